@@ -1,0 +1,1 @@
+"""niclab: which physical NIC carries this pod's traffic, and why."""

@@ -1,0 +1,1 @@
+"""Who forwards pod packets: `builtin` (a model of Cilium made of kernel parts) or real Cilium."""

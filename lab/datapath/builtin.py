@@ -1,0 +1,184 @@
+"""The built-in datapath: a model of Cilium's, made of routes, rules, lightweight-tunnel VXLAN and nftables. No eBPF.
+
+Pure: decisions in, kernel operations out. Where Cilium's programs decide before the kernel's FIB is asked, a routing
+rule with a table of its own stands in for them:
+
+    priority 10  every packet       table 2010  pods of this node
+    priority 11  from pods (iif)    table 2011  pods of other nodes, encapsulated (tunnel mode)
+    priority 12  from pods (iif)    table 2012  ≤1.18 with one selected device: everything to that device
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import replace
+
+from lab.datapath.decision import ROUTER_DEVICE, TUNNEL_DEVICE, Decisions, NodeDecision
+from lab.operation import (
+    AddAddress,
+    AddCable,
+    AddNamespace,
+    AddNeighbour,
+    AddRoute,
+    AddRule,
+    AddVxlan,
+    Operation,
+    SetLink,
+    SetNftables,
+)
+from lab.plan import mac
+from lab.route import TABLES, Family, NextHop, Route, Rule
+
+LOCAL_PODS, REMOTE_PODS, SINGLE_DEVICE = 2010, 2011, 2012
+_PRIORITY = {LOCAL_PODS: 10, REMOTE_PODS: 11, SINGLE_DEVICE: 12}
+_LAST_METRIC = 4294967294
+
+_POD_SYSCTLS = {
+    "net.ipv4.conf.all.rp_filter": "0",
+    "net.ipv4.conf.default.rp_filter": "0",
+    "net.ipv6.conf.default.accept_dad": "0",
+}
+
+
+def pod_interface(pod: str) -> str:
+    """The node's end of a pod's veth pair: `lxc` and the pod's name, or a hash of it where that is too long."""
+    name = f"lxc{pod}"
+    return name if len(name) <= 15 else "lxc" + hashlib.sha256(pod.encode()).hexdigest()[:12]
+
+
+def operations(decisions: Decisions) -> tuple[Operation, ...]:
+    """Everything to do on top of the topology's own plan."""
+    return tuple(operation for name in decisions.running for operation in _node(decisions, decisions.nodes[name]))
+
+
+def _node(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
+    number = list(decisions.topology.nodes).index(node.node) + 1
+    yield AddCable(node.node, "cilium_net", mac(6, number, 0), node.node, ROUTER_DEVICE, mac(6, number, 1), node.mtu)
+    yield SetLink(node.node, ROUTER_DEVICE)
+    for family in node.families:
+        router = decisions.topology.router_address(node.node, family)
+        assert router is not None
+        yield AddAddress(node.node, ROUTER_DEVICE, ipaddress.ip_interface(router))
+        yield AddRule(node.node, _rule(LOCAL_PODS, family))
+    if node.tunnels:
+        yield AddVxlan(node.node, TUNNEL_DEVICE, mac(5, number, 0), node.settings.tunnel_port, node.mtu)
+        for peer in decisions.peers(node.node):
+            peer_number = list(decisions.topology.nodes).index(peer.node) + 1
+            for family, cidr in peer.pod_cidrs.items():
+                if family in node.families:
+                    yield AddNeighbour(node.node, TUNNEL_DEVICE, cidr.network_address, mac(5, peer_number, 0))
+        for table in (REMOTE_PODS, TABLES["main"]):
+            for route in decisions.tunnel_routes(node.node, table):
+                yield AddRoute(node.node, route, replace=True)
+    for route in decisions.direct_routes(node.node)[0]:
+        yield AddRoute(node.node, route, replace=True)
+    if node.single_device:
+        for route in single_device_routes(decisions, node):
+            yield AddRoute(node.node, route, replace=True)
+    for pod_number, pod in enumerate(decisions.topology.nodes[node.node].pods):
+        yield from _pod(decisions, node, pod, number, pod_number)
+    ruleset = nftables(decisions, node)
+    if ruleset:
+        yield SetNftables(node.node, ruleset)
+
+
+def _rule(table: int, family: Family, iif: str | None = None) -> Rule:
+    return Rule(table=table, priority=_PRIORITY[table], iif=iif, explicit_family=family)
+
+
+def _pod(decisions: Decisions, node: NodeDecision, pod: str, number: int, pod_number: int) -> Iterator[Operation]:
+    """A pod as cilium-cni plugs it: one address, everything else through the router IP."""
+    lxc = pod_interface(pod)
+    pod_mac, lxc_mac = mac(3, number, pod_number), mac(4, number, pod_number)
+    yield AddNamespace(pod, _POD_SYSCTLS)
+    yield AddCable(node.node, lxc, lxc_mac, pod, "eth0", pod_mac, node.mtu)
+    for address in decisions.topology.pod_addresses()[pod]:
+        family: Family = 4 if address.version == 4 else 6
+        if family not in node.families:
+            continue
+        alone = ipaddress.ip_network(address)
+        yield AddRoute(node.node, Route(alone, (NextHop(dev=lxc),), table=LOCAL_PODS))
+        yield AddNeighbour(node.node, lxc, address, pod_mac)
+        if node.tunnels:
+            yield AddRule(node.node, _rule(REMOTE_PODS, family, lxc))
+        if node.single_device:
+            yield AddRule(node.node, _rule(SINGLE_DEVICE, family, lxc))
+        router = decisions.topology.router_address(node.node, family)
+        assert router is not None
+        yield AddAddress(pod, "eth0", ipaddress.ip_interface(address))
+        yield SetLink(pod, "eth0")
+        yield AddNeighbour(pod, "eth0", router, lxc_mac)
+        yield AddRoute(pod, Route(ipaddress.ip_network(router), (NextHop(dev="eth0"),)))
+        everything = ipaddress.ip_network("0.0.0.0/0" if family == 4 else "::/0")
+        yield AddRoute(pod, Route(everything, (NextHop(via=router, dev="eth0"),), mtu=node.route_mtu))
+
+
+def single_device_routes(decisions: Decisions, node: NodeDecision) -> tuple[Route, ...]:
+    """The main table as `redirect_neigh` sees it: only hops through the device, and what has no route is on-link.
+
+    [kernel] a lookup with the output device fixed and no route through it takes the destination for a neighbour
+    (`ip route get 10.244.2.5 oif eth1` → `dev eth1`, without a gateway).
+    """
+    device = node.single_device
+    assert device is not None
+    found: dict[tuple[object, int], Route] = {}
+    direct = decisions.direct_routes(node.node)[0]
+    for route in (*node.kernel_fib.routes, *direct):
+        hops = tuple(hop for hop in route.nexthops if hop.dev == device)
+        if route.table == TABLES["main"] and route.kind == "unicast" and hops and route.family in node.families:
+            one = replace(route, nexthops=hops, table=SINGLE_DEVICE)
+            found[one.destination, one.effective_metric] = one
+    for family in node.families:
+        everything = ipaddress.ip_network("0.0.0.0/0" if family == 4 else "::/0")
+        found[everything, _LAST_METRIC] = Route(
+            everything, (NextHop(dev=device),), table=SINGLE_DEVICE, metric=_LAST_METRIC
+        )
+    return tuple(found.values())
+
+
+def nftables(decisions: Decisions, node: NodeDecision) -> str:
+    """Masquerading as an nftables ruleset; empty when nothing is masqueraded."""
+    chains = [
+        _chain(family, rules)
+        for family in node.families
+        if node.masquerades(family) and (rules := _masquerade(decisions, node, family))
+    ]
+    return "\n".join(chains)
+
+
+def _chain(family: Family, rules: list[str]) -> str:
+    lines = "\n".join(f"    {rule}" for rule in rules)
+    return (
+        f"table {'ip' if family == 4 else 'ip6'} niclab {{\n"
+        "  chain postrouting {\n"
+        "    type nat hook postrouting priority srcnat; policy accept;\n"
+        f"{lines}\n"
+        "  }\n"
+        "}\n"
+    )
+
+
+def _masquerade(decisions: Decisions, node: NodeDecision, family: Family) -> list[str]:
+    ip = "ip" if family == 4 else "ip6"
+    pods = node.pod_cidrs[family]
+    rules = [f"{ip} daddr {node.exclusion(family)} accept"]
+    if not node.tunnels:
+        # Remote nodes' node IPs have the remote-node identity: not masqueraded in native mode (bpf/lib/nat.h).
+        nodes = [str(peer.node_ips[family]) for peer in decisions.peers(node.node) if family in peer.node_ips]
+        if nodes:
+            rules.append(f"{ip} daddr {{ {', '.join(nodes)} }} accept")
+    if node.settings.bpf_masquerade:
+        for device in node.selected:
+            address = node.masquerade_address(device, family)
+            if address is not None:
+                rules.append(f'oifname "{device}" {ip} saddr {pods} snat to {address}')
+    elif node.settings.egress_masquerade_interfaces:
+        # One rule per entry, and no source match (pkg/datapath/iptables/iptables.go).
+        for entry in node.settings.egress_masquerade_interfaces:
+            pattern = f"{entry[:-1]}*" if entry.endswith("+") else entry
+            rules.append(f'oifname "{pattern}" masquerade')
+    else:
+        rules.append(f'oifname != "cilium_*" {ip} saddr {pods} masquerade')
+    return rules

@@ -1,0 +1,224 @@
+"""What an agent on each node decides before any packet flows: pure, from topology, settings and version.
+
+The built-in datapath carries a decision out with kernel parts, and prediction reads it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from lab.fib import Fib
+from lab.route import Address, Encap, Family, Network, NextHop, Route
+from lab.selection import (
+    Device,
+    DirectRouting,
+    Link,
+    Version,
+    bpf_host_routing,
+    direct_routing,
+    links_of,
+    primary_address,
+    select,
+    skips_fib,
+)
+from lab.settings import NodeView, Settings
+from lab.topology import Topology
+
+VXLAN_OVERHEAD = 50
+"""Bytes: outer Ethernet 14, IPv4 20, UDP 8, VXLAN 8 (pkg/mtu/mtu.go TunnelOverheadIPv4)."""
+
+ROUTER_DEVICE = "cilium_host"
+TUNNEL_DEVICE = "cilium_vxlan"
+
+
+@dataclass(frozen=True)
+class NodeDecision:
+    """One node's agent: what it selected and why, and the routes and addresses that follow."""
+
+    node: str
+    settings: NodeView
+    version: Version
+    node_ips: Mapping[Family, Address]
+    links: tuple[Link, ...]
+    devices: tuple[Device, ...]
+    drd: DirectRouting
+    kernel_fib: Fib
+    pod_cidrs: Mapping[Family, Network]
+
+    @property
+    def selected(self) -> tuple[str, ...]:
+        return tuple(device.name for device in self.devices if device.selected)
+
+    @property
+    def agent_exits(self) -> str | None:
+        """The agent's last words when it refuses to run with these settings, else None."""
+        return self.drd.exits
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """The families in which pods of this node have addresses."""
+        enabled: dict[Family, bool] = {4: self.settings.enable_ipv4, 6: self.settings.enable_ipv6}
+        return tuple(family for family in self.pod_cidrs if enabled[family])
+
+    @property
+    def tunnels(self) -> bool:
+        return self.settings.routing_mode == "tunnel"
+
+    @property
+    def host_routing(self) -> str:
+        return "BPF" if bpf_host_routing(self.settings) else "Legacy"
+
+    @property
+    def masquerading(self) -> str:
+        """`BPF`, `iptables` or `disabled`, as `cilium status` words it."""
+        if not any(self.masquerades(family) for family in self.families):
+            return "disabled"
+        return "BPF" if self.settings.bpf_masquerade else "iptables"
+
+    def masquerades(self, family: Family) -> bool:
+        return self.settings.ipv4_masquerade if family == 4 else self.settings.ipv6_masquerade
+
+    @cached_property
+    def single_device(self) -> str | None:
+        """The device every pod packet is sent to without a FIB lookup (≤1.18), or None."""
+        return self.drd.device if skips_fib(self.devices, self.drd, self.settings, self.version) else None
+
+    @property
+    def mtu(self) -> int:
+        """Bytes: `mtu` if set, else the smallest MTU of the selected devices (pkg/mtu/manager.go)."""
+        return self.settings.mtu or min((link.mtu for link in self.links if link.name in self.selected), default=1500)
+
+    @property
+    def route_mtu(self) -> int:
+        return self.mtu - VXLAN_OVERHEAD if self.tunnels else self.mtu
+
+    def exclusion(self, family: Family) -> Network | None:
+        """Destinations that are never masqueraded: the native routing CIDR if set, else the node's own pod CIDR."""
+        native: Network | None = (
+            self.settings.ipv4_native_routing_cidr if family == 4 else self.settings.ipv6_native_routing_cidr
+        )
+        return native or self.pod_cidrs.get(family)
+
+    def masquerade_address(self, device: str, family: Family) -> Address | None:
+        """What BPF masquerading writes as the source on one selected device: its Primary, else any device's."""
+        node_ip = self.node_ips.get(family)
+        by_name = {link.name: link for link in self.links}
+        found = primary_address(by_name[device].addresses, family, node_ip, self.version)
+        if found is not None:
+            return found
+        for link in sorted(self.links, key=lambda link: (link.name not in self.selected, link.index)):
+            found = primary_address(link.addresses, family, node_ip, self.version)
+            if found is not None:
+                return found
+        return None
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Every node's decision, and what they make of each other."""
+
+    topology: Topology
+    settings: Settings
+    version: Version
+
+    @cached_property
+    def nodes(self) -> Mapping[str, NodeDecision]:
+        return {name: self._decide(name) for name in self.topology.nodes}
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """The nodes whose agent stays up; the others are unknown to them."""
+        return tuple(name for name, node in self.nodes.items() if node.agent_exits is None)
+
+    def _decide(self, name: str) -> NodeDecision:
+        node = self.topology.nodes[name]
+        view = self.settings.for_node(name, {"kubernetes.io/hostname": name, **node.labels})
+        given = {4: view.ipv4_node, 6: view.ipv6_node}
+        node_ips: dict[Family, Address] = {}
+        for family in (4, 6):
+            text = given[family]
+            address = ipaddress.ip_address(text) if text else node.node_ip_of(family)
+            if address is not None:
+                node_ips[family] = address
+        links = links_of(node)
+        fib = Fib.of(node)
+        devices = select(links, fib.routes, view, self.version)
+        k8s_ip = node_ips.get(4) or node_ips.get(6)
+        return NodeDecision(
+            node=name,
+            settings=view,
+            version=self.version,
+            node_ips=node_ips,
+            links=links,
+            devices=devices,
+            drd=direct_routing(devices, links, view, k8s_ip),
+            kernel_fib=fib,
+            pod_cidrs={cidr.version: cidr for cidr in sorted(node.pod_cidrs, key=lambda cidr: cidr.version)},
+        )
+
+    def peers(self, name: str) -> tuple[NodeDecision, ...]:
+        """The other nodes this node's agent knows of."""
+        return tuple(self.nodes[peer] for peer in self.running if peer != name)
+
+    def tunnel_routes(self, name: str, table: int) -> tuple[Route, ...]:
+        """One encapsulating route per peer pod CIDR, to the peer's IPv4 node IP: the tunnel's underlay (node.go)."""
+        node = self.nodes[name]
+        found = []
+        for peer in self.peers(name):
+            remote = peer.node_ips.get(4) or peer.node_ips.get(6)
+            for family, cidr in peer.pod_cidrs.items():
+                if remote is None or family not in node.families or family not in peer.families:
+                    continue
+                hop = NextHop(via=cidr.network_address, dev=TUNNEL_DEVICE, onlink=True)
+                source = self.topology.router_address(name, family)
+                found.append(
+                    Route(
+                        cidr,
+                        (hop,),
+                        table=table,
+                        protocol=2,
+                        source=source,
+                        mtu=node.route_mtu,
+                        encap=Encap(vni=2, remote=remote),
+                    )
+                )
+        return tuple(found)
+
+    def direct_routes(self, name: str) -> tuple[tuple[Route, ...], tuple[str, ...]]:
+        """`auto-direct-node-routes`: one route per peer pod CIDR, and the warnings for those that cannot be installed.
+
+        pkg/datapath/linux/node.go createDirectRouteSpec: the NIC is that of the kernel's route to the peer's node IP,
+        which must have no other gateway. Never more than one hop.
+        """
+        node = self.nodes[name]
+        routes: list[Route] = []
+        warnings: list[str] = []
+        if node.tunnels or not node.settings.auto_direct_node_routes:
+            return (), ()
+        for peer in self.peers(name):
+            for family, cidr in peer.pod_cidrs.items():
+                target = peer.node_ips.get(family)
+                if target is None or family not in node.families:
+                    continue
+                found = node.kernel_fib.lookup(target)
+                if found is None or not found.hops:
+                    warnings.append(f"Unable to install direct node route {cidr}: no route to {target}")
+                    continue
+                hop = found.hops[0]
+                if hop.via is not None and hop.via != target:
+                    warnings.append(_gateway_warning(node.settings, target, hop.via))
+                    continue
+                routes.append(Route(cidr, (NextHop(via=target, dev=hop.dev),), protocol=2))
+        return tuple(routes), tuple(warnings)
+
+
+def _gateway_warning(settings: NodeView, target: Address, gateway: Address) -> str:
+    if settings.direct_routing_skip_unreachable:
+        return "route to destination contains gateway, skipping route as not directly reachable"
+    return (
+        f"Unable to install direct node route: route to destination {target} contains gateway {gateway}, "
+        "must be directly reachable. Add `direct-routing-skip-unreachable` to skip unreachable routes"
+    )

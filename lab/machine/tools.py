@@ -1,0 +1,86 @@
+"""Commands the lab can use, and the Debian packages they come in."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+from dataclasses import dataclass
+
+from lab import rootless
+from lab.machine import feature as what_for
+from lab.machine.feature import Feature
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """`names` are tried in order; `major`, when not 0, is the oldest version that will do."""
+
+    names: tuple[str, ...]
+    needed_for: str
+    package: str
+    major: int = 0
+
+
+TOOLS = (
+    Tool(("ip",), what_for.BUILTIN, "iproute2"),
+    Tool(("nft",), what_for.BUILTIN, "nftables"),
+    Tool(("unshare",), what_for.BUILTIN, "util-linux"),
+    Tool(("mount",), what_for.BUILTIN, "mount"),
+    Tool(("nsenter",), what_for.ROOTLESS, "util-linux"),
+    Tool(("clang-19", "clang"), what_for.CILIUM, "clang-19", major=19),
+    Tool(("llc-19", "llc"), what_for.CILIUM, "llvm-19", major=19),
+    Tool(("etcd",), what_for.CILIUM, "etcd-server"),
+    Tool(("iptables",), what_for.CILIUM, "iptables"),
+    Tool(("ipset",), what_for.CILIUM, "ipset"),
+    Tool(("skopeo",), what_for.BUNDLES, "skopeo"),
+    Tool(("umoci",), what_for.BUNDLES, "umoci"),
+    Tool(("docker",), what_for.KIND, "docker.io"),
+    Tool(("tcpdump",), what_for.BY_HAND, "tcpdump"),
+    Tool(("tshark",), what_for.BY_HAND, "tshark"),
+)
+
+
+def probe_tools() -> tuple[Feature, ...]:
+    return tuple(_find(tool) for tool in TOOLS)
+
+
+def probe_docker() -> Feature:
+    """A client on PATH is not enough: its daemon must answer us."""
+    address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    install = "start docker, and be in its group: usermod -aG docker $USER"
+    if not address.startswith("unix://"):
+        return Feature("docker daemon", what_for.KIND, True, f"{address}, not tried", "")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(1)
+        try:
+            client.connect(address.removeprefix("unix://"))
+        except OSError as error:
+            return Feature("docker daemon", what_for.KIND, False, f"{address}: {error.strerror or error}", install)
+    return Feature("docker daemon", what_for.KIND, True, address, "")
+
+
+def _find(tool: Tool) -> Feature:
+    found = [path for name in tool.names if (path := shutil.which(name, path=rootless.room_path()))]
+    too_old = ""
+    for path in found:
+        version = _major(path) if tool.major else None
+        if version is None or version >= tool.major:
+            return Feature(tool.names[0], tool.needed_for, True, path, "")
+        too_old = too_old or f"{path} is version {version}, too old"
+    detail = too_old or "not on PATH"
+    return Feature(tool.names[0], tool.needed_for, False, detail, f"apt-get install {tool.package}")
+
+
+def _major(path: str) -> int | None:
+    """LLVM's tools carry the version in their names when Debian packages them; asking them is slower."""
+    if named := re.search(r"-(\d+)$", path):
+        return int(named[1])
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=5, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    version = re.search(r"version (\d+)", said)
+    return int(version[1]) if version else None

@@ -1,0 +1,139 @@
+"""From a topology to the kernel operations that build it, in order. Pure: the same topology gives the same plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from lab.operation import (
+    AddAddress,
+    AddBridge,
+    AddCable,
+    AddNamespace,
+    AddRoute,
+    AddRule,
+    Operation,
+    SetLink,
+    SetSysctl,
+)
+from lab.route import numbered
+from lab.topology import Host, Nic, Topology
+
+FABRIC = "fabric"
+"""The namespace that holds every fabric, and so the outer end of every cable."""
+
+_IFNAMSIZ = 15
+
+# A namespace starts with the host's own values of these (net.core.devconf_inherit_init_net); the lab must not.
+_BASE_SYSCTLS = {
+    "net.ipv4.conf.all.rp_filter": "0",
+    "net.ipv4.conf.default.rp_filter": "0",
+    "net.ipv6.conf.default.accept_dad": "0",
+}
+_FORWARDING = {"net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1"}
+
+
+@dataclass(frozen=True)
+class Cable:
+    """One NIC's cable: `port` is its outer end, an interface of the fabric namespace, where its tap listens."""
+
+    host: str
+    nic_name: str
+    nic: Nic
+    number: int
+    host_number: int
+
+    @property
+    def tap(self) -> str:
+        return f"{self.host}.{self.nic_name}"
+
+    @property
+    def port(self) -> str:
+        return self.tap if len(self.tap) <= _IFNAMSIZ else f"p.{self.number}"
+
+    @property
+    def mac(self) -> str:
+        return self.nic.mac or mac(0, self.host_number, self.number & 0xFF)
+
+    @property
+    def port_mac(self) -> str:
+        return mac(1, self.host_number, self.number & 0xFF)
+
+
+def mac(kind: int, host: int, number: int) -> str:
+    """A locally administered MAC that says whose it is: kind 0 NIC, 1 fabric port, 2 bridge, 3 pod, 4 node's pod end."""
+    return f"02:{kind:02x}:00:{host >> 8 & 0xFF:02x}:{host & 0xFF:02x}:{number & 0xFF:02x}"
+
+
+def cables(topology: Topology) -> tuple[Cable, ...]:
+    """Every NIC's cable, nodes first."""
+    numbers = {name: number for number, name in enumerate(topology.hosts, 1)}
+    return tuple(
+        Cable(host, nic_name, nic, number, numbers[host])
+        for number, (host, nic_name, nic) in enumerate(topology.nic_pairs())
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The operations of a topology, and the names they used."""
+
+    topology: Topology
+
+    @cached_property
+    def cables(self) -> tuple[Cable, ...]:
+        return cables(self.topology)
+
+    @cached_property
+    def operations(self) -> tuple[Operation, ...]:
+        return tuple(self._operations())
+
+    def _operations(self) -> Iterator[Operation]:
+        topology = self.topology
+        yield AddNamespace(FABRIC)
+        for name in topology.hosts:
+            yield AddNamespace(name, host_sysctls(topology, name))
+        for number, fabric in enumerate(topology.fabrics):
+            yield AddBridge(FABRIC, bridge_name(fabric, number), mac(2, 0, number))
+        bridges = {fabric: bridge_name(fabric, number) for number, fabric in enumerate(topology.fabrics)}
+        for cable in self.cables:
+            yield AddCable(
+                FABRIC,
+                cable.port,
+                cable.port_mac,
+                cable.host,
+                cable.nic_name,
+                cable.mac,
+                cable.nic.mtu,
+                bridges[cable.nic.fabric],
+            )
+        for name, host in topology.hosts.items():
+            yield from _host(name, host)
+
+
+def bridge_name(fabric: str, number: int) -> str:
+    return fabric if len(fabric) <= _IFNAMSIZ else f"fabric{number}"
+
+
+def host_sysctls(topology: Topology, name: str) -> Mapping[str, str]:
+    """What a host's namespace starts with: forwarding on nodes and routers; the host's own keys come after its links."""
+    forwards = name not in topology.externals
+    return {**_BASE_SYSCTLS, **(_FORWARDING if forwards else {})}
+
+
+def _host(name: str, host: Host) -> Iterator[Operation]:
+    for nic_name, nic in host.nics.items():
+        for interface in nic.addresses:
+            yield AddAddress(name, nic_name, interface)
+        if nic.up:
+            yield SetLink(name, nic_name)
+    for key, value in host.sysctls.items():
+        yield SetSysctl(name, key.replace("/", ".") if "." not in key else key, value)
+    for route in host.routes:
+        yield AddRoute(name, route)
+    for rule in numbered(host.rules):
+        yield AddRule(name, rule)
+
+
+__all__ = ["FABRIC", "Cable", "Plan", "cables", "host_sysctls", "mac"]

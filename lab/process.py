@@ -1,0 +1,43 @@
+"""Running programs: argument lists only, output captured, a failure shown once as a line that can be pasted."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+
+from lab.errors import LabError
+
+_SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """This process's environment with the system directories on PATH, which a user's shell may lack."""
+    found = dict(os.environ)
+    found["PATH"] = f"{found.get('PATH', '/usr/bin:/bin')}:{_SYSTEM_PATH}"
+    return found | dict(extra or {})
+
+
+def run(arguments: Sequence[str], *, stdin: str | None = None, timeout: float = 30) -> str:
+    """The program's standard output. Raises LabError when it is missing, fails or takes over `timeout` seconds."""
+    try:
+        done = subprocess.run(
+            list(arguments),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=environment(),
+            check=False,
+        )
+    except FileNotFoundError:
+        raise LabError(
+            f"the program {arguments[0]!r} is not installed", mend="niclab check says which package brings it"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise LabError(f"took over {timeout:g} s: {shlex.join(arguments)}") from None
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip()
+        raise LabError(f"failed with status {done.returncode}: {shlex.join(arguments)}", why=said)
+    return done.stdout

@@ -1,0 +1,195 @@
+"""The settings one node's agent runs with, each with Cilium's own default where nothing is said."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+from lab.settings.values import Values, parse_bool, parse_cidr, split_list
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULTS: Mapping[str, str] = MappingProxyType(
+    {
+        "auto-direct-node-routes": "false",
+        "devices": "",
+        "direct-routing-device": "",
+        "direct-routing-skip-unreachable": "false",
+        "egress-masquerade-interfaces": "",
+        "enable-bpf-masquerade": "false",
+        "enable-endpoint-routes": "false",
+        "enable-host-firewall": "false",
+        "enable-host-legacy-routing": "false",
+        "enable-ip-masq-agent": "false",
+        "enable-ipsec": "false",
+        "enable-ipv4": "true",
+        "enable-ipv4-masquerade": "true",
+        "enable-ipv6": "true",
+        "enable-ipv6-masquerade": "true",
+        "enable-l2-announcements": "false",
+        "enable-masquerade-to-route-source": "false",
+        "enable-wireguard": "false",
+        "force-device-detection": "false",
+        "ipam": "cluster-pool",
+        "ipv4-native-routing-cidr": "",
+        "ipv4-node": "auto",
+        "ipv6-native-routing-cidr": "",
+        "ipv6-node": "auto",
+        "kube-proxy-replacement": "false",
+        "mtu": "0",
+        "nodeport-addresses": "",
+        "routing-mode": "tunnel",
+        "tunnel-port": "0",
+        "tunnel-protocol": "vxlan",
+    }
+)
+"""The agent's defaults (pkg/defaults/defaults.go, daemon/cmd/daemon_main.go) of every flag that has a property here."""
+
+TUNNEL_PORTS: Mapping[str, int] = MappingProxyType({"vxlan": 8472, "geneve": 6081})
+"""pkg/defaults/defaults.go: TunnelPortVXLAN, TunnelPortGeneve."""
+
+
+@dataclass(frozen=True)
+class NodeView:
+    """What one node's agent is told: by the ConfigMap, the CiliumNodeConfigs that select it, and its own overrides."""
+
+    node: str
+    values: Values
+
+    def get(self, key: str) -> str:
+        """The flag's value as text, or its default ("" where this package knows none)."""
+        return self.values.get(key, DEFAULTS.get(key, ""))
+
+    def _bool(self, key: str) -> bool:
+        return parse_bool(self.get(key)) is True
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The names and `prefix+` patterns of `--devices`; empty means auto-detection."""
+        return split_list(self.get("devices"))
+
+    @property
+    def force_device_detection(self) -> bool:
+        return self._bool("force-device-detection")
+
+    @property
+    def direct_routing_device(self) -> str:
+        return self.get("direct-routing-device")
+
+    @property
+    def routing_mode(self) -> Literal["tunnel", "native"]:
+        return "native" if self.get("routing-mode") == "native" else "tunnel"
+
+    @property
+    def tunnel_protocol(self) -> Literal["vxlan", "geneve"]:
+        return "geneve" if self.get("tunnel-protocol") == "geneve" else "vxlan"
+
+    @property
+    def tunnel_port(self) -> int:
+        return int(self.get("tunnel-port")) or TUNNEL_PORTS[self.tunnel_protocol]
+
+    @property
+    def auto_direct_node_routes(self) -> bool:
+        return self._bool("auto-direct-node-routes")
+
+    @property
+    def direct_routing_skip_unreachable(self) -> bool:
+        return self._bool("direct-routing-skip-unreachable")
+
+    @property
+    def enable_ipv4(self) -> bool:
+        return self._bool("enable-ipv4")
+
+    @property
+    def enable_ipv6(self) -> bool:
+        return self._bool("enable-ipv6")
+
+    @property
+    def ipv4_masquerade(self) -> bool:
+        return self._bool("enable-ipv4-masquerade")
+
+    @property
+    def ipv6_masquerade(self) -> bool:
+        return self._bool("enable-ipv6-masquerade")
+
+    @property
+    def bpf_masquerade(self) -> bool:
+        return self._bool("enable-bpf-masquerade")
+
+    @property
+    def kube_proxy_replacement(self) -> bool:
+        value = self.get("kube-proxy-replacement")
+        return value == "strict" or parse_bool(value) is True
+
+    @property
+    def host_legacy_routing(self) -> bool:
+        """As set; an agent may fall back to legacy routing by itself (kube_proxy_replacement.go:289-305)."""
+        return self._bool("enable-host-legacy-routing")
+
+    @property
+    def endpoint_routes(self) -> bool:
+        return self._bool("enable-endpoint-routes")
+
+    @property
+    def ipv4_native_routing_cidr(self) -> IPv4Network | None:
+        network = parse_cidr(self.get("ipv4-native-routing-cidr"))
+        return network if isinstance(network, IPv4Network) else None
+
+    @property
+    def ipv6_native_routing_cidr(self) -> IPv6Network | None:
+        network = parse_cidr(self.get("ipv6-native-routing-cidr"))
+        return network if isinstance(network, IPv6Network) else None
+
+    @property
+    def ipv4_node(self) -> str | None:
+        value = self.get("ipv4-node")
+        return None if value in ("", "auto") else value
+
+    @property
+    def ipv6_node(self) -> str | None:
+        value = self.get("ipv6-node")
+        return None if value in ("", "auto") else value
+
+    @property
+    def ipam(self) -> str:
+        return self.get("ipam")
+
+    @property
+    def mtu(self) -> int:
+        """0 means that the agent takes it from its devices."""
+        return int(self.get("mtu"))
+
+    @property
+    def egress_masquerade_interfaces(self) -> tuple[str, ...]:
+        return split_list(self.get("egress-masquerade-interfaces"))
+
+    @property
+    def masquerade_to_route_source(self) -> bool:
+        return self._bool("enable-masquerade-to-route-source")
+
+    @property
+    def ip_masq_agent(self) -> bool:
+        return self._bool("enable-ip-masq-agent")
+
+    @property
+    def host_firewall(self) -> bool:
+        return self._bool("enable-host-firewall")
+
+    @property
+    def wireguard(self) -> bool:
+        return self._bool("enable-wireguard")
+
+    @property
+    def ipsec(self) -> bool:
+        return self._bool("enable-ipsec")
+
+    @property
+    def l2_announcements(self) -> bool:
+        return self._bool("enable-l2-announcements")
+
+    @property
+    def nodeport_addresses(self) -> tuple[str, ...]:
+        return split_list(self.get("nodeport-addresses"))

@@ -1,0 +1,338 @@
+"""Rtnetlink, batched: operations packed into messages, many messages a send, one acknowledgement a batch.
+
+pyroute2 is what the lab reads kernel state with. Writing goes through this packer: one veth pair takes pyroute2 0.9
+147 µs to encode and this one about 10, which is the difference between 2.1 and 1.3 ms a node. Tests decode what is
+packed here with pyroute2's own message classes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lab.operation import (
+    AddAddress,
+    AddBridge,
+    AddCable,
+    AddNeighbour,
+    AddRoute,
+    AddRule,
+    AddVxlan,
+    SetLink,
+)
+from lab.route import SCOPES, Encap, NextHop, Route
+
+# include/uapi/linux/rtnetlink.h, if_link.h, lwtunnel.h, fib_rules.h, neighbour.h
+RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWNEIGH, RTM_NEWRULE = 16, 20, 24, 28, 32
+NLM_F_REQUEST, NLM_F_ACK = 0x1, 0x4
+NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
+NLMSG_ERROR = 2
+_NLM_F_ACK_TLVS, _NLM_F_CAPPED = 0x200, 0x100
+_SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
+_IFF_UP = 1
+_IFLA = {"ADDRESS": 1, "IFNAME": 3, "MTU": 4, "MASTER": 10, "LINKINFO": 18, "NET_NS_FD": 28, "TXQ": 31, "RXQ": 32}
+_ROUTE_TYPES = {"unicast": 1, "local": 2, "blackhole": 6, "unreachable": 7, "prohibit": 8, "throw": 9}
+_RULE_ACTIONS = {"lookup": 1, "blackhole": 6, "unreachable": 7, "prohibit": 8}
+_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+_BATCH_BYTES = 48 * 1024
+
+Index = Callable[[str], int]
+
+
+def _attribute(kind: int, payload: bytes) -> bytes:
+    return struct.pack("=HH", len(payload) + 4, kind) + payload + bytes(-len(payload) % 4)
+
+
+def _text(kind: int, value: str) -> bytes:
+    return _attribute(kind, value.encode() + b"\0")
+
+
+def _u32(kind: int, value: int) -> bytes:
+    return _attribute(kind, struct.pack("=I", value))
+
+
+def _mac(value: str) -> bytes:
+    return bytes.fromhex(value.replace(":", ""))
+
+
+def _message(kind: int, flags: int, body: bytes) -> bytes:
+    return struct.pack("=IHHII", len(body) + 16, kind, NLM_F_REQUEST | flags, 0, 0) + body
+
+
+def _link(index: int, flags: int, *attributes: bytes) -> bytes:
+    return struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, flags, flags and _IFF_UP) + b"".join(attributes)
+
+
+def _new_link(index: int, name: str, mac: str, *attributes: bytes, up: bool = True) -> bytes:
+    return _link(
+        index,
+        _IFF_UP if up else 0,
+        _text(_IFLA["IFNAME"], name),
+        _attribute(_IFLA["ADDRESS"], _mac(mac)),
+        # One queue: the kernel's default of one per CPU doubles what a veth costs and serves no one here.
+        _u32(_IFLA["TXQ"], 1),
+        _u32(_IFLA["RXQ"], 1),
+        *attributes,
+    )
+
+
+def _info(kind: str, data: bytes) -> bytes:
+    return _attribute(_IFLA["LINKINFO"], _text(1, kind) + _attribute(2, data))
+
+
+def add_bridge(operation: AddBridge, index: int) -> bytes:
+    stp_state, multicast_snooping = 5, 23
+    data = _u32(stp_state, 0) + _attribute(multicast_snooping, b"\0")
+    return _message(
+        RTM_NEWLINK,
+        NLM_F_CREATE | NLM_F_EXCL,
+        _new_link(index, operation.name, operation.mac, _info("bridge", data)),
+    )
+
+
+def add_cable(operation: AddCable, index: int, peer_index: int, peer_fd: int, master: int | None) -> bytes:
+    mtu = _u32(_IFLA["MTU"], operation.mtu)
+    # The peer cannot be brought up in the same message: veth_open finds no peer yet (ENOTCONN).
+    peer = _new_link(
+        peer_index,
+        operation.peer_name,
+        operation.peer_mac,
+        mtu,
+        _u32(_IFLA["NET_NS_FD"], peer_fd),
+        up=False,
+    )
+    veth_info_peer = 1
+    return _message(
+        RTM_NEWLINK,
+        NLM_F_CREATE | NLM_F_EXCL,
+        _new_link(
+            index,
+            operation.name,
+            operation.mac,
+            mtu,
+            _u32(_IFLA["MASTER"], master) if master is not None else b"",
+            _info("veth", _attribute(veth_info_peer, peer)),
+        ),
+    )
+
+
+def add_vxlan(operation: AddVxlan, index: int) -> bytes:
+    learning, port, collect_metadata = 7, 15, 25
+    data = (
+        _attribute(collect_metadata, b"\1")
+        + _attribute(learning, b"\0")
+        + _attribute(port, struct.pack(">H", operation.port))
+    )
+    link = _new_link(
+        index, operation.name, operation.mac, _u32(_IFLA["MTU"], operation.mtu), _info("vxlan", data), up=True
+    )
+    return _message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, link)
+
+
+def set_link(operation: SetLink, index: int) -> bytes:
+    flags = _IFF_UP if operation.up else 0
+    return _message(RTM_NEWLINK, 0, struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, flags, _IFF_UP))
+
+
+def add_address(operation: AddAddress, index: int) -> bytes:
+    ifa_address, ifa_local, ifa_flags, nodad = 1, 2, 8, 0x02
+    interface = operation.interface
+    body = struct.pack("=BBBBi", _FAMILY[interface.version], interface.network.prefixlen, 0, 0, index)
+    body += _attribute(ifa_local, interface.packed) + _attribute(ifa_address, interface.packed)
+    if interface.version == 6:
+        body += _u32(ifa_flags, nodad)
+    return _message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def _via(hop: NextHop, family: int) -> bytes:
+    rta_gateway, rta_via = 5, 18
+    if hop.via is None:
+        return b""
+    if hop.via.version == family:
+        return _attribute(rta_gateway, hop.via.packed)
+    return _attribute(rta_via, struct.pack("=H", _FAMILY[hop.via.version]) + hop.via.packed)
+
+
+def _encap(encap: Encap) -> bytes:
+    rta_encap_type, rta_encap = 21, 22
+    ip_id, ip_dst = 1, 2
+    kind = 2 if encap.remote.version == 4 else 4
+    data = _attribute(ip_id, struct.pack(">Q", encap.vni)) + _attribute(ip_dst, encap.remote.packed)
+    return _attribute(rta_encap, data) + _attribute(rta_encap_type, struct.pack("=H", kind))
+
+
+def add_route(operation: AddRoute, index: Index) -> bytes:
+    route = operation.route
+    rta_dst, rta_oif, rta_priority, rta_prefsrc, rta_metrics, rta_multipath, rta_table = 1, 4, 6, 7, 8, 9, 15
+    rtax_mtu = 2
+    single = route.nexthops[0] if len(route.nexthops) == 1 else None
+    scope = SCOPES[route.effective_scope] if route.family == 4 else 0
+    body = struct.pack(
+        "=BBBBBBBBI",
+        _FAMILY[route.family],
+        route.destination.prefixlen,
+        0,
+        0,
+        route.table if route.table < 256 else 0,
+        route.protocol,
+        scope,
+        _ROUTE_TYPES[route.kind],
+        4 if single and single.onlink else 0,
+    )
+    if route.destination.prefixlen:
+        body += _attribute(rta_dst, route.destination.network_address.packed)
+    body += _u32(rta_table, route.table)
+    if route.metric is not None:
+        body += _u32(rta_priority, route.metric)
+    if route.source is not None:
+        body += _attribute(rta_prefsrc, route.source.packed)
+    if route.mtu is not None:
+        body += _attribute(rta_metrics, _u32(rtax_mtu, route.mtu))
+    if route.encap is not None:
+        body += _encap(route.encap)
+    if single:
+        body += _via(single, route.family)
+        if single.dev:
+            body += _u32(rta_oif, index(single.dev))
+    elif route.nexthops:
+        body += _attribute(rta_multipath, b"".join(_nexthop(hop, route, index) for hop in route.nexthops))
+    flags = NLM_F_CREATE | (NLM_F_REPLACE if operation.replace else NLM_F_EXCL)
+    return _message(RTM_NEWROUTE, flags, body)
+
+
+def _nexthop(hop: NextHop, route: Route, index: Index) -> bytes:
+    via = _via(hop, route.family)
+    flags = 4 if hop.onlink else 0
+    return struct.pack("=HBBi", 8 + len(via), flags, hop.weight - 1, index(hop.dev) if hop.dev else 0) + via
+
+
+def add_rule(operation: AddRule) -> bytes:
+    rule = operation.rule
+    fra_dst, fra_src, fra_iifname, fra_priority, fra_fwmark, fra_table, fra_fwmask, fra_oifname = (
+        1,
+        2,
+        3,
+        6,
+        10,
+        15,
+        16,
+        17,
+    )
+    table = rule.table or 0
+    invert = 2
+    body = struct.pack(
+        "=BBBBBBBBI",
+        _FAMILY[rule.family],
+        rule.destination.prefixlen if rule.destination else 0,
+        rule.source.prefixlen if rule.source else 0,
+        0,
+        table if table < 256 else 0,
+        0,
+        0,
+        _RULE_ACTIONS[rule.action],
+        invert if rule.negated else 0,
+    )
+    if rule.destination:
+        body += _attribute(fra_dst, rule.destination.network_address.packed)
+    if rule.source:
+        body += _attribute(fra_src, rule.source.network_address.packed)
+    if rule.iif:
+        body += _text(fra_iifname, rule.iif)
+    if rule.oif:
+        body += _text(fra_oifname, rule.oif)
+    if rule.mark:
+        body += _u32(fra_fwmark, rule.mark[0]) + _u32(fra_fwmask, rule.mark[1])
+    if rule.priority is not None:
+        body += _u32(fra_priority, rule.priority)
+    return _message(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, body + _u32(fra_table, table))
+
+
+def add_neighbour(operation: AddNeighbour, index: int) -> bytes:
+    nda_dst, nda_lladdr, permanent = 1, 2, 0x80
+    body = struct.pack("=BxHiHBB", _FAMILY[operation.address.version], 0, index, permanent, 0, 0)
+    body += _attribute(nda_dst, operation.address.packed) + _attribute(nda_lladdr, _mac(operation.mac))
+    return _message(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal(Exception):
+    """The kernel refused message `position` of a batch: errno and the words of its extended acknowledgement."""
+
+    position: int
+    errno: int
+    words: str
+
+    def __str__(self) -> str:
+        return self.words or os.strerror(self.errno)
+
+
+class Channel:
+    """A netlink socket of the namespace the calling thread is in when it is made; usable from anywhere afterwards."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
+        self._sequence = 0
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def send(self, messages: Sequence[bytes]) -> None:
+        """Carry out every message, in order. Raises Refusal for the first one refused; those after it were tried too."""
+        start = 0
+        while start < len(messages):
+            size, end = 0, start
+            while end < len(messages) and (end == start or size + len(messages[end]) <= _BATCH_BYTES):
+                size += len(messages[end])
+                end += 1
+            self._send_batch(messages[start:end], start)
+            start = end
+
+    def _send_batch(self, messages: Sequence[bytes], offset: int) -> None:
+        first = self._sequence + 1
+        packet = bytearray()
+        for number, message in enumerate(messages):
+            self._sequence += 1
+            at = len(packet)
+            packet += message
+            struct.pack_into("=I", packet, at + 8, self._sequence)
+            if number == len(messages) - 1:
+                # Errors are always reported; only the last message need say that everything is done.
+                flags = struct.unpack_from("=H", packet, at + 6)[0]
+                struct.pack_into("=H", packet, at + 6, flags | NLM_F_ACK)
+        self._socket.send(packet)
+        refusal: Refusal | None = None
+        done = False
+        while not done:
+            data = self._socket.recv(1 << 16)
+            at = 0
+            while at + 16 <= len(data):
+                length, kind, flags, sequence, _ = struct.unpack_from("=IHHII", data, at)
+                if kind == NLMSG_ERROR and sequence >= first:
+                    error = -struct.unpack_from("=i", data, at + 16)[0]
+                    if error and refusal is None:
+                        words = _extended_words(data[at : at + length], flags)
+                        refusal = Refusal(offset + sequence - first, error, words)
+                    done = done or sequence == self._sequence
+                at += (length + 3) & ~3
+        if refusal is not None:
+            raise refusal
+
+
+def _extended_words(message: bytes, flags: int) -> str:
+    """The text the kernel sent along with an error (NLMSGERR_ATTR_MSG), if any."""
+    if not flags & _NLM_F_ACK_TLVS:
+        return ""
+    at = 16 + 4 + 16
+    if not flags & _NLM_F_CAPPED:
+        at = 16 + 4 + ((struct.unpack_from("=I", message, 20)[0] + 3) & ~3)
+    while at + 4 <= len(message):
+        length, kind = struct.unpack_from("=HH", message, at)
+        if kind == 1:
+            return message[at + 4 : at + length].rstrip(b"\0").decode(errors="replace")
+        at += (max(length, 4) + 3) & ~3
+    return ""

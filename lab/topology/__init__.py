@@ -1,0 +1,22 @@
+"""Topologies: what exists in a lab, as data."""
+
+from lab.topology.file import find, load, loads, names, schema
+from lab.topology.model import External, Fabric, Flow, Host, Interface, Nic, Node, Pod, Router, Topology
+
+__all__ = [
+    "External",
+    "Fabric",
+    "Flow",
+    "Host",
+    "Interface",
+    "Nic",
+    "Node",
+    "Pod",
+    "Router",
+    "Topology",
+    "find",
+    "load",
+    "loads",
+    "names",
+    "schema",
+]

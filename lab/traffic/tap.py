@@ -1,0 +1,168 @@
+"""Taps: observers on every NIC's cable, outside the node, in the fabric's namespace; and one inside every pod in use.
+
+A tap is an AF_PACKET socket (packet(7)) with a kernel filter. All cables end in the fabric namespace, so one socket
+sees every NIC, in one order: a frame coming in at a port was transmitted by the node, one going out was sent to it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+
+from lab.plan import FABRIC, Cable
+from lab.substrate.netns import Namespace, Substrate
+from lab.traffic.bpf import Instruction, bpf_filter
+from lab.traffic.capture import Capture
+
+ETH_P_ALL = 0x0003
+_SOL_PACKET, _PACKET_STATISTICS, _PACKET_QDISC_BYPASS = 263, 6, 20
+_SO_ATTACH_FILTER, _SO_TIMESTAMPNS, _SO_RCVBUFFORCE = 26, 35, 33
+_SIOCGIFFLAGS, _IFF_RUNNING = 0x8913, 0x40
+_PACKET_OUTGOING = 4
+_SNAPLEN = 65535 + 64
+_BUFFER = 32 * 1024 * 1024
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _SockFprog(ctypes.Structure):
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+def attach_filter(sock: socket.socket, program: Sequence[Instruction]) -> None:
+    """Attach a classic BPF program (SO_ATTACH_FILTER)."""
+    packed = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *instruction) for instruction in program))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(_SockFprog(len(program), ctypes.addressof(packed))))
+
+
+def _packet_socket(program: Sequence[Instruction]) -> socket.socket:
+    """A capturing socket of the calling thread's namespace: filtered before it is bound, so nothing else is queued."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    try:
+        attach_filter(sock, program)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        except PermissionError:  # in a user namespace the limit net.core.rmem_max holds
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind(sock: socket.socket, interface: int) -> None:
+    """Start capturing on one interface, or with 0 on all: Python's own bind() knows no 0."""
+    address = struct.pack("=HHiHBB8s", socket.AF_PACKET, socket.htons(ETH_P_ALL), interface, 0, 0, 0, b"")
+    if _libc.bind(sock.fileno(), address, len(address)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+class Tap:
+    """One capturing socket. `names` says which of its namespace's interfaces are tapped, and under which name.
+
+    `outside`: the interfaces are the far ends of the tapped hosts' cables, so what comes in was sent by the host.
+    """
+
+    def __init__(self, namespace: Namespace, names: dict[str, str], *, outside: bool) -> None:
+        self._names = names
+        self._outside = outside
+        self._drops = 0
+        with namespace.entered():
+            self.socket = _packet_socket(bpf_filter())
+            interface = 0 if outside else socket.if_nametoindex(next(iter(names)))
+        _bind(self.socket, interface)
+
+    @property
+    def capacity(self) -> int:
+        """Bytes of frames, with the kernel's overhead for each, that wait here without loss."""
+        return self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+
+    def drain(self) -> Iterator[Capture]:
+        """Every frame that is waiting."""
+        while True:
+            try:
+                data, ancillary, _, address = self.socket.recvmsg(_SNAPLEN, 64)
+            except BlockingIOError:
+                return
+            tap = self._names.get(address[0])
+            if tap is None:  # the bridges themselves
+                continue
+            seconds, nanoseconds = struct.unpack("=qq", ancillary[0][2][:16]) if ancillary else (0, 0)
+            outgoing = address[2] == _PACKET_OUTGOING
+            yield Capture(tap, seconds * 1_000_000_000 + nanoseconds, outgoing != self._outside, data)
+
+    @property
+    def drops(self) -> int:
+        """Frames the kernel could not queue since the tap was opened (PACKET_STATISTICS, which resets on reading)."""
+        self._drops += int(struct.unpack("=II", self.socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))[1])
+        return self._drops
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class Taps:
+    """The lab's taps: one for all cables, and one for each pod, opened when it is first asked for."""
+
+    def __init__(self, substrate: Substrate, cables: Sequence[Cable]) -> None:
+        self._substrate = substrate
+        self.cables = tuple(cables)
+        self.fabric = Tap(substrate[FABRIC], {cable.port: cable.tap for cable in cables}, outside=True)
+        self._pods: dict[str, Tap] = {}
+        self._senders: dict[str, socket.socket] = {}
+
+    def add_pod(self, pod: str) -> None:
+        if pod not in self._pods:
+            self._pods[pod] = Tap(self._substrate[pod], {"eth0": pod}, outside=False)
+
+    def __iter__(self) -> Iterator[Tap]:
+        # Pods first: a reply seen there was seen on every cable before, so draining cables last misses nothing.
+        yield from self._pods.values()
+        yield self.fabric
+
+    @property
+    def capacity(self) -> int:
+        return min(tap.capacity for tap in self)
+
+    @property
+    def drops(self) -> int:
+        return sum(tap.drops for tap in self)
+
+    def drain(self) -> list[Capture]:
+        return [capture for tap in self for capture in tap.drain()]
+
+    def has_carrier(self, cable: Cable) -> bool:
+        """Are both ends of the cable up? (IFF_RUNNING of the end in the fabric)"""
+        request = struct.pack("16sH14x", cable.port.encode(), 0)
+        answer = fcntl.ioctl(self.fabric.socket, _SIOCGIFFLAGS, request)
+        return bool(struct.unpack_from("=H", answer, 16)[0] & _IFF_RUNNING)
+
+    def inject(self, cable: Cable, frame: bytes, *, outbound: bool) -> None:
+        """Put a frame on a cable: from the node's NIC (`outbound`) or from the fabric's end. Raises OSError."""
+        if outbound:
+            # Past the NIC's own qdisc and eBPF programs, which must not decide whether a canary is seen.
+            self._sender(cable.host, bypass=True).sendto(frame, (cable.nic_name, 0x88B5))
+        else:
+            self._sender(FABRIC, bypass=False).sendto(frame, (cable.port, 0x88B5))
+
+    def _sender(self, role: str, *, bypass: bool) -> socket.socket:
+        if role not in self._senders:
+            with self._substrate[role].entered():
+                sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+            if bypass:
+                sender.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)
+            self._senders[role] = sender
+        return self._senders[role]
+
+    def close(self) -> None:
+        for tap in self:
+            tap.close()
+        for sender in self._senders.values():
+            sender.close()
