@@ -1,4 +1,4 @@
-"""Building a lab on the netns substrate: plan, datapath, and what its agents say. Undone in reverse, whatever happens."""
+"""Building a lab on the netns substrate: plan, datapath, and what its agents say; undone in reverse."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Lookup:
 
 
 def connected(host: Host) -> Iterator[Route]:
-    """The routes the kernel adds by itself: one `local` per address, one network route per prefix, of NICs that are up."""
+    """The routes the kernel adds by itself: a `local` one per address, one per prefix, of NICs that are up."""
     for name, nic in host.nics.items():
         if not nic.up:
             continue
@@ -55,7 +55,7 @@ def connected(host: Host) -> Iterator[Route]:
 
 
 def _resolved(route: Route, host: Host) -> Route:
-    """The route with the device of every hop that names only a gateway filled in, as the kernel does when it is added."""
+    """The route with the device of every hop that names only a gateway filled in, as the kernel does."""
 
     def fill(hop: NextHop) -> NextHop:
         if hop.dev or hop.via is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from lab.datapath.decision import Decisions
 from lab.datapath.said import NodeSaid
 from lab.deployment import Deployment, attach_builtin, deploy_builtin
 from lab.errors import InputError, LabError, Problem
@@ -19,6 +20,7 @@ from lab.substrate import ownership
 from lab.topology import Flow, Topology, load
 from lab.topology.rules import check_flow
 from lab.traffic.capture import Capture
+from lab.traffic.decode import Decoder
 from lab.traffic.measure import Batch, Measurer, Order
 from lab.traffic.tap import Taps
 from lab.verdict import Context, FlowResult
@@ -40,12 +42,10 @@ class Lab:
         self.captures: list[Capture] = []
         """The frames of the flows measured since `forget_captures`."""
         self._taps = Taps(deployment.substrate, deployment.plan.cables)
-        self._measurer = Measurer(
-            deployment.substrate,
-            self._taps,
-            number=secrets.randbits(32),
-            vxlan_ports=deployment.vxlan_ports,
-        )
+        number = secrets.randbits(32)
+        self._decoder = Decoder(number, vxlan_ports=deployment.vxlan_ports)
+        self._flow_names: dict[int, str] = {}
+        self._measurer = Measurer(deployment.substrate, self._taps, number=number, vxlan_ports=deployment.vxlan_ports)
 
     @classmethod
     def deploy(
@@ -132,6 +132,11 @@ class Lab:
         return self._deployment.said
 
     @property
+    def decisions(self) -> Decisions:
+        """What each node's agent decides, from which everything the built-in datapath does follows."""
+        return self._deployment.decisions
+
+    @property
     def taps(self) -> Taps:
         return self._taps
 
@@ -169,7 +174,7 @@ class Lab:
     def send_all(
         self, flows: Sequence[Flow | str], *, count: int = 5, size: int | None = None, vary_ports: bool = False
     ) -> list[FlowResult]:
-        """Measure flows together: all are under way at once. `size` is a probe's length in bytes, IP header included."""
+        """Measure flows together: all are under way at once. `size` is a probe's length in bytes with IP header."""
         parsed = [flow if isinstance(flow, Flow) else _flow(flow) for flow in flows]
         problems = [(flow, problem) for flow in parsed if (problem := check_flow(self.topology, flow))]
         if problems:
@@ -185,11 +190,28 @@ class Lab:
         batch = self._measurer.measure(orders)
         self.captures += batch.captures
         results = self._results(parsed, refusals, batch)
+        sent = (result.name for index, result in enumerate(results) if index not in refusals)
+        self._flow_names.update(zip(batch.numbers, sent, strict=True))
         self.flows += results
         return results
 
     def forget_captures(self) -> None:
         self.captures.clear()
+
+    @property
+    def title(self) -> str:
+        """Topology, routing and datapath in one line; the model says that it is one."""
+        routing = next((said.routing for said in self.said.values()), "")
+        return f"{self.topology.name} · {routing} · built-in model of Cilium {self.version}"
+
+    def comment(self, frame: bytes) -> str:
+        """What a captured frame is, for people who open the capture: `probe 3 of pod1→ext1, request`."""
+        decoded = self._decoder.decode(frame)
+        if decoded is None:
+            return ""
+        name = self._flow_names.get(decoded.identity.flow, "an earlier flow")
+        note = f" ({decoded.note})" if decoded.note else ""
+        return f"probe {decoded.identity.number} of {name}, {decoded.kind}{note}"
 
     def _order(self, flow: Flow, count: int, size: int | None, vary_ports: bool) -> Order | str:
         """What to send for a flow, or why nothing can be."""

@@ -41,7 +41,10 @@ class AddBridge:
 
     def lines(self) -> list[str]:
         return [
-            f"ip -n {self.namespace} link add {self.name} address {self.mac} up type bridge stp_state 0 mcast_snooping 0"
+            (
+                f"ip -n {self.namespace} link add {self.name} address {self.mac} up "
+                "type bridge stp_state 0 mcast_snooping 0"
+            )
         ]
 
 
@@ -61,8 +64,10 @@ class AddCable:
     def lines(self) -> list[str]:
         master = f" master {self.master}" if self.master else ""
         return [
-            f"ip -n {self.namespace} link add {self.name} address {self.mac} mtu {self.mtu}{master} up type veth "
-            f"peer name {self.peer_name} address {self.peer_mac} mtu {self.mtu} netns {self.peer_namespace}"
+            (
+                f"ip -n {self.namespace} link add {self.name} address {self.mac} mtu {self.mtu}{master} up type veth "
+                f"peer name {self.peer_name} address {self.peer_mac} mtu {self.mtu} netns {self.peer_namespace}"
+            )
         ]
 
 
@@ -78,8 +83,10 @@ class AddVxlan:
 
     def lines(self) -> list[str]:
         return [
-            f"ip -n {self.namespace} link add {self.name} address {self.mac} mtu {self.mtu} up "
-            f"type vxlan external dstport {self.port}"
+            (
+                f"ip -n {self.namespace} link add {self.name} address {self.mac} mtu {self.mtu} up "
+                f"type vxlan external dstport {self.port}"
+            )
         ]
 
 

@@ -62,7 +62,7 @@ class Cable:
 
 
 def mac(kind: int, host: int, number: int) -> str:
-    """A locally administered MAC that says whose it is: kind 0 NIC, 1 fabric port, 2 bridge, 3 pod, 4 node's pod end."""
+    """A locally administered MAC that says whose it is: 0 NIC, 1 fabric port, 2 bridge, 3 pod, 4 pod's other end."""
     return f"02:{kind:02x}:00:{host >> 8 & 0xFF:02x}:{host & 0xFF:02x}:{number & 0xFF:02x}"
 
 
@@ -117,7 +117,7 @@ def bridge_name(fabric: str, number: int) -> str:
 
 
 def host_sysctls(topology: Topology, name: str) -> Mapping[str, str]:
-    """What a host's namespace starts with: forwarding on nodes and routers; the host's own keys come after its links."""
+    """What a host's namespace starts with: forwarding on nodes and routers. Its own keys come after its links."""
     forwards = name not in topology.externals
     return {**_BASE_SYSCTLS, **(_FORWARDING if forwards else {})}
 

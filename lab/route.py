@@ -5,13 +5,13 @@ The grammar is the part of ip-route(8) and ip-rule(8) that decides which NIC a p
 
 from __future__ import annotations
 
-import ipaddress
+import difflib
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Literal
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal, get_args
 
-Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
+from lab.wordreader import U32, Address, Network, Words, ip_network
+
 Family = Literal[4, 6]
 Kind = Literal["unicast", "local", "blackhole", "unreachable", "prohibit", "throw"]
 Scope = Literal["global", "site", "link", "host"]
@@ -19,14 +19,16 @@ Scope = Literal["global", "site", "link", "host"]
 TABLES = {"local": 255, "main": 254, "default": 253}
 PROTOCOLS = {"kernel": 2, "boot": 3, "static": 4, "ra": 9, "bgp": 186}
 SCOPES: dict[Scope, int] = {"global": 0, "site": 200, "link": 253, "host": 254}
-_KINDS: dict[str, Kind] = {
-    "unicast": "unicast",
-    "local": "local",
+_SCOPES: dict[str, Scope] = {scope: scope for scope in SCOPES}
+_EVERYTHING: dict[Family, Network] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
+_KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
+_REFUSALS: dict[str, Literal["blackhole", "unreachable", "prohibit"]] = {
     "blackhole": "blackhole",
     "unreachable": "unreachable",
     "prohibit": "prohibit",
-    "throw": "throw",
 }
+_ROUTE_WORDS = ("via", "dev", "onlink", "nexthop", "weight", "table", "metric", "mtu", "src", "scope", "proto")
+_RULE_WORDS = ("not", "from", "to", "iif", "oif", "fwmark", "priority", "lookup", *_REFUSALS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ class Route:
 
     @property
     def effective_metric(self) -> int:
-        return self.metric if self.metric is not None else (0 if self.family == 4 else 1024)
+        # IPv6 takes 0 for "not given" (net/ipv6/route.c: IP6_RT_PRIO_USER).
+        return self.metric or (0 if self.family == 4 else 1024)
 
     @property
     def effective_scope(self) -> Scope:
@@ -98,13 +101,13 @@ class Route:
         return "link" if bare and self.family == 4 and self.encap is None else "global"
 
     def __str__(self) -> str:
-        words = [] if self.kind == "unicast" else [self.kind]
+        words: list[str] = [] if self.kind == "unicast" else [self.kind]
         words.append("default" if self.is_default else str(self.destination))
         if self.encap:
             words.append(self.encap.words())
         if len(self.nexthops) == 1:
             words.append(self.nexthops[0].words())
-        if self.table != TABLES["main"]:
+        if self.table != _default_table(self.kind):
             words.append(f"table {self.table}")
         if self.protocol != PROTOCOLS["boot"]:
             name = next((name for name, number in PROTOCOLS.items() if number == self.protocol), str(self.protocol))
@@ -122,6 +125,10 @@ class Route:
         if self.family == 6 and self.is_default and not any(hop.via for hop in self.nexthops):
             words.insert(0, "-6")
         return " ".join(words)
+
+
+def _default_table(kind: Kind) -> int:
+    return TABLES["local"] if kind == "local" else TABLES["main"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +153,6 @@ class Rule:
             return 4 if network.version == 4 else 6
         return self.explicit_family or 4
 
-    def numbered(self, priority: int) -> Rule:
-        return replace(self, priority=priority)
-
     def __str__(self) -> str:
         words = ["not"] if self.negated else []
         words += ["from", str(self.source) if self.source else "all"]
@@ -168,206 +172,199 @@ class Rule:
         return " ".join(words)
 
 
-class _Words:
-    """The words of one line, taken from the left; what is asked for and not there is a ValueError."""
-
-    def __init__(self, text: str) -> None:
-        self._words = text.split()
-        self._next = 0
-
-    def peek(self) -> str | None:
-        return self._words[self._next] if self._next < len(self._words) else None
-
-    def take(self, what: str) -> str:
-        word = self.peek()
-        if word is None:
-            raise ValueError(f"the line ends where {what} should stand")
-        self._next += 1
-        return word
-
-    def number(self, what: str) -> int:
-        word = self.take(what)
-        try:
-            return int(word, 0)
-        except ValueError:
-            raise ValueError(f"{what} {word!r} is not a number") from None
-
-    def address(self, what: str) -> Address:
-        word = self.take(what)
-        try:
-            return ipaddress.ip_address(word)
-        except ValueError:
-            raise ValueError(f"{what} {word!r} is not an IP address") from None
-
-    def table(self) -> int:
-        word = self.take("a table")
-        if word in TABLES:
-            return TABLES[word]
-        if not word.isdecimal() or not 0 < int(word) < 2**32:
-            raise ValueError(f"table {word!r} is neither a number nor one of {', '.join(TABLES)}")
-        return int(word)
-
-
-def _network(word: str) -> Network:
-    try:
-        return ipaddress.ip_network(word)
-    except ValueError as error:
-        try:
-            proper = ipaddress.ip_network(word, strict=False)
-        except ValueError:
-            raise ValueError(f"{word!r} is not a network (want ADDRESS/LENGTH)") from None
-        raise ValueError(f"{word!r} has host bits set: {proper} is the network ({error})") from None
-
-
-def _nexthop(words: _Words) -> NextHop:
-    hop = NextHop()
-    while (word := words.peek()) is not None and word in ("via", "dev", "weight", "onlink"):
-        words.take(word)
-        if word == "via":
-            if words.peek() in ("inet", "inet6"):
-                words.take("a family")
-            hop = replace(hop, via=words.address("the gateway"))
-        elif word == "dev":
-            hop = replace(hop, dev=words.take("a device"))
-        elif word == "weight":
-            hop = replace(hop, weight=words.number("weight"))
-            if not 1 <= hop.weight <= 256:
-                raise ValueError(f"weight {hop.weight} is out of range 1..256")
-        else:
-            hop = replace(hop, onlink=True)
-    return hop
-
-
 def parse_route(text: str) -> Route:
     """A route from iproute2's words, e.g. `default nexthop via 10.0.0.254 dev eth0 nexthop via 10.0.1.254 dev eth1`.
 
     Raises ValueError with the word that is wrong.
     """
-    words = _Words(text)
-    want6 = words.peek() == "-6"
-    if words.peek() in ("-4", "-6"):
-        words.take("a family")
-    kind: Kind = "unicast"
-    if (first := words.peek()) in _KINDS:
-        kind = _KINDS[words.take("a type")]
-    first = words.take("a destination")
-    single = NextHop()
-    hops: list[NextHop] = []
-    options: dict[str, int] = {}
-    source: Address | None = None
-    scope: Scope | None = None
-    protocol = PROTOCOLS["boot"]
+    words = Words(text)
+    family = words.family()
+    kind = _KINDS[words.taken(*_KINDS) or "unicast"]
+    to = words.take("a destination")
+    route = replace(_route_options(words, kind), kind=kind)
+    versions: set[int] = {hop.via.version for hop in route.nexthops if hop.via}
+    versions |= {route.source.version} if route.source else set()
+    if to in ("default", "all", "any"):
+        inferred: Family = 6 if versions == {6} else 4
+        route = replace(route, destination=_EVERYTHING[family or inferred])
+    else:
+        route = replace(route, destination=ip_network(to))
+    if any(version != route.family for version in versions):
+        raise ValueError(f"{route.destination} and its gateway or source are of different families")
+    if family not in (None, route.family):
+        raise ValueError(f"-{family} and {route.destination} are of different families")
+    if why := _contradiction(route):
+        raise ValueError(why)
+    return route
+
+
+def _route_options(words: Words, kind: Kind) -> Route:
+    """What follows a route's destination, which is a placeholder in the result."""
+    route = Route(_EVERYTHING[4], table=_default_table(kind))
+    single: NextHop | None = None
+    hops: tuple[NextHop, ...] = ()
+    seen: set[str] = set()
     while (word := words.peek()) is not None:
+        if word in seen and word != "nexthop":
+            raise ValueError(f"{word!r} is there twice")
+        seen.add(word)
         if word in ("via", "dev", "onlink"):
-            part = _nexthop(words)
-            single = NextHop(
-                via=part.via or single.via, dev=part.dev or single.dev, onlink=part.onlink or single.onlink
-            )
+            single = _nexthop_word(words, single or NextHop())
             continue
         words.take(word)
         if word == "nexthop":
-            hops.append(_nexthop(words))
+            hops = (*hops, _nexthop(words))
         elif word == "table":
-            options["table"] = words.table()
+            route = replace(route, table=_table(words))
         elif word in ("metric", "preference", "priority"):
-            options["metric"] = words.number("metric")
+            route = replace(route, metric=words.number("metric", 0, U32))
         elif word == "mtu":
-            if words.peek() == "lock":
-                words.take("lock")
-            options["mtu"] = words.number("mtu")
+            words.taken("lock")
+            route = replace(route, mtu=words.number("mtu", 68, 65535))
         elif word == "src":
-            source = words.address("the source")
+            route = replace(route, source=words.address("the source"))
         elif word == "scope":
-            name = words.take("a scope")
-            scope = next((known for known in SCOPES if known == name), None)
-            if scope is None:
-                raise ValueError(f"scope {name!r} is not one of {', '.join(SCOPES)}")
+            route = replace(route, scope=_scope(words.take("a scope")))
         elif word in ("proto", "protocol"):
-            name = words.take("a protocol")
-            if name not in PROTOCOLS and not name.isdecimal():
-                raise ValueError(f"protocol {name!r} is not one of {', '.join(PROTOCOLS)} or a number")
-            protocol = PROTOCOLS.get(name) or int(name)
+            route = replace(route, protocol=words.numbered("protocol", PROTOCOLS, 255))
         else:
-            raise ValueError(f"{word!r} is not a word of a route")
-    if hops and (single.via or single.dev):
+            raise ValueError(f"{word!r} is not a word of a route{_meant(word, _ROUTE_WORDS)}")
+    if hops and single:
         raise ValueError("a route has either `via`/`dev` or `nexthop`s, not both")
-    if not hops and (single.via or single.dev):
-        hops = [single]
-    versions = {hop.via.version for hop in hops if hop.via} | ({source.version} if source else set())
-    if first in ("default", "all"):
-        version = 6 if want6 or versions == {6} else 4
-        destination = ipaddress.ip_network("::/0" if version == 6 else "0.0.0.0/0")
-    else:
-        destination = _network(first)
-    if any(version != destination.version for version in versions):
-        raise ValueError(f"{destination} and its gateway or source are of different families")
-    if kind in ("unicast", "local") and not hops:
-        raise ValueError("the route names neither a gateway (via) nor a device (dev)")
-    return Route(
-        destination=destination,
-        nexthops=tuple(hops),
-        kind=kind,
-        table=options.get("table", 255 if kind == "local" else 254),
-        metric=options.get("metric"),
-        source=source,
-        scope=scope,
-        protocol=protocol,
-        mtu=options.get("mtu"),
-    )
+    return replace(route, nexthops=(single,) if single else hops)
+
+
+def _table(words: Words) -> int:
+    number = words.numbered("table", TABLES, U32)
+    if number == 0:
+        raise ValueError("table 0 stands for no table")
+    return number
+
+
+def _scope(word: str) -> Scope:
+    if word not in _SCOPES:
+        raise ValueError(f"scope {word!r} is not one of {', '.join(SCOPES)}")
+    return _SCOPES[word]
+
+
+def _nexthop(words: Words) -> NextHop:
+    hop = NextHop()
+    while words.peek() in ("via", "dev", "weight", "onlink"):
+        hop = _nexthop_word(words, hop)
+    return hop
+
+
+def _nexthop_word(words: Words, hop: NextHop) -> NextHop:
+    word = words.take("a hop")
+    if word == "dev":
+        return replace(hop, dev=words.take("a device"))
+    if word == "weight":
+        return replace(hop, weight=words.number("weight", 1, 256))
+    if word == "onlink":
+        return replace(hop, onlink=True)
+    words.taken("inet", "inet6")
+    return replace(hop, via=words.address("the gateway"))
+
+
+def _contradiction(route: Route) -> str | None:
+    """Why no kernel takes this route, whatever the host."""
+    if route.kind not in ("unicast", "local"):
+        return f"a {route.kind} route has neither a gateway nor a device" if route.nexthops else None
+    if not route.nexthops:
+        return "the route names neither a gateway (via) nor a device (dev)"
+    for hop in route.nexthops:
+        if not hop.via and not hop.dev:
+            return "a nexthop names neither a gateway (via) nor a device (dev)"
+        if hop.onlink and not (hop.via and hop.dev):
+            return "`onlink` needs both a gateway (via) and a device (dev)"
+        if hop.via and hop.via.is_link_local and route.family == 6 and not hop.dev:
+            return f"the link-local gateway {hop.via} needs a device (dev)"
+    if route.family == 6:
+        return None
+    if route.kind == "local" and route.scope not in (None, "host"):
+        return f"a local route has scope host, not {route.scope}"
+    if route.effective_scope in ("link", "host") and any(hop.via for hop in route.nexthops):
+        return f"a route of scope {route.effective_scope} has no gateway"
+    if route.effective_scope == "host" and len(route.nexthops) > 1:
+        return "a route of scope host has one hop"
+    return None
 
 
 def parse_rule(text: str) -> Rule:
     """A rule from iproute2's words, e.g. `from 10.244.1.0/24 lookup 100 priority 50`. Raises ValueError."""
-    words = _Words(text)
-    rule = Rule(table=None)
+    words = Words(text)
+    rule = Rule(table=None, explicit_family=words.family())
+    seen: set[str] = set()
     while (word := words.peek()) is not None:
         words.take(word)
-        if word in ("-4", "-6"):
-            rule = replace(rule, explicit_family=6 if word == "-6" else 4)
-        elif word == "not":
+        if word in seen:
+            raise ValueError(f"{word!r} is there twice")
+        seen.add(word)
+        if word == "not":
             rule = replace(rule, negated=True)
         elif word in ("from", "to"):
             prefix = words.take("a prefix")
-            network = None if prefix in ("all", "any", "default") else _network(prefix)
+            network = None if prefix in ("all", "any", "default") else ip_network(prefix)
             rule = replace(rule, source=network) if word == "from" else replace(rule, destination=network)
         elif word in ("iif", "dev"):
             rule = replace(rule, iif=words.take("a device"))
         elif word == "oif":
             rule = replace(rule, oif=words.take("a device"))
         elif word == "fwmark":
-            value, _, mask = words.take("a mark").partition("/")
-            try:
-                rule = replace(rule, mark=(int(value, 0), int(mask, 0) if mask else 0xFFFFFFFF))
-            except ValueError:
-                raise ValueError(f"fwmark {value!r} is not VALUE[/MASK]") from None
+            rule = replace(rule, mark=words.mark())
         elif word in ("priority", "preference", "pref", "order"):
-            rule = replace(rule, priority=words.number("priority"))
+            rule = replace(rule, priority=words.number("priority", 0, U32))
         elif word in ("lookup", "table"):
-            rule = replace(rule, table=words.table(), action="lookup")
-        elif word in ("blackhole", "unreachable", "prohibit"):
-            action: Literal["blackhole", "unreachable", "prohibit"] = (
-                "blackhole" if word == "blackhole" else "unreachable" if word == "unreachable" else "prohibit"
-            )
-            rule = replace(rule, action=action)
+            rule = replace(rule, table=_table(words), action="lookup")
+        elif word in _REFUSALS:
+            rule = replace(rule, action=_REFUSALS[word])
         else:
-            raise ValueError(f"{word!r} is not a word of a rule")
+            raise ValueError(f"{word!r} is not a word of a rule{_meant(word, _RULE_WORDS)}")
     if rule.table is None and rule.action == "lookup":
         raise ValueError("the rule names no table (`lookup TABLE`)")
-    if rule.source and rule.destination and rule.source.version != rule.destination.version:
+    if rule.table is not None and rule.action != "lookup":
+        raise ValueError(f"a rule that says {rule.action} looks up no table")
+    networks = [network for network in (rule.source, rule.destination) if network]
+    if len({network.version for network in networks}) > 1:
         raise ValueError(f"{rule.source} and {rule.destination} are of different families")
+    if rule.explicit_family and networks and networks[0].version != rule.explicit_family:
+        raise ValueError(f"-{rule.explicit_family} and {networks[0]} are of different families")
     return rule
 
 
+def _meant(word: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
 def numbered(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
-    """The rules with the priorities the kernel would give them: one before the first that is not `local`'s (fib_rules.c)."""
+    """The rules with the priorities the kernel would give them: one before the second of its list (fib_rules.c).
+
+    The first is `local`'s, at 0; a rule at 0 comes after it, and is then the second.
+    """
+    lowest: dict[Family, int] = {4: 32766, 6: 32766}
     found: list[Rule] = []
-    for family in (4, 6):
-        lowest = 32766
-        for rule in rules:
-            if rule.family != family:
-                continue
-            made = rule if rule.priority is not None else rule.numbered(max(lowest - 1, 0))
-            assert made.priority is not None
-            lowest = min(lowest, made.priority) if made.priority > 0 else lowest
-            found.append(made)
+    for rule in rules:
+        priority = rule.priority if rule.priority is not None else max(lowest[rule.family] - 1, 0)
+        lowest[rule.family] = min(lowest[rule.family], priority)
+        found.append(replace(rule, priority=priority))
     return tuple(found)
+
+
+__all__ = [
+    "PROTOCOLS",
+    "SCOPES",
+    "TABLES",
+    "Address",
+    "Encap",
+    "Family",
+    "Kind",
+    "Network",
+    "NextHop",
+    "Route",
+    "Rule",
+    "Scope",
+    "numbered",
+    "parse_route",
+    "parse_rule",
+]

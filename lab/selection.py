@@ -66,7 +66,7 @@ class Device:
 
 
 def links_of(node: Node) -> tuple[Link, ...]:
-    """A lab node's interfaces before Cilium adds its own: `lo`, and veths for NICs (an IPv6 link-local each when up)."""
+    """A lab node's interfaces before Cilium adds its own: `lo` and veths, with IPv6 link-locals when up."""
     found = [Link("lo", 1, "device", loopback=True, addresses=(ipaddress.ip_interface("127.0.0.1/8"),))]
     local = ipaddress.ip_interface("fe80::1/64")
     for index, (name, nic) in enumerate(node.nics.items(), 2):
@@ -76,7 +76,7 @@ def links_of(node: Node) -> tuple[Link, ...]:
 
 
 def matches(entry: str, name: str) -> bool:
-    """Does one entry of `devices` name this interface? `eth+` is a prefix; anything else is exact (DeviceFilter.Match)."""
+    """Does one entry of `devices` name this interface? `eth+` is a prefix, else exact (DeviceFilter.Match)."""
     return name.startswith(entry[:-1]) if entry.endswith("+") else name == entry
 
 
@@ -148,7 +148,7 @@ def _detect(link: Link, routes: Sequence[Route], listed: bool, version: Version)
 
 
 def _has_default_route(link: Link, routes: Sequence[Route]) -> bool:
-    """A default route in table main with this device as its only hop: multipath ones have no RTA_OIF (tables/route.go)."""
+    """A default route in table main with this device as its only hop: a multipath one has no RTA_OIF."""
     return any(
         route.is_default
         and route.table == TABLES["main"]

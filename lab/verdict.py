@@ -28,7 +28,7 @@ class NicMismatch(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What vouches for a batch of flows. `missing`: canaries that were sent and not seen; `drops`: frames lost by taps."""
+    """What vouches for a batch. `missing`: canaries sent and not seen; `drops`: frames lost by taps."""
 
     missing: tuple[str, ...] = ()
     drops: int = 0
@@ -92,7 +92,7 @@ class Context:
 
 @dataclass(frozen=True)
 class FlowResult:
-    """One flow, measured. `sent` counts requests handed to the sender's kernel, `received` answers that came back to it."""
+    """One flow, measured. `sent`: requests given to the sender's kernel; `received`: answers that came back."""
 
     flow: Flow
     sent: int
@@ -167,7 +167,7 @@ class FlowResult:
         return frozenset(s.source for s in self._vouched() if s.kind == "request" and s.arrives and s.host == host)
 
     def source_seen_by(self, end: str) -> str | None:
-        """The one source address that arrived at `end`; None when nothing did. Raises Unmeasured, ValueError for several."""
+        """The one source that arrived at `end`, None when nothing did. Raises Unmeasured, ValueError for several."""
         found = self.sources_seen_by(end)
         if len(found) > 1:
             raise ValueError(f"{end} saw several sources: {', '.join(sorted(found))}")

@@ -75,7 +75,8 @@ def _source_words(result: FlowResult, sighting: Sighting | None) -> str:
     text = f"source seen: {sighting.source}"
     if result.flow.source not in result.context.pod_node:
         return text
-    return f"{text} ({'the pod’s own: not masqueraded' if sighting.source in own else 'masqueraded'})"
+    how = "the pod's own: not masqueraded" if sighting.source in own else "masqueraded"
+    return f"{text} ({how})"
 
 
 def _counters(result: FlowResult) -> str:

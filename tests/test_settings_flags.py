@@ -40,7 +40,7 @@ def test_a_value_is_kept_whole() -> None:
 
 @pytest.mark.parametrize("word", ["devices", "=eth0", "", "devices eth0", "node1:devices=eth0"])
 def test_what_is_no_assignment(word: str) -> None:
-    with pytest.raises(InputError, match="--set: .*is not KEY=VALUE"):
+    with pytest.raises(InputError, match=r"--set: .*is not KEY=VALUE"):
         parse_assignments([word])
 
 
@@ -78,7 +78,7 @@ def test_node_assignments() -> None:
 
 @pytest.mark.parametrize("word", ["devices=eth0", "node1", "node1:devices", ":devices=eth0"])
 def test_what_is_no_node_assignment(word: str) -> None:
-    with pytest.raises(InputError, match="--node-set: .*is not NODE:KEY=VALUE"):
+    with pytest.raises(InputError, match=r"--node-set: .*is not NODE:KEY=VALUE"):
         parse_node_assignments([word])
 
 
@@ -125,6 +125,10 @@ def test_an_agents_command_line() -> None:
 def test_problems_of_a_flags_file_have_lines() -> None:
     found = problems("devices=eth0\n# comment\ndivices=eth1\nenable-ipv6=maybe\n")
     assert [(line, field) for line, field, _, _ in found] == [(3, "divices"), (4, "enable-ipv6")]
+    assert problems("--mtu\n--enable-tcx --devices") == [
+        (1, "mtu", "the flag has no value", "write --mtu=value"),
+        (2, "devices", "the flag has no value", "write --devices=value"),
+    ]
     found = problems("--devices=eth0 oops\n--mtu='1\nwhat is this\n")
     assert [line for line, *_ in found] == [1, 2, 3]
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lab.errors import InputError
 from lab.settings import Settings, load, loads
@@ -89,28 +91,28 @@ def problems(text: str) -> list[tuple[int, str, str]]:
 
 
 def test_a_config_map_is_a_whole_configuration() -> None:
-    settings = loads(CONFIG_MAP, name="cm.yaml")
-    assert settings.base == "cluster"
-    view = settings.for_node("node1")
+    told = loads(CONFIG_MAP, name="cm.yaml")
+    assert told.base == "cluster"
+    view = told.for_node("node1")
     assert view.devices == ("eth0", "eth1")
     assert view.routing_mode == "native"
     assert view.auto_direct_node_routes
     assert view.kube_proxy_replacement
     assert not view.enable_ipv6
-    assert settings.values["enable-node-port"] == "true"
+    assert told.values["enable-node-port"] == "true"
 
 
 def test_what_others_read_is_left_out_and_said() -> None:
-    settings = loads(CONFIG_MAP, name="cm.yaml")
-    (warning,) = settings.warnings
+    told = loads(CONFIG_MAP, name="cm.yaml")
+    (warning,) = told.warnings
     assert warning.startswith("cm.yaml: read by the operator or another component, not by the agent: ")
     named = "cilium-endpoint-gc-interval cluster-pool-ipv4-cidr custom-cni-conf identity-gc-interval "
     named += "operator-api-serve-addr sidecar-istio-proxy-image unmanaged-pod-watcher-interval"
     for key in named.split():
         assert key in warning
-        assert key not in settings.values
+        assert key not in told.values
     for key in ("debug", "tofqdns-proxy-port", "agent-not-ready-taint-key"):
-        assert key in settings.values
+        assert key in told.values
 
 
 def test_json_is_the_same() -> None:
@@ -123,26 +125,26 @@ def test_json_is_the_same() -> None:
 
 
 def test_a_file_of_several_documents() -> None:
-    settings = loads(f"---\n{CONFIG_MAP}---\n{NODE_CONFIG}---\n", name="all.yaml")
-    assert settings.base == "cluster"
-    chosen = settings.for_node("n", {"role": "storage", "zone": "b"})
+    told = loads(f"---\n{CONFIG_MAP}---\n{NODE_CONFIG}---\n", name="all.yaml")
+    assert told.base == "cluster"
+    chosen = told.for_node("n", {"role": "storage", "zone": "b"})
     assert chosen.devices == ("eth0", "eth2")
     assert chosen.mtu == 9000
     for labels in ({"role": "storage"}, {"role": "storage", "zone": "c"}, {"zone": "a"}):
-        assert settings.for_node("n", labels).devices == ("eth0", "eth1")
+        assert told.for_node("n", labels).devices == ("eth0", "eth1")
 
 
 def test_a_node_config_alone_comes_on_top_of_the_lab() -> None:
-    settings = loads(NODE_CONFIG, name="cnc.yaml")
-    assert settings.base == "lab"
-    assert settings.values == {}
-    assert settings.warnings == ()
+    told = loads(NODE_CONFIG, name="cnc.yaml")
+    assert told.base == "lab"
+    assert told.values == {}
+    assert told.warnings == ()
 
 
 def test_the_old_version_of_node_configs() -> None:
-    settings = loads(NODE_CONFIG.replace("cilium.io/v2", "cilium.io/v2alpha1"), name="cnc.yaml")
-    assert settings == loads(NODE_CONFIG, name="cnc.yaml")
-    assert "v2alpha1 is the old version, write cilium.io/v2" in settings.warnings[0]
+    told = loads(NODE_CONFIG.replace("cilium.io/v2", "cilium.io/v2alpha1"), name="cnc.yaml")
+    assert told == loads(NODE_CONFIG, name="cnc.yaml")
+    assert "v2alpha1 is the old version, write cilium.io/v2" in told.warnings[0]
 
 
 def test_an_empty_selector_is_every_node_and_none_is_no_node() -> None:
@@ -156,9 +158,9 @@ def test_an_empty_selector_is_every_node_and_none_is_no_node() -> None:
 def test_a_namespaces_dump_passes_over_what_holds_no_settings() -> None:
     other = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: kube-root-ca.crt}\ndata: {ca.crt: x}\n"
     secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: hubble}\n"
-    settings = loads("---\n".join([other, CONFIG_MAP, secret]), name="dump.yaml")
-    assert settings == loads(CONFIG_MAP, name="cm.yaml")
-    assert "passed over, no settings of Cilium: ConfigMap kube-root-ca.crt, Secret hubble" in settings.warnings[-1]
+    told = loads("---\n".join([other, CONFIG_MAP, secret]), name="dump.yaml")
+    assert told == loads(CONFIG_MAP, name="cm.yaml")
+    assert "passed over, no settings of Cilium: ConfigMap kube-root-ca.crt, Secret hubble" in told.warnings[-1]
 
 
 def test_a_single_config_map_may_have_any_name() -> None:
@@ -167,9 +169,9 @@ def test_a_single_config_map_may_have_any_name() -> None:
 
 
 def test_unquoted_values_are_taken_with_a_warning() -> None:
-    settings = loads("kind: ConfigMap\nmetadata: {name: cilium-config}\ndata:\n  enable-ipv6: false\n", name="f")
-    assert settings.values == {"enable-ipv6": "false"}
-    assert "Kubernetes refuses these unquoted: enable-ipv6" in settings.warnings[0]
+    told = loads("kind: ConfigMap\nmetadata: {name: cilium-config}\ndata:\n  enable-ipv6: false\n", name="f")
+    assert told.values == {"enable-ipv6": "false"}
+    assert "Kubernetes refuses these unquoted: enable-ipv6" in told.warnings[0]
 
 
 def test_the_tunnel_key_of_old_agents() -> None:
@@ -180,9 +182,9 @@ def test_the_tunnel_key_of_old_agents() -> None:
 
 def test_old_words_of_kube_proxy_replacement_are_said() -> None:
     text = "kind: ConfigMap\nmetadata: {name: cilium-config}\ndata:\n  kube-proxy-replacement: strict\n"
-    settings = loads(text, name="f")
-    assert settings.for_node("n").kube_proxy_replacement
-    assert "strict is of Cilium 1.14 and before, read as true" in settings.warnings[0]
+    told = loads(text, name="f")
+    assert told.for_node("n").kube_proxy_replacement
+    assert "strict is of Cilium 1.14 and before, read as true" in told.warnings[0]
 
 
 def test_problems_of_a_config_map_have_lines() -> None:
@@ -258,15 +260,15 @@ def test_a_misspelt_kind_is_named() -> None:
 
 
 def test_the_articles_sketch_is_accepted_and_explained() -> None:
-    settings = loads(ARTICLE, name="article.yaml")
-    assert settings.values == {
+    told = loads(ARTICLE, name="article.yaml")
+    assert told.values == {
         "devices": "eth0,eth1",
         "ipam": "kubernetes",
         "routing-mode": "tunnel",
         "tunnel-protocol": "vxlan",
     }
-    assert settings.base == "lab"
-    kind, ipam, tunnel, devices = settings.warnings
+    assert told.base == "lab"
+    kind, ipam, tunnel, devices = told.warnings
     assert "no Cilium has a kind CiliumConfig" in kind
     assert "CiliumNodeConfig (cilium.io/v2)" in kind
     assert "ipam=kubernetes" in ipam
@@ -285,9 +287,9 @@ def test_olms_cilium_config_holds_helm_values() -> None:
     text = (
         "apiVersion: cilium.io/v1alpha1\nkind: CiliumConfig\nmetadata: {name: cilium}\nspec:\n  routingMode: native\n"
     )
-    settings = loads(text, name="f")
-    assert settings.values == {"routing-mode": "native"}
-    assert settings.base == "chart"
+    told = loads(text, name="f")
+    assert told.values == {"routing-mode": "native"}
+    assert told.base == "chart"
     assert problems(text + "  divices: eth0\n") == [(6, "spec.divices", "did you mean devices?")]
 
 
@@ -301,3 +303,66 @@ def test_load_reads_a_file(tmp_path: Path) -> None:
     path.write_text("divices=eth1\n", encoding="utf-8")
     with pytest.raises(InputError, match=f"{path}:1: divices"):
         load(path)
+
+
+_keys = st.sampled_from(
+    [
+        "kind",
+        "apiVersion",
+        "metadata",
+        "name",
+        "data",
+        "spec",
+        "items",
+        "nodeSelector",
+        "matchLabels",
+        "matchExpressions",
+        "key",
+        "operator",
+        "values",
+        "defaults",
+        "devices",
+        "tunnel",
+        "ipam",
+        "mode",
+        "routingMode",
+        "bpf",
+        "masquerade",
+        "encryption",
+        "enabled",
+        "type",
+        "eni",
+        "cilium",
+        "extraConfig",
+        "mtu",
+        "MTU",
+        "cni",
+        "kubeProxyReplacement",
+        "enable-ipv6",
+        "routing-mode",
+        "chainingMode",
+        "nodePort",
+        "addresses",
+    ]
+)
+_leaves = st.sampled_from(
+    [None, True, 0, 1.5, "", "eth0", "true", "In", "List", "ConfigMap", "CiliumNodeConfig", "CiliumConfig", "a,b c"]
+)
+_data = st.recursive(_leaves, lambda v: st.lists(v, max_size=3) | st.dictionaries(_keys, v, max_size=5), max_leaves=15)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(_keys, _data, max_size=6) | _data)
+def test_any_data_is_read_or_refused_with_a_problem(data: object) -> None:
+    try:
+        loads(json.dumps(data), name="f")
+    except InputError as error:
+        assert error.problems
+
+
+@given(st.text("devics=-:\n'\" #\\{}[]-kind0", max_size=40))
+def test_any_text_is_read_or_refused_with_a_problem(text: str) -> None:
+    try:
+        loads(text, name="f")
+    except InputError as error:
+        assert error.problems

@@ -53,7 +53,7 @@ def _settings_of(node: st.SearchStrategy[NodeSettings]) -> st.SearchStrategy[Set
     return st.builds(Settings, _values, st.lists(node, max_size=3).map(tuple))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(_settings_of(_overrides | _objects))
 def test_configmap_round_trip(told: Settings) -> None:
     again = loads(to_configmap(told), name="cm.yaml")
@@ -61,7 +61,7 @@ def test_configmap_round_trip(told: Settings) -> None:
     assert again.base == "cluster"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(_settings_of(_overrides | _objects))
 def test_helm_round_trip(told: Settings) -> None:
     again = loads(to_helm(told), name="values.yaml")
@@ -69,7 +69,7 @@ def test_helm_round_trip(told: Settings) -> None:
     assert again.base == "chart"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(_settings_of(st.builds(NodeSettings, _names, st.none(), _values.filter(bool))))
 def test_flags_round_trip(told: Settings) -> None:
     text = to_flags(told)

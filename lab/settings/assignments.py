@@ -81,10 +81,16 @@ def _command_line(tokens: list[str], name: str, number: int) -> Iterator[_Said]:
             raise InputError([Problem(name, number, "", f"{token!r} belongs to no flag", "write --flag=value")])
         if "=" in token:
             yield _assignment(token, name, number, with_node=False)
-        elif tokens and not tokens[0].startswith("--") and spelled(token) not in BOOLEANS:
-            yield _Said(number, None, spelled(token), tokens.pop(0))
+        elif _is_switch(key := spelled(token)):
+            yield _Said(number, None, key, "true")
+        elif tokens and not tokens[0].startswith("--"):
+            yield _Said(number, None, key, tokens.pop(0))
         else:
-            yield _Said(number, None, spelled(token), "true")
+            raise InputError([Problem(name, number, key, "the flag has no value", f"write --{key}=value")])
+
+
+def _is_switch(key: str) -> bool:
+    return key in BOOLEANS or key.startswith(("enable-", "disable-"))
 
 
 def _unquoted(value: str) -> str:

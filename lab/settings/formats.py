@@ -139,7 +139,7 @@ def _flags(data: dict[Any, Any], document: int, at: Field, name: str, line_of: L
         if isinstance(value, dict):
             problems.append(Problem(name, line, dotted(field), "a plain value or a list is wanted", "write text"))
         elif problem := key_problem(key, name, line):
-            problems.append(problem)
+            problems.append(replace(problem, field=dotted(field)))
         elif words := complaint(key, text):
             problems.append(Problem(name, line, dotted(field), *words))
         values[key] = text

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import InputError, Problem
-from lab.settings.helm_table import flag_of, known_paths, read, row_of_flag, rows, scalar, written
+from lab.settings.helm_table import branches, flag_of, known_paths, read, row_of_flag, rows, scalar, written
 from lab.settings.known import agent_keys, key_problem
 from lab.settings.model import Settings
 from lab.settings.values import Values, complaint, nearest, parse_bool
@@ -49,14 +49,19 @@ class _Reading:
 def parse_helm(data: dict[str, Any], name: str, line_of: LineOf, *, document: int = 0, under: Field = ()) -> Settings:
     """Settings from a mapping of Helm values that stands `under` a field of the document."""
     values = {key: value for key, value in data.items() if key not in HEADINGS}
-    if set(values) == {"cilium"} and isinstance(values["cilium"], dict):
-        # The chart as a dependency of another one.
+    if isinstance(values.get("cilium"), dict):
+        # The chart as a dependency of another one, whose own values stand beside it.
         return parse_helm(values["cilium"], name, line_of, document=document, under=(*under, "cilium"))
     reading = _Reading(name, line_of, document)
+    words = {str(key).split(".")[0] for key in values}
     for path, value in _leaves(values, ()):
         _read_leaf(reading, under, path, value)
     _computed(reading, under, values)
     _extra_config(reading, under, values.get("extraConfig"))
+    if words and not words & known_paths() and not reading.problems:
+        reading.problem(
+            under, "nothing in it is a Helm value or a flag", "give Helm values, a ConfigMap or KEY=VALUE lines"
+        )
     if reading.problems:
         raise InputError(reading.problems)
     if reading.not_agent:
@@ -104,7 +109,8 @@ def _leaves(data: dict[Any, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple
 def _read_leaf(reading: _Reading, under: Field, path: tuple[str, ...], value: Any) -> None:
     name = ".".join(path)
     where = (*under, *path)
-    if (row := rows().get(name)) is not None:
+    row = rows().get(name)
+    if row is not None and row.path == path:  # not so when a key itself has dots
         try:
             text = read(row, value)
         except TypeError as error:
@@ -116,9 +122,12 @@ def _read_leaf(reading: _Reading, under: Field, path: tuple[str, ...], value: An
     if name in _COMPUTED or path == ("extraConfig",):
         return
     told = value not in (None, "", {}, [])
-    mixed = any(known.startswith(f"{path[0]}.") for known in known_paths())
+    mixed = path[0] in branches()
+    if told and mixed and len(path) == 1:
+        reading.problem(where, "a mapping is wanted", f"write the values below {name}:")
+        return
     for depth in range(1, 1 + min(len(path), 2 if mixed else 1)):
-        if ".".join(path[:depth]) not in known_paths():
+        if "." in path[depth - 1] or ".".join(path[:depth]) not in known_paths():
             if _misspelled(reading, under, path, depth):
                 return
             break
@@ -134,16 +143,16 @@ def _misspelled(reading: _Reading, under: Field, path: tuple[str, ...], depth: i
     siblings = {known[len(prefix) :] for known in known_paths() if known.startswith(prefix)}
     words = {sibling for sibling in siblings if "." not in sibling}
     where = (*under, *path[:depth])
+    if "." in word and flag_of(word):
+        reading.problem(where, "this is no Helm value", "write it as nested mappings")
+        return True
     folded = {sibling.lower(): sibling for sibling in words}
     if near := folded.get(word.lower()) or nearest(word, frozenset(words), cutoff=0.75):
         reading.problem(where, "the chart has no such value", f"did you mean {prefix}{near}?")
         return True
-    if depth == 1 and (word in agent_keys() or flag_of(word)):
-        mend = "put it under extraConfig, or use the chart's own value for it"
-        if "." in word:
-            mend = "write it as nested mappings"
-        elif row := row_of_flag().get(word):
-            mend = f"write {'.'.join(row.path)}"
+    if depth == 1 and word in agent_keys():
+        row = row_of_flag().get(word)
+        mend = f"write {'.'.join(row.path)}" if row else "put it under extraConfig"
         reading.problem(where, "this is no Helm value", mend)
         return True
     return False

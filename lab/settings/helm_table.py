@@ -28,7 +28,7 @@ _ZERO_IS_UNSET = frozenset({"mtu", "tunnel-port"})
 
 
 class Row(NamedTuple):
-    """One Helm value, the flag it becomes, the form a list takes there, and whether only old charts have it."""
+    """One Helm value, the flag it becomes, the form a list takes there, and whether it is only read."""
 
     path: tuple[str, ...]
     flag: str
@@ -57,6 +57,12 @@ def known_paths() -> frozenset[str]:
     """Every Helm value some chart has: all of the first level, and the second where agent flags come from it."""
     dotted = {".".join(row.path[:depth]) for row in rows().values() for depth in range(1, len(row.path) + 1)}
     return frozenset(lines("helm-paths.txt")) | dotted
+
+
+@cache
+def branches() -> frozenset[str]:
+    """The values of the first level that are mappings with something for the agent in them."""
+    return frozenset(path.split(".")[0] for path in known_paths() if "." in path)
 
 
 def flag_of(path: str) -> str | None:

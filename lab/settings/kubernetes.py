@@ -129,7 +129,7 @@ class ObjectReader:
                 values |= {"routing-mode": "native"} if text == "disabled" else _tunnel(text)
                 continue
             if problem := key_problem(key, self.name, self.line_of(document, field)):
-                self.problems.append(problem)
+                self._problem(document, field, problem.why, problem.mend)
             elif words := complaint(key, text):
                 self._problem(document, field, *words)
             else:

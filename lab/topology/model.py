@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -23,6 +24,7 @@ from pydantic import (
 )
 
 from lab.route import Address, Family, Network, Route, Rule, parse_route, parse_rule
+from lab.wordreader import ip_address, ip_network
 
 Interface = IPv4Interface | IPv6Interface
 Protocol = Literal["icmp", "udp", "tcp"]
@@ -30,40 +32,90 @@ Protocol = Literal["icmp", "udp", "tcp"]
 HostName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
 NicName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,14}$")]
 
+_T = TypeVar("_T")
+
 
 def _one_or_many(value: Any) -> Any:
-    return [value] if isinstance(value, str | int) else value
+    """A list may be written as its only entry, or left empty."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _route(value: Any) -> Route:
-    return value if isinstance(value, Route) else parse_route(str(value))
+def _or_empty(value: Any) -> Any:
+    return {} if value is None else value
 
 
-def _rule(value: Any) -> Rule:
-    return value if isinstance(value, Rule) else parse_rule(str(value))
+def _parsed(kind: type[_T] | tuple[type[_T], ...], parse: Callable[[str], _T]) -> PlainValidator:
+    def validate(value: Any) -> _T:
+        if isinstance(value, kind):
+            return value
+        if not isinstance(value, str):
+            raise ValueError(f"{_shown(value)} is not text")
+        return parse(value)
+
+    return PlainValidator(validate)
 
 
-def _interface(value: Any) -> Any:
-    if isinstance(value, str) and "/" not in value:
-        raise ValueError(f"{value!r} has no prefix length (want ADDRESS/LENGTH, e.g. {value}/24)")
-    return value
+def _shown(value: Any) -> str:
+    if isinstance(value, dict | list):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return str(value)
+
+
+def _ip(word: str) -> Address:
+    try:
+        return ip_address(word)
+    except ValueError:
+        raise ValueError(f"{word!r} is not an IP address") from None
+
+
+def _interface(word: str) -> Interface:
+    address, slash, length = word.partition("/")
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        raise ValueError(f"{address!r} is not an IP address") from None
+    if not slash:
+        raise ValueError(f"{word!r} has no prefix length")
+    if not (length.isascii() and length.isdecimal()) or int(length[:9]) > ip.max_prefixlen:
+        raise ValueError(f"{length!r} is not a prefix length (0 to {ip.max_prefixlen})")
+    return ipaddress.ip_interface(word)
+
+
+def _words(description: str, **more: Any) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "description": description, **more})
 
 
 RouteWords = Annotated[
     Route,
-    PlainValidator(_route),
+    _parsed(Route, parse_route),
     PlainSerializer(str),
-    WithJsonSchema({"type": "string", "description": "a route in iproute2's words: default via 10.0.0.254 dev eth0"}),
+    _words("a route in iproute2's words", examples=["default via 10.0.0.254 dev eth0"]),
 ]
 RuleWords = Annotated[
     Rule,
-    PlainValidator(_rule),
+    _parsed(Rule, parse_rule),
     PlainSerializer(str),
-    WithJsonSchema({"type": "string", "description": "a rule in iproute2's words: from 10.244.1.0/24 lookup 100"}),
+    _words("a rule in iproute2's words", examples=["from 10.244.1.0/24 lookup 100"]),
 ]
-Addresses = Annotated[
-    tuple[Annotated[Interface, BeforeValidator(_interface)], ...],
-    Field(description="ADDRESS/LENGTH each; the first of a family is its primary address"),
+IpAddress = Annotated[
+    Address,
+    _parsed((ipaddress.IPv4Address, ipaddress.IPv6Address), _ip),
+    PlainSerializer(str),
+    _words("an IP address", examples=["10.0.0.1"]),
+]
+IpNetwork = Annotated[
+    Network,
+    _parsed((IPv4Network, IPv6Network), ip_network),
+    PlainSerializer(str),
+    _words("ADDRESS/LENGTH without host bits", examples=["10.0.0.0/24"], pattern="/"),
+]
+IpInterface = Annotated[
+    Interface,
+    _parsed((IPv4Interface, IPv6Interface), _interface),
+    PlainSerializer(str),
+    _words("ADDRESS/LENGTH", examples=["10.0.0.1/24"], pattern="/"),
 ]
 
 
@@ -74,31 +126,39 @@ class Model(BaseModel):
 class Fabric(Model):
     """An L2 segment. `subnets`, where given, are the only ones its NICs may have addresses in."""
 
-    subnets: Annotated[tuple[Network, ...], BeforeValidator(_one_or_many)] = ()
+    subnets: Annotated[tuple[IpNetwork, ...], BeforeValidator(_one_or_many)] = ()
 
 
 class Nic(Model):
     """A physical interface and its cable. `mtu` in bytes; `up` is the administrative state."""
 
     fabric: str
-    addresses: Addresses = ()
-    mtu: Annotated[int, Field(le=65535)] = 1500
-    up: bool = True
-    mac: Annotated[str | None, StringConstraints(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$")] = None
+    addresses: Annotated[
+        tuple[IpInterface, ...],
+        BeforeValidator(_one_or_many),
+        Field(description="ADDRESS/LENGTH each; the first of a family is its primary address"),
+    ] = ()
+    mtu: Annotated[int, Field(strict=True, le=65535)] = 1500
+    up: Annotated[bool, Field(strict=True)] = True
+    mac: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$", to_lower=True)] | None = None
 
     def addresses_of(self, family: Family) -> tuple[Interface, ...]:
         return tuple(address for address in self.addresses if address.version == family)
+
+
+def _sysctl(value: Any) -> Any:
+    return str(int(value)) if isinstance(value, int) else value
 
 
 class Host(Model):
     """What has NICs on fabrics, its own routing tables and sysctls."""
 
     nics: Annotated[dict[NicName, Nic], Field(min_length=1)]
-    routes: tuple[RouteWords, ...] = ()
-    rules: tuple[RuleWords, ...] = ()
+    routes: Annotated[tuple[RouteWords, ...], BeforeValidator(_one_or_many)] = ()
+    rules: Annotated[tuple[RuleWords, ...], BeforeValidator(_one_or_many)] = ()
     sysctls: Annotated[
-        dict[str, str],
-        BeforeValidator(lambda value: {k: str(v) for k, v in value.items()} if isinstance(value, dict) else value),
+        dict[str, Annotated[str, BeforeValidator(_sysctl)]],
+        BeforeValidator(_or_empty),
         Field(description="net.* keys of the host's network namespace"),
     ] = {}
 
@@ -114,28 +174,37 @@ class External(Host):
 class Pod(Model):
     """A pod; without `addresses` it gets the next free one of its node's pod CIDRs."""
 
-    addresses: Annotated[tuple[IPv4Address | IPv6Address, ...], BeforeValidator(_one_or_many)] = ()
+    addresses: Annotated[tuple[IpAddress, ...], BeforeValidator(_one_or_many)] = ()
 
 
 def _pods(value: Any) -> Any:
-    return {name: {} for name in value} if isinstance(value, list | tuple) else value
+    if isinstance(value, dict) or value is None:
+        return value or {}
+    found: dict[str, Any] = {}
+    for name in _one_or_many(value):
+        if not isinstance(name, str):
+            raise ValueError(f"{_shown(name)} is not the name of a pod")
+        if name in found:
+            raise ValueError(f"{name!r} is there twice")
+        found[name] = {}
+    return found
 
 
 class Node(Host):
     """A Kubernetes node: its NICs, the node IPs it announces, its pod CIDRs and its pods."""
 
     node_ip: Annotated[
-        tuple[IPv4Address | IPv6Address, ...],
+        tuple[IpAddress, ...],
         BeforeValidator(_one_or_many),
         Field(description="Kubernetes' InternalIP; default: the first NIC's first address of each family"),
     ] = ()
-    pod_cidrs: Annotated[tuple[Network, ...], BeforeValidator(_one_or_many)] = ()
+    pod_cidrs: Annotated[tuple[IpNetwork, ...], BeforeValidator(_one_or_many)] = ()
     pods: Annotated[
-        dict[HostName, Pod],
+        dict[HostName, Annotated[Pod, BeforeValidator(_or_empty)]],
         BeforeValidator(_pods),
         Field(description="a list of names, or a mapping of names to pods"),
     ] = {}
-    labels: dict[str, str] = {}
+    labels: Annotated[dict[str, str], BeforeValidator(_or_empty)] = {}
 
     def node_ip_of(self, family: Family) -> Address | None:
         """The node IP of one family: as given, else the first address on the first NIC that has one."""
@@ -152,8 +221,16 @@ class Node(Host):
 
 
 _FLOW = re.compile(
-    r"^\s*(?P<source>\S+?)\s*(?:->|→)\s*(?P<destination>[^\s:]+)(?::(?P<protocol>\w+)(?::(?P<port>\w+))?)?\s*$"
+    r"^\s*(?P<source>\S+?)\s*(?:->|→)\s*(?P<destination>[^\s:]+)(?::(?P<protocol>\w+)(?::(?P<port>\d{1,9}))?)?\s*$"
 )
+_PROTOCOLS: dict[str, tuple[Protocol, Literal[6] | None]] = {
+    "icmp": ("icmp", None),
+    "udp": ("udp", None),
+    "tcp": ("tcp", None),
+    "icmp6": ("icmp", 6),
+    "udp6": ("udp", 6),
+    "tcp6": ("tcp", 6),
+}
 
 
 class Flow(Model):
@@ -172,15 +249,12 @@ class Flow(Model):
         if not match:
             raise ValueError(f"{text!r} is not a flow (want FROM -> TO, TO:udp:PORT or TO:tcp:PORT)")
         protocol, port = match["protocol"] or "icmp", match["port"]
-        family: Literal[4, 6] | None = None
-        base = protocol.removesuffix("6")
-        if protocol in ("icmp6", "udp6", "tcp6"):
-            family = 6
-        if base not in ("icmp", "udp", "tcp"):
+        if protocol not in _PROTOCOLS:
             raise ValueError(f"protocol {protocol!r} is not icmp, udp or tcp (or icmp6, udp6, tcp6)")
+        base, family = _PROTOCOLS[protocol]
         if base == "icmp" and port is not None:
             raise ValueError("ICMP has no port")
-        if base != "icmp" and (port is None or not port.isdecimal() or not 0 < int(port) < 65536):
+        if base != "icmp" and (port is None or not port.isascii() or not 0 < int(port) < 65536):
             raise ValueError(f"a {base} flow ends in a port 1..65535: {match['destination']}:{protocol}:PORT")
         return cls(
             source=match["source"],
@@ -200,9 +274,9 @@ class Flow(Model):
 
 FlowWords = Annotated[
     Flow,
-    PlainValidator(lambda value: value if isinstance(value, Flow) else Flow.parse(str(value))),
+    _parsed(Flow, Flow.parse),
     PlainSerializer(str),
-    WithJsonSchema({"type": "string", "description": "FROM -> TO, optionally :udp:PORT or :tcp:PORT"}),
+    _words("FROM -> TO, optionally :udp:PORT or :tcp:PORT", examples=["pod1 -> ext1:udp:53"]),
 ]
 
 
@@ -211,11 +285,11 @@ class Topology(Model):
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
     description: str = ""
-    fabrics: Annotated[dict[HostName, Fabric], Field(min_length=1)]
+    fabrics: Annotated[dict[HostName, Annotated[Fabric, BeforeValidator(_or_empty)]], Field(min_length=1)]
     nodes: Annotated[dict[HostName, Node], Field(min_length=1)]
-    externals: dict[HostName, External] = {}
-    routers: dict[HostName, Router] = {}
-    flows: tuple[FlowWords, ...] = ()
+    externals: Annotated[dict[HostName, External], BeforeValidator(_or_empty)] = {}
+    routers: Annotated[dict[HostName, Router], BeforeValidator(_or_empty)] = {}
+    flows: Annotated[tuple[FlowWords, ...], BeforeValidator(_one_or_many)] = ()
 
     @property
     def hosts(self) -> Mapping[str, Host]:
@@ -241,27 +315,39 @@ class Topology(Model):
 
     def pod_addresses(self) -> Mapping[str, tuple[Address, ...]]:
         """Pod name → its addresses, IPv4 first: as given, else the CIDR's 10th address and on."""
+        return self._pod_addresses
+
+    @cached_property
+    def _pod_addresses(self) -> Mapping[str, tuple[Address, ...]]:
         found: dict[str, tuple[Address, ...]] = {}
         for node in self.nodes.values():
             taken = {address for pod in node.pods.values() for address in pod.addresses}
-            for pod_name, pod in node.pods.items():
-                mine: list[Address] = list(pod.addresses)
-                for cidr in sorted(node.pod_cidrs, key=lambda network: network.version):
-                    if any(address.version == cidr.version for address in mine):
-                        continue
-                    number = min(10, cidr.num_addresses - 2)
-                    while cidr.network_address + number in taken:
-                        number += 1
-                    address = cidr.network_address + number
-                    taken.add(address)
-                    mine.append(address)
-                found[pod_name] = tuple(sorted(mine, key=lambda address: address.version))
+            free = {cidr: _free(cidr, taken) for cidr in node.pod_cidrs}
+            for name, pod in node.pods.items():
+                given = {address.version for address in pod.addresses}
+                made = [next(free[cidr]) for cidr in node.pod_cidrs if cidr.version not in given]
+                found[name] = tuple(sorted([*pod.addresses, *made], key=lambda address: address.version))
         return found
 
     def router_address(self, node: str, family: Family) -> Address | None:
         """What Cilium calls the router IP: the pods' gateway, on `cilium_host`; here the pod CIDR's first address."""
         cidr = self.nodes[node].pod_cidr_of(family)
         return cidr.network_address + 1 if cidr is not None else None
+
+
+def pod_hosts(cidr: Network) -> int:
+    """How many pods a pod CIDR has addresses for: not its own, the router's, nor IPv4's broadcast address."""
+    return max(cidr.num_addresses - (3 if cidr.version == 4 else 2), 0)
+
+
+def _free(cidr: Network, taken: set[Address]) -> Iterator[Address]:
+    """The CIDR's addresses for pods that are not taken: from the 10th, then those before it."""
+    end = 2 + pod_hosts(cidr)
+    first = min(10, max(end - 1, 2))
+    for number in (*range(first, min(end, first + 65536)), *range(2, first)):
+        address = cidr.network_address + number
+        if address not in taken:
+            yield address
 
 
 def network_of(address: Address) -> Network:
@@ -287,4 +373,5 @@ __all__ = [
     "Router",
     "Topology",
     "network_of",
+    "pod_hosts",
 ]

@@ -1,4 +1,4 @@
-"""One measurement: canaries, probes, answers, canaries again; then every flow's sightings with what vouches for them."""
+"""One measurement: canaries, probes, answers, canaries again; then every flow's sightings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lab.traffic.tap import Taps
 from lab.verdict import Measurement
 
 QUIET = 0.2
-"""Seconds without a new frame after which an unanswered probe is lost. Everything happens in this kernel: what is still
+"""Seconds without a new frame after which an unanswered probe is lost. All happens in this kernel: what is still
 under way after a few milliseconds is waiting for an ARP or neighbour answer that is not coming."""
 DEADLINE = 10.0
 CANARY_DEADLINE = 2.0
@@ -30,7 +30,7 @@ _SIGHTINGS = 16
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One flow to send: who it is, between which addresses, and how many probes of which size (bytes; None: smallest)."""
+    """One flow to send: between which addresses, and how many probes of which size (bytes; None: smallest)."""
 
     flow: Flow
     source: Address
@@ -58,6 +58,8 @@ class Batch:
     observed: list[Observed]
     measurement: Measurement
     captures: list[Capture] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    """Each order's flow number, as its probes carry it."""
 
 
 class Measurer:
@@ -94,7 +96,9 @@ class Measurer:
             responders = [undo.enter_context(contextlib.closing(one)) for one in self._responders(orders)]
             missing = self._canaries("before", decoder)
             observed = [Observed() for _ in orders]
-            captures = self._exchange(orders, probes, observed, responders, flows, decoder)
+            captures = self._exchange(
+                orders, probes, observed, responders=responders, flows=flows, decoder=decoder
+            )
             missing += self._canaries("after", decoder)
         by_flow = sort(captures, decoder, self._macs, self._names).flows
         for one, flow in zip(observed, flows, strict=True):
@@ -102,7 +106,7 @@ class Measurer:
         live = [cable for cable in self._taps.cables if self._taps.has_carrier(cable)]
         dark = tuple(cable.tap for cable in self._taps.cables if cable not in live)
         measurement = Measurement(tuple(missing), self._taps.drops - drops, len(live), dark)
-        return Batch(observed, measurement, captures)
+        return Batch(observed, measurement, captures, flows)
 
     @property
     def _names(self) -> list[str]:
@@ -151,6 +155,7 @@ class Measurer:
         orders: Sequence[Order],
         probes: Sequence[tuple[Probe, ...]],
         observed: Sequence[Observed],
+        *,
         responders: Sequence[Responder],
         flows: Sequence[int],
         decoder: Decoder,

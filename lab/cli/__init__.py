@@ -1,0 +1,41 @@
+"""The `niclab` command. Exit status: 0 pass, 1 an expectation was not met, 2 could not run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from lab.cli import arguments
+from lab.errors import LabError
+
+PASS, FAIL, COULD_NOT_RUN = 0, 1, 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; an error is printed as one what, one why and one mend, without a traceback."""
+    parser = arguments.parser()
+    options = parser.parse_args(argv)
+    try:
+        return _command(options)
+    except LabError as error:
+        print(f"niclab: {error}", file=sys.stderr)
+        return COULD_NOT_RUN
+    except KeyboardInterrupt:
+        print("niclab: interrupted; nothing of the lab is left", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return PASS
+
+
+def _command(options: argparse.Namespace) -> int:
+    if options.room is not None:
+        from lab.room import enter_room
+
+        # Only now: an unusable argument must be told before anything is started.
+        enter_room(persistent=options.room == "persistent")
+    run: Callable[[argparse.Namespace], int] = options.load()
+    return run(options)
+
+
+__all__ = ["COULD_NOT_RUN", "FAIL", "PASS", "main"]

@@ -1,0 +1,194 @@
+"""What `niclab` can be told. Commands are imported only when they run, so `--help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TypeAlias
+
+_DESCRIPTION = (
+    "Which physical NIC carries this pod's traffic, and why? Build a multi-NIC lab, send probes, watch every cable."
+)
+
+Run = Callable[[argparse.Namespace], int]
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="niclab", description=_DESCRIPTION)
+    top.add_argument("--version", action="version", version=_version())
+    commands = top.add_subparsers(metavar="COMMAND", required=True)
+    _check(commands)
+    _validate(commands)
+    _graph(commands)
+    _trace(commands)
+    _up(commands)
+    _labs(commands)
+    return top
+
+
+def _version() -> str:
+    from importlib import metadata
+
+    try:
+        return f"niclab {metadata.version('niclab')}"
+    except metadata.PackageNotFoundError:
+        return "niclab (not installed)"
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add(
+    commands: Commands, name: str, help_: str, load: Callable[[], Run], *, room: str | None = None
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=help_, description=help_)
+    command.set_defaults(load=load, room=room)
+    return command
+
+
+def _check(commands: Commands) -> None:
+    def load() -> Run:
+        from lab.cli import check
+
+        return lambda options: check.run(as_json=options.output == "json")
+
+    command = _add(commands, "check", "is this machine able? what is missing, and what to install", load)
+    _output(command)
+
+
+def _output(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-o", "--output", choices=("text", "json"), default="text")
+
+
+def _validate(commands: Commands) -> None:
+    def load() -> Run:
+        from lab.cli import validate
+
+        return validate.run
+
+    command = _add(commands, "validate", "check topologies and settings files without building anything", load)
+    command.add_argument("file", nargs="*", help="topologies (names or paths) and settings files")
+    command.add_argument(
+        "--schema", nargs="?", const="topology", choices=("topology", "trace"), help="print a JSON Schema"
+    )
+
+
+def _graph(commands: Commands) -> None:
+    def load() -> Run:
+        from lab.cli import graph
+
+        return graph.run
+
+    command = _add(commands, "graph", "draw a topology", load)
+    command.add_argument("topology")
+    command.add_argument("-f", "--format", choices=("mermaid", "dot"), default="mermaid")
+
+
+def _lab_options(command: argparse.ArgumentParser) -> None:
+    """What `trace` and `up` build."""
+    command.add_argument("topology", help="a name (see topologies/) or the path of a YAML file")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an agent flag")
+    command.add_argument("--node-set", action="append", default=[], metavar="NODE:KEY=VALUE", help="a flag of one node")
+    command.add_argument(
+        "--settings",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a cilium-config ConfigMap, Helm values, a CiliumNodeConfig, or KEY=VALUE lines",
+    )
+    command.add_argument(
+        "--datapath", choices=("builtin",), default="builtin", help="builtin: a model made of kernel parts"
+    )
+    command.add_argument("--cilium-version", default="1.20", metavar="X.Y", help="the version modelled (default: 1.20)")
+    command.add_argument(
+        "--route", action="append", default=[], metavar="'NODE|all: ROUTE'", help="one more route, in iproute2's words"
+    )
+    command.add_argument(
+        "--rule", action="append", default=[], metavar="'NODE|all: RULE'", help="one more rule, in iproute2's words"
+    )
+    command.add_argument(
+        "--no-default-routes", action="store_true", help="without the default routes of the topology's nodes"
+    )
+
+
+def _trace(commands: Commands) -> None:
+    def load() -> Run:
+        from lab.cli import trace
+
+        return trace.run
+
+    command = _add(commands, "trace", "build a lab, send flows, say which NIC carried what", load, room="transient")
+    _lab_options(command)
+    command.add_argument(
+        "--flow",
+        action="append",
+        default=[],
+        metavar="'FROM -> TO'",
+        help="a pod, an external or node.nic each; TO may end in :udp:PORT or :tcp:PORT (default: the topology's)",
+    )
+    command.add_argument("--count", type=_count, default=5, help="probes per flow (default: 5)")
+    command.add_argument("--size", type=int, help="bytes of each probe's IP packet (default: the smallest)")
+    command.add_argument(
+        "--expect",
+        action="append",
+        default=[],
+        metavar="FLOW=NIC",
+        help="exit 1 unless the flow leaves its node by NIC",
+    )
+    command.add_argument("--pcap", metavar="FILE", help="write every tap's frames to a pcapng file")
+    _output(command)
+
+
+def _count(text: str) -> int:
+    count = int(text) if text.isdecimal() else 0
+    if not 1 <= count <= 256:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of probes from 1 to 256")
+    return count
+
+
+def _up(commands: Commands) -> None:
+    def load() -> Run:
+        from lab.cli import labs
+
+        return labs.up
+
+    command = _add(commands, "up", "build a lab and let it stand", load, room="persistent")
+    _lab_options(command)
+    command.add_argument("--id", help="the lab's name (default: a random one); namespaces are called ID-NODE")
+
+
+def _labs(commands: Commands) -> None:
+    def loader(name: str) -> Callable[[], Run]:
+        def load() -> Run:
+            from lab.cli import labs
+
+            found: Run = getattr(labs, name)
+            return found
+
+        return load
+
+    down = _add(commands, "down", "take a lab down", loader("down"), room="persistent")
+    down.add_argument("id", nargs="?", help="which one (default: the only one)")
+    listing = _add(commands, "ls", "the labs of this machine", loader("ls"), room="persistent")
+    _output(listing)
+    inspect = _add(
+        commands,
+        "inspect",
+        "what a node's agent said, its links, routes and rules",
+        loader("inspect"),
+        room="persistent",
+    )
+    inspect.add_argument("host", nargs="?", help="a node, external, router or pod (default: an overview)")
+    inspect.add_argument("--id", help="which lab (default: the only one)")
+    execute = _add(
+        commands,
+        "exec",
+        "run a command in a host's view: niclab exec node1 -- ip route",
+        loader("execute"),
+        room="persistent",
+    )
+    execute.add_argument("host")
+    execute.add_argument("--id", help="which lab (default: the only one)")
+    execute.add_argument("command", nargs=argparse.REMAINDER, help="the command, after --")
+    sweep = _add(commands, "sweep", "clean up after labs whose process was killed", loader("sweep"), room="persistent")
+    sweep.add_argument("--all", action="store_true", help="also labs that were kept on purpose")

@@ -1,0 +1,55 @@
+"""`niclab validate`: check topologies and settings files; build nothing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import yaml
+
+from lab import settings, topology
+from lab.cli import COULD_NOT_RUN, PASS
+from lab.errors import LabError
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit 0 when every file is right, 2 when one is not; without files every topology that can be named."""
+    if options.schema:
+        if options.schema == "trace":
+            from lab.record import model
+
+            sys.stdout.write(model.schema())
+        else:
+            sys.stdout.write(topology.schema())
+        return PASS
+    status = PASS
+    for name in options.file or topology.names():
+        try:
+            print(f"{name}: {_describe(name)}")
+        except LabError as error:
+            print(error, file=sys.stderr)
+            status = COULD_NOT_RUN
+    return status
+
+
+def _describe(name: str) -> str:
+    path = topology.find(name)
+    if _is_topology(path):
+        found = topology.load(path)
+        nics = sum(len(node.nics) for node in found.nodes.values())
+        return f"a topology of {len(found.nodes)} nodes with {nics} NICs on {len(found.fabrics)} fabrics"
+    chosen = settings.load(path)
+    warnings = "".join(f"\n  warning: {line}" for line in chosen.warnings)
+    unmodelled = settings.unmodelled(chosen)
+    listed = f"\n  not modelled by the built-in datapath: {', '.join(unmodelled)}" if unmodelled else ""
+    return f"settings: {', '.join(f'{k}={v}' for k, v in chosen.values.items())}{warnings}{listed}"
+
+
+def _is_topology(path: Path) -> bool:
+    """Topologies are told by their `fabrics` or `nodes`; whatever cannot be read is left to the loaders to explain."""
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return path.suffix in (".yaml", ".yml")
+    return isinstance(document, dict) and not {"fabrics", "nodes"}.isdisjoint(document)

@@ -1,0 +1,157 @@
+"""The record: what was said, expected and observed, in the shape of the recorded observations of real agents.
+
+`Trace` is the machine-readable contract of `niclab trace -o json`; its JSON Schema is committed.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lab.lab import Lab
+from lab.verdict import FlowResult
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Transmitted(Model):
+    """What one physical NIC of a node sent of a flow."""
+
+    requests: int
+    replies: int
+    inner_src: Annotated[tuple[str, ...], Field(description="source addresses inside any tunnel, sorted")]
+    outer: Annotated[tuple[tuple[str, str], ...], Field(description="(source, destination) of the tunnel packets")]
+
+
+class TracedFlow(Model):
+    """One flow: `sent` requests, `received` answers at the sender."""
+
+    source: Annotated[str, Field(alias="from")]
+    destination: Annotated[str, Field(alias="to")]
+    protocol: Annotated[str, Field(description="icmp, udp:PORT or tcp:PORT; icmp6 … for IPv6 asked for by name")]
+    sent: int
+    received: int
+    verdict: Literal["carried", "leaked", "lost", "unmeasured"]
+    transmitted_by: Annotated[
+        dict[str, Transmitted], Field(description="node.nic → what it sent; NICs that sent nothing are not there")
+    ]
+    server_saw_source: Annotated[
+        dict[str, tuple[str, ...]], Field(description="external → source addresses of the requests that arrived there")
+    ]
+    refusal: Annotated[str | None, Field(description="why the sender's kernel or agent sent nothing, else null")] = None
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @classmethod
+    def of(cls, result: FlowResult, externals: frozenset[str]) -> TracedFlow:
+        flow = result.flow
+        suffix = "6" if flow.family == 6 else ""
+        target = flow.destination.partition(".")[0]
+        sources = _sources(result, target)
+        return cls(
+            source=flow.source,
+            destination=flow.destination,
+            protocol=f"{flow.protocol}{suffix}" + (f":{flow.port}" if flow.port else ""),
+            sent=result.sent,
+            received=result.received,
+            verdict=result.verdict,
+            transmitted_by={
+                tap: Transmitted(
+                    requests=count.requests, replies=count.replies, inner_src=count.inner_src, outer=count.outer
+                )
+                for tap, count in result.transmitted_by.items()
+            },
+            server_saw_source={target: sources} if target in externals and sources else {},
+            refusal=result.refusal or None,
+        )
+
+
+def _sources(result: FlowResult, host: str) -> tuple[str, ...]:
+    return tuple(sorted({s.source for s in result.sightings if s.kind == "request" and s.arrives and s.host == host}))
+
+
+class TracedNode(Model):
+    """What one node's agent said. `agent_exits`: its last words when it refused to run, else null."""
+
+    devices: tuple[str, ...]
+    direct_routing_device: str | None
+    agent_exits: str | None
+    masquerading: str
+    reasons: Annotated[dict[str, str], Field(description="interface → why it is, or is not, selected")]
+    warnings: tuple[str, ...]
+
+
+class TracedMeasurement(Model):
+    """What vouches for the flows: canaries seen at every tap before and after, frames dropped by the taps."""
+
+    canaries: Annotated[str, Field(description="ok, or which are missing")]
+    drops: int
+    without_carrier: Annotated[tuple[str, ...], Field(description="NICs that are down: they carry nothing")] = ()
+
+
+class Trace(Model):
+    """One measured lab."""
+
+    topology: str
+    datapath: Literal["builtin", "cilium"]
+    cilium_version: str
+    settings: Annotated[dict[str, str], Field(description="agent flags in effect, before per-node settings")]
+    unmodelled: Annotated[tuple[str, ...], Field(description="settings that the built-in datapath does not model")]
+    warnings: tuple[str, ...]
+    nodes: dict[str, TracedNode]
+    addresses: Annotated[dict[str, str], Field(description="pod or external → its first address")]
+    flows: tuple[TracedFlow, ...]
+    measurement: TracedMeasurement
+
+    @classmethod
+    def of(cls, lab: Lab, results: list[FlowResult]) -> Trace:
+        externals = frozenset(lab.topology.externals)
+        first = {
+            name: str(found[0])
+            for name, found in lab.addresses.items()
+            if found and (name in lab.topology.pods or name in externals)
+        }
+        missing = sorted({name for result in results for name in result.measurement.missing})
+        dark = sorted({name for result in results for name in result.measurement.without_carrier})
+        taps = max((result.measurement.taps for result in results), default=0)
+        return cls(
+            topology=lab.topology.name,
+            datapath="builtin",
+            cilium_version=str(lab.version),
+            settings=dict(lab.settings.values),
+            unmodelled=lab.unmodelled,
+            warnings=lab.settings.warnings,
+            nodes={
+                name: TracedNode(
+                    devices=said.devices,
+                    direct_routing_device=said.direct_routing_device,
+                    agent_exits=said.agent_exits,
+                    masquerading=said.masquerading,
+                    reasons=said.reasons,
+                    warnings=said.warnings,
+                )
+                for name, said in lab.said.items()
+            },
+            addresses=first,
+            flows=tuple(TracedFlow.of(result, externals) for result in results),
+            measurement=TracedMeasurement(
+                canaries="none sent" if not taps else "ok" if not missing else "missing: " + ", ".join(missing),
+                drops=max((result.measurement.drops for result in results), default=0),
+                without_carrier=tuple(dark),
+            ),
+        )
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=2, by_alias=True) + "\n"
+
+
+def schema() -> str:
+    """The JSON Schema of `niclab trace -o json`."""
+    document = Trace.model_json_schema(by_alias=True, mode="serialization")
+    document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    document["title"] = "niclab trace"
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,65 @@
+"""The other direction: flows that begin outside and end at a pod. The reply is where several NICs surprise people.
+
+A reply is never masqueraded, so the far end sees the pod's own address; which NIC it leaves by is decided as for any
+other packet of the pod.
+"""
+
+from __future__ import annotations
+
+from lab import Lab
+from lab.scenarios.test_devices_matrix import Row, rows
+
+
+@rows()
+def test_pod_from_external_on_f0(lab: Lab, row: Row) -> None:
+    flow = lab.send("ext0", "pod1")
+    assert flow.entered("node1") == {"eth0"}
+    assert flow.source_seen_by("pod1") == "10.0.0.100"
+    if row.only_device(lab) == "eth1":
+        assert flow.answered_by("node1") == set()
+        flow.must_not_receive()
+    else:
+        assert flow.answered_by("node1") == {"eth0"}
+        flow.must_receive()
+
+
+@rows()
+def test_pod_from_external_on_f1(lab: Lab, row: Row) -> None:
+    """In by eth1; and out by eth0 where it is the only device: two NICs for one connection, through the router."""
+    flow = lab.send("ext1", "pod1")
+    assert flow.entered("node1") == {"eth1"}
+    assert flow.answered_by("node1") == {row.only_device(lab) or "eth1"}
+    flow.must_receive()
+
+
+@rows()
+def test_pod_from_the_peers_node_ip(lab: Lab, row: Row) -> None:
+    """A node reaches a remote pod as its own pods do: by the tunnel, or by the direct node route."""
+    flow = lab.send("node2.eth0", "pod1")
+    assert flow.left("node2") == {"eth0"}
+    assert bool(flow.outer_on("node2.eth0")) == (row.routing == "vxlan")
+    assert flow.answered_by("node1") == {row.only_device(lab) or "eth0"}
+    flow.must_receive()
+
+
+@rows()
+def test_pod_from_the_peers_other_nic(lab: Lab, row: Row) -> None:
+    """The address is eth1's, the packet leaves by eth0: the route to the pod decides, not the source address."""
+    flow = lab.send("node2.eth1", "pod1")
+    assert flow.left("node2") == {"eth0"}
+    assert flow.source_seen_by("pod1") == "10.0.1.2"
+    assert flow.answered_by("node1") == {row.only_device(lab) or "eth1"}
+    flow.must_receive()
+
+
+@rows()
+def test_pod_from_pod_the_other_way_round(lab: Lab, row: Row) -> None:
+    """Both directions of a pod pair take the mirrored way."""
+    flow = lab.send("pod2", "pod1")
+    if row.routing == "native" and row.only_device(lab) == "eth1":
+        assert flow.left("node2") == set()
+        flow.must_not_receive()
+    else:
+        assert flow.left("node2") == {"eth0"}
+        assert flow.answered_by("node1") == {"eth0"}
+        flow.must_receive()

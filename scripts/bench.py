@@ -1,0 +1,318 @@
+"""What the lab costs: its substrate beside `ip -batch` doing the same, flows, and a deployment. One run, one table.
+
+Every round measures each way once, in turn, so that whatever else the machine does hits all of them alike. Between two
+measurements the kernel finishes taking namespaces down: it does so in the background, holding the lock set-up needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import select
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+
+from lab.errors import LabError
+from lab.lab import Lab
+from lab.operation import AddCable, AddNamespace, Operation, SetSysctl
+from lab.plan import Plan
+from lab.process import environment
+from lab.rootless import reenter_unprivileged
+from lab.settings import LAB_BASELINE, Settings
+from lab.substrate import namespace, netlink, netns, ownership
+from lab.topology import Topology, load, loads
+
+CLEANUP_DEADLINE = 60.0
+_RTM_DELLINK, _RTMGRP_LINK = 17, 1
+
+
+@dataclass
+class Series:
+    """One thing measured: seconds a round, shown in `scale` of a `unit`; the median must not exceed `bar`."""
+
+    name: str
+    unit: str
+    scale: float
+    bar: float | None = None
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def values(self) -> list[float]:
+        return [value * self.scale for value in self.seconds]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.values)
+
+    @property
+    def met(self) -> bool | None:
+        return None if self.bar is None else self.median <= self.bar
+
+
+@contextmanager
+def timed(series: Series) -> Iterator[None]:
+    gc.collect()  # or a round pays for the litter of the one before
+    start = time.perf_counter()
+    yield
+    series.seconds.append(time.perf_counter() - start)
+
+
+def many_nodes(count: int) -> Topology:
+    """`count` nodes with two NICs, an address on each and a default route."""
+    nodes = [
+        f"""
+  node{n}:
+    nics:
+      eth0: {{fabric: f0, addresses: [10.0.{n >> 8}.{n & 255}/16]}}
+      eth1: {{fabric: f1, addresses: [10.1.{n >> 8}.{n & 255}/16]}}
+    routes: [default via 10.0.255.254 dev eth0]"""
+        for n in range(1, count + 1)
+    ]
+    return loads("name: bench\nfabrics: {f0: {}, f1: {}}\nnodes:" + "".join(nodes), "bench")
+
+
+class Cleanup:
+    """Waits until the kernel has taken down every namespace let go so far.
+
+    It does that in batches, one after the other. A veth pair reaches from a namespace of our own into a sentinel; when
+    the sentinel is taken down, our end of the pair goes. The first sentinel may be in the same batch as the others, and
+    go before the rest of them; when the second one goes, the batch of the first is over.
+    """
+
+    def __init__(self) -> None:
+        with namespace.home_restored():
+            namespace.unshare_network()
+            self._channel = netlink.Channel()
+            self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+            self._events.bind((0, _RTMGRP_LINK))
+        self._index = 1
+
+    def wait(self) -> None:
+        """Raises LabError after CLEANUP_DEADLINE seconds."""
+        deadline = time.monotonic() + CLEANUP_DEADLINE
+        for _ in range(2):
+            index = self._sentinel()
+            while not self._gone(index, deadline - time.monotonic()):
+                pass
+
+    def _sentinel(self) -> int:
+        self._index += 1
+        with namespace.home_restored():
+            namespace.unshare_network()
+            with open("/proc/thread-self/ns/net") as handle:  # noqa: PTH123
+                cable = AddCable("", f"s{self._index}", "02:00:00:00:00:01", "", "peer", "02:00:00:00:00:02")
+                self._channel.send([netlink.add_cable(cable, self._index, 2, handle.fileno(), None)])
+        return self._index
+
+    def _gone(self, index: int, seconds: float) -> bool:
+        if not select.select([self._events], [], [], max(0.0, seconds))[0]:
+            raise LabError(f"the kernel did not take its namespaces down within {CLEANUP_DEADLINE:g} s")
+        data = self._events.recv(1 << 16)
+        kind, changed = struct.unpack_from("=H", data, 4)[0], struct.unpack_from("=i", data, 20)[0]
+        return bool(kind == _RTM_DELLINK and changed == index)
+
+
+@contextmanager
+def owned() -> Iterator[ownership.Ledger]:
+    ledger = ownership.Ledger.open_new()
+    try:
+        yield ledger
+    finally:
+        ledger.release()
+
+
+def niclab(plan: Plan, up: Series, down: Series) -> None:
+    """The lab's own way: the plan through the netns substrate."""
+    with contextlib.ExitStack() as undo:
+        with timed(up):
+            ledger = undo.enter_context(owned())
+            substrate = netns.Substrate(ledger)
+            undo.callback(substrate.close)
+            substrate.apply(plan.operations)
+        with timed(down):
+            undo.close()
+
+
+def ip_batch(plan: Plan, up: Series, down: Series) -> None:
+    """`ip -batch` at its best: one process makes all namespaces, then one for each; sysctls written directly."""
+    with owned() as ledger:
+        names = _announced(ledger, plan.operations)
+        with timed(up):
+            _ip(["-batch", "-"], [f"netns add {name}" for name in names.values()])
+            _write_sysctls(plan.operations, names)
+            for role, lines in _lines(plan.operations, names).items():
+                _ip(["-n", names[role], "-batch", "-"], lines)
+        with timed(down):
+            _ip(["-batch", "-"], [f"netns del {name}" for name in names.values()])
+
+
+def ip_each(plan: Plan, up: Series, down: Series) -> None:
+    """One `ip` process for each operation."""
+    with owned() as ledger:
+        names = _announced(ledger, plan.operations)
+        with timed(up):
+            for name in names.values():
+                _ip(["netns", "add", name], [])
+            _write_sysctls(plan.operations, names)
+            for role, lines in _lines(plan.operations, names).items():
+                for line in lines:
+                    _ip(["-n", names[role], *line.split()], [])
+        with timed(down):
+            for name in names.values():
+                _ip(["netns", "del", name], [])
+
+
+def _announced(ledger: ownership.Ledger, operations: Sequence[Operation]) -> dict[str, str]:
+    """Role → name of the namespaces that `ip` is going to make; in the ledger, should the benchmark be killed."""
+    ownership.named_directory(ledger)
+    names = {one.namespace: f"{ledger.id}-{one.namespace}" for one in operations if isinstance(one, AddNamespace)}
+    for role, name in names.items():
+        ledger.write("making namespace", role=role, name=name)
+    return names
+
+
+def _ip(arguments: list[str], lines: list[str]) -> None:
+    done = subprocess.run(
+        ["ip", *arguments], input="\n".join(lines), capture_output=True, text=True, check=False, env=environment()
+    )
+    if done.returncode:
+        raise LabError(f"ip {' '.join(arguments)} failed", why=done.stderr.strip())
+
+
+def _lines(operations: Sequence[Operation], names: dict[str, str]) -> dict[str, list[str]]:
+    """The plan's own `ip` lines by namespace, with the one queue a link that niclab asks for as well."""
+    found: dict[str, list[str]] = {}
+    for operation in operations:
+        if isinstance(operation, SetSysctl):
+            continue
+        prefix = f"ip -n {operation.namespace} "
+        for line in operation.lines():
+            if line.startswith(prefix):
+                words = line.removeprefix(prefix)
+                if " type " in words:
+                    words = words.replace(" address ", " numtxqueues 1 numrxqueues 1 address ")
+                if isinstance(operation, AddCable):
+                    words = words.replace(
+                        f" netns {operation.peer_namespace}", f" netns {names[operation.peer_namespace]}"
+                    )
+                found.setdefault(operation.namespace, []).append(words)
+    return found
+
+
+def _write_sysctls(operations: Sequence[Operation], names: dict[str, str]) -> None:
+    with namespace.home_restored():
+        for operation in operations:
+            if isinstance(operation, AddNamespace) and operation.sysctls:
+                with (ownership.NAMED / names[operation.namespace]).open() as handle:
+                    namespace.set_network(handle.fileno())
+                for key, value in operation.sysctls.items():
+                    with open("/proc/sys/" + key.replace(".", "/"), "w") as file:  # noqa: PTH123
+                        file.write(value)
+
+
+def deployment(series: Series) -> None:
+    topology = load("two-nic")
+    with contextlib.ExitStack() as undo:
+        with timed(series):
+            undo.enter_context(Lab.deploy(topology))
+
+
+def flows(carried: Series, lost: Series, mixed: Series) -> None:
+    """100 flows of 5 probes at once, probes to verdicts. ext1 cannot answer what is masqueraded as eth0's address."""
+    good, bad = "pod1 -> pod2", "pod1 -> ext1"
+    settings = LAB_BASELINE.merged(Settings.of(devices="eth0"))
+    with Lab.deploy("two-nic", settings, cilium_version="1.18") as lab:
+        for series, sent in ((carried, [good] * 100), (lost, [bad] * 100), (mixed, [good, bad] * 50)):
+            with timed(series):
+                verdicts = [result.verdict for result in lab.send_all(sent)]
+            lab.forget_captures()
+            wanted = ["carried" if flow == good else "lost" for flow in sent]
+            if verdicts != wanted:
+                wrong = {verdict for verdict, want in zip(verdicts, wanted, strict=True) if verdict != want}
+                raise LabError(f"{series.name}: some flows are {', '.join(sorted(wrong))}")
+
+
+def measure(nodes: int, rounds: int) -> dict[str, Series]:
+    """Every way, `rounds` times, in turn."""
+    node = 1000 / nodes
+    few = max(2, nodes // 20)
+    found = {
+        "up": Series(f"set-up, {nodes} nodes", "ms/node", node, bar=1.5),
+        "down": Series("tear-down", "ms/node", node, bar=1.0),
+        "batch up": Series("set-up by ip -batch", "ms/node", node),
+        "batch down": Series("tear-down by ip -batch", "ms/node", node),
+        "each up": Series(f"set-up by one ip each, {few} nodes", "ms/node", 1000 / few),
+        "each down": Series("tear-down by one ip each", "ms/node", 1000 / few),
+        "deploy": Series("deploy two-nic, built-in datapath", "ms", 1000),
+        "carried": Series("100 flows, all carried", "s", 1, bar=0.5),
+        "lost": Series("100 flows, all lost", "s", 1, bar=0.5),
+        "mixed": Series("100 flows, half of them lost", "s", 1, bar=0.5),
+    }
+    cleanup = Cleanup()
+    plan, small = Plan(many_nodes(nodes)), Plan(many_nodes(few))
+    steps: list[Callable[[], None]] = [
+        lambda: niclab(plan, found["up"], found["down"]),
+        lambda: ip_batch(plan, found["batch up"], found["batch down"]),
+        lambda: ip_each(small, found["each up"], found["each down"]),
+        lambda: deployment(found["deploy"]),
+        lambda: flows(found["carried"], found["lost"], found["mixed"]),
+    ]
+    for plans in (plan, small):
+        assert plans.operations  # planned now, and not on the first one's clock
+    for number in range(rounds + 1):
+        for step in steps:
+            cleanup.wait()
+            step()
+        if number == 0:  # the first round pays for imports and for the kernel's caches
+            for series in found.values():
+                series.seconds.clear()
+    cleanup.wait()
+    found["up"].bar = min(1.5, found["batch up"].median)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
+    parser.add_argument("--nodes", type=int, default=100, metavar="N", help="nodes to set up (default: 100)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (default: 5)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    arguments = parser.parse_args()
+    if not (1 <= arguments.nodes <= 1000 and arguments.rounds >= 1):
+        parser.error("1 to 1000 nodes (a bridge has no more ports), 1 round or more")
+    try:
+        reenter_unprivileged()
+        found = measure(arguments.nodes, arguments.rounds)
+    except LabError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if arguments.json:
+        print(json.dumps({name: _summary(series) for name, series in found.items()}, indent=1))
+    else:
+        _table(list(found.values()))
+    return 1 if any(series.met is False for series in found.values()) else 0
+
+
+def _summary(series: Series) -> dict[str, object]:
+    return {**asdict(series), "median": series.median, "min": min(series.values), "met": series.met}
+
+
+def _table(found: list[Series]) -> None:
+    print(f"{'':<42}{'median':>9}{'min':>9}  {'':<8}{'bar':>7}")
+    for series in found:
+        bar = "" if series.bar is None else f"{series.bar:7.2f}  {'met' if series.met else 'NOT MET'}"
+        print(f"{series.name:<42}{series.median:9.2f}{min(series.values):9.2f}  {series.unit:<8}{bar}")
+    faster = found[2].median / found[0].median
+    print(f"\nset-up is {faster:.1f} times as fast as ip -batch (its median is the bar when it is below 1.5)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
