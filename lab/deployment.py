@@ -12,6 +12,7 @@ from lab.datapath.said import NodeSaid
 from lab.plan import Plan
 from lab.selection import Version
 from lab.settings import Settings
+from lab.substrate import readiness
 from lab.substrate.netns import Substrate
 from lab.substrate.ownership import Ledger
 from lab.topology import Topology
@@ -51,6 +52,7 @@ def deploy_builtin(topology: Topology, settings: Settings, version: Version, lab
         undo.callback(substrate.close)
         substrate.apply(plan.operations)
         substrate.apply(builtin.operations(decisions))
+        readiness.wait(substrate)
         undo.pop_all()
     return Deployment(plan, decisions, substrate, ledger, said_by(decisions), vxlan_ports(decisions))
 

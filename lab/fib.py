@@ -6,14 +6,16 @@ NIC a packet leaves by; hashing among the hops of a multipath route is left to t
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from ipaddress import IPv4Network, IPv6Network
 
-from lab.route import TABLES, Address, Family, NextHop, Route, Rule, numbered
+from lab.route import TABLES, Address, Family, Network, NextHop, Route, Rule, numbered
 from lab.topology import Host
+from lab.topology.routing import connected, device_to
 
-_ANY: dict[Family, str] = {4: "0.0.0.0/0", 6: "::/0"}
+_ANY: dict[Family, Network] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
+_LAST = 32767
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,40 +34,16 @@ class Lookup:
         return self.route.kind == "local"
 
 
-def connected(host: Host) -> Iterator[Route]:
-    """The routes the kernel adds by itself: a `local` one per address, one per prefix, of NICs that are up."""
-    for name, nic in host.nics.items():
-        if not nic.up:
-            continue
-        for interface in nic.addresses:
-            alone = ipaddress.ip_network(interface.ip)
-            yield Route(
-                alone, (NextHop(dev=name),), kind="local", table=TABLES["local"], protocol=2, source=interface.ip
-            )
-            if interface.network != alone:
-                scope = "link" if interface.version == 4 else None
-                yield Route(
-                    interface.network,
-                    (NextHop(dev=name),),
-                    protocol=2,
-                    scope=scope,
-                    source=interface.ip if interface.version == 4 else None,
-                    metric=256 if interface.version == 6 else None,
-                )
-
-
-def _resolved(route: Route, host: Host) -> Route:
-    """The route with the device of every hop that names only a gateway filled in, as the kernel does."""
-
-    def fill(hop: NextHop) -> NextHop:
-        if hop.dev or hop.via is None:
-            return hop
-        for name, nic in host.nics.items():
-            if nic.up and any(hop.via in interface.network for interface in nic.addresses):
-                return replace(hop, dev=name)
-        return hop
-
-    return replace(route, nexthops=tuple(fill(hop) for hop in route.nexthops))
+def _resolved(host: Host) -> Iterable[Route]:
+    """The host's routes with a device for every gateway given without one, which the kernel finds as it adds them."""
+    before: list[Route] = []
+    for route in host.routes:
+        hops = tuple(
+            replace(hop, dev=device_to(host, hop, before, route.table)) if hop.via and not hop.dev else hop
+            for hop in route.nexthops
+        )
+        before.append(replace(route, nexthops=hops))
+    return before
 
 
 @dataclass(frozen=True)
@@ -78,8 +56,7 @@ class Fib:
     @classmethod
     def of(cls, host: Host, *, routes: Iterable[Route] = (), rules: Iterable[Rule] = ()) -> Fib:
         """The FIB of a host of a topology, with more routes and (numbered) rules on top."""
-        own = [_resolved(route, host) for route in host.routes]
-        return cls((*connected(host), *own, *routes), (*numbered(host.rules), *rules))
+        return cls((*connected(host), *_resolved(host), *routes), (*numbered(host.rules), *rules))
 
     def with_routes(self, routes: Iterable[Route]) -> Fib:
         return Fib((*self.routes, *routes), self.rules)
@@ -93,7 +70,7 @@ class Fib:
             if not _matches(rule, destination, source, iif, oif):
                 continue
             if rule.action != "lookup":
-                return Lookup(Route(ipaddress.ip_network(_ANY[family]), kind="unreachable"), ())
+                return Lookup(Route(_ANY[family], kind=rule.action), ())
             found = self._in_table(rule.table or 0, destination, oif)
             if found is None or found.route.kind == "throw":
                 continue
@@ -115,6 +92,8 @@ class Fib:
 
     def _ordered(self, family: Family) -> list[Rule]:
         base = [Rule(table=TABLES["local"], priority=0), Rule(table=TABLES["main"], priority=32766)]
+        if family == 4:
+            base.append(Rule(table=TABLES["default"], priority=_LAST))
         own = [rule for rule in self.rules if rule.family == family]
         return sorted([*base, *own], key=lambda rule: rule.priority or 0)
 
@@ -134,9 +113,19 @@ class Fib:
 def _matches(rule: Rule, destination: Address, source: Address | None, iif: str | None, oif: str | None) -> bool:
     hit = (
         (rule.destination is None or destination in rule.destination)
-        and (rule.source is None or (source is not None and source in rule.source))
-        and (rule.iif is None or rule.iif == iif)
+        and _from(rule, source)
+        # What the host itself sends comes in by `lo`.
+        and (rule.iif is None or rule.iif == (iif or "lo"))
         and (rule.oif is None or rule.oif == oif)
         and (rule.mark is None or rule.mark[0] & rule.mark[1] == 0)
     )
     return hit != rule.negated
+
+
+def _from(rule: Rule, source: Address | None) -> bool:
+    if rule.source is None or rule.source.prefixlen == 0:
+        return True
+    return source is not None and source in rule.source
+
+
+__all__ = ["Fib", "Lookup", "connected"]

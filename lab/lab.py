@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -264,7 +264,14 @@ class Lab:
             pod_node={pod: node for pod, (node, _) in self.topology.pods.items()},
             addresses={name: tuple(map(str, found)) for name, found in self.addresses.items()},
             said={name: str(said) for name, said in self.said.items()},
+            unmasqueraded=frozenset(self._native_node_ends()),
         )
+
+    def _native_node_ends(self) -> Iterator[str]:
+        for name, node in self.decisions.nodes.items():
+            for nic_name, nic in self.topology.nodes[name].nics.items():
+                if not node.tunnels and any(i.ip in node.node_ips.values() for i in nic.addresses):
+                    yield f"{name}.{nic_name}"
 
 
 def _of(addresses: tuple[Address, ...], family: Family) -> list[Address]:

@@ -88,6 +88,8 @@ class Context:
     """Pod or host name → its addresses."""
     said: Mapping[str, str]
     """Node → what its agent said, in one line."""
+    unmasqueraded: frozenset[str] = frozenset()
+    """NICs (`node2.eth0`) whose address pods reach with their own by design: node IPs in native routing."""
 
 
 @dataclass(frozen=True)

@@ -26,32 +26,60 @@ class Row:
 
 
 def cell(result: FlowResult) -> Cell:
-    """NIC(s) the requests left their node by, then how: tunnel, snat, the pod's own address, lost."""
+    """One flow seen from the node that matters: the sending pod's, or for flows from outside the receiving pod's."""
     if result.verdict == "unmeasured":
         return Cell("agent exits" if "agent" in result.refusal else "unmeasured", loud=True)
-    source = result.flow.source.partition(".")[0]
-    node = result.context.pod_node.get(source, source)
-    mine = [s for s in result.sightings if s.host == node and s.nic and s.outbound and s.kind == "request"]
-    nics = "+".join(sorted({s.nic for s in mine}))
-    if not mine:
-        local = result.received == result.sent
-        return Cell("on the node" if local else "lost: left no NIC", loud=not local)
-    words = [nics, *sorted({kind for s in mine for kind in s.encapsulation})]
-    own = result.context.addresses.get(source, ())
+    source, target = (end.partition(".")[0] for end in (result.flow.source, result.flow.destination))
+    pods = result.context.pod_node
+    from_pod = source in pods
+    words: list[str] = []
     loud = False
-    if source in result.context.pod_node and not any(s.encapsulation for s in mine):
-        target = result.flow.destination.partition(".")[0]
-        bare = all(s.source in own for s in mine)
-        to_pod = target in result.context.pod_node
-        if not bare:
-            words.append("snat")
-        elif not to_pod:
-            words.append("pod address!")
-            loud = True
+    if from_pod or target not in pods:
+        node = pods.get(source, source)
+        out, back = _nics(result, node, "request", True), _nics(result, node, "reply", False)
+        words += [out or ("on the node" if result.received else "left no NIC"), *_encapsulation(result, node, "request")]
+        if from_pod and out and "vxlan" not in words:
+            how, loud = _source(result, source, node)
+            words += [how] if how else []
+        if back and back != out:
+            words.append(f"back {back}")
+    else:
+        node = pods[target]
+        entered, answered = _nics(result, node, "request", False), _nics(result, node, "reply", True)
+        words += [entered or "never arrived", *_encapsulation(result, node, "request")]
+        if answered and answered != entered:
+            words.append(f"reply {answered}")
+        loud = answered != entered
     if result.verdict != "carried":
-        words.append("no answer" if result.received == 0 else f"{result.received}/{result.sent}")
+        words.append("no answer" if result.received == 0 else f"{result.received}/{result.sent} answered")
         loud = True
     return Cell(" ".join(words), loud)
+
+
+def _nics(result: FlowResult, node: str, kind: str, outbound: bool) -> str:
+    """The NICs by which packets of this kind left the node, or arrived at it."""
+    found = {
+        s.nic
+        for s in result.sightings
+        if s.host == node and s.nic and s.kind == kind and (s.outbound if outbound else s.arrives)
+    }
+    return "+".join(sorted(found))
+
+
+def _encapsulation(result: FlowResult, node: str, kind: str) -> list[str]:
+    return sorted({e for s in result.sightings if s.host == node and s.nic and s.kind == kind for e in s.encapsulation})
+
+
+def _source(result: FlowResult, pod: str, node: str) -> tuple[str, bool]:
+    """How the packets' source looked as they left the node, and whether that is a surprise."""
+    own = result.context.addresses.get(pod, ())
+    left = [s for s in result.sightings if s.host == node and s.nic and s.outbound and s.kind == "request"]
+    if not all(s.source in own for s in left):
+        return "snat", False
+    expected = result.flow.destination in result.context.unmasqueraded
+    if result.flow.destination in result.context.pod_node:
+        return "", False
+    return ("pod address" if expected else "pod address!"), not expected
 
 
 def row(table: str, label: str, results: Iterable[FlowResult]) -> Row:

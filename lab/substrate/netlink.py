@@ -29,7 +29,8 @@ from lab.route import SCOPES, Encap, NextHop, Route
 RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWNEIGH, RTM_NEWRULE = 16, 20, 24, 28, 32
 NLM_F_REQUEST, NLM_F_ACK = 0x1, 0x4
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
-NLMSG_ERROR = 2
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+RTM_GETLINK, NLM_F_DUMP = 18, 0x300
 _NLM_F_ACK_TLVS, _NLM_F_CAPPED = 0x200, 0x100
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
 _IFF_UP = 1
@@ -291,6 +292,24 @@ class Channel:
                 end += 1
             self._send_batch(messages[start:end], start)
             start = end
+
+    def dump_links(self) -> list[bytes]:
+        """Every link of the namespace: the body of each RTM_NEWLINK answer."""
+        self._sequence += 1
+        body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, 0, 0, 0)
+        request = struct.pack("=IHHII", 16 + len(body), RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0)
+        self._socket.send(request + body)
+        found: list[bytes] = []
+        while True:
+            data = self._socket.recv(1 << 16)
+            at = 0
+            while at + 16 <= len(data):
+                length, kind, _, sequence, _ = struct.unpack_from("=IHHII", data, at)
+                if sequence == self._sequence and kind in (NLMSG_DONE, NLMSG_ERROR):
+                    return found
+                if sequence == self._sequence and kind == RTM_NEWLINK:
+                    found.append(data[at + 16 : at + length])
+                at += (length + 3) & ~3
 
     def _send_batch(self, messages: Sequence[bytes], offset: int) -> None:
         first = self._sequence + 1

@@ -1,7 +1,8 @@
 """Topologies: what exists in a lab, as data."""
 
-from lab.topology.file import find, load, loads, names, schema
+from lab.topology.file import find, load, loads, names
 from lab.topology.model import External, Fabric, Flow, Host, Interface, Nic, Node, Pod, Router, Topology
+from lab.topology.schema import schema
 
 __all__ = [
     "External",

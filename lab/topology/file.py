@@ -1,8 +1,7 @@
-"""Topology files: YAML with line numbers in, validated models out, and the JSON Schema editors use."""
+"""Topology files: YAML with line numbers in, validated models out."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,12 @@ from pydantic import ValidationError
 from lab.errors import InputError, LabError, Problem
 from lab.topology import rules
 from lab.topology.expand import RangeError, expand
-from lab.topology.model import External, Fabric, Nic, Node, Pod, Router, Topology
-from lab.yamlfile import load_with_lines, read_text
+from lab.topology.explain import explain
+from lab.topology.finding import Finding, nearest
+from lab.topology.model import Topology
+from lab.yamlfile import LineOf, dotted, load_with_lines, read_text
 
 Field = tuple[str | int, ...]
-
-_FIELDS: dict[str, type] = {
-    "": Topology,
-    "fabrics": Fabric,
-    "nodes": Node,
-    "externals": External,
-    "routers": Router,
-    "nics": Nic,
-    "pods": Pod,
-}
 
 
 def directories() -> tuple[Path, ...]:
@@ -44,13 +35,13 @@ def find(name: str) -> Path:
     if given.suffix in (".yaml", ".yml", ".json") or "/" in name:
         return given
     for directory in directories():
-        path = directory / f"{name}.yaml"
-        if path.is_file():
-            return path
+        for path in directory.glob("*.yaml"):
+            if path.stem == name:
+                return path
     raise LabError(
         f"no topology is named {name!r}",
         why=f"looked for {name}.yaml in {directories()[0]} and among the shipped ones",
-        mend=rules.nearest(name, names()) + ", or give the path of a YAML file",
+        mend=nearest(name, names()) + ", or give the path of a YAML file",
     )
 
 
@@ -62,120 +53,89 @@ def load(name: str | Path) -> Topology:
 
 def loads(text: str, name: str) -> Topology:
     """A topology from YAML text; `name` is the file's name in errors. Raises InputError."""
-    documents, line_of = load_with_lines(text, name)
-    if len(documents) != 1 or not isinstance(documents[0], dict):
-        why = f"the file holds {len(documents)} documents" if len(documents) != 1 else "not a mapping"
-        raise InputError([Problem(name, 1, "", why, "one mapping with name, fabrics and nodes makes a topology")])
+    document, line_of = _only_document(text, name)
     try:
-        data, origin = expand(documents[0])
+        data, origin = expand(document)
     except RangeError as error:
-        field = ".".join(map(str, error.path))
-        raise InputError(
-            [Problem(name, line_of(0, error.path), field, str(error), "write node[1-8], low before high")]
-        ) from None
-
-    def problem(path: Field, why: str, mend: str) -> Problem:
-        known = path
-        while known and known not in origin:
-            known = known[:-1]
-        return Problem(
-            name, line_of(0, origin.get(known, ()) + path[len(known) :]), ".".join(map(str, path)), why, mend
-        )
-
+        field = dotted(error.path)
+        raise InputError([Problem(name, line_of(0, error.path), field, str(error), error.mend)]) from None
+    source = _Source(name, line_of, data, origin)
     try:
         topology = Topology.model_validate(data)
     except ValidationError as error:
-        raise InputError([problem(*_explain(dict(details))) for details in error.errors()]) from None
+        raise InputError(source.problems([explain(dict(details)) for details in error.errors()])) from None
     findings = rules.check(topology)
     if findings:
-        raise InputError([problem(finding.path, finding.why, finding.mend) for finding in findings])
+        raise InputError(source.problems(findings))
     return topology
 
 
-def _explain(error: dict[str, Any]) -> tuple[Field, str, str]:
-    """Pydantic's finding in words: path, why, how to mend. Generic validators' messages help nobody (netlab #521)."""
-    path = tuple(part for part in error["loc"] if part != "[key]" and not _is_type_name(part))
-    kind, given = error["type"], error.get("input")
-    if kind == "extra_forbidden":
-        return path, f"there is no field {path[-1]!r} here", rules.nearest(str(path[-1]), _fields_at(path[:-1]))
-    if kind == "missing":
-        return path, f"the field {path[-1]!r} is missing", f"add {path[-1]}: to {_place(path[:-1])}"
-    if kind == "value_error":
-        return path, str(error["ctx"]["error"]), _mend_for(path)
-    if kind.startswith("ip_"):
-        return path, f"{given!r} is not an IP address or network", _mend_for(path)
-    if kind == "string_pattern_mismatch":
-        return (
-            path,
-            f"{given!r} is not a name that can be used here",
-            "letters, digits and dashes; NIC names ≤ 15 bytes",
+def _only_document(text: str, name: str) -> tuple[dict[Any, Any], LineOf]:
+    documents, line_of = load_with_lines(text, name)
+    held = [number for number, document in enumerate(documents) if document is not None]
+    if len(held) == 1 and isinstance(documents[held[0]], dict):
+        return documents[held[0]], lambda _, field=(), /: line_of(held[0], field)
+    if not held:
+        line, why = 1, "the file is empty"
+    elif len(held) > 1:
+        line, why = line_of(held[1]), f"the file holds {len(held)} documents; here the second begins"
+    else:
+        kind = "a list" if isinstance(documents[held[0]], list) else "a single value"
+        line, why = line_of(held[0]), f"the file holds {kind}, not a mapping"
+    raise InputError([Problem(name, line, "", why, "a topology is one mapping with name, fabrics and nodes")])
+
+
+class _Source:
+    """Where what was found stands in the file."""
+
+    def __init__(self, name: str, line_of: LineOf, data: Any, origin: dict[Field, Field]) -> None:
+        self._name = name
+        self._line_of = line_of
+        self._data = data
+        self._origin = origin
+
+    def problems(self, findings: list[Finding]) -> list[Problem]:
+        """The findings in the file's order; what the entries of one range have in common is said once."""
+        first: dict[Field, Field] = {}
+        repeats: dict[Field, set[Field]] = {}
+        kept: list[tuple[Field, Finding]] = []
+        for finding in findings:
+            source = self._source(finding.path)
+            if first.setdefault(source, finding.path) == finding.path:
+                kept.append((source, finding))
+            else:
+                repeats.setdefault(source, set()).add(finding.path)
+        made = [self._problem(source, finding, len(repeats.get(source, ()))) for source, finding in kept]
+        return sorted(made, key=lambda problem: problem.line)
+
+    def _problem(self, source: Field, finding: Finding, more: int) -> Problem:
+        why = finding.why + (f" (and so for {more} more of the range)" if more else "")
+        return Problem(self._name, self._line_of(0, source), self._field(finding.path, source), why, finding.mend)
+
+    def _field(self, path: Field, source: Field) -> str:
+        """Names as the topology has them, indices as the file has them."""
+        both = zip(path, source, strict=True)
+        return dotted(
+            tuple(there if isinstance(here, int) and isinstance(there, int) else here for here, there in both)
         )
-    return path, f"{error['msg'][0].lower()}{error['msg'][1:]} (got {given!r})", _mend_for(path)
+
+    def _source(self, path: Field) -> Field:
+        known = path
+        while known not in self._origin:
+            known = known[:-1]
+        rest = path[len(known) :]
+        if rest:
+            # Pods by name may be written as a list of names.
+            value = self._at(known)
+            if isinstance(value, list) and rest[0] in value:
+                return (*self._origin[*known, value.index(rest[0])], *rest[1:])
+        return (*self._origin[known], *rest)
+
+    def _at(self, path: Field) -> Any:
+        value = self._data
+        for part in path:
+            value = value[part]
+        return value
 
 
-def _is_type_name(part: str | int) -> bool:
-    """Pydantic adds the tried union members to a location; they are no fields of the file."""
-    return isinstance(part, str) and (
-        part.startswith(("IPv4", "IPv6", "function-", "constrained-", "tuple[", "nullable"))
-    )
-
-
-def _place(path: Field) -> str:
-    return ".".join(map(str, path)) or "the top of the file"
-
-
-def _fields_at(path: Field) -> list[str]:
-    section = ""
-    if path:
-        section = str(path[-2]) if len(path) >= 2 and path[-2] in _FIELDS else str(path[0])
-    model = _FIELDS.get(section)
-    return list(model.model_fields) if model else []  # type: ignore[attr-defined]  # all are pydantic models
-
-
-def _mend_for(path: Field) -> str:
-    field = next((str(part) for part in reversed(path) if isinstance(part, str)), "")
-    return {
-        "addresses": "write ADDRESS/LENGTH, e.g. 10.0.0.1/24",
-        "routes": "write iproute2's words, e.g. default via 10.0.0.254 dev eth0",
-        "rules": "write iproute2's words, e.g. from 10.244.1.0/24 lookup 100",
-        "flows": "write FROM -> TO, e.g. pod1 -> ext1:udp:53",
-        "mtu": "a whole number of bytes, 68 to 65535",
-        "up": "true or false",
-        "node_ip": "one address, or a list of one IPv4 and one IPv6 address",
-        "pod_cidrs": "networks, e.g. 10.244.1.0/24",
-        "subnets": "networks, e.g. 10.0.0.0/24",
-    }.get(field, "see the JSON Schema: `niclab validate --schema`")
-
-
-def schema() -> str:
-    """The JSON Schema of topology files, for editors; the committed copy is checked against this by a test."""
-    document = Topology.model_json_schema()
-    document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    document["title"] = "niclab topology"
-    _relax(document)
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
-
-
-def _relax(document: dict[str, Any]) -> None:
-    """Say what the file format takes beyond the model: one instead of a list, pods by name, ranges in keys."""
-    node = document["$defs"]["Node"]["properties"]
-    node["pods"] = {
-        "description": node["pods"].get("description", ""),
-        "anyOf": [{"type": "array", "items": {"type": "string"}}, node["pods"]],
-    }
-    for owner, field in (("Node", "node_ip"), ("Node", "pod_cidrs"), ("Fabric", "subnets"), ("Pod", "addresses")):
-        properties = document["$defs"][owner]["properties"]
-        properties[field] = {
-            "description": properties[field].get("description", ""),
-            "anyOf": [{"type": "string"}, properties[field]],
-        }
-    for value in list(document["properties"].values()) + list(document["$defs"]["Node"]["properties"].values()):
-        # Ranges such as node[1-8] are keys too, which the model's own patterns for names do not know.
-        if "patternProperties" in value:
-            value["additionalProperties"] = next(iter(value.pop("patternProperties").values()))
-    for host in ("Node", "External", "Router"):
-        sysctls = document["$defs"][host]["properties"]["sysctls"]
-        sysctls["additionalProperties"] = {"type": ["string", "integer"]}
-
-
-__all__ = ["directories", "find", "load", "loads", "names", "schema"]
+__all__ = ["directories", "find", "load", "loads", "names"]

@@ -8,8 +8,8 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
 from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from itertools import chain
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
@@ -315,18 +315,16 @@ class Topology(Model):
 
     def pod_addresses(self) -> Mapping[str, tuple[Address, ...]]:
         """Pod name → its addresses, IPv4 first: as given, else the CIDR's 10th address and on."""
-        return self._pod_addresses
-
-    @cached_property
-    def _pod_addresses(self) -> Mapping[str, tuple[Address, ...]]:
         found: dict[str, tuple[Address, ...]] = {}
         for node in self.nodes.values():
             taken = {address for pod in node.pods.values() for address in pod.addresses}
             free = {cidr: _free(cidr, taken) for cidr in node.pod_cidrs}
             for name, pod in node.pods.items():
                 given = {address.version for address in pod.addresses}
-                made = [next(free[cidr]) for cidr in node.pod_cidrs if cidr.version not in given]
-                found[name] = tuple(sorted([*pod.addresses, *made], key=lambda address: address.version))
+                made = [next(free[cidr], None) for cidr in node.pod_cidrs if cidr.version not in given]
+                found[name] = tuple(
+                    sorted([*pod.addresses, *(one for one in made if one)], key=lambda address: address.version)
+                )
         return found
 
     def router_address(self, node: str, family: Family) -> Address | None:
@@ -344,15 +342,10 @@ def _free(cidr: Network, taken: set[Address]) -> Iterator[Address]:
     """The CIDR's addresses for pods that are not taken: from the 10th, then those before it."""
     end = 2 + pod_hosts(cidr)
     first = min(10, max(end - 1, 2))
-    for number in (*range(first, min(end, first + 65536)), *range(2, first)):
+    for number in chain(range(first, end), range(2, first)):
         address = cidr.network_address + number
         if address not in taken:
             yield address
-
-
-def network_of(address: Address) -> Network:
-    """The address alone as a network: /32 or /128."""
-    return ipaddress.ip_network(address)
 
 
 __all__ = [
@@ -372,6 +365,5 @@ __all__ = [
     "Protocol",
     "Router",
     "Topology",
-    "network_of",
     "pod_hosts",
 ]
