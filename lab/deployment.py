@@ -4,41 +4,63 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from lab.datapath import builtin
 from lab.datapath.decision import Decisions
 from lab.datapath.said import NodeSaid
 from lab.plan import Plan
+from lab.route import Address
 from lab.selection import Version
 from lab.settings import Settings
-from lab.substrate import readiness
+from lab.substrate import ownership, readiness
 from lab.substrate.netns import Substrate
 from lab.substrate.ownership import Ledger
 from lab.topology import Topology
 
+if TYPE_CHECKING:
+    from lab.bundle import KubernetesBundle
+    from lab.controlplane import Kind
+    from lab.datapath.cilium.deploy import CiliumDatapath
 
-@dataclass(frozen=True)
+
+@dataclass
 class Deployment:
-    """A lab that stands: its namespaces, and what its agents said."""
+    """A lab that stands: its namespaces, its datapath, and what its agents said.
+
+    `decisions` are the model's: what the built-in datapath carries out, and what is expected of real agents.
+    """
 
     plan: Plan
     decisions: Decisions
     substrate: Substrate
     ledger: Ledger
     said: Mapping[str, NodeSaid]
-    vxlan_ports: tuple[int, ...]
+    pod_addresses: Mapping[str, tuple[Address, ...]]
+    description: str
+    cilium: CiliumDatapath | None = None
+    _closed: bool = field(default=False, repr=False)
+
+    @property
+    def datapath(self) -> str:
+        return "builtin" if self.cilium is None else "cilium"
+
+    @property
+    def vxlan_ports(self) -> tuple[int, ...]:
+        ports = {node.settings.tunnel_port for node in self.decisions.nodes.values()}
+        return tuple(sorted({8472, 4789, *ports}))
 
     def close(self) -> None:
-        """Let go; namespaces are removed unless the ledger says that the lab is kept."""
-        try:
-            self.substrate.close()
-        finally:
-            self.ledger.release()
-
-
-def decide(topology: Topology, settings: Settings, version: Version) -> Decisions:
-    return Decisions(topology, settings, version)
+        """Let go; everything is removed unless the ledger says that the lab is kept."""
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.ledger.release)
+            undo.callback(self.substrate.close)
+            if self.cilium is not None and not self.ledger.kept:
+                undo.callback(self.cilium.close)
 
 
 def deploy_builtin(topology: Topology, settings: Settings, version: Version, lab_id: str | None) -> Deployment:
@@ -54,13 +76,11 @@ def deploy_builtin(topology: Topology, settings: Settings, version: Version, lab
         substrate.apply(builtin.operations(decisions))
         readiness.wait(substrate)
         undo.pop_all()
-    return Deployment(plan, decisions, substrate, ledger, said_by(decisions), vxlan_ports(decisions))
+    return _built_in(plan, decisions, substrate, ledger)
 
 
 def attach_builtin(topology: Topology, settings: Settings, version: Version, lab_id: str) -> Deployment:
     """Take over a kept lab. Raises LabError when there is none or it is in use."""
-    from lab.substrate import ownership
-
     decisions = Decisions(topology, settings, version)
     with contextlib.ExitStack() as undo:
         ledger = Ledger.open_existing(lab_id)
@@ -68,7 +88,76 @@ def attach_builtin(topology: Topology, settings: Settings, version: Version, lab
         names = next(owned.namespaces() for owned in ownership.labs() if owned.id == lab_id)
         substrate = Substrate.attached(ledger, names)
         undo.pop_all()
-    return Deployment(Plan(topology), decisions, substrate, ledger, said_by(decisions), vxlan_ports(decisions))
+    return _built_in(Plan(topology), decisions, substrate, ledger)
+
+
+def _built_in(plan: Plan, decisions: Decisions, substrate: Substrate, ledger: Ledger) -> Deployment:
+    return Deployment(
+        plan,
+        decisions,
+        substrate,
+        ledger,
+        said=said_by(decisions),
+        pod_addresses=planned_addresses(decisions),
+        description=f"built-in model of Cilium {decisions.version}",
+    )
+
+
+def deploy_cilium(
+    topology: Topology, settings: Settings, wanted: str | None, lab_id: str | None, *, control_plane: Kind | None
+) -> Deployment:
+    """Build the topology and start real Cilium on it: the bundle `wanted` by name or version. Raises LabError."""
+    from lab import bundle as bundles
+    from lab.datapath.cilium.deploy import deploy
+
+    bundle = bundles.find_cilium(wanted)
+    kubernetes = None if control_plane == "kvstore" else _kubernetes(control_plane)
+    decisions = Decisions(topology, settings, Version.parse(bundle.minor))
+    plan = Plan(topology)
+    with contextlib.ExitStack() as undo:
+        ledger = Ledger.open_new(lab_id)
+        undo.callback(ledger.release)
+        substrate = Substrate(ledger)
+        undo.callback(substrate.close)
+        substrate.apply(plan.operations)
+        readiness.wait(substrate)
+        cilium = deploy(
+            decisions, substrate=substrate, ledger=ledger, bundle=bundle, kubernetes=kubernetes, kind=control_plane
+        )
+        undo.callback(cilium.close)
+        readiness.wait(substrate)
+        made = Deployment(
+            plan,
+            decisions,
+            substrate,
+            ledger,
+            said=cilium.said(),
+            pod_addresses=cilium.pod_addresses,
+            description=cilium.description,
+            cilium=cilium,
+        )
+        undo.pop_all()
+    return made
+
+
+def _kubernetes(kind: str | None) -> KubernetesBundle | None:
+    """The Kubernetes bundle at hand; None when there is none and it was not asked for. Raises LabError."""
+    from lab import bundle as bundles
+
+    found = bundles.all_kubernetes()
+    if kind == "kubernetes" or found:
+        return bundles.find_kubernetes()
+    return None
+
+
+def planned_addresses(decisions: Decisions) -> Mapping[str, tuple[Address, ...]]:
+    """Pod → the addresses the model gives it; a pod of a node whose agent exits has none."""
+    found: dict[str, tuple[Address, ...]] = {}
+    for pod, addresses in decisions.topology.pod_addresses().items():
+        node = decisions.nodes[decisions.topology.pods[pod][0]]
+        up = node.agent_exits is None
+        found[pod] = tuple(a for a in addresses if up and a.version in node.families)
+    return found
 
 
 def said_by(decisions: Decisions) -> Mapping[str, NodeSaid]:
@@ -76,7 +165,3 @@ def said_by(decisions: Decisions) -> Mapping[str, NodeSaid]:
         name: NodeSaid.of(node, decisions.direct_routes(name)[1] if node.agent_exits is None else ())
         for name, node in decisions.nodes.items()
     }
-
-
-def vxlan_ports(decisions: Decisions) -> tuple[int, ...]:
-    return tuple(sorted({8472, 4789, *(node.settings.tunnel_port for node in decisions.nodes.values())}))

@@ -7,12 +7,12 @@ NIC a packet leaves by; hashing among the hops of a multipath route is left to t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
 from lab.route import TABLES, Address, Family, Network, NextHop, Route, Rule, numbered
 from lab.topology import Host
-from lab.topology.routing import connected, device_to
+from lab.topology.routing import connected, kept
 
 _ANY: dict[Family, Network] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 _LAST = 32767
@@ -34,18 +34,6 @@ class Lookup:
         return self.route.kind == "local"
 
 
-def _resolved(host: Host) -> Iterable[Route]:
-    """The host's routes with a device for every gateway given without one, which the kernel finds as it adds them."""
-    before: list[Route] = []
-    for route in host.routes:
-        hops = tuple(
-            replace(hop, dev=device_to(host, hop, before, route.table)) if hop.via and not hop.dev else hop
-            for hop in route.nexthops
-        )
-        before.append(replace(route, nexthops=hops))
-    return before
-
-
 @dataclass(frozen=True)
 class Fib:
     """Every route and rule of one host."""
@@ -56,7 +44,7 @@ class Fib:
     @classmethod
     def of(cls, host: Host, *, routes: Iterable[Route] = (), rules: Iterable[Rule] = ()) -> Fib:
         """The FIB of a host of a topology, with more routes and (numbered) rules on top."""
-        return cls((*connected(host), *_resolved(host), *routes), (*numbered(host.rules), *rules))
+        return cls((*connected(host), *kept(host, host.routes), *routes), (*numbered(host.rules), *rules))
 
     def with_routes(self, routes: Iterable[Route]) -> Fib:
         return Fib((*self.routes, *routes), self.rules)
@@ -102,6 +90,8 @@ class Fib:
         candidates.sort(key=lambda route: (-route.destination.prefixlen, route.effective_metric))
         for route in candidates:
             if route.kind not in ("unicast", "local"):
+                if oif is not None and route.family == 6:
+                    continue  # IPv6 keeps these on `lo`
                 return Lookup(route, ())
             hops = tuple(hop for hop in route.nexthops if oif is None or hop.dev == oif)
             # With no hop through oif the trie goes on to the next route, then to shorter prefixes.
@@ -113,19 +103,13 @@ class Fib:
 def _matches(rule: Rule, destination: Address, source: Address | None, iif: str | None, oif: str | None) -> bool:
     hit = (
         (rule.destination is None or destination in rule.destination)
-        and _from(rule, source)
+        and (rule.source is None or (source is not None and source in rule.source))
         # What the host itself sends comes in by `lo`.
         and (rule.iif is None or rule.iif == (iif or "lo"))
         and (rule.oif is None or rule.oif == oif)
         and (rule.mark is None or rule.mark[0] & rule.mark[1] == 0)
     )
     return hit != rule.negated
-
-
-def _from(rule: Rule, source: Address | None) -> bool:
-    if rule.source is None or rule.source.prefixlen == 0:
-        return True
-    return source is not None and source in rule.source
 
 
 __all__ = ["Fib", "Lookup", "connected"]

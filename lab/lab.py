@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from lab import room
 from lab.datapath.decision import Decisions
 from lab.datapath.said import NodeSaid
-from lab.deployment import Deployment, attach_builtin, deploy_builtin
+from lab.deployment import Deployment, attach_builtin, deploy_builtin, deploy_cilium
 from lab.errors import InputError, LabError, Problem
-from lab.route import Address, Family
+from lab.route import Address
 from lab.selection import Version
 from lab.settings import LAB_BASELINE, Settings, unmodelled
 from lab.substrate import ownership
 from lab.topology import Flow, Topology, load
 from lab.topology.rules import check_flow
+from lab.topology.service_flows import service_of
 from lab.traffic.capture import Capture
 from lab.traffic.decode import Decoder
-from lab.traffic.measure import Batch, Measurer, Order
+from lab.traffic.measure import Batch, Measurer, Observed, Order
+from lab.traffic.ordering import Ordering
 from lab.traffic.tap import Taps
 from lab.verdict import Context, FlowResult
+
+if TYPE_CHECKING:
+    from lab.controlplane import Kind
 
 DEFAULT_VERSION = "1.20"
 
@@ -36,7 +44,7 @@ class Lab:
         self.settings = settings
         self.topology = deployment.plan.topology
         self.version = deployment.decisions.version
-        self.datapath = "builtin"
+        self.datapath = deployment.datapath
         self.flows: list[FlowResult] = []
         """Every flow measured so far."""
         self.captures: list[Capture] = []
@@ -54,17 +62,38 @@ class Lab:
         settings: Settings | None = None,
         *,
         datapath: str = "builtin",
-        cilium_version: str = DEFAULT_VERSION,
+        cilium_version: str | None = None,
         lab_id: str | None = None,
+        control_plane: Kind | None = None,
     ) -> Self:
-        """Build a lab; what earlier labs left when they were killed is swept first. Raises LabError, InputError."""
+        """Build a lab; what earlier labs left when they were killed is swept first. Raises LabError, InputError.
+
+        `datapath` is `builtin` or `cilium`. `cilium_version` is the version modelled (default: 1.20), or the name,
+        version or minor version of a bundle (default: the newest). `control_plane` is `kubernetes` or `kvstore`
+        (default: by what there is a bundle for); the built-in datapath has none.
+        """
         found = topology if isinstance(topology, Topology) else load(topology)
-        version = _version(cilium_version)
-        if datapath != "builtin":
-            raise LabError(f"there is no datapath {datapath!r}", mend="use builtin")
-        ownership.sweep()
         chosen = settings if settings is not None else LAB_BASELINE
+        if datapath not in ("builtin", "cilium"):
+            raise LabError(f"there is no datapath {datapath!r}", mend="use builtin or cilium")
+        if datapath == "cilium":
+            ownership.sweep()
+            made = deploy_cilium(found, chosen, cilium_version, lab_id, control_plane=control_plane)
+            return cls._standing(made, chosen)
+        version = modelled_version(cilium_version or DEFAULT_VERSION)
+        ownership.sweep()
         return cls._standing(deploy_builtin(found, chosen, version, lab_id), chosen)
+
+    def change(self, settings: Settings) -> None:
+        """Tell real agents other settings: they are restarted, pods stay. Raises LabError on the built-in datapath."""
+        cilium = self._deployment.cilium
+        if cilium is None:
+            raise LabError("the built-in datapath is not changed in place", mend="deploy another lab: it takes 0.1 s")
+        decisions = replace(self._deployment.decisions, settings=settings)
+        cilium.start(decisions)
+        self._deployment.decisions = decisions
+        self._deployment.said = cilium.said()
+        self.settings = settings
 
     @classmethod
     def _standing(cls, deployment: Deployment, settings: Settings) -> Self:
@@ -86,7 +115,11 @@ class Lab:
 
         topology = Topology.model_validate(about["topology"])
         settings = Settings(Values(about["settings"])).merged(parse_node_assignments(about["node_settings"]))
-        return cls._standing(attach_builtin(topology, settings, _version(about["cilium_version"]), lab_id), settings)
+        version = modelled_version(about["cilium_version"])
+        return cls._standing(attach_builtin(topology, settings, version, lab_id), settings)
+
+    def __repr__(self) -> str:
+        return f"<Lab {self.id}: {self.title}>"
 
     def __enter__(self) -> Self:
         return self
@@ -98,9 +131,10 @@ class Lab:
 
     def close(self) -> None:
         """Take the lab down, unless it is kept."""
-        self._measurer.close()
-        self._taps.close()
-        self._deployment.close()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._deployment.close)
+            undo.callback(self._taps.close)
+            undo.callback(self._measurer.close)
 
     def keep(self) -> None:
         """Let the lab stand after this process: `niclab ls`, `exec`, `inspect` and `down` find it by its id."""
@@ -117,7 +151,7 @@ class Lab:
                 "cilium_version": str(self.version),
                 "settings": dict(self.settings.values),
                 "node_settings": node_settings,
-                "nodes": {name: str(said) for name, said in self.said.items()},
+                "nodes": {name: asdict(said) for name, said in self.said.items()},
             }
         )
         self._deployment.ledger.keep()
@@ -147,25 +181,25 @@ class Lab:
 
     def exec_line(self, role: str) -> str:
         """The pasteable line that puts a command in a host's view."""
-        return f"ip netns exec {self.namespaces[role]} …"
+        return shlex.join([*room.entrance(), "ip", "netns", "exec", self.namespaces[role]]) + " …"
 
-    @cached_property
+    @property
     def unmodelled(self) -> tuple[str, ...]:
         """Settings that are real, and that the built-in datapath does not model."""
-        return unmodelled(self.settings)
+        return unmodelled(self.settings) if self.datapath == "builtin" else ()
 
-    @cached_property
+    @property
     def addresses(self) -> Mapping[str, tuple[Address, ...]]:
         """Pod, external or node name → its addresses; a pod of a node whose agent exited has none."""
-        found: dict[str, tuple[Address, ...]] = {}
-        nodes = self._deployment.decisions.nodes
-        for pod, addresses in self.topology.pod_addresses().items():
-            node = nodes[self.topology.pods[pod][0]]
-            up = node.agent_exits is None
-            found[pod] = tuple(a for a in addresses if up and a.version in node.families)
+        found: dict[str, tuple[Address, ...]] = dict.fromkeys(self.topology.pods, ())
+        found.update(self._deployment.pod_addresses)
         for name, host in self.topology.hosts.items():
             found[name] = tuple(i.ip for nic in host.nics.values() for i in nic.addresses)
         return found
+
+    def address(self, name: str) -> str:
+        """The first address of a pod, external or node; KeyError for another name, IndexError when it has none."""
+        return str(self.addresses[name][0])
 
     def send(self, source: str, destination: str, *, count: int = 5, size: int | None = None) -> FlowResult:
         """Measure one flow, e.g. `send("pod1", "ext1:udp:53")`. Raises InputError when there is no such end."""
@@ -179,6 +213,7 @@ class Lab:
         problems = [(flow, problem) for flow in parsed if (problem := check_flow(self.topology, flow))]
         if problems:
             raise InputError([Problem(f"flow {str(flow)!r}", 0, "", *problem) for flow, problem in problems])
+        self._refuse_services(parsed)
         orders: list[Order] = []
         refusals: dict[int, str] = {}
         for index, flow in enumerate(parsed):
@@ -188,6 +223,8 @@ class Lab:
             else:
                 orders.append(order)
         batch = self._measurer.measure(orders)
+        if self._deployment.cilium is not None and (dead := self._deployment.cilium.deaths()):
+            self._deployment.said = {**self._deployment.said, **dead}
         self.captures += batch.captures
         results = self._results(parsed, refusals, batch)
         sent = (result.name for index, result in enumerate(results) if index not in refusals)
@@ -201,8 +238,8 @@ class Lab:
     @property
     def title(self) -> str:
         """Topology, routing and datapath in one line; the model says that it is one."""
-        routing = next((said.routing for said in self.said.values()), "")
-        return f"{self.topology.name} · {routing} · built-in model of Cilium {self.version}"
+        routing = next((said.routing for said in self.said.values() if said.routing), "no agent runs")
+        return f"{self.topology.name} · {routing} · {self._deployment.description}"
 
     def comment(self, frame: bytes) -> str:
         """What a captured frame is, for people who open the capture: `probe 3 of pod1→ext1, request`."""
@@ -213,6 +250,22 @@ class Lab:
         note = f" ({decoded.note})" if decoded.note else ""
         return f"probe {decoded.identity.number} of {name}, {decoded.kind}{note}"
 
+    def _refuse_services(self, flows: Sequence[Flow]) -> None:
+        """Raises LabError for flows to services where nobody does them."""
+        found = [(flow, name) for flow in flows if (name := service_of(self.topology, flow))]
+        if found and self.datapath == "builtin":
+            flow, name = found[0]
+            raise LabError(
+                f"flow {str(flow)!r} goes to service {name!r}",
+                why="the built-in datapath does not model services yet",
+                mend="use --datapath cilium: its agents serve them",
+            )
+
+    @property
+    def _ordering(self) -> Ordering:
+        cilium = self._deployment.cilium
+        return Ordering(self.topology, self.addresses, cilium.cgroup if cilium else None)
+
     def _order(self, flow: Flow, count: int, size: int | None, vary_ports: bool) -> Order | str:
         """What to send for a flow, or why nothing can be."""
         for end in (flow.source, flow.destination):
@@ -220,42 +273,21 @@ class Lab:
                 node = self.topology.pods[end][0]
                 if (words := self.said[node].agent_exits) is not None:
                     return f"{end} is not plugged: the agent on {node} exits: {words}"
-        source, destination = self._end(flow.source), self._end(flow.destination)
-        family = flow.family
-        if family is None:
-            family = next((f for f in (4, 6) if _of(source, f) and _of(destination, f)), None)
-        if family is None or not _of(source, family) or not _of(destination, family):
-            return f"{flow.source} and {flow.destination} share no address family"
-        return Order(
-            flow=flow,
-            source=_of(source, family)[0],
-            destination=_of(destination, family)[0],
-            source_host=flow.source.partition(".")[0],
-            destination_host=flow.destination.partition(".")[0],
-            count=count,
-            size=size,
-            vary_ports=vary_ports,
-        )
-
-    def _end(self, end: str) -> tuple[Address, ...]:
-        host, _, nic = end.partition(".")
-        if nic:
-            return tuple(interface.ip for interface in self.topology.hosts[host].nics[nic].addresses)
-        return self.addresses[end]
+        return self._ordering.order(flow, count=count, size=size, vary_ports=vary_ports)
 
     def _results(self, flows: Sequence[Flow], refusals: Mapping[int, str], batch: Batch) -> list[FlowResult]:
         observed = iter(batch.observed)
-        context = self.context
+        context, ordering = self.context, self._ordering
         results = []
         for index, flow in enumerate(flows):
-            if index in refusals:
-                results.append(FlowResult(flow, 0, (), batch.measurement, context, refusals[index]))
-                continue
-            one = next(observed)
-            results.append(FlowResult(flow, one.sent, one.sightings, batch.measurement, context, one.refusal))
+            one = Observed(refusal=refusals[index]) if index in refusals else next(observed)
+            served = ordering.served(flow)
+            results.append(
+                FlowResult(flow, one.sent, one.sightings, batch.measurement, context, one.refusal, served=served)
+            )
         return results
 
-    @cached_property
+    @property
     def context(self) -> Context:
         return Context(
             topology=self.topology.name,
@@ -274,10 +306,6 @@ class Lab:
                     yield f"{name}.{nic_name}"
 
 
-def _of(addresses: tuple[Address, ...], family: Family) -> list[Address]:
-    return [address for address in addresses if address.version == family]
-
-
 def _flow(text: str) -> Flow:
     try:
         return Flow.parse(text)
@@ -285,7 +313,8 @@ def _flow(text: str) -> Flow:
         raise InputError([Problem(f"flow {text!r}", 0, "", str(error), "e.g. pod1 -> ext1:udp:53")]) from None
 
 
-def _version(text: str) -> Version:
+def modelled_version(text: str) -> Version:
+    """A Cilium version that the model knows. Raises InputError."""
     try:
         version = Version.parse(text)
     except ValueError as error:

@@ -26,7 +26,7 @@ FABRIC = "fabric"
 _IFNAMSIZ = 15
 
 # A namespace starts with the host's own values of these (net.core.devconf_inherit_init_net); the lab must not.
-_BASE_SYSCTLS = {
+BASE_SYSCTLS = {
     "net.ipv4.conf.all.rp_filter": "0",
     "net.ipv4.conf.default.rp_filter": "0",
     "net.ipv6.conf.default.accept_dad": "0",
@@ -119,7 +119,7 @@ def bridge_name(fabric: str, number: int) -> str:
 def host_sysctls(topology: Topology, name: str) -> Mapping[str, str]:
     """What a host's namespace starts with: forwarding on nodes and routers. Its own keys come after its links."""
     forwards = name not in topology.externals
-    return {**_BASE_SYSCTLS, **(_FORWARDING if forwards else {})}
+    return {**BASE_SYSCTLS, **(_FORWARDING if forwards else {})}
 
 
 def _host(name: str, host: Host) -> Iterator[Operation]:

@@ -1,16 +1,17 @@
-"""The pytest plugin: labs as fixtures, one per topology, settings and version, shared by the tests that ask for the same.
+"""The pytest plugin: labs as fixtures, one per topology, settings and version, shared by tests that ask for the same.
 
     @pytest.mark.topology("two-nic")
     @pytest.mark.settings(routing="tunnel", devices="eth1")
     def test_tunnel(lab): ...
 
-Only tests that use the `lab` fixture are touched; the plugin is inert elsewhere.
+Only tests that use the `lab` fixture are touched; in a run without them the plugin does nothing and loads nothing.
 """
 
 from __future__ import annotations
 
+import secrets
+import sys
 from collections.abc import Generator, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,9 +22,13 @@ if TYPE_CHECKING:
     from lab.lab import Lab
     from lab.session import Session
 
-SESSION: pytest.StashKey[Session] = pytest.StashKey()
 VERSIONS = ("1.18", "1.20")
 """Versions a lab test runs on by default: around the change of the single-device rule."""
+
+_SESSION: pytest.StashKey[Session] = pytest.StashKey()
+RUN: pytest.StashKey[str] = pytest.StashKey()
+"""What the processes of one run under pytest-xdist have in common."""
+_LACKS_ROOM: pytest.StashKey[bool] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,7 +36,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--datapath", choices=("builtin",), default="builtin", help="who forwards pod packets")
     group.addoption("--topology", metavar="NAME", help="run on this topology instead of the tests' own")
     group.addoption(
-        "--cilium", action="append", metavar="X.Y", help=f"Cilium version, repeatable (default: {' and '.join(VERSIONS)})"
+        "--cilium",
+        action="append",
+        metavar="X.Y",
+        help=f"Cilium version, repeatable (default: {' and '.join(VERSIONS)})",
     )
     group.addoption("--keep", action="store_true", help="let the labs of failed tests stand, and say how to enter them")
     group.addoption("--pause-on-error", action="store_true", help="stop at a failed lab test until Enter is pressed")
@@ -43,20 +51,31 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "topology(name): the lab's topology, a name or the path of a YAML file")
     config.addinivalue_line("markers", "settings(**flags): Cilium settings on top of the lab's baseline; marks add up")
     config.addinivalue_line("markers", "cilium(*versions): the Cilium versions this test is about, e.g. '1.18'")
-    from lab.session import Session
+    if config.getoption("--pause-on-error") and getattr(config.option, "numprocesses", None):
+        raise pytest.UsageError("--pause-on-error needs the terminal, which workers do not have: leave out -n")
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Collector(config), "niclab-collector")
 
-    config.stash[SESSION] = Session(config)
+
+def _session(config: pytest.Config) -> Session:
+    """This run's state, made when the first lab test is met."""
+    found = config.stash.get(_SESSION, None)
+    if found is None:
+        from lab.session import Session
+
+        found = config.stash[_SESSION] = Session(config)
+    return found
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    session = config.stash.get(SESSION, None)
+    session = config.stash.get(_SESSION, None)
     if session is not None:
         session.close()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A lab test runs once per Cilium version it is about."""
-    if "lab" not in metafunc.fixturenames or "cilium_version" in _parametrized(metafunc):
+    if not _uses_lab(metafunc.definition) or "cilium_version" in _parametrized(metafunc):
         return
     marker = metafunc.definition.get_closest_marker("cilium")
     chosen = tuple(metafunc.config.getoption("--cilium") or VERSIONS)
@@ -70,79 +89,130 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def _parametrized(metafunc: pytest.Metafunc) -> set[str]:
     names: set[str] = set()
     for mark in metafunc.definition.iter_markers("parametrize"):
-        argument = mark.args[0]
+        argument = mark.args[0] if mark.args else mark.kwargs["argnames"]
         names |= {name.strip() for name in (argument.split(",") if isinstance(argument, str) else argument)}
     return names
 
 
+def _uses_lab(item: pytest.Item) -> bool:
+    # A repository that has a `lab` fixture of its own, and never heard of this one, means something else.
+    fixtures = getattr(item, "_fixtureinfo", None)
+    for fixture in reversed(fixtures.name2fixturedefs.get("lab", ()) if fixtures is not None else ()):
+        if fixture.func.__module__ == __name__:
+            return True
+        if "lab" not in fixture.argnames:
+            break
+    return False
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Only when lab tests are there is root needed; without it the same pytest is run again in a user namespace."""
-    if config.option.collectonly or not any("lab" in getattr(item, "fixturenames", ()) for item in items):
-        return
-    config.stash[SESSION].group(items)
-    from lab.rootless import reenter_pytest
+    if any(map(_uses_lab, items)):
+        _session(config).group(items, _uses_lab)
 
+
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> str | None:
+    if config.getoption("--datapath") == "builtin" and any(map(_uses_lab, items)):
+        return "niclab: built-in datapath, a model of Cilium made of kernel parts"
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Only now is it known whether a lab test will run, and only lab tests need root: without it the same pytest is run
+    again in a user namespace. A worker of pytest-xdist cannot do that; it ends, and the controller does it."""
+    config = session.config
+    if config.option.collectonly or not any(map(_uses_lab, session.items)):
+        return
+    from lab.rootless import is_able
+
+    if not is_able() and hasattr(config, "workerinput"):
+        config.stash[_LACKS_ROOM] = True
+        pytest.exit("niclab: the lab's tests need a room", returncode=pytest.ExitCode.USAGE_ERROR)
+    _enter_room(config)
     try:
-        reenter_pytest(config)
+        _session(config).check_options()
     except LabError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def _enter_room(config: pytest.Config) -> None:
+    """Run the same pytest again in a room, unless this is root; kept labs want one that outlives the run."""
+    from lab.room import enter_room
+    from lab.rootless import reenter_pytest
+
+    keep = bool(config.getoption("--keep"))
+    try:
+        reenter_pytest(config, lambda: enter_room(persistent=keep))
+    except LabError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Workers of pytest-xdist write into one directory, which the first that needs it makes."""
+    node.workerinput["niclab_run"] = node.config.stash.setdefault(RUN, secrets.token_hex(8))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    if getattr(node, "workeroutput", {}).get("niclab_lacks_room"):
+        _enter_room(node.config)
 
 
 @pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A lab of the test's topology, settings and Cilium version; shared, so leave it as it was."""
-    session = request.config.stash[SESSION]
+    session = _session(request.config)
     try:
-        found = session.lab_for(request)
+        found = session.begin(request.node)
     except LabError as error:
-        pytest.fail(f"the lab could not be built:\n{error}", pytrace=False)
-    session.begin(request.node, found)
+        raise pytest.fail.Exception(f"the lab could not be built:\n{error}", pytrace=False) from None
     yield found
-    session.end(request.node, found)
+    session.end(request.node)
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item, call: pytest.CallInfo[None]
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    item.config.stash[SESSION].report(item, call, report)
+    session = item.config.stash.get(_SESSION, None)
+    if session is not None:
+        session.report(item, report)
     return report
+
+
+class _Collector:
+    """Takes the records off the reports: they come back from every worker, also from one that crashes later."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        record = getattr(report, "niclab", None)
+        if record is not None:
+            _session(self._config).absorb(record)
 
 
 def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
     """A comparison of NICs that fails shows the way the packet took."""
-    from lab.verdict import NicSet
-
-    nics = left if isinstance(left, NicSet) else right if isinstance(right, NicSet) else None
-    if nics is None:
+    if "lab.verdict" not in sys.modules:  # then nothing compared is ours
         return None
-    wanted = right if nics is left else left
-    shown = "{" + ", ".join(map(repr, sorted(wanted))) + "}" if isinstance(wanted, set | frozenset) else repr(wanted)
-    return [f"{nics.flow.name}: {nics!r} {op} {shown}", *nics.flow.explanation.splitlines()]
+    from lab.words import compared
+
+    return compared(op, left, right)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for line in config.stash[SESSION].summary():
+    session = config.stash.get(_SESSION, None)
+    for line in session.summary() if session is not None else ():
         terminalreporter.write_line(line)
 
 
-def pytest_report_header(config: pytest.Config) -> list[str]:
-    if config.getoption("--datapath") == "builtin":
-        return ["niclab: built-in datapath, a model of Cilium made of kernel parts"]
-    return []
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node: Any, error: object) -> None:
-    """Under pytest-xdist the workers' records come back with their last message."""
-    output = getattr(node, "workeroutput", {})
-    node.config.stash[SESSION].absorb(output.get("niclab", []))
-
-
+@pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    session.config.stash[SESSION].finish()
-
-
-__all__ = ["SESSION", "VERSIONS", "Path", "lab"]
+    config = session.config
+    if config.stash.get(_LACKS_ROOM, False):
+        config.workeroutput["niclab_lacks_room"] = True  # type: ignore[attr-defined]  # pytest-xdist's
+    found = config.stash.get(_SESSION, None)
+    if found is not None:
+        found.finish()

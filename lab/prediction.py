@@ -16,6 +16,7 @@ from lab.fib import Fib
 from lab.operation import AddAddress, AddRoute, AddRule
 from lab.route import Address, Family, NextHop, Route, Rule
 from lab.topology import Flow, Host, Nic, Topology
+from lab.topology.service_flows import service_of
 
 _HOPS = 32
 
@@ -99,6 +100,25 @@ Nat = Mapping[tuple[str, Address], Address]
 Way = tuple[Walk, Nat]
 
 
+@dataclass(frozen=True, slots=True)
+class _Trip:
+    """A packet under way: what was sent of it so far, and how many more hops it may take."""
+
+    packet: _Packet
+    nat: Nat
+    sent: tuple[Sent, ...] = ()
+    left: int = _HOPS
+
+    def on(self, packet: _Packet) -> _Trip:
+        return replace(self, packet=packet, left=self.left - 1)
+
+    def lost(self, why: str) -> Way:
+        return Walk(self.sent, None, self.packet.source, why), self.nat
+
+    def arrived(self, where: str) -> Way:
+        return Walk(self.sent, where, self.packet.source), self.nat
+
+
 @dataclass(frozen=True)
 class World:
     """The planned lab as the walk sees it."""
@@ -162,7 +182,10 @@ class World:
         return {(node, builtin.pod_interface(pod)): pod for pod, (node, _) in self.topology.pods.items()}
 
     def predict(self, flow: Flow) -> tuple[Prediction, ...]:
-        """Every way a flow may go; more than one only where a hash decides. Empty when it cannot be sent at all."""
+        """Every way a flow may go; more than one only where a hash decides. Empty when it cannot be sent at all, and
+        for flows to services, which are not modelled."""
+        if service_of(self.topology, flow) is not None:
+            return ()
         ends = self._ends(flow)
         if ends is None:
             return ()
@@ -202,90 +225,70 @@ class World:
         if start in self.topology.pods:
             host = self.topology.pods[start][0]
             iif = builtin.pod_interface(start)
-        yield from self._at(host, iif, packet, (), nat, left=_HOPS)
+        yield from self._at(host, iif, _Trip(packet, nat))
 
-    def _at(
-        self,
-        host: str,
-        iif: str | None,
-        packet: _Packet,
-        sent: tuple[Sent, ...],
-        nat: Nat,
-        *,
-        left: int,
-    ) -> Iterator[Way]:
-        def lost(why: str) -> Way:
-            return Walk(sent, None, packet.source, why), nat
-
-        if left == 0:
-            yield lost("the packet goes round in a loop")
+    def _at(self, host: str, iif: str | None, trip: _Trip) -> Iterator[Way]:
+        """The packet is at a host, come in by `iif` or made there."""
+        packet = trip.packet
+        if trip.left == 0:
+            yield trip.lost("the packet goes round in a loop")
             return
-        if packet.outer is None and iif is not None and (host, packet.destination) in nat:
-            packet = replace(packet, destination=nat[host, packet.destination])
+        if packet.outer is None and iif is not None and (host, packet.destination) in trip.nat:
+            packet = replace(packet, destination=trip.nat[host, packet.destination])
         target = packet.outer[1] if packet.outer else packet.destination
         if target in self._local[host]:
             if packet.outer is None:
-                yield Walk(sent, host, packet.source), nat
-                return
-            inner = replace(packet, outer=None)
-            yield from self._at(host, "cilium_vxlan", inner, sent, nat, left=left - 1)
+                yield replace(trip, packet=packet).arrived(host)
+            else:
+                yield from self._at(host, "cilium_vxlan", trip.on(replace(packet, outer=None)))
             return
         forwards = iif is None or host not in self.topology.externals
         found = self._fib(host).lookup(target, source=packet.outer[0] if packet.outer else packet.source, iif=iif)
         if not forwards or found is None or not found.hops:
-            yield lost(f"{host} has no route to {target}" if forwards else f"{host} does not forward")
+            yield trip.lost(f"{host} has no route to {target}" if forwards else f"{host} does not forward")
             return
         if found.route.encap is not None and packet.outer is None:
             outer = self._outer(host, found.route.encap.remote)
             if outer is None:
-                yield lost(f"{host} has no route to the tunnel's end {found.route.encap.remote}")
-                return
-            yield from self._at(host, None, replace(packet, outer=outer), sent, nat, left=left - 1)
+                yield trip.lost(f"{host} has no route to the tunnel's end {found.route.encap.remote}")
+            else:
+                yield from self._at(host, None, trip.on(replace(packet, outer=outer)))
             return
         for hop in found.hops:
-            yield from self._through(host, hop, target, packet, sent, nat, left=left)
+            yield from self._through(host, hop, replace(trip, packet=packet))
 
     def _outer(self, host: str, remote: Address) -> tuple[Address, Address] | None:
         found = self._fib(host).lookup(remote)
         source = self._fib(host).source_for(remote, found, self.topology.hosts[host]) if found else None
         return (source, remote) if source is not None else None
 
-    def _through(
-        self,
-        host: str,
-        hop: NextHop,
-        target: Address,
-        packet: _Packet,
-        sent: tuple[Sent, ...],
-        nat: Nat,
-        *,
-        left: int,
-    ) -> Iterator[Way]:
-        device = hop.dev or ""
+    def _through(self, host: str, hop: NextHop, trip: _Trip) -> Iterator[Way]:
+        """The packet leaves a host by one hop of the route that was chosen."""
+        packet, device = trip.packet, hop.dev or ""
         pod = self._pod_of.get((host, device))
         if pod is not None:
-            yield Walk(sent, pod, packet.source), nat
+            yield trip.arrived(pod)
             return
         nic = self.topology.hosts[host].nics.get(device)
         if nic is None:
-            yield Walk(sent, None, packet.source, f"{device} of {host} leads nowhere"), nat
+            yield trip.lost(f"{device} of {host} leads nowhere")
             return
         node = self.decisions.nodes.get(host)
-        if node is not None and packet.outer is None:
-            address = self._masqueraded(node, device, packet)
-            if address is not None:
-                nat = {**nat, (host, address): packet.source}
-                packet = replace(packet, source=address)
-        neighbour = self._neighbour(nic, host, hop.via or target)
+        address = self._masqueraded(node, device, packet) if node is not None and packet.outer is None else None
+        if address is not None:
+            trip = replace(trip, nat={**trip.nat, (host, address): packet.source})
+            packet = replace(packet, source=address)
+        wanted = hop.via or (packet.outer[1] if packet.outer else packet.destination)
+        neighbour = self._neighbour(nic, host, wanted)
         if neighbour is None:
-            yield Walk(sent, None, packet.source, f"nobody on {nic.fabric} has {hop.via or target}"), nat
+            yield replace(trip, packet=packet).lost(f"nobody on {nic.fabric} has {wanted}")
             return
         outer = (str(packet.outer[0]), str(packet.outer[1])) if packet.outer else None
         here = Sent(f"{host}.{device}", str(packet.source), outer)
-        yield from self._at(neighbour[0], neighbour[1], packet, (*sent, here), nat, left=left - 1)
+        yield from self._at(*neighbour, replace(trip.on(packet), sent=(*trip.sent, here)))
 
     def _neighbour(self, nic: Nic, host: str, address: Address) -> tuple[str, str] | None:
-        """Who answers for an address on a fabric. [kernel] ARP is answered for any of the host's addresses, ND is not."""
+        """Who answers for an address on a fabric. [kernel] ARP is answered for any of the host's addresses, ND not."""
         if not nic.up:
             return None
         for name, other in self.topology.hosts.items():
@@ -308,7 +311,9 @@ class World:
         excluded = node.exclusion(family)
         if excluded is not None and packet.destination in excluded:
             return None
-        if not node.tunnels and any(p.node_ips.get(family) == packet.destination for p in self.decisions.peers(node.node)):
+        if not node.tunnels and any(
+            p.node_ips.get(family) == packet.destination for p in self.decisions.peers(node.node)
+        ):
             return None
         if node.settings.bpf_masquerade:
             if pods is None or packet.source not in pods or device not in node.selected:

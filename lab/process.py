@@ -19,14 +19,22 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return found | dict(extra or {})
 
 
-def run(arguments: Sequence[str], *, stdin: str | None = None, timeout: float = 30) -> str:
-    """The program's standard output. Raises LabError when it is missing, fails or takes over `timeout` seconds."""
+def run(
+    arguments: Sequence[str], *, stdin: str | None = None, timeout: float = 30, namespace: str | None = None
+) -> str:
+    """The program's standard output. Raises LabError when it is missing, fails or takes over `timeout` seconds.
+
+    `namespace`: the named network namespace the calling thread is in, for the line that is shown.
+    """
+    entering = ["ip", "netns", "exec", namespace] if namespace else []
+    line = shlex.join([*entering, *arguments])
     try:
         done = subprocess.run(
             list(arguments),
             input=stdin,
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=timeout,
             env=environment(),
             check=False,
@@ -35,9 +43,11 @@ def run(arguments: Sequence[str], *, stdin: str | None = None, timeout: float = 
         raise LabError(
             f"the program {arguments[0]!r} is not installed", mend="niclab check says which package brings it"
         ) from None
+    except OSError as error:
+        raise LabError(f"cannot run: {line}", why=error.strerror or str(error)) from None
     except subprocess.TimeoutExpired:
-        raise LabError(f"took over {timeout:g} s: {shlex.join(arguments)}") from None
+        raise LabError(f"took over {timeout:g} s: {line}") from None
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip()
-        raise LabError(f"failed with status {done.returncode}: {shlex.join(arguments)}", why=said)
+        raise LabError(f"failed with status {done.returncode}: {line}", why=said)
     return done.stdout

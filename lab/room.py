@@ -94,6 +94,22 @@ def end_holder() -> bool:
     return True
 
 
+def entrance() -> list[str]:
+    """What stands before a command that is pasted outside the room this process is in; nothing when it is in none."""
+    if not rootless.in_room():
+        return []
+    held = find_holder() or _identify(os.getpid())
+    return enter_command(held, []) if held else []
+
+
+def end_if_empty() -> None:
+    """Without root labs stand in a room that a process of this user's holds open: not longer than they need it."""
+    from lab.substrate import ownership
+
+    if rootless.in_room() and find_holder() and not ownership.labs():
+        end_holder()
+
+
 def _start() -> Holder:
     # setsid --fork hands the holder to init, so that it neither dies with our terminal nor stays our zombie.
     # It says its pid as soon as the room is furnished, and closes the pipe.

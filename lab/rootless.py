@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol, cast
 from lab.errors import LabError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import pytest
 
@@ -75,16 +75,16 @@ def reenter_unprivileged(argv: Sequence[str] | None = None) -> None:
     exec_command(room_command(own_command(argv)), mark="transient")
 
 
-def reenter_pytest(config: pytest.Config) -> None:
-    """`reenter_unprivileged` from a pytest hook: give the terminal back first, or the new run would print into
-    the capture file of the old one and find /dev/null as its standard input."""
+def reenter_pytest(config: pytest.Config, enter: Callable[[], None] | None = None) -> None:
+    """`reenter_unprivileged`, or what is given to `enter`, from a pytest hook: give the terminal back first, or the new
+    run would print into the capture file of the old one and find /dev/null as its standard input."""
     if is_able() or hasattr(config, "workerinput"):
         return
     check_room()
     manager = config.pluginmanager.getplugin("capturemanager")
     if manager is not None:
         cast("_CaptureManager", manager).stop_global_capturing()
-    reenter_unprivileged()
+    (enter or reenter_unprivileged)()
 
 
 class _CaptureManager(Protocol):
@@ -104,7 +104,10 @@ def exec_command(command: Sequence[str], *, mark: str) -> NoReturn:
 
 
 def room_environment(mark: str) -> dict[str, str]:
-    return {MARK: mark, "PATH": room_path()}
+    # Programs that ask for the user's name, as pytest does for its directory in /tmp, would take us for root in there.
+    named = any(os.environ.get(name) for name in ("LOGNAME", "USER"))
+    name = {} if named or os.geteuid() == 0 else {"LOGNAME": f"uid{os.geteuid()}"}
+    return {MARK: mark, "PATH": room_path(), **name}
 
 
 def room_path() -> str:

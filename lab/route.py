@@ -280,7 +280,8 @@ def _contradiction(route: Route) -> str | None:
         if hop.via and hop.via.is_link_local and route.family == 6 and not hop.dev:
             return f"the link-local gateway {hop.via} needs a device (dev)"
     if route.family == 6:
-        return None
+        bare = len(route.nexthops) > 1 and any(hop.via is None for hop in route.nexthops)
+        return "every nexthop of an IPv6 route has a gateway (via)" if bare else None
     if route.kind == "local" and route.scope not in (None, "host"):
         return f"a local route has scope host, not {route.scope}"
     if route.effective_scope in ("link", "host") and any(hop.via for hop in route.nexthops):
@@ -294,6 +295,7 @@ def parse_rule(text: str) -> Rule:
     """A rule from iproute2's words, e.g. `from 10.244.1.0/24 lookup 100 priority 50`. Raises ValueError."""
     words = Words(text)
     rule = Rule(table=None, explicit_family=words.family())
+    networks: list[Network] = []
     seen: set[str] = set()
     while (word := words.peek()) is not None:
         words.take(word)
@@ -305,7 +307,15 @@ def parse_rule(text: str) -> Rule:
         elif word in ("from", "to"):
             prefix = words.take("a prefix")
             network = None if prefix in ("all", "any", "default") else ip_network(prefix)
-            rule = replace(rule, source=network) if word == "from" else replace(rule, destination=network)
+            if network is None:
+                continue
+            networks.append(network)
+            if network.prefixlen == 0:  # all of one family
+                rule = replace(rule, explicit_family=rule.explicit_family or (4 if network.version == 4 else 6))
+            elif word == "from":
+                rule = replace(rule, source=network)
+            else:
+                rule = replace(rule, destination=network)
         elif word in ("iif", "dev"):
             rule = replace(rule, iif=words.take("a device"))
         elif word == "oif":
@@ -324,10 +334,9 @@ def parse_rule(text: str) -> Rule:
         raise ValueError("the rule names no table (`lookup TABLE`)")
     if rule.table is not None and rule.action != "lookup":
         raise ValueError(f"a rule that says {rule.action} looks up no table")
-    networks = [network for network in (rule.source, rule.destination) if network]
     if len({network.version for network in networks}) > 1:
-        raise ValueError(f"{rule.source} and {rule.destination} are of different families")
-    if rule.explicit_family and networks and networks[0].version != rule.explicit_family:
+        raise ValueError(f"{networks[0]} and {networks[1]} are of different families")
+    if networks and rule.explicit_family not in (None, networks[0].version):
         raise ValueError(f"-{rule.explicit_family} and {networks[0]} are of different families")
     return rule
 

@@ -2,209 +2,253 @@
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
 import os
 import re
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab.lab import Lab
+from lab import room
+from lab.errors import LabError
+from lab.lab import Lab, modelled_version
+from lab.plugin import RUN
 from lab.prediction import World
-from lab.record import capture
-from lab.record.matrix import Cell, Row, render, row
+from lab.record import capture, run
+from lab.record.matrix import Row, render, row, unfolded
 from lab.record.model import Trace
-from lab.settings import LAB_BASELINE, Settings
-from lab.topology import Topology, load
-
-_STANDING = 4
-"""How many labs stand at once: enough for tests that alternate, few enough for a small machine."""
+from lab.standing import Standing, Wanted
+from lab.verdict import FlowResult
 
 _BEGUN: pytest.StashKey[tuple[Lab, int]] = pytest.StashKey()
-Key = tuple[str, Settings, str]
+_RECORD: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
+_ORDER: pytest.StashKey[int] = pytest.StashKey()
 
 
 class Session:
-    """State of one pytest run; a worker of pytest-xdist has its own, and hands its rows to the controller's."""
+    """State of one pytest process. Under pytest-xdist each worker has one, and the controller, which collects."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._labs: OrderedDict[Key, Lab] = OrderedDict()
-        self._topologies: dict[str, Topology] = {}
-        self._rows: list[Row] = []
+        self._standing = Standing(config.getoption("--datapath"))
         self._records: list[dict[str, Any]] = []
         self._directory: Path | None = None
         self._kept: list[str] = []
+        self._complaint = ""
 
     @property
-    def is_worker(self) -> bool:
+    def _is_worker(self) -> bool:
         return hasattr(self._config, "workerinput")
 
-    def group(self, items: list[pytest.Item]) -> None:
-        """Within each file bring tests of the same lab together, in the order in which their labs are first asked for."""
-        first: dict[tuple[Path, Key], int] = {}
-        places: dict[pytest.Item, tuple[Path, int]] = {}
+    def check_options(self) -> None:
+        """Raises LabError for what would make every lab test fail."""
+        for version in self._config.getoption("--cilium") or ():
+            modelled_version(version)
+
+    def group(self, items: list[pytest.Item], uses_lab: Callable[[pytest.Item], bool]) -> None:
+        """Within each file bring tests of the same lab together, in the order in which labs are first asked for."""
+        first: dict[object, int] = {}
+        places: dict[pytest.Item, int] = {}
         for number, item in enumerate(items):
-            uses_lab = "lab" in getattr(item, "fixturenames", ())
-            place = first.setdefault((item.path, self._key(item)), number) if uses_lab else number
-            places[item] = (item.path, place)
+            places[item] = first.setdefault((item.path, self._likeness(item)), number) if uses_lab(item) else number
         files = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in items))}
-        items.sort(key=lambda item: (files[places[item][0]], places[item][1]))
+        items.sort(key=lambda item: (files[item.path], places[item]))
+        for number, item in enumerate(items):
+            item.stash[_ORDER] = number
 
-    def _key(self, node: Any) -> Key:
-        marker = node.get_closest_marker("topology")
-        name = self._config.getoption("--topology") or (str(marker.args[0]) if marker else "two-nic")
-        settings = LAB_BASELINE
-        for mark in reversed(list(node.iter_markers("settings"))):
-            for given in mark.args:
-                settings = settings.merged(given)
-            settings = settings.merged(Settings.of(**mark.kwargs))
-        version = str(node.callspec.params.get("cilium_version", "1.20")) if hasattr(node, "callspec") else "1.20"
-        return name, settings, version
+    def _wanted(self, item: pytest.Item) -> Wanted:
+        return Wanted.by(item, topology=self._config.getoption("--topology"))
 
-    def lab_for(self, request: pytest.FixtureRequest) -> Lab:
+    def _likeness(self, item: pytest.Item) -> object:
+        try:
+            return self._wanted(item)
+        except LabError:  # told when the test runs
+            return item
+
+    def begin(self, item: pytest.Item) -> Lab:
         """A lab as the test's marks ask for. Raises LabError."""
-        key = name, settings, version = self._key(request.node)
-        if key in self._labs:
-            self._labs.move_to_end(key)
-            return self._labs[key]
-        while len(self._labs) >= _STANDING:
-            self._labs.popitem(last=False)[1].close()
-        if name not in self._topologies:
-            self._topologies[name] = load(name)
-        made = Lab.deploy(
-            self._topologies[name], settings, datapath=self._config.getoption("--datapath"), cilium_version=version
-        )
-        self._labs[key] = made
-        return made
-
-    def begin(self, item: pytest.Item, lab: Lab) -> None:
+        lab = self._standing.lab(self._wanted(item))
         lab.forget_captures()
         item.stash[_BEGUN] = (lab, len(lab.flows))
+        item.stash[_RECORD] = {}
+        return lab
 
-    def end(self, item: pytest.Item, lab: Lab) -> None:
-        """Take down the test's flows: rows of the matrix, and the record."""
-        results = lab.flows[item.stash[_BEGUN][1] :]
+    def end(self, item: pytest.Item) -> None:
+        """Write the test's record: it goes with the report of its teardown."""
+        lab, start = item.stash[_BEGUN]
+        results = lab.flows[start:]
+        if not all(result.measurement.holds for result in results):
+            self._standing.discard(lab)  # its taps are of no use to the next test
         if not results:
             return
         first = lab.settings.for_node(next(iter(lab.topology.nodes)))
-        self._rows.append(row(lab.title, ",".join(first.devices) or "(unset)", results))
-        self._records.append({"test": item.nodeid, **json.loads(Trace.of(lab, results).to_json())})
+        told = {(f"{who}: {key}" if who else key): value for who, key, value in _told(lab)}
+        cells = row(lab.title, ",".join(first.devices) or "(unset)", results, told).folded()
+        item.stash[_RECORD].update(
+            {
+                "test": item.nodeid,
+                "order": item.stash.get(_ORDER, 0),
+                **json.loads(Trace.of(lab, results).to_json()),
+                "matrix": cells,
+            }
+        )
 
-    def report(self, item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestReport) -> None:
-        """Properties for JUnit; for a failed test the capture, the lines to paste, and the pause."""
-        begun = item.stash.get(_BEGUN, None)
-        if begun is None or call.when != "call":
+    def report(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """A report of one of the test's phases: what JUnit is told; of a failed one all that helps to find out why."""
+        if _BEGUN not in item.stash:
             return
-        lab, start = begun
+        lab, start = item.stash[_BEGUN]
         results = lab.flows[start:]
-        report.user_properties += [
-            ("niclab.said", "; ".join(f"{node}: {said}" for node, said in lab.said.items())),
-            ("niclab.expected", _expected(lab, results)),
-            (
-                "niclab.observed",
-                "; ".join(f"{r.name}: {r.verdict} by {', '.join(r.transmitted_by) or 'no NIC'}" for r in results),
-            ),
-        ]
-        if report.failed or self._config.getoption("--pcap"):
-            path = self.directory / f"{_file_name(item.nodeid)}.pcapng"
-            capture.write(lab, path, exist_ok=True)
-            report.sections.append(("niclab capture", str(path)))
+        record = item.stash[_RECORD]
+        if report.when == "call":
+            told = _properties(lab, results)
+            item.user_properties += told  # JUnit's are taken from the last phase's report
+            report.user_properties += told
+        if report.when == "call" or report.failed:
+            record["outcome"] = report.outcome
+        if report.failed or (report.when == "call" and self._config.getoption("--pcap")):
+            self._capture(item, lab, report, record)
         if report.failed:
-            lines = [f"{host}: {lab.exec_line(host)}" for host in lab.namespaces]
-            if self._config.getoption("--keep"):
-                lab.keep()
-                self._kept.append(lab.id)
-                report.sections.append(("niclab lab kept", "\n".join([*lines, f"niclab down {lab.id}"])))
-            if self._config.getoption("--pause-on-error"):
-                self._pause(report, lines)
+            self._failed(lab, results, report, record)
+        if report.when == "teardown":
+            item.stash[_RECORD] = {}
+            vars(report)["niclab"] = record  # pytest-xdist hands over whatever a report holds
+
+    def _capture(self, item: pytest.Item, lab: Lab, report: pytest.TestReport, record: dict[str, Any]) -> None:
+        if not lab.captures:
+            report.sections.append(("niclab capture", "none: the test ended before a frame was captured"))
+            return
+        path = self.directory / f"{_file_name(item.nodeid)}.pcapng"
+        try:
+            capture.write(lab, path, exist_ok=True)
+        except LabError as error:
+            report.sections.append(("niclab capture", str(error)))
+            return
+        record["pcapng"] = path.name
+        report.sections.append(("niclab capture", str(path)))
+
+    def _failed(self, lab: Lab, results: list[FlowResult], report: pytest.TestReport, record: dict[str, Any]) -> None:
+        shown = {line.removeprefix("E").strip() for line in report.longreprtext.splitlines()}
+        untold = [one for one in results if not shown.issuperset(map(str.strip, one.explanation.splitlines()))]
+        if untold:
+            told = "\n".join(f"{one.name}: {one.outcome}\n{one.explanation}" for one in untold)
+            report.sections.append(("niclab flows", told))
+        enter = [f"{host}: {lab.exec_line(host)}" for host in lab.namespaces]
+        if self._config.getoption("--keep"):
+            lab.keep()
+            record["kept"] = lab.id
+            report.sections.append(("niclab lab kept", "\n".join([*enter, f"niclab down {lab.id}"])))
+        if self._config.getoption("--pause-on-error"):
+            self._pause(report, enter)
 
     def _pause(self, report: pytest.TestReport, lines: list[str]) -> None:
-        manager = self._config.pluginmanager.getplugin("capturemanager")
-        suspended = manager.global_and_fixture_disabled() if manager else contextlib.nullcontext()
-        with suspended, contextlib.suppress(EOFError):
-            print(f"\n{report.longreprtext}\n", *lines, sep="\n")
-            input("the lab stands; press Enter to go on ")
+        manager: Any = self._config.pluginmanager.getplugin("capturemanager")
+        if manager is not None:
+            manager.suspend(in_=True)
+        try:
+            print(f"\n{report.longreprtext}\n", *lines, "the lab stands; press Enter to go on", sep="\n", flush=True)
+            input()
+        except EOFError:
+            print("no terminal to wait for: going on")
+        finally:
+            if manager is not None:
+                manager.resume()
 
     @property
     def directory(self) -> Path:
-        """This run's own directory under --artifacts; older runs' are never overwritten."""
+        """This run's own directory under --artifacts; older runs' are never overwritten. Raises LabError."""
         if self._directory is None:
-            given = getattr(self._config, "workerinput", {}).get("niclab_directory")
-            self._directory = Path(given) if given else _new_directory(Path(self._config.getoption("--artifacts")))
-            self._directory.mkdir(parents=True, exist_ok=True)
+            parent, shared = self._artifacts, self._run
+            self._directory = run.shared_directory(parent, shared) if shared else run.new_directory(parent)
         return self._directory
 
-    def absorb(self, handed: dict[str, Any]) -> None:
-        """Take over what a worker measured."""
-        self._rows += [
-            Row(table, label, tuple((name, Cell(text, loud)) for name, text, loud in cells))
-            for table, label, cells in handed.get("rows", [])
-        ]
-        self._records += handed.get("records", [])
+    @property
+    def _artifacts(self) -> Path:
+        return Path(self._config.invocation_params.dir, self._config.getoption("--artifacts"))
+
+    @property
+    def _run(self) -> str | None:
+        """What the processes of a run under pytest-xdist have in common; None for a run of one process."""
+        found: str | None = getattr(self._config, "workerinput", {}).get("niclab_run")
+        return found or self._config.stash.get(RUN, None)
+
+    def absorb(self, record: dict[str, Any]) -> None:
+        """Take a test's record over from its report."""
+        if record.get("kept") and record["kept"] not in self._kept:
+            self._kept.append(record["kept"])
+        if "test" in record:
+            self._records.append(record)
 
     def finish(self) -> None:
-        """At the end of the run: take down every lab; write the record, or as a worker hand it over."""
+        """At the end of the run: take down every lab and write the record."""
         self.close()
-        if self.is_worker:
-            cells = [
-                (one.table, one.label, [(name, cell.text, cell.loud) for name, cell in one.cells]) for one in self._rows
-            ]
-            self._config.workeroutput["niclab"] = {"rows": cells, "records": self._records}  # type: ignore[attr-defined]  # pytest-xdist sets it
-        elif self._records:
-            run = {"version": 1, "datapath": self._config.getoption("--datapath"), "tests": self._records}
-            (self.directory / "run.json").write_text(json.dumps(run, indent=1) + "\n")
+        if self._is_worker:
+            return
+        self._records.sort(key=lambda record: int(record["order"]))
+        try:
+            if self._records:
+                tests = [{key: value for key, value in one.items() if key != "order"} for one in self._records]
+                run.write(self.directory / "run.json", datapath=self._config.getoption("--datapath"), tests=tests)
+        except LabError as error:
+            self._complaint = str(error)
+        if self._run:
+            run.end_sharing(self._artifacts, self._run)
+        if not self._kept:
+            room.end_if_empty()
 
     def close(self) -> None:
-        while self._labs:
-            self._labs.popitem()[1].close()
+        self._standing.close()
 
     def summary(self) -> Iterator[str]:
         """What the terminal shows at the end."""
-        if self.is_worker or not self._records:
+        if self._is_worker:
             return
-        yield ""
-        yield from render(_sorted(self._rows), width=self._width()).splitlines()
-        yield ""
-        yield f"record: {os.path.relpath(self.directory / 'run.json')}"
+        if self._records:
+            yield ""
+            rows: list[Row] = [unfolded(record["matrix"]) for record in self._records]
+            yield from render(sorted(rows, key=lambda one: one.table), width=self._width()).splitlines()
+            yield ""
+            yield self._complaint or f"record: {os.path.relpath(self.directory / 'run.json')}"
         for lab_id in self._kept:
             yield f"kept: niclab inspect --id {lab_id} · niclab down {lab_id}"
 
     def _width(self) -> int:
-        reporter = self._config.pluginmanager.getplugin("terminalreporter")
+        reporter: Any = self._config.pluginmanager.getplugin("terminalreporter")
         return max(100, reporter._tw.fullwidth) if reporter else 100
 
 
-def _expected(lab: Lab, results: list[Any]) -> str:
+def _told(lab: Lab) -> Iterator[tuple[str, str, str]]:
+    """(node or nothing, key, value) of every setting."""
+    for key, value in lab.settings.values.items():
+        yield "", key, value
+    for node in lab.settings.per_node:
+        for key, value in node.values.items():
+            yield node.name, key, value
+
+
+def _expected(lab: Lab, results: list[FlowResult]) -> dict[str, list[str]]:
+    """Flow → every way that is predicted for it; none when it cannot be sent."""
     world = World(lab.decisions)
-    return "; ".join(
-        f"{result.name}: {' or '.join(map(str, world.predict(result.flow))) or 'not sent'}" for result in results
-    )
+    return {result.name: [str(way) for way in world.predict(result.flow)] for result in results}
 
 
-def _sorted(rows: list[Row]) -> list[Row]:
-    """Tables by name; rows in the order in which they were measured."""
-    return sorted(rows, key=lambda one: one.table)
+def _properties(lab: Lab, results: list[FlowResult]) -> list[tuple[str, object]]:
+    expected = _expected(lab, results)
+    return [
+        ("niclab.said", "; ".join(f"{node}: {said}" for node, said in lab.said.items())),
+        ("niclab.expected", "; ".join(f"{name}: {' or '.join(ways) or 'not sent'}" for name, ways in expected.items())),
+        (
+            "niclab.observed",
+            "; ".join(f"{r.name}: {r.verdict} by {', '.join(r.transmitted_by) or 'no NIC'}" for r in results),
+        ),
+    ]
 
 
 def _file_name(nodeid: str) -> str:
-    name = re.sub(r"[^A-Za-z0-9.=-]+", "-", nodeid.rpartition("/")[2]).strip("-")
-    return name[:150]
-
-
-def _new_directory(parent: Path) -> Path:
-    """The first of `run-1`, `run-2` … that is not there yet; made here, so that two runs never share one."""
-    parent.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        path = parent / f"run-{number}"
-        try:
-            path.mkdir()
-        except FileExistsError:
-            number += 1
-            continue
-        return path
+    name = re.sub(r"[^A-Za-z0-9.=-]+", "-", nodeid).strip("-")
+    if len(name) <= 150:
+        return name
+    return f"{name[:140]}-{hashlib.sha256(nodeid.encode()).hexdigest()[:8]}"

@@ -8,7 +8,7 @@ measurement is never a pass.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -16,6 +16,9 @@ from lab.topology import Flow
 from lab.traffic.path import Sighting
 
 Verdict = Literal["carried", "leaked", "lost", "unmeasured"]
+Kind = Literal["request", "reply"]
+
+_MANY = 3
 
 
 class Unmeasured(AssertionError):
@@ -47,7 +50,9 @@ class Measurement:
         return "ok" if not self.missing else "missing: " + ", ".join(self.missing)
 
     def __str__(self) -> str:
-        text = f"canaries {self.canaries} · drops {self.drops}"
+        few = replace(self, missing=(*self.missing[:_MANY], f"… ({len(self.missing)} in all)"))
+        canaries = (few if len(self.missing) > _MANY else self).canaries
+        text = f"canaries {canaries} · drops {self.drops}"
         return text + (f" · no carrier: {', '.join(self.without_carrier)}" if self.without_carrier else "")
 
 
@@ -62,13 +67,18 @@ class NicCount:
 
 
 class NicSet(frozenset[str]):
-    """NIC names that remember their flow, so that a failed comparison can show the path."""
+    """NIC names that remember what they answer, so that a failed comparison can show the path.
+
+    `asked`: `left node1`; `probes`: how many were seen so.
+    """
 
     flow: FlowResult
+    asked: str
+    probes: int
 
-    def __new__(cls, names: Iterable[str], flow: FlowResult) -> NicSet:
+    def __new__(cls, names: Iterable[str], flow: FlowResult, asked: str, probes: int) -> NicSet:
         made = super().__new__(cls, names)
-        made.flow = flow
+        made.flow, made.asked, made.probes = flow, asked, probes
         return made
 
     def __repr__(self) -> str:
@@ -92,7 +102,15 @@ class Context:
     """NICs (`node2.eth0`) whose address pods reach with their own by design: node IPs in native routing."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The service a flow goes to, and the pods behind it, one of which answers."""
+
+    service: str
+    pods: tuple[str, ...]
+
+
+@dataclass(frozen=True, repr=False)
 class FlowResult:
     """One flow, measured. `sent`: requests given to the sender's kernel; `received`: answers that came back."""
 
@@ -105,6 +123,10 @@ class FlowResult:
     """Why nothing, or not everything, could be sent: the sender's kernel's words, or the agent's."""
     leaks: tuple[str, ...] = ()
     """Taps where the flow must not have been seen and was."""
+    served: Served | None = None
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.outcome}>"
 
     @cached_property
     def received(self) -> int:
@@ -123,9 +145,17 @@ class FlowResult:
     def _host(self, end: str) -> str:
         return end.partition(".")[0]
 
+    @cached_property
+    def end(self) -> str:
+        """Where the flow ends: its destination, or of a service the backend that a request arrived at."""
+        pods = self.served.pods if self.served else ()
+        requests = [s for s in self.sightings if s.kind == "request" and s.arrives and s.host in pods]
+        return requests[-1].host if requests else self.flow.destination
+
     def _vouched(self) -> tuple[Sighting, ...]:
+        __tracebackhide__ = True
         if self.verdict == "unmeasured":
-            raise Unmeasured(f"{self.name} was not measured: {self.refusal or self.measurement}\n{self.explanation}")
+            raise Unmeasured(f"{self.name} was not measured: {self.why}\n{self.explanation}")
         return self.sightings
 
     @property
@@ -134,29 +164,48 @@ class FlowResult:
         suffix = f":{flow.protocol}:{flow.port}" if flow.port else ""
         return f"{flow.source}→{flow.destination}{suffix}" + (" (IPv6)" if flow.family == 6 else "")
 
-    def _nics(self, host: str, kind: str, *, outbound: bool) -> NicSet:
-        found = {
-            s.nic
+    @property
+    def outcome(self) -> str:
+        """The verdict and the count behind it, in words."""
+        if self.verdict == "unmeasured":
+            return f"unmeasured: {self.why}"
+        leaks = f" by {', '.join(self.leaks)}" if self.leaks else ""
+        return f"{self.verdict}{leaks}, {self.received} of {self.sent} answered"
+
+    @property
+    def why(self) -> str:
+        """Why it was not measured."""
+        return str(self.measurement) if self.refusal == "" or not self.measurement.holds else self.refusal
+
+    def _nics(self, host: str, kind: Kind, asked: str, *, outbound: bool) -> NicSet:
+        __tracebackhide__ = True
+        host = self._known(host)
+        found = [
+            s
             for s in self._vouched()
             if s.host == host and s.nic and s.kind == kind and (s.outbound if outbound else s.arrives)
-        }
-        return NicSet(found, self)
+        ]
+        return NicSet({s.nic for s in found}, self, f"{asked} {host}", len({s.number for s in found}))
 
-    def left(self, host: str) -> NicSet:
+    def left(self, host: str) -> frozenset[str]:
         """The NICs of `host` that its requests left by. Raises Unmeasured."""
-        return self._nics(self._known(host), "request", outbound=True)
+        __tracebackhide__ = True
+        return self._nics(host, "request", "left", outbound=True)
 
-    def entered(self, host: str) -> NicSet:
+    def entered(self, host: str) -> frozenset[str]:
         """The NICs of `host` that requests came in by. Raises Unmeasured."""
-        return self._nics(self._known(host), "request", outbound=False)
+        __tracebackhide__ = True
+        return self._nics(host, "request", "entered", outbound=False)
 
-    def answered_by(self, host: str) -> NicSet:
+    def answered_by(self, host: str) -> frozenset[str]:
         """The NICs of `host` that replies left by. Raises Unmeasured."""
-        return self._nics(self._known(host), "reply", outbound=True)
+        __tracebackhide__ = True
+        return self._nics(host, "reply", "was answered by", outbound=True)
 
-    def came_back_to(self, host: str) -> NicSet:
+    def came_back_to(self, host: str) -> frozenset[str]:
         """The NICs of `host` that replies came in by. Raises Unmeasured."""
-        return self._nics(self._known(host), "reply", outbound=False)
+        __tracebackhide__ = True
+        return self._nics(host, "reply", "came back to", outbound=False)
 
     def _known(self, host: str) -> str:
         if not any(tap.startswith(f"{host}.") for tap in self.context.nics):
@@ -165,11 +214,13 @@ class FlowResult:
 
     def sources_seen_by(self, end: str) -> frozenset[str]:
         """The source addresses of the requests that arrived at a pod, an external or a node. Raises Unmeasured."""
+        __tracebackhide__ = True
         host = self._host(end)
         return frozenset(s.source for s in self._vouched() if s.kind == "request" and s.arrives and s.host == host)
 
     def source_seen_by(self, end: str) -> str | None:
         """The one source that arrived at `end`, None when nothing did. Raises Unmeasured, ValueError for several."""
+        __tracebackhide__ = True
         found = self.sources_seen_by(end)
         if len(found) > 1:
             raise ValueError(f"{end} saw several sources: {', '.join(sorted(found))}")
@@ -177,40 +228,48 @@ class FlowResult:
 
     def outer_on(self, tap: str) -> frozenset[tuple[str, str]]:
         """The outer (source, destination) pairs of what a NIC transmitted of this flow. Raises Unmeasured."""
+        __tracebackhide__ = True
         return frozenset(pair for s in self._vouched() if s.tap == tap and s.outbound for pair in s.outer)
 
     def must_leave(self, host: str, by: str | Iterable[str]) -> None:
         """Raises NicMismatch unless requests left `host` by exactly these NICs."""
+        __tracebackhide__ = True
         wanted = {by} if isinstance(by, str) else set(by)
         found = self.left(host)
         if found != wanted:
-            raise NicMismatch(self._mismatch(host, "must leave", wanted, found))
+            raise NicMismatch(self._mismatch(f"must leave {host}", wanted, found, host, ("request",)))
 
     def must_not_leave(self, host: str, by: str) -> None:
         """Raises NicMismatch if anything of the flow, request or reply, left `host` by this NIC."""
+        __tracebackhide__ = True
         tap = f"{self._known(host)}.{by}"
         if tap not in self.context.nics:
             raise ValueError(f"there is no NIC {tap}")
         if any(s.tap == tap and s.outbound for s in self._vouched()):
-            raise NicMismatch(self._mismatch(host, "must not leave", {by}, self.left(host) | self.answered_by(host)))
+            found = self.left(host) | self.answered_by(host)
+            raise NicMismatch(self._mismatch(f"must not leave {host}", {by}, found, host, ("request", "reply")))
 
     def must_receive(self) -> None:
         """Raises AssertionError unless every probe was answered."""
+        __tracebackhide__ = True
         self._vouched()
         if self.received != self.sent:
             raise AssertionError(f"{self.name}: {self.received} of {self.sent} answered\n{self.explanation}")
 
     def must_not_receive(self) -> None:
         """Raises AssertionError if any probe was answered."""
+        __tracebackhide__ = True
         self._vouched()
         if self.received:
             raise AssertionError(f"{self.name}: {self.received} answered, none should be\n{self.explanation}")
 
-    def _mismatch(self, host: str, must: str, wanted: Iterable[str], found: Iterable[str]) -> str:
-        count = len({s.number for s in self.sightings if s.host == host and s.outbound and s.kind == "request"})
+    def _mismatch(
+        self, must: str, wanted: Iterable[str], found: Iterable[str], host: str, kinds: tuple[Kind, ...]
+    ) -> str:
+        count = len({s.number for s in self.sightings if s.host == host and s.outbound and s.nic and s.kind in kinds})
         return (
-            f"{self.name} {must} {host} by {' and '.join(sorted(wanted))}, "
-            f"left by {' and '.join(sorted(found)) or 'none'} ({count} of {self.sent})\n{self.explanation}"
+            f"{self.name} {must} by {' and '.join(sorted(wanted)) or 'no NIC'}, "
+            f"left by {' and '.join(sorted(found)) or 'no NIC'} ({count} of {self.sent})\n{self.explanation}"
         )
 
     @cached_property

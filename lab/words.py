@@ -2,34 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from lab.traffic.path import Sighting
-from lab.verdict import FlowResult
+from lab.verdict import FlowResult, NicSet
 
 INDENT = "  "
+WIDTH = 100
+_GAP = "      "
+_LEAST_GAP = 3
 
 
 def explain(result: FlowResult) -> str:
     """Three or more lines: the way the packet took, every node NIC's count, and what the agents said."""
-    lines = [*_pictures(result), _counters(result)]
+    lines = [*pictures(result), *counters(result)]
     lines += [f"said: {node}: {said}" for node, said in result.context.said.items()]
     if result.refusal:
         lines.append(f"refused: {result.refusal}")
-    lines += [f"noticed: {note}" for note in _notes(result)]
+    lines += [f"noticed: {note}" for note in notes(result)]
     return "\n".join(INDENT + line for line in lines)
 
 
-def _pictures(result: FlowResult) -> Iterator[str]:
+def compared(op: str, left: object, right: object) -> list[str] | None:
+    """The lines that explain a failed comparison with NICs in it; None when there are none."""
+    asked = [*_nic_sets(left), *_nic_sets(right)]
+    if not asked:
+        return None
+    nics = asked[0]
+    other = right if nics is left else left
+    if op == "==" and isinstance(other, set | frozenset) and (nics is left or nics is right):
+        probes = f"({nics.probes} of {nics.flow.sent})"
+        first = f"{nics.flow.name} {nics.asked} by {_names(nics)}, not by {_names(other)} {probes}"
+    else:
+        first = f"{nics.flow.name}: {left!r} {op} {right!r}"
+    flows = dict.fromkeys(id(one.flow) for one in asked)
+    explained = [next(one.flow for one in asked if id(one.flow) == number).explanation for number in flows]
+    return [first, *"\n".join(explained).splitlines()]
+
+
+def _nic_sets(value: object) -> list[NicSet]:
+    if isinstance(value, NicSet):
+        return [value]
+    return [found for one in value for found in _nic_sets(one)] if isinstance(value, tuple | list) else []
+
+
+def _names(nics: Iterable[object]) -> str:
+    return " and ".join(sorted(map(str, nics))) or "no NIC"
+
+
+def pictures(result: FlowResult) -> Iterator[str]:
+    """The request's way with the source that was seen, and the reply's way."""
     path = result.path()
     requests = [s for s in path if s.kind == "request"]
     replies = [s for s in path if s.kind == "reply"]
     flow = result.flow
-    picture = _way(result, flow.source, requests, flow.destination)
-    seen = next((s for s in reversed(requests) if s.arrives), None) or (requests[-1] if requests else None)
-    yield f"{picture}      {_source_words(result, seen)}".rstrip()
+    picture = _way(result, flow.source, requests, result.end)
+    abroad = [s for s in requests if s.nic or s.arrives]
+    seen = next((s for s in reversed(abroad) if s.arrives), None) or (abroad[-1] if abroad else None)
+    source = _source_words(result, seen)
+    gap = max(min(WIDTH - len(INDENT) - len(picture) - len(source), len(_GAP)), 0)
+    if gap >= _LEAST_GAP:
+        yield f"{picture}{' ' * gap}{source}"
+    else:
+        yield from (picture, INDENT + source)
     if replies:
-        yield _way(result, flow.destination, replies, flow.source)
+        yield _way(result, result.end, replies, flow.source)
 
 
 def _way(result: FlowResult, start: str, sightings: list[Sighting], end: str) -> str:
@@ -79,13 +116,33 @@ def _source_words(result: FlowResult, sighting: Sighting | None) -> str:
     return f"{text} ({how})"
 
 
-def _counters(result: FlowResult) -> str:
-    counts = []
-    for tap in result.context.nics:
-        if tap.partition(".")[0] in result.context.nodes:
-            counts.append(f"{tap} {sum(s.tap == tap and s.outbound and s.kind != 'error' for s in result.sightings)}")
-    return f"{' · '.join(counts)}      {result.measurement}"
+def counters(result: FlowResult) -> list[str]:
+    """What every NIC of every node transmitted, and what vouches for it."""
+    counts = [
+        f"{tap} {sum(s.tap == tap and s.outbound and s.kind != 'error' for s in result.sightings)}"
+        for tap in result.context.nics
+        if tap.partition(".")[0] in result.context.nodes
+    ]
+    lines = wrapped(counts)
+    if len(INDENT) + len(lines[-1]) + len(_GAP) + len(str(result.measurement)) <= WIDTH:
+        lines[-1] += f"{_GAP}{result.measurement}"
+    else:
+        lines.append(str(result.measurement))
+    return lines
 
 
-def _notes(result: FlowResult) -> list[str]:
+def wrapped(words: Iterable[str]) -> list[str]:
+    """Words with dots between them, in lines that fit."""
+    lines = [""]
+    for word in words:
+        longer = f"{lines[-1]} · {word}" if lines[-1] else word
+        if len(longer) + len(INDENT) > WIDTH:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
+
+
+def notes(result: FlowResult) -> list[str]:
+    """Errors (ICMP, RST) that came back, each once."""
     return sorted({f"{s.note} from {s.source}" for s in result.sightings if s.kind == "error" and s.note})

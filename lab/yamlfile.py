@@ -194,7 +194,7 @@ def _syntax_problem(error: yaml.MarkedYAMLError, name: str) -> Problem:
     why = " ".join(part for part in (error.context, error.problem) if part)
     if isinstance(error, yaml.constructor.ConstructorError):
         mend = "write plain data: mappings, lists, text, numbers, true and false"
-    elif "\\t" in why or "tab" in why:
+    elif "\\t" in why or "tab" in why or "cannot start any token" in why:
         mend = "indent with spaces"
     else:
         mend = "check indentation, colons and quotes in this line and the one above"

@@ -221,9 +221,8 @@ def _write_sysctls(operations: Sequence[Operation], names: dict[str, str]) -> No
 
 def deployment(series: Series) -> None:
     topology = load("two-nic")
-    with contextlib.ExitStack() as undo:
-        with timed(series):
-            undo.enter_context(Lab.deploy(topology))
+    with contextlib.ExitStack() as undo, timed(series):
+        undo.enter_context(Lab.deploy(topology))
 
 
 def flows(carried: Series, lost: Series, mixed: Series) -> None:

@@ -65,7 +65,7 @@ def command(version: str, case: dict[str, Any]) -> list[str]:
 
 
 def differences(case: dict[str, Any], trace: dict[str, Any], *, either: bool) -> list[str]:
-    """Every disagreement in words. `either`: a hash chose the NIC of the pod pair, and may choose the other one here."""
+    """Every disagreement in words. `either`: a hash chose the NIC of the pod pair, and may choose the other here."""
     found: list[str] = []
     said = case.get("said") or {}
     for node, now in trace["nodes"].items():
@@ -98,9 +98,7 @@ def differences(case: dict[str, Any], trace: dict[str, Any], *, either: bool) ->
 
 @needs_root
 @pytest.mark.parametrize(("version", "case"), cases())
-def test_case_agrees_with_the_recording(
-    version: str, case: dict[str, Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_case_agrees_with_the_recording(version: str, case: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(version, case)) == PASS
     trace = json.loads(capsys.readouterr().out)
     assert trace["measurement"] == {"canaries": "ok", "drops": 0, "without_carrier": []}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -17,14 +18,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = arguments.parser()
     options = parser.parse_args(argv)
     try:
-        return _command(options)
+        status = _command(options)
+        sys.stdout.flush()
+        return status
     except LabError as error:
         print(f"niclab: {error}", file=sys.stderr)
         return COULD_NOT_RUN
     except KeyboardInterrupt:
         print("niclab: interrupted; nothing of the lab is left", file=sys.stderr)
         return 130
-    except BrokenPipeError:
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PASS
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -23,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     _trace(commands)
     _up(commands)
     _labs(commands)
+    _bundles(commands)
     return top
 
 
@@ -76,8 +78,14 @@ def _validate(commands: Commands) -> None:
 def _graph(commands: Commands) -> None:
     def load() -> Run:
         from lab.cli import graph
+        from lab.topology import load as load_topology
 
-        return graph.run
+        def run(options: argparse.Namespace) -> int:
+            draw = graph.mermaid if options.format == "mermaid" else graph.dot
+            print(draw(load_topology(options.topology)).rstrip())
+            return 0
+
+        return run
 
     command = _add(commands, "graph", "draw a topology", load)
     command.add_argument("topology")
@@ -146,6 +154,12 @@ def _count(text: str) -> int:
     return count
 
 
+def _lab_id(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a name of up to 32 small letters, digits and hyphens")
+    return text
+
+
 def _up(commands: Commands) -> None:
     def load() -> Run:
         from lab.cli import labs
@@ -154,7 +168,9 @@ def _up(commands: Commands) -> None:
 
     command = _add(commands, "up", "build a lab and let it stand", load, room="persistent")
     _lab_options(command)
-    command.add_argument("--id", help="the lab's name (default: a random one); namespaces are called ID-NODE")
+    command.add_argument(
+        "--id", type=_lab_id, help="the lab's name (default: a random one); namespaces are called ID-NODE"
+    )
 
 
 def _labs(commands: Commands) -> None:
@@ -192,3 +208,35 @@ def _labs(commands: Commands) -> None:
     execute.add_argument("command", nargs=argparse.REMAINDER, help="the command, after --")
     sweep = _add(commands, "sweep", "clean up after labs whose process was killed", loader("sweep"), room="persistent")
     sweep.add_argument("--all", action="store_true", help="also labs that were kept on purpose")
+
+
+def _bundles(commands: Commands) -> None:
+    def loader(name: str) -> Callable[[], Run]:
+        def load() -> Run:
+            from lab.cli import bundles
+
+            found: Run = getattr(bundles, name)
+            return found
+
+        return load
+
+    for product, title, companion in (("cilium", "Cilium", "operator"), ("kubernetes", "the API server", "etcd")):
+        help_ = f"bundles of {title}: get them, list them, remove them"
+        group = commands.add_parser(product, help=help_, description=help_)
+        group.set_defaults(product=product)
+        verbs = group.add_subparsers(metavar="VERB", required=True)
+        pull = _add(verbs, "pull", "fetch a version, or any image (its digest is checked)", loader("pull"))
+        pull.add_argument("image", metavar="VERSION|IMAGE")
+        pull.add_argument("--digest", metavar="sha256:…", help="what the image's digest must be")
+        load = _add(verbs, "load", "unpack an archive made by `docker save`, or an OCI archive", loader("load"))
+        load.add_argument("archive")
+        for command in (pull, load):
+            command.add_argument("--name", help="what to call it (default: its version)")
+            command.add_argument(f"--{companion}", dest="companion", metavar="IMAGE", help=f"where {companion} is")
+        pull.add_argument(f"--no-{companion}", dest="companion", action="store_const", const="", help="do without it")
+        add = _add(verbs, "add", "use a directory, such as a build of one's own; nothing is copied", loader("add"))
+        add.add_argument("name")
+        add.add_argument("directory")
+        _output(_add(verbs, "ls", "the bundles of this machine", loader("ls")))
+        rm = _add(verbs, "rm", "remove images, forget directories", loader("rm"))
+        rm.add_argument("name", nargs="+")

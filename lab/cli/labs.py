@@ -7,11 +7,15 @@ import json
 import os
 import shlex
 import sys
+from typing import Any
 
 from lab import process, room
 from lab.cli import PASS, request
+from lab.datapath.said import NodeSaid
 from lab.errors import LabError
 from lab.lab import Lab
+from lab.plan import FABRIC
+from lab.record import text
 from lab.substrate import namespace, ownership
 from lab.substrate.ownership import NAMED, Owned
 
@@ -26,21 +30,22 @@ def up(options: argparse.Namespace) -> int:
         topology, settings, datapath=options.datapath, cilium_version=options.cilium_version, lab_id=options.id
     ) as lab:
         lab.keep()
-        print(f"{lab.id} is up: {lab.title}")
-        for node, said in lab.said.items():
-            print(f"  {node}: {said}")
-        for role, name in lab.namespaces.items():
-            print(f"  {_prefix()}ip netns exec {name} …" + ("   # every cable's outer end" if role == "fabric" else ""))
-        print(f"  niclab down {lab.id}")
-    for line in (*warnings, *(f"not modelled: {key}" for key in lab.unmodelled)):
+        print(f"{lab.id} is up: {lab.title}\n")
+        print(*text.reasons(lab.said), "", sep="\n")
+        for role in lab.namespaces:
+            print(lab.exec_line(role) + ("   # every cable's outer end" if role == FABRIC else ""))
+        print(f"niclab down {lab.id}")
+        said = [f"{node}: {words}" for node, one in lab.said.items() for words in one.warnings]
+    for line in dict.fromkeys((*warnings, *said)):
         print(f"warning: {line}", file=sys.stderr)
+    if lab.unmodelled:
+        print(f"not modelled by the built-in datapath: {', '.join(lab.unmodelled)}", file=sys.stderr)
     return PASS
 
 
-def _prefix() -> str:
+def _entrance() -> str:
     """What to put before `ip netns exec` when the labs stand in a room of this user's."""
-    held = room.find_holder()
-    return shlex.join(room.enter_command(held, [])) + " " if held and os.environ.get("NICLAB_ROOM") else ""
+    return "".join(f"{shlex.quote(word)} " for word in room.entrance())
 
 
 def _chosen(lab_id: str | None) -> Owned:
@@ -64,14 +69,8 @@ def down(options: argparse.Namespace) -> int:
     chosen = _chosen(options.id)
     ownership.remove(chosen.id)
     print(f"{chosen.id} is down")
-    _end_empty_room()
+    room.end_if_empty()
     return PASS
-
-
-def _end_empty_room() -> None:
-    """Without root the labs stand in a room that a process of this user's holds open: not longer than they need it."""
-    if not ownership.labs() and os.environ.get("NICLAB_ROOM") and room.find_holder():
-        room.end_holder()
 
 
 def ls(options: argparse.Namespace) -> int:
@@ -83,7 +82,7 @@ def ls(options: argparse.Namespace) -> int:
         state = "in use" if lab.alive else "up" if lab.kept else "killed (niclab sweep)"
         summary = _summary(lab)
         print(f"{lab.id}  {state}  {summary.get('topology', '?')}  Cilium {summary.get('cilium_version', '?')}")
-    _end_empty_room()
+    room.end_if_empty()
     return PASS
 
 
@@ -108,16 +107,19 @@ def _namespace(lab: Owned, host: str) -> str:
 def inspect(options: argparse.Namespace) -> int:
     lab = _chosen(options.id)
     about = lab.about
+    if not about:
+        raise LabError(f"lab {lab.id} was never finished", mend=f"niclab down {lab.id}")
+    said = {node: _said(one) for node, one in about["nodes"].items()}
+    whose = "built-in model of Cilium" if about["datapath"] == "builtin" else "Cilium"
+    print(f"{lab.id}: {about['topology']['name']} · {whose} {about['cilium_version']}")
     if options.host is None:
-        print(f"{lab.id}: {about['topology']['name']}, built-in model of Cilium {about['cilium_version']}")
         for key, value in about["settings"].items():
             print(f"  {key}={value}")
-        for node, said in about["nodes"].items():
-            print(f"{node}: {said}")
+        print(*(f"  {setting}" for setting in about["node_settings"]), *text.reasons(said), sep="\n")
         return PASS
     name = _namespace(lab, options.host)
-    for said in about["nodes"].get(options.host, "").splitlines():
-        print(f"# said (built-in model of Cilium {about['cilium_version']}): {said}")
+    if options.host in said:
+        print(*text.reasons({options.host: said[options.host]}), sep="\n")
     commands = [
         ["ip", "-br", "address"],
         ["ip", "rule"],
@@ -127,9 +129,15 @@ def inspect(options: argparse.Namespace) -> int:
     ]
     for command in commands:
         line = ["ip", "netns", "exec", name, *command]
-        print(f"\n$ {_prefix()}{shlex.join(line)}")
+        print(f"\n$ {_entrance()}{shlex.join(line)}")
         print(process.run(line).rstrip())
     return PASS
+
+
+def _said(stored: dict[str, Any]) -> NodeSaid:
+    """What a node's agent said, back from lab.json, where tuples are lists."""
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+    return NodeSaid(**fields)
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -137,6 +145,9 @@ def execute(options: argparse.Namespace) -> int:
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     if not command:
         raise LabError("no command is given", mend=f"niclab exec {options.host} -- ip route")
+    if command[0].startswith("-"):
+        mend = f"niclab exec [--id LAB] {options.host} -- ip route"
+        raise LabError(f"{command[0]} is no command", why="options come before the host", mend=mend)
     path = NAMED / _namespace(_chosen(options.id), options.host)
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     namespace.set_network(handle)
@@ -144,6 +155,8 @@ def execute(options: argparse.Namespace) -> int:
         os.execvpe(command[0], command, process.environment())
     except FileNotFoundError:
         raise LabError(f"the program {command[0]!r} is not installed") from None
+    except OSError as error:
+        raise LabError(f"cannot run {command[0]!r}", why=error.strerror or str(error)) from None
 
 
 def sweep(options: argparse.Namespace) -> int:
@@ -151,5 +164,5 @@ def sweep(options: argparse.Namespace) -> int:
     print(f"swept: {', '.join(swept.labs) or 'nothing to sweep'}")
     for name in swept.foreign:
         print(f"left alone: {name} is not what the lab made", file=sys.stderr)
-    _end_empty_room()
+    room.end_if_empty()
     return PASS

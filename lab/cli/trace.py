@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from lab.cli import FAIL, PASS, request
-from lab.errors import InputError, Problem
+from lab.cli.request import Expectation
+from lab.errors import LabError
 from lab.lab import Lab
-from lab.record.matrix import render, row
-from lab.topology import Flow
-from lab.verdict import FlowResult
+from lab.prediction import World
+from lab.record import capture, text
+from lab.record.model import Trace
+from lab.verdict import FlowResult, NicMismatch
 
 
 def run(options: argparse.Namespace) -> int:
@@ -21,78 +23,59 @@ def run(options: argparse.Namespace) -> int:
     topology = request.topology(options)
     settings, warnings = request.settings(options, topology)
     flows = request.flows(options, topology)
-    expected = [_expectation(text) for text in options.expect]
-    flows += [flow for flow, _ in expected if str(flow) not in {str(known) for known in flows}]
+    expected = request.expectations(options, topology)
+    flows += [one.flow for one in expected if one.flow not in flows]
+    pcap = _new_file(options.pcap)
     with Lab.deploy(topology, settings, datapath=options.datapath, cilium_version=options.cilium_version) as lab:
         results = lab.send_all(flows, count=options.count, size=options.size)
         unmet = _judge(results, expected)
-        if options.pcap:
-            from lab.record.capture import write
-
-            write(lab, Path(options.pcap))
+        if pcap:
+            capture.write(lab, pcap)
         if options.output == "json":
-            from lab.record.model import Trace
-
             sys.stdout.write(Trace.of(lab, results).to_json())
         else:
-            _print(lab, results)
-    for line in warnings:
+            world = World(lab.decisions)
+            ways = [world.predict(result.flow) for result in results]
+            print(*text.trace(lab.title, results, lab.said, ways), sep="\n")
+    said = [f"{node}: {words}" for node, one in lab.said.items() for words in one.warnings]
+    for line in dict.fromkeys((*warnings, *said)):
         print(f"warning: {line}", file=sys.stderr)
     if lab.unmodelled:
         print(f"not modelled by the built-in datapath: {', '.join(lab.unmodelled)}", file=sys.stderr)
     for line in unmet:
         print(line, file=sys.stderr)
-    blind = [result for result in results if result.sent and not result.measurement.holds]
+    blind = [result for result in results if not result.measurement.holds]
     if blind:
         print(f"not measured: {blind[0].measurement}", file=sys.stderr)
     return FAIL if unmet or blind else PASS
 
 
-def _expectation(text: str) -> tuple[Flow, str]:
-    words, equals, nic = text.rpartition("=")
-    try:
-        if not equals or not nic.strip():
-            raise ValueError("it names no NIC")
-        return Flow.parse(words), nic.strip()
-    except ValueError as error:
-        raise InputError([Problem("--expect", 0, text, str(error), "e.g. 'pod1 -> ext1=eth1'")]) from None
+def _new_file(name: str | None) -> Path | None:
+    """Where a capture shall go: told before anything is built when it cannot."""
+    if name is None:
+        return None
+    path = Path(name)
+    if path.exists():
+        raise LabError(f"cannot write the capture {path}", why="it exists", mend="remove it or name another")
+    if not path.parent.is_dir():
+        raise LabError(f"cannot write the capture {path}", why=f"there is no directory {path.parent}", mend="make it")
+    return path
 
 
-def _judge(results: list[FlowResult], expected: Sequence[tuple[Flow, str]]) -> list[str]:
+def _judge(results: list[FlowResult], expected: Sequence[Expectation]) -> list[str]:
     """The expectations that were not met, in words; a flow that left by another NIC has leaked."""
     unmet = []
-    for flow, nic in expected:
-        index = next(i for i, result in enumerate(results) if str(result.flow) == str(flow))
+    for one in expected:
+        index = next(i for i, result in enumerate(results) if result.flow == one.flow)
         result = results[index]
-        source = flow.source.partition(".")[0]
-        node = result.context.pod_node.get(source, source)
-        wanted = nic if "." in nic else f"{node}.{nic}"
-        if wanted not in result.context.nics:
-            problem = Problem(
-                "--expect", 0, f"{flow}={nic}", f"there is no NIC {wanted}", ", ".join(result.context.nics)
-            )
-            raise InputError([problem])
         if result.verdict == "unmeasured":
-            unmet.append(f"{result.name} was not measured: {result.refusal or result.measurement}")
+            unmet.append(f"{result.name} must leave {one.node} by {one.nic}, and was not measured: {result.why}")
             continue
-        left = {f"{node}.{name}" for name in result.left(node)}
-        if left != {wanted}:
-            results[index] = replace(result, leaks=tuple(sorted(left - {wanted})))
-            said = " and ".join(sorted(left)) or "no NIC"
-            unmet.append(f"{result.name} must leave by {wanted}, left by {said}\n{result.explanation}")
+        left = result.left(one.node)
+        if left != {one.nic}:
+            results[index] = replace(result, leaks=tuple(f"{one.node}.{name}" for name in sorted(left - {one.nic})))
+        try:
+            result.must_leave(one.node, by=one.nic)
+        except NicMismatch as mismatch:
+            unmet.append(str(mismatch))
     return unmet
-
-
-def _print(lab: Lab, results: Sequence[FlowResult]) -> None:
-    label = ",".join(lab.settings.for_node(next(iter(lab.topology.nodes))).devices) or "(unset)"
-    print(render([row(lab.title, label, results)]))
-    print()
-    for node, said in lab.said.items():
-        print(f"{node}: {said}")
-        for name, reason in said.reasons.items():
-            if name in lab.topology.nodes[node].nics:
-                print(f"  {name}: {reason}")
-        for warning in said.warnings:
-            print(f"  warning: {warning}")
-    for result in results:
-        print(f"\n{result.name}: {result.verdict}, {result.received} of {result.sent} answered\n{result.explanation}")

@@ -28,18 +28,12 @@ from lab.operation import (
     SetLink,
     SetNftables,
 )
-from lab.plan import mac
+from lab.plan import BASE_SYSCTLS, mac
 from lab.route import TABLES, Family, NextHop, Route, Rule
 
 LOCAL_PODS, REMOTE_PODS, SINGLE_DEVICE = 2010, 2011, 2012
 _PRIORITY = {LOCAL_PODS: 10, REMOTE_PODS: 11, SINGLE_DEVICE: 12}
 _LAST_METRIC = 4294967294
-
-_POD_SYSCTLS = {
-    "net.ipv4.conf.all.rp_filter": "0",
-    "net.ipv4.conf.default.rp_filter": "0",
-    "net.ipv6.conf.default.accept_dad": "0",
-}
 
 
 def pod_interface(pod: str) -> str:
@@ -92,9 +86,9 @@ def _pod(decisions: Decisions, node: NodeDecision, pod: str, number: int, pod_nu
     """A pod as cilium-cni plugs it: one address, everything else through the router IP."""
     lxc = pod_interface(pod)
     pod_mac, lxc_mac = mac(3, number, pod_number), mac(4, number, pod_number)
-    yield AddNamespace(pod, _POD_SYSCTLS)
+    yield AddNamespace(pod, BASE_SYSCTLS)
     yield AddCable(node.node, lxc, lxc_mac, pod, "eth0", pod_mac, node.mtu)
-    for address in decisions.topology.pod_addresses()[pod]:
+    for address in decisions.pod_addresses[pod]:
         family: Family = 4 if address.version == 4 else 6
         if family not in node.families:
             continue

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from lab.fib import Fib
+from lab.refusal import refusal
 from lab.route import Address, Encap, Family, Network, NextHop, Route
 from lab.selection import (
     Device,
@@ -55,7 +56,7 @@ class NodeDecision:
     @property
     def agent_exits(self) -> str | None:
         """The agent's last words when it refuses to run with these settings, else None."""
-        return self.drd.exits
+        return refusal(self.settings, self.version) or self.drd.exits
 
     @property
     def families(self) -> tuple[Family, ...]:
@@ -127,6 +128,11 @@ class Decisions:
     @cached_property
     def nodes(self) -> Mapping[str, NodeDecision]:
         return {name: self._decide(name) for name in self.topology.nodes}
+
+    @cached_property
+    def pod_addresses(self) -> Mapping[str, tuple[Address, ...]]:
+        """Pod → its planned addresses of every family."""
+        return self.topology.pod_addresses()
 
     @property
     def running(self) -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lab.verdict import FlowResult
 
@@ -18,11 +19,25 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One lab: which table it belongs to, its row's label, and its flows' cells by column."""
+    """One lab: which table it belongs to, its row's label, and its flows' cells by column.
+
+    `settings` tell rows apart whose labels are the same.
+    """
 
     table: str
     label: str
     cells: tuple[tuple[str, Cell], ...]
+    settings: tuple[tuple[str, str], ...] = ()
+
+    def folded(self) -> dict[str, Any]:
+        """The row in JSON's types, as it is in run.json."""
+        cells = [{"flow": name, "text": cell.text, "loud": cell.loud} for name, cell in self.cells]
+        return {"table": self.table, "label": self.label, "settings": dict(self.settings), "cells": cells}
+
+
+def unfolded(folded: Mapping[str, Any]) -> Row:
+    cells = tuple((cell["flow"], Cell(cell["text"], cell["loud"])) for cell in folded["cells"])
+    return Row(folded["table"], folded["label"], cells, tuple(folded["settings"].items()))
 
 
 def cell(result: FlowResult) -> Cell:
@@ -37,8 +52,9 @@ def cell(result: FlowResult) -> Cell:
     if from_pod or target not in pods:
         node = pods.get(source, source)
         out, back = _nics(result, node, "request", True), _nics(result, node, "reply", False)
-        words += [out or ("on the node" if result.received else "left no NIC"), *_encapsulation(result, node, "request")]
-        if from_pod and out and "vxlan" not in words:
+        tunnels = _encapsulation(result, node, "request")
+        words += [out or ("on the node" if result.received else "left no NIC"), *tunnels]
+        if from_pod and out and not tunnels:
             how, loud = _source(result, source, node)
             words += [how] if how else []
         if back and back != out:
@@ -50,7 +66,10 @@ def cell(result: FlowResult) -> Cell:
         if answered and answered != entered:
             words.append(f"reply {answered}")
         loud = answered != entered
-    if result.verdict != "carried":
+    if result.verdict == "leaked":
+        words.append("leaked")
+        loud = True
+    if result.received != result.sent:
         words.append("no answer" if result.received == 0 else f"{result.received}/{result.sent} answered")
         loud = True
     return Cell(" ".join(words), loud)
@@ -82,16 +101,30 @@ def _source(result: FlowResult, pod: str, node: str) -> tuple[str, bool]:
     return ("pod address" if expected else "pod address!"), not expected
 
 
-def row(table: str, label: str, results: Iterable[FlowResult]) -> Row:
-    return Row(table, label, tuple((result.name, cell(result)) for result in results))
+def row(table: str, label: str, results: Iterable[FlowResult], settings: Mapping[str, str] | None = None) -> Row:
+    cells = tuple((result.name, cell(result)) for result in results)
+    return Row(table, label, cells, tuple(sorted((settings or {}).items())))
 
 
 def merged(rows: Iterable[Row]) -> dict[str, dict[str, dict[str, Cell]]]:
     """Table → row label → column → cell; a lab used by several tests is one row, and the last measurement counts."""
     tables: dict[str, dict[str, dict[str, Cell]]] = {}
-    for one in rows:
-        tables.setdefault(one.table, {}).setdefault(one.label, {}).update(dict(one.cells))
+    for one, label in _labelled(list(rows)):
+        tables.setdefault(one.table, {}).setdefault(label, {}).update(dict(one.cells))
     return tables
+
+
+def _labelled(rows: list[Row]) -> Iterable[tuple[Row, str]]:
+    """Each row with its label; where labs of one label were told different things, with what is different."""
+    namesakes: dict[tuple[str, str], list[dict[str, str]]] = {}
+    for one in rows:
+        namesakes.setdefault((one.table, one.label), []).append(dict(one.settings))
+    for one in rows:
+        mine, others = dict(one.settings), namesakes[one.table, one.label]
+        keys = sorted(
+            {key for other in others for key in other.keys() | mine.keys() if other.get(key) != mine.get(key)}
+        )
+        yield one, " ".join([one.label, *(f"{key}={mine.get(key, '(unset)')}" for key in keys)])
 
 
 def render(rows: Iterable[Row], *, width: int = 120, first: str = "devices") -> str:
@@ -108,7 +141,8 @@ def _blocks(labels: dict[str, dict[str, Cell]], columns: list[str], width: int, 
     widths = {c: max(len(c), *(len(cells[c].text) if c in cells else 1 for cells in labels.values())) for c in columns}
     lines: list[str] = []
     while columns:
-        block, used = [], label_width
+        block: list[str] = []
+        used = label_width
         while columns and (not block or used + widths[columns[0]] + 2 <= width):
             used += widths[columns[0]] + 2
             block.append(columns.pop(0))

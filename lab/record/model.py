@@ -11,7 +11,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from lab.lab import Lab
-from lab.verdict import FlowResult
+from lab.prediction import World
+from lab.verdict import FlowResult, Measurement
 
 
 class Model(BaseModel):
@@ -32,10 +33,22 @@ class TracedFlow(Model):
 
     source: Annotated[str, Field(alias="from")]
     destination: Annotated[str, Field(alias="to")]
-    protocol: Annotated[str, Field(description="icmp, udp:PORT or tcp:PORT; icmp6 … for IPv6 asked for by name")]
-    sent: int
-    received: int
-    verdict: Literal["carried", "leaked", "lost", "unmeasured"]
+    protocol: Annotated[
+        str,
+        Field(
+            description="icmp, udp:PORT or tcp:PORT; icmp6, udp6:PORT or tcp6:PORT where the flow asked for IPv6",
+            pattern=r"^(icmp6?|(udp|tcp)6?:[0-9]+)$",
+        ),
+    ]
+    sent: Annotated[int, Field(ge=0, description="probes given to the sender's kernel; 0 when it has no address")]
+    received: Annotated[int, Field(ge=0, description="probes whose answer reached the sender")]
+    verdict: Annotated[
+        Literal["carried", "leaked", "lost", "unmeasured"],
+        Field(
+            description="carried: all were answered; leaked: seen on a NIC that an --expect rules out; "
+            "lost: not all were answered; unmeasured: nothing was sent, or the taps cannot vouch for what they saw"
+        ),
+    ]
     transmitted_by: Annotated[
         dict[str, Transmitted], Field(description="node.nic → what it sent; NICs that sent nothing are not there")
     ]
@@ -43,11 +56,14 @@ class TracedFlow(Model):
         dict[str, tuple[str, ...]], Field(description="external → source addresses of the requests that arrived there")
     ]
     refusal: Annotated[str | None, Field(description="why the sender's kernel or agent sent nothing, else null")] = None
+    expected: Annotated[
+        tuple[str, ...], Field(description="every way predicted from the settings; several where a hash decides")
+    ] = ()
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     @classmethod
-    def of(cls, result: FlowResult, externals: frozenset[str]) -> TracedFlow:
+    def of(cls, result: FlowResult, externals: frozenset[str], expected: tuple[str, ...] = ()) -> TracedFlow:
         flow = result.flow
         suffix = "6" if flow.family == 6 else ""
         target = flow.destination.partition(".")[0]
@@ -67,6 +83,7 @@ class TracedFlow(Model):
             },
             server_saw_source={target: sources} if target in externals and sources else {},
             refusal=result.refusal or None,
+            expected=expected,
         )
 
 
@@ -92,6 +109,17 @@ class TracedMeasurement(Model):
     drops: int
     without_carrier: Annotated[tuple[str, ...], Field(description="NICs that are down: they carry nothing")] = ()
 
+    @classmethod
+    def of(cls, measurements: list[Measurement]) -> TracedMeasurement:
+        """One or more measurements together: what was missing in any of them is missing."""
+        together = Measurement(
+            missing=tuple(dict.fromkeys(name for one in measurements for name in one.missing)),
+            drops=max((one.drops for one in measurements), default=0),
+            taps=min((one.taps for one in measurements), default=0),
+            without_carrier=tuple(dict.fromkeys(name for one in measurements for name in one.without_carrier)),
+        )
+        return cls(canaries=together.canaries, drops=together.drops, without_carrier=together.without_carrier)
+
 
 class Trace(Model):
     """One measured lab."""
@@ -110,17 +138,15 @@ class Trace(Model):
     @classmethod
     def of(cls, lab: Lab, results: list[FlowResult]) -> Trace:
         externals = frozenset(lab.topology.externals)
+        world = World(lab.decisions)
         first = {
             name: str(found[0])
             for name, found in lab.addresses.items()
             if found and (name in lab.topology.pods or name in externals)
         }
-        missing = sorted({name for result in results for name in result.measurement.missing})
-        dark = sorted({name for result in results for name in result.measurement.without_carrier})
-        taps = max((result.measurement.taps for result in results), default=0)
         return cls(
             topology=lab.topology.name,
-            datapath="builtin",
+            datapath="cilium" if lab.datapath == "cilium" else "builtin",
             cilium_version=str(lab.version),
             settings=dict(lab.settings.values),
             unmodelled=lab.unmodelled,
@@ -137,12 +163,10 @@ class Trace(Model):
                 for name, said in lab.said.items()
             },
             addresses=first,
-            flows=tuple(TracedFlow.of(result, externals) for result in results),
-            measurement=TracedMeasurement(
-                canaries="none sent" if not taps else "ok" if not missing else "missing: " + ", ".join(missing),
-                drops=max((result.measurement.drops for result in results), default=0),
-                without_carrier=tuple(dark),
+            flows=tuple(
+                TracedFlow.of(result, externals, tuple(map(str, world.predict(result.flow)))) for result in results
             ),
+            measurement=TracedMeasurement.of([result.measurement for result in results]),
         )
 
     def to_json(self) -> str:
@@ -150,8 +174,10 @@ class Trace(Model):
 
 
 def schema() -> str:
-    """The JSON Schema of `niclab trace -o json`."""
+    """The JSON Schema of `niclab trace -o json`. What is in it stays; later versions may add keys."""
     document = Trace.model_json_schema(by_alias=True, mode="serialization")
     document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     document["title"] = "niclab trace"
+    for model in (document, *document["$defs"].values()):
+        del model["additionalProperties"]
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

@@ -35,6 +35,11 @@ def bind_current_network(path: str) -> None:
     _check(_libc.mount(b"/proc/thread-self/ns/net", os.fsencode(path), None, _MS_BIND, None), f"mount on {path}")
 
 
+def mount(kind: str, path: str) -> None:
+    """Mount a new file system of `kind` (bpf, tmpfs …) on `path`. Raises OSError."""
+    _check(_libc.mount(kind.encode(), os.fsencode(path), kind.encode(), 0, None), f"mount {kind} on {path}")
+
+
 def unmount(path: str) -> None:
     """Detach what is mounted on `path`. Raises OSError."""
     _check(_libc.umount2(os.fsencode(path), _MNT_DETACH), f"umount {path}")

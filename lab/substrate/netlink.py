@@ -39,6 +39,8 @@ _ROUTE_TYPES = {"unicast": 1, "local": 2, "blackhole": 6, "unreachable": 7, "pro
 _RULE_ACTIONS = {"lookup": 1, "blackhole": 6, "unreachable": 7, "prohibit": 8}
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _BATCH_BYTES = 48 * 1024
+_BATCH_MESSAGES = 100
+"""Every message of a batch may be refused, and the refusals must fit the socket's receive buffer (208 KiB, 1 each)."""
 
 Index = Callable[[str], int]
 
@@ -283,11 +285,12 @@ class Channel:
         self._socket.close()
 
     def send(self, messages: Sequence[bytes]) -> None:
-        """Carry out every message, in order. Raises Refusal for the first one refused; those after it were tried too."""
+        """Carry out every message, in order. Raises Refusal for the first one refused; some after it were tried too."""
         start = 0
         while start < len(messages):
             size, end = 0, start
-            while end < len(messages) and (end == start or size + len(messages[end]) <= _BATCH_BYTES):
+            full = start + _BATCH_MESSAGES
+            while end < min(full, len(messages)) and (end == start or size + len(messages[end]) <= _BATCH_BYTES):
                 size += len(messages[end])
                 end += 1
             self._send_batch(messages[start:end], start)

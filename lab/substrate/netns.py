@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Iterable, Iterator
+import socket
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +28,12 @@ from lab.operation import (
 )
 from lab.process import run
 from lab.substrate import namespace, netlink
-from lab.substrate.ownership import Ledger, named_directory
+from lab.substrate.ownership import NAMED, Ledger, named_directory
 
 _LOOPBACK = SetLink("", "lo")
+_FIRST_INDEX = 1000
+"""Interfaces of the lab are numbered from here: a new namespace may hold tunl0, sit0 and their like already, one for
+each tunnel module that is loaded (net.core.fb_tunnels_only_for_init_net)."""
 
 
 @dataclass(slots=True)
@@ -63,14 +68,24 @@ class Substrate:
     @classmethod
     def attached(cls, ledger: Ledger, names: dict[str, str]) -> Substrate:
         """The substrate of a kept lab, opened again."""
-        substrate = cls(ledger)
-        for role, name in names.items():
-            path = named_directory(ledger) / name
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            with namespace.entered(fd):
-                found = Namespace(role, name, path, fd, netlink.Channel())
-                found.indices.update({interface: index for index, interface in _interfaces()})
-            substrate._namespaces[role] = found
+        made = ledger.inodes()
+        with contextlib.ExitStack() as undo:
+            substrate = cls(ledger)
+            undo.callback(substrate.close)
+            for role, name in names.items():
+                path = NAMED / name
+                try:
+                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                except OSError as error:
+                    raise _not_ours(ledger, name, error.strerror or str(error)) from None
+                if os.fstat(fd).st_ino != made.get(name):
+                    os.close(fd)
+                    raise _not_ours(ledger, name, "another one stands under its name")
+                with namespace.entered(fd):
+                    found = Namespace(role, name, path, fd, netlink.Channel())
+                    found.indices.update({interface: index for index, interface in socket.if_nameindex()})
+                substrate._namespaces[role] = found
+            undo.pop_all()
         return substrate
 
     def __getitem__(self, role: str) -> Namespace:
@@ -89,7 +104,7 @@ class Substrate:
         self._namespaces.clear()
 
     def apply(self, operations: Iterable[Operation]) -> None:
-        """Carry out the operations in order. Raises LabError naming the one that was refused, and the kernel's reason."""
+        """Carry out the operations in order. Raises LabError naming what was refused, and the kernel's reason."""
         waiting: list[tuple[Operation, bytes]] = []
         current: Namespace | None = None
 
@@ -116,37 +131,57 @@ class Substrate:
             flush()
 
     def _add_namespace(self, operation: AddNamespace) -> Namespace:
+        """Leaves the calling thread in the new namespace."""
         name = f"{self._ledger.id}-{operation.namespace}"
         path = named_directory(self._ledger) / name
-        if path.exists():
-            raise LabError(f"the namespace {name} exists already and is not this lab's", mend="use another --id")
-        self._ledger.write("making namespace", role=operation.namespace, name=name)
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o444))
         try:
-            namespace.unshare_network()
-            namespace.bind_current_network(str(path))
+            fd = self._make(operation.namespace, name, path)
+            try:
+                made = Namespace(operation.namespace, name, path, fd, netlink.Channel())
+            except OSError:
+                os.close(fd)
+                raise
+            self._namespaces[operation.namespace] = made
+            _write_sysctls(operation.sysctls, name)
+        except FileExistsError:
+            raise LabError(
+                f"the namespace {name} exists already and is not this lab's", mend="use another --id"
+            ) from None
         except OSError as error:
             raise LabError(
                 f"cannot make the network namespace {name}",
                 why=str(error),
-                mend="niclab check says what this machine lacks (root, or user namespaces)",
+                mend="raise the limit on open files (ulimit -n): a namespace takes two"
+                if error.errno == errno.EMFILE
+                else "niclab check says what this machine lacks (root, or user namespaces)",
             ) from None
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._ledger.write("made namespace", role=operation.namespace, name=name, inode=os.fstat(fd).st_ino)
-        made = Namespace(operation.namespace, name, path, fd, netlink.Channel())
-        self._namespaces[operation.namespace] = made
-        for key, value in operation.sysctls.items():
-            _write_sysctl(key, value, name)
         made.channel.send([netlink.set_link(_LOOPBACK, 1)])
         return made
 
+    def _make(self, role: str, name: str, path: Path) -> int:
+        """A handle to a new namespace named `path`. Raises OSError; what stands there is left alone then."""
+        if path.exists():
+            raise FileExistsError
+        self._ledger.write("making namespace", role=role, name=name)
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o444))
+        except OSError:  # somebody made it just now
+            self._ledger.write("not making namespace", role=role, name=name)
+            raise
+        namespace.unshare_network()
+        namespace.bind_current_network(str(path))
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._ledger.write("made namespace", role=role, name=name, inode=os.fstat(fd).st_ino)
+        return fd
+
     def _set(self, operation: SetSysctl | SetNftables, target: Namespace) -> None:
-        with target.entered():
-            if isinstance(operation, SetSysctl):
-                _write_sysctl(operation.key, operation.value, target.name)
-            else:
-                # A child inherits the calling thread's network namespace.
-                run(["nft", "-f", "-"], stdin=operation.ruleset)
+        """Leaves the calling thread in the namespace."""
+        namespace.set_network(target.fd)
+        if isinstance(operation, SetSysctl):
+            _write_sysctls({operation.key: operation.value}, target.name)
+        else:
+            # A child inherits the calling thread's network namespace.
+            run(["nft", "-f", "-"], stdin=operation.ruleset, namespace=target.name)
 
     def _message(self, operation: Operation, target: Namespace) -> bytes:
         def index(name: str) -> int:
@@ -187,20 +222,37 @@ def _send(target: Namespace, waiting: list[tuple[Operation, bytes]]) -> None:
 
 
 def _new_index(target: Namespace, name: str) -> int:
-    target.indices[name] = max(target.indices.values()) + 1
+    target.indices[name] = max(_FIRST_INDEX, *target.indices.values()) + 1
     return target.indices[name]
 
 
-def _interfaces() -> list[tuple[int, str]]:
-    import socket
-
-    return socket.if_nameindex()
+def _not_ours(ledger: Ledger, name: str, why: str) -> LabError:
+    return LabError(f"the namespace {name} of lab {ledger.id} is gone", why=why, mend=f"niclab down {ledger.id}")
 
 
-def _write_sysctl(key: str, value: str, name: str) -> None:
-    path = "/proc/sys/" + (key if "/" in key else key.replace(".", "/"))
+def _write_sysctls(values: Mapping[str, str], name: str) -> None:
+    """Write sysctls of the namespace the calling thread is in. Raises LabError, or OSError without /proc.
+
+    The kernel finds `net` in a list of all namespaces' directories of that name, so it is looked up once only.
+    """
+    net = os.open("/proc/sys/net", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        for key, value in values.items():
+            _write_sysctl(net, key, value, name)
+    finally:
+        os.close(net)
+
+
+def _write_sysctl(net: int, key: str, value: str, name: str) -> None:
+    path = key if "/" in key else key.replace(".", "/")
+    if not path.startswith("net/") or "/../" in path:
+        raise LabError(
+            f"the sysctl {key} is none of {name}'s own",
+            why="it would change the host",
+            mend="remove it: only net.* may be",
+        )
+    try:
+        handle = os.open(path[4:], os.O_WRONLY | os.O_CLOEXEC, dir_fd=net)
     except OSError as error:
         raise LabError(
             f"no sysctl {key} in {name}",
@@ -212,5 +264,4 @@ def _write_sysctl(key: str, value: str, name: str) -> None:
     except OSError as error:
         raise LabError(f"the kernel refused {key}={value} in {name}", why=error.strerror or str(error)) from None
     finally:
-        with contextlib.suppress(OSError):
-            os.close(handle)
+        os.close(handle)

@@ -1,7 +1,9 @@
-"""When links are ready to carry: a link that is up drops every packet until the kernel has given it a queue.
+"""When links are ready to carry: a link that is up drops every packet until the kernel has activated its queue.
 
-Bringing a link up returns at once; linkwatch (net/core/link_watch.c) activates it a moment later from a work queue. Until
-then its queueing discipline is `noop`, which drops everything: the first packets of a new lab would be lost silently.
+Bringing a link up returns at once; linkwatch (net/core/link_watch.c) activates it a moment later from a work queue.
+Until then its transmit queue is a `noop`, which drops everything: a new lab's first packets would be lost silently.
+The queueing discipline's name does not tell: a link brought up before its peer shows `noqueue` from the beginning. Its
+operational state does, which linkwatch changes together with the queue.
 """
 
 from __future__ import annotations
@@ -15,27 +17,30 @@ from lab.errors import LabError
 from lab.substrate.netns import Substrate
 
 _IFF_UP = 1
-_IFLA_IFNAME, _IFLA_QDISC, _IFLA_CARRIER = 3, 6, 33
+_IFLA_IFNAME, _IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_CARRIER = 3, 16, 18, 33
+_IFLA_INFO_KIND = 1
+_IF_OPER_UNKNOWN, _IF_OPER_UP = 0, 6
+_LATE = ("veth", "bridge")
+"""Kinds that linkwatch activates, and whose state is unknown before it has. Others (lo, vxlan) have a carrier from the
+beginning, are activated at once, and stay unknown."""
 DEADLINE = 5.0
 """Seconds; the kernel needs milliseconds."""
 
 
 def waiting_links(links: list[bytes]) -> list[str]:
-    """The names of the links that are up, have a carrier, and no queue yet."""
-    return [name for name, up, carrier, queue in map(_link, links) if up and carrier and queue == "noop"]
+    """The names of the links that are up, have a carrier, and are not activated yet."""
+    return [name for name, waits in map(_link, links) if waits]
 
 
-def _link(body: bytes) -> tuple[str, bool, bool, str]:
-    name, queue, carrier = "", "", False
-    up = bool(struct.unpack_from("=I", body, 8)[0] & _IFF_UP)
-    for kind, value in _attributes(body[16:]):
-        if kind == _IFLA_IFNAME:
-            name = value.rstrip(b"\0").decode()
-        elif kind == _IFLA_QDISC:
-            queue = value.rstrip(b"\0").decode()
-        elif kind == _IFLA_CARRIER:
-            carrier = bool(value[0])
-    return name, up, carrier, queue
+def _link(body: bytes) -> tuple[str, bool]:
+    """Its name, and whether it still has to be activated."""
+    found = dict(_attributes(body[16:]))
+    name = found[_IFLA_IFNAME].rstrip(b"\0").decode()
+    kind = dict(_attributes(found.get(_IFLA_LINKINFO, b""))).get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode()
+    up = struct.unpack_from("=I", body, 8)[0] & _IFF_UP
+    carrier = found.get(_IFLA_CARRIER, b"\0") != b"\0"
+    ready = (_IF_OPER_UP,) if kind in _LATE else (_IF_OPER_UP, _IF_OPER_UNKNOWN)
+    return name, bool(up and carrier and found[_IFLA_OPERSTATE][0] not in ready)
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
@@ -63,5 +68,6 @@ def wait(substrate: Substrate) -> None:
     found = retrying(late)
     if found:
         raise LabError(
-            f"links were not ready after {DEADLINE:g} s: {', '.join(found)}", mend="is the machine overloaded? try again"
+            f"links were not ready after {DEADLINE:g} s: {', '.join(found)}",
+            mend="is the machine overloaded? try again",
         )

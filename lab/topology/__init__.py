@@ -1,7 +1,7 @@
 """Topologies: what exists in a lab, as data."""
 
 from lab.topology.file import find, load, loads, names
-from lab.topology.model import External, Fabric, Flow, Host, Interface, Nic, Node, Pod, Router, Topology
+from lab.topology.model import External, Fabric, Flow, Host, Interface, Nic, Node, Pod, Router, Service, Topology
 from lab.topology.schema import schema
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Node",
     "Pod",
     "Router",
+    "Service",
     "Topology",
     "find",
     "load",

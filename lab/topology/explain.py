@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from lab.topology.finding import Finding, nearest
-from lab.topology.model import External, Fabric, Nic, Node, Pod, Router, Topology
+from lab.topology.model import External, Fabric, Nic, Node, Pod, Router, Service, Topology
 
 Field = tuple[str | int, ...]
 
@@ -18,6 +18,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "routers": Router,
     "nics": Nic,
     "pods": Pod,
+    "services": Service,
 }
 _MEND = {
     "addresses": "write ADDRESS/LENGTH, e.g. 10.0.0.1/24",
@@ -34,12 +35,26 @@ _MEND = {
     "nics": "nics: {eth0: {fabric: f0, addresses: [10.0.0.1/24]}}",
     "pods": "pods: [pod1, pod2]",
     "sysctls": "KEY: VALUE, e.g. net.ipv4.conf.eth0.rp_filter: 1",
+    "services": "services: {web: {type: NodePort, port: 80, node_port: 30080, pods: [pod1]}}",
+    "type": "ClusterIP, NodePort or LoadBalancer",
+    "port": "the service's port, 1 to 65535",
+    "target_port": "the pods' port, 1 to 65535",
+    "protocol": "tcp or udp",
+    "node_port": "30000 to 32767",
+    "cluster_ip": "write the address alone, e.g. 10.96.0.80",
+    "external_ips": "write the addresses alone, e.g. 192.0.2.80",
+    "load_balancer_ip": "write the address alone, e.g. 192.0.2.80",
+    "external_traffic_policy": "Cluster or Local",
+    "internal_traffic_policy": "Cluster or Local",
     "name": "write it in lower case, e.g. two-nic",
 }
 _HOST_NAME = "lower-case letters, digits and dashes, at most 32"
 _NIC_NAME = "letters, digits, `_`, `.` and `-`, at most 15"
+_SERVICE_NAME = "lower-case letters, digits and dashes, at most 32, a letter first"
 _PLAIN = {
     "less_than_equal": "{given} is more than {le}",
+    "greater_than_equal": "{given} is less than {ge}",
+    "literal_error": "{given} is none of {expected}",
     "bool_type": "{given} is neither true nor false",
     "too_short": "there is none",
 }
@@ -98,6 +113,8 @@ def _mend_mapping(path: Field) -> str:
 def _mend_name(path: Field, error: dict[str, Any]) -> str:
     if error["type"] == "string_type":
         return f'put it in quotes: "{path[-1]}"'
+    if len(path) >= 2 and path[-2] == "services":
+        return _SERVICE_NAME
     return _NIC_NAME if len(path) >= 2 and path[-2] == "nics" else _HOST_NAME
 
 

@@ -1,132 +1,42 @@
-"""What exists: fabrics, nodes with their NICs and pods, externals, routers, and the flows people ask about.
+"""What exists: fabrics, nodes with their NICs and pods, externals, routers, services, and the flows people ask about.
 
 Frozen pydantic models; the YAML around them is `lab.topology.file`, what must hold between them `lab.topology.rules`.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import re
-from collections.abc import Callable, Iterator, Mapping
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network
 from itertools import chain
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    PlainValidator,
-    StringConstraints,
-    WithJsonSchema,
-)
+from pydantic import BeforeValidator, Field, StringConstraints
 
-from lab.route import Address, Family, Network, Route, Rule, parse_route, parse_rule
-from lab.wordreader import ip_address, ip_network
-
-Interface = IPv4Interface | IPv6Interface
-Protocol = Literal["icmp", "udp", "tcp"]
-
-HostName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$")]
-NicName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,14}$")]
-
-_T = TypeVar("_T")
-
-
-def _one_or_many(value: Any) -> Any:
-    """A list may be written as its only entry, or left empty."""
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def _or_empty(value: Any) -> Any:
-    return {} if value is None else value
-
-
-def _parsed(kind: type[_T] | tuple[type[_T], ...], parse: Callable[[str], _T]) -> PlainValidator:
-    def validate(value: Any) -> _T:
-        if isinstance(value, kind):
-            return value
-        if not isinstance(value, str):
-            raise ValueError(f"{_shown(value)} is not text")
-        return parse(value)
-
-    return PlainValidator(validate)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict | list):
-        return "a mapping" if isinstance(value, dict) else "a list"
-    return str(value)
-
-
-def _ip(word: str) -> Address:
-    try:
-        return ip_address(word)
-    except ValueError:
-        raise ValueError(f"{word!r} is not an IP address") from None
-
-
-def _interface(word: str) -> Interface:
-    address, slash, length = word.partition("/")
-    try:
-        ip = ip_address(address)
-    except ValueError:
-        raise ValueError(f"{address!r} is not an IP address") from None
-    if not slash:
-        raise ValueError(f"{word!r} has no prefix length")
-    if not (length.isascii() and length.isdecimal()) or int(length[:9]) > ip.max_prefixlen:
-        raise ValueError(f"{length!r} is not a prefix length (0 to {ip.max_prefixlen})")
-    return ipaddress.ip_interface(word)
-
-
-def _words(description: str, **more: Any) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "description": description, **more})
-
-
-RouteWords = Annotated[
-    Route,
-    _parsed(Route, parse_route),
-    PlainSerializer(str),
-    _words("a route in iproute2's words", examples=["default via 10.0.0.254 dev eth0"]),
-]
-RuleWords = Annotated[
-    Rule,
-    _parsed(Rule, parse_rule),
-    PlainSerializer(str),
-    _words("a rule in iproute2's words", examples=["from 10.244.1.0/24 lookup 100"]),
-]
-IpAddress = Annotated[
-    Address,
-    _parsed((ipaddress.IPv4Address, ipaddress.IPv6Address), _ip),
-    PlainSerializer(str),
-    _words("an IP address", examples=["10.0.0.1"]),
-]
-IpNetwork = Annotated[
-    Network,
-    _parsed((IPv4Network, IPv6Network), ip_network),
-    PlainSerializer(str),
-    _words("ADDRESS/LENGTH without host bits", examples=["10.0.0.0/24"], pattern="/"),
-]
-IpInterface = Annotated[
+from lab.route import Address, Family, Network
+from lab.topology.fields import (
+    HostName,
     Interface,
-    _parsed((IPv4Interface, IPv6Interface), _interface),
-    PlainSerializer(str),
-    _words("ADDRESS/LENGTH", examples=["10.0.0.1/24"], pattern="/"),
-]
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    IpAddress,
+    IpInterface,
+    IpNetwork,
+    Mac,
+    Model,
+    NicName,
+    Protocol,
+    RouteWords,
+    RuleWords,
+    one_or_many,
+    or_empty,
+    shown,
+)
+from lab.topology.flow import Flow, FlowWords
+from lab.topology.service import Service, ServiceName, cluster_ips, node_ports
 
 
 class Fabric(Model):
     """An L2 segment. `subnets`, where given, are the only ones its NICs may have addresses in."""
 
-    subnets: Annotated[tuple[IpNetwork, ...], BeforeValidator(_one_or_many)] = ()
+    subnets: Annotated[tuple[IpNetwork, ...], BeforeValidator(one_or_many)] = ()
 
 
 class Nic(Model):
@@ -135,12 +45,12 @@ class Nic(Model):
     fabric: str
     addresses: Annotated[
         tuple[IpInterface, ...],
-        BeforeValidator(_one_or_many),
+        BeforeValidator(one_or_many),
         Field(description="ADDRESS/LENGTH each; the first of a family is its primary address"),
     ] = ()
     mtu: Annotated[int, Field(strict=True, le=65535)] = 1500
     up: Annotated[bool, Field(strict=True)] = True
-    mac: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$", to_lower=True)] | None = None
+    mac: Mac | None = None
 
     def addresses_of(self, family: Family) -> tuple[Interface, ...]:
         return tuple(address for address in self.addresses if address.version == family)
@@ -154,11 +64,11 @@ class Host(Model):
     """What has NICs on fabrics, its own routing tables and sysctls."""
 
     nics: Annotated[dict[NicName, Nic], Field(min_length=1)]
-    routes: Annotated[tuple[RouteWords, ...], BeforeValidator(_one_or_many)] = ()
-    rules: Annotated[tuple[RuleWords, ...], BeforeValidator(_one_or_many)] = ()
+    routes: Annotated[tuple[RouteWords, ...], BeforeValidator(one_or_many)] = ()
+    rules: Annotated[tuple[RuleWords, ...], BeforeValidator(one_or_many)] = ()
     sysctls: Annotated[
         dict[str, Annotated[str, BeforeValidator(_sysctl)]],
-        BeforeValidator(_or_empty),
+        BeforeValidator(or_empty),
         Field(description="net.* keys of the host's network namespace"),
     ] = {}
 
@@ -174,16 +84,16 @@ class External(Host):
 class Pod(Model):
     """A pod; without `addresses` it gets the next free one of its node's pod CIDRs."""
 
-    addresses: Annotated[tuple[IpAddress, ...], BeforeValidator(_one_or_many)] = ()
+    addresses: Annotated[tuple[IpAddress, ...], BeforeValidator(one_or_many)] = ()
 
 
 def _pods(value: Any) -> Any:
     if isinstance(value, dict) or value is None:
         return value or {}
     found: dict[str, Any] = {}
-    for name in _one_or_many(value):
+    for name in one_or_many(value):
         if not isinstance(name, str):
-            raise ValueError(f"{_shown(name)} is not the name of a pod")
+            raise ValueError(f"{shown(name)} is not the name of a pod")
         if name in found:
             raise ValueError(f"{name!r} is there twice")
         found[name] = {}
@@ -195,16 +105,16 @@ class Node(Host):
 
     node_ip: Annotated[
         tuple[IpAddress, ...],
-        BeforeValidator(_one_or_many),
+        BeforeValidator(one_or_many),
         Field(description="Kubernetes' InternalIP; default: the first NIC's first address of each family"),
     ] = ()
-    pod_cidrs: Annotated[tuple[IpNetwork, ...], BeforeValidator(_one_or_many)] = ()
+    pod_cidrs: Annotated[tuple[IpNetwork, ...], BeforeValidator(one_or_many)] = ()
     pods: Annotated[
-        dict[HostName, Annotated[Pod, BeforeValidator(_or_empty)]],
+        dict[HostName, Annotated[Pod, BeforeValidator(or_empty)]],
         BeforeValidator(_pods),
         Field(description="a list of names, or a mapping of names to pods"),
     ] = {}
-    labels: Annotated[dict[str, str], BeforeValidator(_or_empty)] = {}
+    labels: Annotated[dict[str, str], BeforeValidator(or_empty)] = {}
 
     def node_ip_of(self, family: Family) -> Address | None:
         """The node IP of one family: as given, else the first address on the first NIC that has one."""
@@ -220,76 +130,17 @@ class Node(Host):
         return next((cidr for cidr in self.pod_cidrs if cidr.version == family), None)
 
 
-_FLOW = re.compile(
-    r"^\s*(?P<source>\S+?)\s*(?:->|→)\s*(?P<destination>[^\s:]+)(?::(?P<protocol>\w+)(?::(?P<port>\d{1,9}))?)?\s*$"
-)
-_PROTOCOLS: dict[str, tuple[Protocol, Literal[6] | None]] = {
-    "icmp": ("icmp", None),
-    "udp": ("udp", None),
-    "tcp": ("tcp", None),
-    "icmp6": ("icmp", 6),
-    "udp6": ("udp", 6),
-    "tcp6": ("tcp", 6),
-}
-
-
-class Flow(Model):
-    """Who talks to whom: ends are a pod, an external, or a NIC written `node.nic`; `family` None means IPv4 if any."""
-
-    source: str
-    destination: str
-    protocol: Protocol = "icmp"
-    port: Annotated[int | None, Field(ge=1, le=65535)] = None
-    family: Literal[4, 6] | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Flow:
-        """A flow from `FROM -> TO[:udp:PORT|:tcp:PORT|:icmp|:icmp6]`. Raises ValueError."""
-        match = _FLOW.match(text)
-        if not match:
-            raise ValueError(f"{text!r} is not a flow (want FROM -> TO, TO:udp:PORT or TO:tcp:PORT)")
-        protocol, port = match["protocol"] or "icmp", match["port"]
-        if protocol not in _PROTOCOLS:
-            raise ValueError(f"protocol {protocol!r} is not icmp, udp or tcp (or icmp6, udp6, tcp6)")
-        base, family = _PROTOCOLS[protocol]
-        if base == "icmp" and port is not None:
-            raise ValueError("ICMP has no port")
-        if base != "icmp" and (port is None or not port.isascii() or not 0 < int(port) < 65536):
-            raise ValueError(f"a {base} flow ends in a port 1..65535: {match['destination']}:{protocol}:PORT")
-        return cls(
-            source=match["source"],
-            destination=match["destination"],
-            protocol=base,
-            port=int(port) if port else None,
-            family=family,
-        )
-
-    def __str__(self) -> str:
-        text = f"{self.source} -> {self.destination}"
-        suffix = "6" if self.family == 6 else ""
-        if self.protocol != "icmp":
-            return f"{text}:{self.protocol}{suffix}:{self.port}"
-        return f"{text}:icmp6" if suffix else text
-
-
-FlowWords = Annotated[
-    Flow,
-    _parsed(Flow, Flow.parse),
-    PlainSerializer(str),
-    _words("FROM -> TO, optionally :udp:PORT or :tcp:PORT", examples=["pod1 -> ext1:udp:53"]),
-]
-
-
 class Topology(Model):
     """A whole lab, as data."""
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
     description: str = ""
-    fabrics: Annotated[dict[HostName, Annotated[Fabric, BeforeValidator(_or_empty)]], Field(min_length=1)]
+    fabrics: Annotated[dict[HostName, Annotated[Fabric, BeforeValidator(or_empty)]], Field(min_length=1)]
     nodes: Annotated[dict[HostName, Node], Field(min_length=1)]
-    externals: Annotated[dict[HostName, External], BeforeValidator(_or_empty)] = {}
-    routers: Annotated[dict[HostName, Router], BeforeValidator(_or_empty)] = {}
-    flows: Annotated[tuple[FlowWords, ...], BeforeValidator(_one_or_many)] = ()
+    externals: Annotated[dict[HostName, External], BeforeValidator(or_empty)] = {}
+    routers: Annotated[dict[HostName, Router], BeforeValidator(or_empty)] = {}
+    services: Annotated[dict[ServiceName, Service], BeforeValidator(or_empty)] = {}
+    flows: Annotated[tuple[FlowWords, ...], BeforeValidator(one_or_many)] = ()
 
     @property
     def hosts(self) -> Mapping[str, Host]:
@@ -326,6 +177,15 @@ class Topology(Model):
                     sorted([*pod.addresses, *(one for one in made if one)], key=lambda address: address.version)
                 )
         return found
+
+    def service_addresses(self) -> Mapping[str, tuple[Address, ...]]:
+        """Service name → its virtual addresses (ClusterIPs), IPv4 first."""
+        found = cluster_ips(self.services, self.families)
+        return {name: tuple(sorted(given, key=lambda address: address.version)) for name, given in found.items()}
+
+    def service_node_ports(self) -> Mapping[str, int]:
+        """Service name → the port it has on every node, for those that have one."""
+        return node_ports(self.services)
 
     def router_address(self, node: str, family: Family) -> Address | None:
         """What Cilium calls the router IP: the pods' gateway, on `cilium_host`; here the pod CIDR's first address."""
@@ -364,6 +224,7 @@ __all__ = [
     "Pod",
     "Protocol",
     "Router",
+    "Service",
     "Topology",
     "pod_hosts",
 ]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 
-from lab.topology import routing
+from lab.topology import routing, service_flows, service_rules
 from lab.topology.finding import Finding, Path, nearest
 from lab.topology.model import Address, Flow, Host, Interface, Network, Nic, Node, Topology, pod_hosts
 from lab.topology.routing import check_route, check_rule
@@ -18,7 +18,7 @@ from lab.topology.routing import check_route, check_rule
 # Names that the lab or Cilium gives to interfaces of its own (Cilium: pkg/defaults/node.go ExcludedDevicePrefixes).
 _RESERVED_PREFIXES = ("cilium_", "lxc")
 _RESERVED_NAMES = frozenset({"lo", "all", "default"})
-_RESERVED_HOSTS = frozenset({"fabric", "all"})
+_RESERVED_HOSTS = frozenset({"fabric", "control", "all"})
 MIN_MTU = {4: 68, 6: 1280}
 """RFC 791 and RFC 8200; the kernel drops the family from a link whose MTU is smaller."""
 
@@ -39,6 +39,7 @@ def check(topology: Topology) -> list[Finding]:
         *(finding for part in _sections(topology) for finding in routing.routes(*part)),
         *(finding for part in _sections(topology) for finding in routing.rules(*part)),
         *(finding for part in _sections(topology) for finding in _sysctls(*part)),
+        *service_rules.check(topology),
         *_flows(topology),
     ]
 
@@ -212,17 +213,37 @@ def end_exists(topology: Topology, end: str) -> bool:
 
 def ends(topology: Topology) -> list[str]:
     """Every name a flow may begin or end with."""
-    return [*topology.pods, *topology.externals, *(f"{host}.{nic}" for host, nic, _ in topology.nic_pairs())]
+    return [
+        *topology.pods,
+        *topology.externals,
+        *topology.services,
+        *(f"{host}.{nic}" for host, nic, _ in topology.nic_pairs()),
+    ]
 
 
 def check_flow(topology: Topology, flow: Flow) -> tuple[str, str] | None:
     """Why a flow cannot be sent in this topology and how to mend it, or None."""
     for end in (flow.source, flow.destination):
+        if end in topology.hosts and end not in topology.externals:
+            return (
+                f"{end!r} is a host: a flow ends at one of its NICs",
+                f"write {end}.{next(iter(topology.hosts[end].nics))}",
+            )
+        if end == flow.destination and end in topology.services:
+            continue
+        if end in topology.services:
+            return f"{end!r} is a service: it sends nothing by itself", "begin at a pod, an external or a NIC"
         if not end_exists(topology, end):
-            return f"{end!r} is neither a pod, an external nor a NIC", nearest(end, ends(topology))
+            return f"{end!r} is neither a pod, an external{_or_service(topology)} nor a NIC", nearest(
+                end, ends(topology)
+            )
     if flow.source == flow.destination:
         return f"{flow.source!r} would talk to itself", "a flow has two ends"
-    return None
+    return service_flows.check_flow(topology, flow) if flow.destination in topology.services else None
+
+
+def _or_service(topology: Topology) -> str:
+    return ", a service" if topology.services else ""
 
 
 def _flows(topology: Topology) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from lab.topology.model import Topology
 _NAMES = {
     "hosts": r"^[a-z0-9]([a-z0-9-]|\{n\}|\[[0-9]+-[0-9]+\])*$",
     "nics": r"^[A-Za-z0-9_]([A-Za-z0-9_.-]|\{n\}|\[[0-9]+-[0-9]+\])*$",
+    "services": r"^[a-z]([a-z0-9-]|\{n\}|\[[0-9]+-[0-9]+\])*$",
 }
 
 
@@ -32,19 +33,22 @@ def _as_written(name: str, field: dict[str, Any]) -> dict[str, Any]:
     patterned = field.pop("patternProperties", None)
     if patterned:
         field["additionalProperties"] = next(iter(patterned.values()))
-        field["propertyNames"] = {"pattern": _NAMES["nics" if name == "nics" else "hosts"]}
+        field["propertyNames"] = {"pattern": _NAMES.get(name, _NAMES["hosts"])}
     if name == "fabrics":
         field["additionalProperties"] = _or_nothing(field["additionalProperties"])
     if name == "sysctls":
         field["additionalProperties"] = {"type": ["string", "integer", "boolean"]}
         field["propertyNames"] = {"pattern": "^net[./]"}
-    if name == "pods":
+    if name == "pods" and patterned:
         field["additionalProperties"] = _or_nothing(field["additionalProperties"])
         names = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
-        return {**description, "anyOf": [names, {"type": "string"}, field]}
+        field.pop("default")
+        return {**description, "anyOf": [names, {"type": "string"}, {"type": "null"}, field]}
     if field.get("type") == "array":
         field.pop("default", None)
         return {**description, "anyOf": [field["items"], field, {"type": "null"}]}
+    if field.get("default") == {}:
+        return {**description, **field, "type": ["object", "null"]}
     return {**description, **field}
 
 

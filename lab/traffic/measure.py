@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import select
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
 
+from lab.plan import mac
 from lab.route import Address
 from lab.substrate.netns import Substrate
 from lab.topology import Flow
@@ -16,6 +20,7 @@ from lab.traffic.decode import Decoder
 from lab.traffic.path import Sighting, sort
 from lab.traffic.probe import Probe, build, canary
 from lab.traffic.sender import Responder, Sender, Service
+from lab.traffic.sockets import SocketSender
 from lab.traffic.tap import Taps
 from lab.verdict import Measurement
 
@@ -29,8 +34,20 @@ _SIGHTINGS = 16
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """A host or pod that answers a flow, and the port it does so on; None for ICMP, which its kernel answers."""
+
+    host: str
+    port: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Order:
-    """One flow to send: between which addresses, and how many probes of which size (bytes; None: smallest)."""
+    """One flow to send: between which addresses, and how many probes of which size (bytes; None: smallest).
+
+    `answers`: who is to answer, where that is not the destination's host on the flow's own port. `cgroup`: send through
+    sockets of a process in this cgroup, as a program on the node would; None: past every socket hook.
+    """
 
     flow: Flow
     source: Address
@@ -40,6 +57,12 @@ class Order:
     count: int = 5
     size: int | None = None
     vary_ports: bool = False
+    answers: tuple[Answer, ...] | None = None
+    cgroup: Path | None = None
+
+    @property
+    def answering(self) -> tuple[Answer, ...]:
+        return (Answer(self.destination_host, self.flow.port),) if self.answers is None else self.answers
 
 
 @dataclass
@@ -81,7 +104,7 @@ class Measurer:
     def measure(self, orders: Sequence[Order]) -> Batch:
         """Send every order's probes and wait for what becomes of them."""
         for order in orders:
-            for host in (order.source_host, order.destination_host):
+            for host in (order.source_host, *(answer.host for answer in order.answering)):
                 if not any(cable.host == host for cable in self._taps.cables):
                     self._taps.add_pod(host)
         probes, flows = self._build(orders)
@@ -93,24 +116,33 @@ class Measurer:
         self._taps.drain()
         drops = self._taps.drops
         with contextlib.ExitStack() as undo:
+            carriers = self._carriers()
             responders = [undo.enter_context(contextlib.closing(one)) for one in self._responders(orders)]
             missing = self._canaries("before", decoder)
             observed = [Observed() for _ in orders]
+            senders = [self._sender(order, group, undo) for order, group in zip(orders, probes, strict=True)]
             captures = self._exchange(
-                orders, probes, observed, responders=responders, flows=flows, decoder=decoder
+                orders, probes, observed, senders=senders, responders=responders, flows=flows, decoder=decoder
             )
-            missing += self._canaries("after", decoder)
+            # Who is blind already need not be asked twice.
+            missing += [] if missing else self._canaries("after", decoder)
+        changed = carriers ^ self._carriers()
+        missing += [f"{cable.tap} (its carrier changed)" for cable in self._taps.cables if cable.tap in changed]
         by_flow = sort(captures, decoder, self._macs, self._names).flows
         for one, flow in zip(observed, flows, strict=True):
             one.sightings = by_flow.get(flow, ())
-        live = [cable for cable in self._taps.cables if self._taps.has_carrier(cable)]
-        dark = tuple(cable.tap for cable in self._taps.cables if cable not in live)
+        live = self._carriers()
+        dark = tuple(cable.tap for cable in self._taps.cables if cable.tap not in live)
         measurement = Measurement(tuple(missing), self._taps.drops - drops, len(live), dark)
         return Batch(observed, measurement, captures, flows)
 
     @property
     def _names(self) -> list[str]:
-        return [cable.tap for cable in self._taps.cables]
+        """Every tap; its place is its number in canaries."""
+        return [*(cable.tap for cable in self._taps.cables), *self._taps.pods]
+
+    def _carriers(self) -> set[str]:
+        return {cable.tap for cable in self._taps.cables if self._taps.has_carrier(cable)}
 
     @property
     def _macs(self) -> Mapping[str, str]:
@@ -141,9 +173,10 @@ class Measurer:
     def _responders(self, orders: Sequence[Order]) -> list[Responder]:
         wanted: dict[str, set[Service]] = {}
         for order in orders:
-            if order.flow.port is not None:
-                service = Service(order.flow.protocol, order.flow.port, order.destination.version)
-                wanted.setdefault(order.destination_host, set()).add(service)
+            for answer in order.answering:
+                if answer.port is not None:
+                    service = Service(order.flow.protocol, answer.port, order.destination.version)
+                    wanted.setdefault(answer.host, set()).add(service)
         return [
             Responder(self._substrate[host], sorted(services, key=str))
             for host, services in wanted.items()
@@ -156,6 +189,7 @@ class Measurer:
         probes: Sequence[tuple[Probe, ...]],
         observed: Sequence[Observed],
         *,
+        senders: Sequence[Sender | SocketSender],
         responders: Sequence[Responder],
         flows: Sequence[int],
         decoder: Decoder,
@@ -164,8 +198,7 @@ class Measurer:
         captures: list[Capture] = []
         room = self._taps.capacity // 2
         spent = 0
-        for order, group, one in zip(orders, probes, observed, strict=True):
-            sender = self._sender(order.source_host)
+        for sender, group, one in zip(senders, probes, observed, strict=True):
             for probe in group:
                 refusal = sender.send(probe)
                 one.sent += 1
@@ -177,7 +210,7 @@ class Measurer:
                     spent = 0
         # The answers to TCP and UDP are seen at the sender's own tap or NIC: nothing is asked of its kernel.
         waiting = {(flow, probe.identity.number) for flow, group in zip(flows, probes, strict=True) for probe in group}
-        senders = {flow: order.source_host for flow, order in zip(flows, orders, strict=True)}
+        sources = {flow: order.source_host for flow, order in zip(flows, orders, strict=True)}
         seen = 0
         quiet_until = time.monotonic() + QUIET
         deadline = time.monotonic() + DEADLINE
@@ -188,7 +221,7 @@ class Measurer:
                 decoded = decoder.decode(capture.data)
                 if decoded and decoded.kind == "reply" and not capture.outbound:
                     flow = decoded.identity.flow
-                    if capture.tap.partition(".")[0] == senders.get(flow):
+                    if capture.tap.partition(".")[0] == sources.get(flow):
                         waiting.discard((flow, decoded.identity.number))
             if len(captures) > seen:
                 quiet_until = time.monotonic() + QUIET
@@ -201,41 +234,57 @@ class Measurer:
     def _wait(self, responders: Sequence[Responder], seconds: float) -> None:
         poll = select.poll()
         for tap in self._taps:
-            poll.register(tap.socket, select.POLLIN)
+            if tap.is_open:
+                poll.register(tap.socket, select.POLLIN)
         for responder in responders:
             for sock in responder.sockets:
                 poll.register(sock, select.POLLIN)
         poll.poll(max(1, seconds * 1000))
 
-    def _sender(self, host: str) -> Sender:
+    def _sender(self, order: Order, probes: Sequence[Probe], undo: contextlib.ExitStack) -> Sender | SocketSender:
+        host = order.source_host
+        if order.cgroup is not None:
+            return undo.enter_context(SocketSender(self._substrate[host], order.cgroup, probes))
         if host not in self._senders:
             self._senders[host] = Sender(self._substrate[host])
         return self._senders[host]
 
     def _canaries(self, when: str, decoder: Decoder) -> list[str]:
-        """Send one canary each way on every cable with carrier; the names of those not seen at their own tap."""
+        """Send one canary each way on every cable with carrier, and one from every tapped pod; the names of those that
+        were not seen at their own tap.
+
+        A cable without carrier carries nothing and needs none, unless it is the tap's own end that is down.
+        """
         self._next_canary = (self._next_canary + 1) % 65536
         number = self._next_canary
+        missing: list[str] = []
         wanted: dict[tuple[int, str, int, bool], str] = {}
+
+        def send(
+            index: int, direction: Literal["out", "in"], name: str, source: str, put: Callable[[bytes], None]
+        ) -> None:
+            frame = canary(lab=self._number, tap=index, number=number, direction=direction, source_mac=source)
+            try:
+                put(frame)
+            except OSError as error:
+                missing.append(f"{name} {direction} ({when}: {error.strerror})")
+            else:
+                wanted[index, direction, number, direction == "out"] = f"{name} {direction} ({when})"
+
         for index, cable in enumerate(self._taps.cables):
-            if not self._taps.has_carrier(cable):
-                continue
-            for direction, outbound, mac in (("out", True, cable.mac), ("in", False, cable.port_mac)):
-                frame = canary(
-                    lab=self._number,
-                    tap=index,
-                    number=number,
-                    direction="out" if outbound else "in",
-                    source_mac=mac,
-                )
-                wanted[index, direction, number, outbound] = f"{cable.tap} {direction} ({when})"
-                self._taps.inject(cable, frame, outbound=outbound)
+            if not self._taps.is_watched(cable):
+                missing.append(f"{cable.tap} (its outer end is down)")
+            elif self._taps.has_carrier(cable):
+                send(index, "out", cable.tap, cable.mac, partial(self._taps.inject, cable, outbound=True))
+                send(index, "in", cable.tap, cable.port_mac, partial(self._taps.inject, cable, outbound=False))
+        for index, pod in enumerate(self._taps.pods, len(self._taps.cables)):
+            send(index, "out", pod, mac(3, 0, index), partial(self._taps.inject_at_pod, pod))
         seen: set[tuple[int, str, int, bool]] = set()
         deadline = time.monotonic() + CANARY_DEADLINE
         while True:
             seen |= sort(self._taps.drain(), decoder, self._macs, self._names).canaries
             if wanted.keys() <= seen or time.monotonic() > deadline:
-                return [name for key, name in wanted.items() if key not in seen]
+                return missing + [name for key, name in wanted.items() if key not in seen]
             self._wait((), deadline - time.monotonic())
 
 

@@ -21,7 +21,8 @@ from lab.traffic.capture import Capture
 ETH_P_ALL = 0x0003
 _SOL_PACKET, _PACKET_STATISTICS, _PACKET_QDISC_BYPASS = 263, 6, 20
 _SO_ATTACH_FILTER, _SO_TIMESTAMPNS, _SO_RCVBUFFORCE = 26, 35, 33
-_SIOCGIFFLAGS, _IFF_RUNNING = 0x8913, 0x40
+_SIOCGIFFLAGS, _IFF_UP = 0x8913, 0x1
+_SIOCETHTOOL, _ETHTOOL_GLINK = 0x8946, 0x0A
 _PACKET_OUTGOING = 4
 _SNAPLEN = 65535 + 64
 _BUFFER = 32 * 1024 * 1024
@@ -82,14 +83,18 @@ class Tap:
     @property
     def capacity(self) -> int:
         """Bytes of frames, with the kernel's overhead for each, that wait here without loss."""
-        return self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        return self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) if self.is_open else 0
+
+    @property
+    def is_open(self) -> bool:
+        return self.socket.fileno() >= 0
 
     def drain(self) -> Iterator[Capture]:
-        """Every frame that is waiting."""
+        """Every frame that is waiting. A tap that cannot be read sees nothing, which its canaries will tell."""
         while True:
             try:
                 data, ancillary, _, address = self.socket.recvmsg(_SNAPLEN, 64)
-            except BlockingIOError:
+            except OSError:  # nothing waits, or the socket is closed, or its interface is down
                 return
             tap = self._names.get(address[0])
             if tap is None:  # the bridges themselves
@@ -101,6 +106,8 @@ class Tap:
     @property
     def drops(self) -> int:
         """Frames the kernel could not queue since the tap was opened (PACKET_STATISTICS, which resets on reading)."""
+        if not self.is_open:
+            return self._drops
         self._drops += int(struct.unpack("=II", self.socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))[1])
         return self._drops
 
@@ -117,10 +124,17 @@ class Taps:
         self.fabric = Tap(substrate[FABRIC], {cable.port: cable.tap for cable in cables}, outside=True)
         self._pods: dict[str, Tap] = {}
         self._senders: dict[str, socket.socket] = {}
+        with substrate[FABRIC].entered():
+            self._control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
     def add_pod(self, pod: str) -> None:
         if pod not in self._pods:
             self._pods[pod] = Tap(self._substrate[pod], {"eth0": pod}, outside=False)
+
+    @property
+    def pods(self) -> tuple[str, ...]:
+        """The pods that have a tap, in the order in which they got it."""
+        return tuple(self._pods)
 
     def __iter__(self) -> Iterator[Tap]:
         # Pods first: a reply seen there was seen on every cable before, so draining cables last misses nothing.
@@ -139,10 +153,22 @@ class Taps:
         return [capture for tap in self for capture in tap.drain()]
 
     def has_carrier(self, cable: Cable) -> bool:
-        """Are both ends of the cable up? (IFF_RUNNING of the end in the fabric)"""
-        request = struct.pack("16sH14x", cable.port.encode(), 0)
-        answer = fcntl.ioctl(self.fabric.socket, _SIOCGIFFLAGS, request)
-        return bool(struct.unpack_from("=H", answer, 16)[0] & _IFF_RUNNING)
+        """Are both ends of the cable up? Asked of the driver: IFF_RUNNING follows only when linkwatch has run."""
+        answer = ctypes.create_string_buffer(struct.pack("=II", _ETHTOOL_GLINK, 0), 8)
+        request = struct.pack("16sP", cable.port.encode(), ctypes.addressof(answer))
+        return self._ask(_SIOCETHTOOL, request) is not None and bool(struct.unpack("=II", answer.raw)[1])
+
+    def is_watched(self, cable: Cable) -> bool:
+        """Is the cable's outer end there and up? Where it is not, the node's NIC may well send, and nobody sees it."""
+        flags = self._ask(_SIOCGIFFLAGS, struct.pack("16sH", cable.port.encode(), 0))
+        return flags is not None and bool(struct.unpack_from("=H", flags, 16)[0] & _IFF_UP)
+
+    def _ask(self, number: int, request: bytes) -> bytes | None:
+        """An ioctl on an interface of the fabric; None when somebody removed that."""
+        try:
+            return fcntl.ioctl(self._control, number, request.ljust(40, b"\0"))
+        except OSError:
+            return None
 
     def inject(self, cable: Cable, frame: bytes, *, outbound: bool) -> None:
         """Put a frame on a cable: from the node's NIC (`outbound`) or from the fabric's end. Raises OSError."""
@@ -151,6 +177,10 @@ class Taps:
             self._sender(cable.host, bypass=True).sendto(frame, (cable.nic_name, 0x88B5))
         else:
             self._sender(FABRIC, bypass=False).sendto(frame, (cable.port, 0x88B5))
+
+    def inject_at_pod(self, pod: str, frame: bytes) -> None:
+        """Put a frame on a pod's cable, from the pod. Raises OSError."""
+        self._sender(pod, bypass=False).sendto(frame, ("eth0", 0x88B5))
 
     def _sender(self, role: str, *, bypass: bool) -> socket.socket:
         if role not in self._senders:
@@ -164,5 +194,5 @@ class Taps:
     def close(self) -> None:
         for tap in self:
             tap.close()
-        for sender in self._senders.values():
+        for sender in (self._control, *self._senders.values()):
             sender.close()

@@ -1,0 +1,267 @@
+"""One real agent on one node: its directories and configuration, its start, and its last words when it exits."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tenacity
+
+from lab.bundle import CiliumBundle
+from lab.datapath.cilium import api, toolchain
+from lab.datapath.cilium.launch import READY, Room
+from lab.errors import LabError
+from lab.process import environment
+from lab.substrate import belongings
+from lab.substrate.belongings import Daemon
+from lab.substrate.ownership import Ledger
+
+READY_DEADLINE = 60.0
+"""Seconds for an agent to answer `Ok`; compiling its programs takes a few."""
+DBG_TIMEOUT = 20.0
+ROOM_DEADLINE = 10.0
+
+# What wraps the reason in the agent's last line: daemon/cmd/root.go, daemon_main.go and hive's start hooks.
+_WRAPPERS = re.compile(
+    r"^(unable to run agent|failed to start|invalid daemon configuration|daemon creation failed|"
+    r"daemon configuration failed|failed to init and validate daemon config|start hook failed): ",
+    re.IGNORECASE,
+)
+_MESSAGE = re.compile(r'(?:^|\s)(msg|error)="((?:[^"\\]|\\.)*)"')
+
+
+def last_words(log: str) -> str | None:
+    """Why an agent exited, from its log: the last fatal line without what wraps the reason; else the last error."""
+    for level in ("fatal", "panic", "error"):
+        for line in reversed(log.splitlines()):
+            if f"level={level}" in line or f'"level":"{level}"' in line:
+                return _reason(line)
+    panic = next((line for line in log.splitlines() if line.startswith(("panic:", "fatal error:"))), None)
+    if panic:
+        return panic
+    said = [line for line in log.splitlines() if line.strip()]
+    return said[-1].strip() if said else None
+
+
+def _reason(line: str) -> str:
+    fields: dict[str, str] = {key: value.replace('\\"', '"') for key, value in _MESSAGE.findall(line)}
+    words = fields.get("msg", line)
+    if "error" in fields and fields["error"] not in words:
+        words = f"{words}: {fields['error']}"
+    while (shorter := _WRAPPERS.sub("", words)) != words:
+        words = shorter
+    return words
+
+
+@dataclass
+class Agent:
+    """A node's agent. `directory` holds its run directory, configuration, library directory and log."""
+
+    node: str
+    bundle: CiliumBundle
+    holder: Daemon
+    """Holds the node's room open, over every restart of the agent."""
+    directory: Path
+    ledger: Ledger
+    extra_environment: Mapping[str, str]
+    daemon: Daemon | None = None
+    exited: str | None = None
+    """Its last words, when it refused to run or died."""
+    starts: int = 0
+    _said: dict[str, Any] = field(default_factory=dict)
+
+    def command(self, program: Sequence[str]) -> list[str]:
+        """The argument list that runs a program in the node's room; it can be pasted."""
+        return ["nsenter", f"--target={self.holder.pid}", "--mount", "--uts", "--net", "--root", "--wd", "--", *program]
+
+    @property
+    def log(self) -> Path:
+        return self.directory / f"agent-{self.starts}.log"
+
+    def died(self) -> bool:
+        """Has it ended by itself since it was ready? Then `exited` has its last words."""
+        if self.daemon is None or self.daemon.exit_status is None or self.exited is not None:
+            return False
+        words = last_words(self.log.read_text(errors="replace")) or "it said nothing"
+        self.exited = f"died with status {self.daemon.exit_status}: {words}"
+        return True
+
+    def start(self, values: Mapping[str, str]) -> None:
+        """Start it with these ConfigMap keys, in place of the one that runs."""
+        self.stop()
+        self.starts += 1
+        self.exited = None
+        config = self.directory / "config"
+        shutil.rmtree(config, ignore_errors=True)
+        config.mkdir(parents=True)
+        for key, value in values.items():
+            (config / key).write_text(value)
+        program = [str(self.bundle.agent), f"--config-dir={config}"]
+        self.daemon = belongings.start(
+            self.ledger,
+            f"agent on {self.node}",
+            self.command(program),
+            log=self.log,
+            extra_environment=self.extra_environment,
+        )
+
+    def stop(self) -> None:
+        """End the agent; the node's room stays."""
+        if self.daemon is not None:
+            self.daemon.stop()
+            self.daemon = None
+
+    def close(self) -> None:
+        """End the agent and its room."""
+        self.stop()
+        self.holder.stop()
+
+    def wait_for_room(self) -> None:
+        """Return when the room stands. Raises LabError with the step that failed."""
+        ready = self.directory / "run" / READY
+
+        def settled() -> bool:
+            return ready.exists() or self.holder.exit_status is not None
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_result(lambda done: not done),
+            wait=tenacity.wait_fixed(0.01),
+            stop=tenacity.stop_after_delay(ROOM_DEADLINE),
+            retry_error_callback=lambda _: False,
+        )
+        retrying(settled)
+        if not ready.exists():
+            raise LabError(f"the room of {self.node} does not stand", why=self.holder.tail(2) or "it said nothing")
+
+    def wait(self, deadline: float = READY_DEADLINE) -> None:
+        """Return when the agent says Ok, or has exited and `exited` has its last words. Raises LabError for neither."""
+
+        def settled() -> bool:
+            assert self.daemon is not None
+            if self.daemon.exit_status is not None:
+                words = last_words(self.log.read_text(errors="replace"))
+                self.exited = words or f"exited with status {self.daemon.exit_status} and said nothing"
+                return True
+            if not (self.directory / "run" / "cilium.sock").exists():
+                return False
+            status = self.status()
+            return bool(status) and status.get("cilium", {}).get("state") == "Ok"
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_result(lambda done: not done),
+            wait=tenacity.wait_fixed(0.05),
+            stop=tenacity.stop_after_delay(deadline),
+            retry_error_callback=lambda _: False,
+        )
+        if not retrying(settled):
+            assert self.daemon is not None
+            raise LabError(
+                f"the agent on {self.node} is not ready after {deadline:g} s",
+                why=self.daemon.tail(3) or "it said nothing",
+                mend=f"its log: {self.log}",
+            )
+
+    def dbg(self, *arguments: str, timeout: float = DBG_TIMEOUT) -> str | None:
+        """What `cilium-dbg ARGUMENTS` prints; None when it fails."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(
+                self.command([str(self.bundle.dbg), *arguments]),
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+                env=environment(self.extra_environment),
+                check=False,
+            )
+            if done.returncode == 0:
+                return done.stdout
+        return None
+
+    def status(self) -> dict[str, Any]:
+        """What `cilium-dbg status -o json` prints; {} when the agent does not answer."""
+        found = self.get("healthz")
+        return found if isinstance(found, dict) else {}
+
+    def get(self, resource: str) -> Any:
+        """The JSON behind a resource of the agent's API; None without an answer."""
+        return api.get(self.directory / "run" / "cilium.sock", resource)
+
+    def table(self, name: str) -> str:
+        """A table of the agent's StateDB, as JSON objects one after the other; "" without an answer."""
+        text = api.shell(self.directory / "run" / "shell.sock", f"db/show {name} --format=json") or ""
+        return text.removesuffix(api.END)
+
+    def run_cni(self, stdin: str, cni_environment: Mapping[str, str]) -> str:
+        """The CNI plugin's result, run on the node. Raises LabError with the plugin's own words.
+
+        It sees the host's mounts, as a container runtime's plugins do: pods that came after the room are not in the
+        room's. So it is told where the agent's socket is.
+        """
+        program = f"{self.bundle.root or ''}{self.bundle.cni}"
+        node = ["nsenter", f"--target={self.holder.pid}", "--uts", "--net", "--"]
+        socket = {"CILIUM_SOCK": str(self.directory / "run" / "cilium.sock")}
+        done = subprocess.run(
+            [*node, program],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=90,
+            env=environment({**self.extra_environment, **cni_environment, **socket}),
+            check=False,
+        )
+        if done.returncode != 0:
+            raise LabError(f"cilium-cni failed on {self.node}", why=_cni_error(done.stdout) or done.stderr.strip())
+        return done.stdout
+
+
+def _cni_error(text: str) -> str:
+    with contextlib.suppress(ValueError):
+        found = json.loads(text)
+        return f"{found.get('msg', '')} {found.get('details', '')}".strip()
+    return text.strip()
+
+
+def prepare(
+    *,
+    node: str,
+    netns: Path,
+    bundle: CiliumBundle,
+    ledger: Ledger,
+    cgroup: Path,
+    binds: Sequence[str] = (),
+    extra_environment: Mapping[str, str],
+) -> Agent:
+    """A node's directories, cgroup and room; the agent is not started. Raises LabError."""
+    directory = ledger.path / "nodes" / node
+    for name in ("run", "config", "lib", "artifacts"):
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    belongings.make_cgroup(ledger, cgroup)
+    environment_of_node = dict(extra_environment)
+    if bundle.kind == "directory":
+        environment_of_node["PATH"] = f"{toolchain.links(directory / 'bin')}:{environment()['PATH']}"
+        # The agent writes headers among the sources when it starts: each node has its own copy.
+        shutil.copytree(
+            bundle.bpf,
+            directory / "lib" / "bpf",
+            ignore=shutil.ignore_patterns("tests", "complexity-tests", "Documentation"),
+            dirs_exist_ok=True,
+        )
+    room = Room(
+        netns=str(netns),
+        hostname=node,
+        run=str(directory / "run"),
+        cgroup=str(cgroup),
+        binds=(str(netns.parent), str(directory), *binds),
+        root=str(bundle.root) if bundle.root else "",
+        layer=str(directory / "layer") if bundle.root else "",
+    )
+    holder = belongings.start(ledger, f"room of {node}", room.command(), log=directory / "room.log")
+    return Agent(node, bundle, holder, directory, ledger, environment_of_node)

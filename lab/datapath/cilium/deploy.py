@@ -1,0 +1,282 @@
+"""Real Cilium on a lab's nodes: control plane, one agent per node, pods by the CNI; until traffic can flow."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import tenacity
+
+from lab import controlplane, kube
+from lab.bundle import CiliumBundle, KubernetesBundle
+from lab.controlplane import ControlPlane, Kind
+from lab.datapath.cilium import cgroups, cni, said, services
+from lab.datapath.cilium.agent import Agent, prepare
+from lab.datapath.decision import Decisions
+from lab.datapath.said import NodeSaid
+from lab.errors import LabError
+from lab.operation import AddNamespace
+from lab.plan import BASE_SYSCTLS
+from lab.route import Address, Family
+from lab.substrate.netns import Substrate
+from lab.substrate.ownership import Ledger
+from lab.topology import Topology
+
+TRAFFIC_DEADLINE = 60.0
+"""Seconds for every agent to know every pod."""
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+_IPCACHE = "cilium_ipcache_v2"
+"""pkg/maps/ipcache/ipcache.go Name, 1.17 and later."""
+
+# What a node of the lab needs to run at all: everything else is the user's settings, or the agent's own default.
+_NODE_SETTINGS: Mapping[str, str] = {
+    "cgroup-root": "/run/cilium/cgroupv2",
+    "bpf-root": "/sys/fs/bpf",
+    "preallocate-bpf-maps": "false",
+    "enable-gops": "false",
+    "write-cni-conf-when-ready": "",
+    "cni-exclusive": "false",
+    "agent-liveness-update-interval": "1s",
+}
+_OPERATOR_SETTINGS = ("ipam", "cluster-pool-ipv4-cidr", "cluster-pool-ipv4-mask-size")
+_FEATURES = ("enable-bgp-control-plane", "enable-egress-gateway")
+"""Settings for which the operator makes definitions of their own."""
+
+_LEAN: Mapping[str, str] = {
+    "enable-l7-proxy": "false",
+    "enable-hubble": "false",
+    "enable-health-checking": "false",
+    "enable-endpoint-health-checking": "false",
+    "enable-policy": "never",
+}
+"""Said where the user says nothing: parts that need programs the lab has not, or that send packets of their own."""
+
+
+@dataclass
+class CiliumDatapath:
+    """The agents and the control plane of one lab."""
+
+    topology: Topology
+    substrate: Substrate
+    ledger: Ledger
+    bundle: CiliumBundle
+    control_plane: ControlPlane
+    agents: dict[str, Agent]
+    families: tuple[Family, ...] = (4,)
+    """Those the cluster's services have."""
+    pod_addresses: dict[str, tuple[Address, ...]] = field(default_factory=dict)
+
+    @property
+    def description(self) -> str:
+        return f"Cilium {self.bundle.version} ({self.control_plane.kind})"
+
+    @property
+    def running(self) -> tuple[Agent, ...]:
+        return tuple(agent for agent in self.agents.values() if agent.exited is None and agent.daemon is not None)
+
+    def start(self, decisions: Decisions) -> None:
+        """(Re)start every agent with these settings, plug the pods that are not, and wait until traffic can flow."""
+        for name, agent in self.agents.items():
+            agent.start(self._values(decisions, name))
+        _each(self.agents.values(), lambda agent: agent.wait())
+        for agent in self.agents.values():
+            if agent.exited is not None:
+                agent.stop()
+        pods = [(pod, node) for pod, (node, _) in self.topology.pods.items() if pod not in self.pod_addresses]
+        self._plug([(pod, self.agents[node]) for pod, node in pods if self.agents[node] in self.running])
+        wanted = list(services.services(self.topology, self.pod_addresses, self.families))
+        for service in wanted:
+            self.control_plane.add_service(service)
+        self._wait_for_traffic(wanted, decisions)
+
+    def _values(self, decisions: Decisions, node: str) -> dict[str, str]:
+        """The ConfigMap of one node: what the lab and its control plane need, and over it what the user says."""
+        decision = decisions.nodes[node]
+        view = decision.settings
+        values = {**_LEAN, **_NODE_SETTINGS, **self.control_plane.agent_settings(node)}
+        values["lib-dir"] = str(self._library(node))
+        if self.control_plane.kind == "kvstore":
+            for family, address in decision.node_ips.items():
+                if family == 4 or view.enable_ipv6:
+                    values[f"ipv{family}-node"] = str(address)
+            for family, cidr in decision.pod_cidrs.items():
+                if family == 4 or view.enable_ipv6:
+                    values[f"ipv{family}-range"] = str(cidr)
+        values.update(view.values)
+        return values
+
+    def _library(self, node: str) -> Path:
+        if self.bundle.kind == "image":
+            return Path("/var/lib/cilium")
+        return self.agents[node].directory / "lib"
+
+    def _plug(self, pods: Sequence[tuple[str, Agent]]) -> None:
+        self.substrate.apply(AddNamespace(pod, BASE_SYSCTLS) for pod, _ in pods if pod not in self.substrate)
+        environments = {pod: self.control_plane.add_pod(pod, agent.node) for pod, agent in pods}
+
+        def plug(one: tuple[str, Agent]) -> cni.Plugged:
+            pod, agent = one
+            return cni.plug(agent, pod, self.substrate[pod].path, environments[pod])
+
+        for plugged in _each(pods, plug):
+            self.pod_addresses[plugged.pod] = plugged.addresses
+            self.control_plane.pod_running(plugged.pod, plugged.addresses)
+
+    def _wait_for_traffic(self, served: Sequence[kube.Service], decisions: Decisions) -> None:
+        """Every agent that runs has its endpoints ready, knows the pods of every other, and serves these services.
+        Raises LabError.
+        """
+        nodes = {agent.node for agent in self.running}
+        wanted = {
+            str(address)
+            for pod, addresses in self.pod_addresses.items()
+            if self.topology.pods[pod][0] in nodes
+            for address in addresses
+        }
+
+        def lacking(agent: Agent) -> list[str]:
+            found = _missing(agent, wanted)
+            if served:
+                node_ports = decisions.nodes[agent.node].settings.kube_proxy_replacement
+                rows = said.json_rows(agent.table("frontends"))
+                found += services.lacking(rows, served, node=agent.node, node_ports=node_ports)
+            return found
+
+        def late() -> list[str]:
+            return [one for found in _each(self.running, lacking) for one in found]
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_result(bool),
+            wait=tenacity.wait_fixed(0.05),
+            stop=tenacity.stop_after_delay(TRAFFIC_DEADLINE),
+            retry_error_callback=lambda state: state.outcome.result() if state.outcome else ["nothing was asked"],
+        )
+        found = retrying(late)
+        if found:
+            raise LabError(f"the agents are not ready for traffic after {TRAFFIC_DEADLINE:g} s", why="; ".join(found))
+
+    def cgroup(self, node: str) -> Path:
+        """The cgroup whose sockets a node's agent sees: its own programs', and its pods'."""
+        return cgroups.lab_cgroup(self.ledger) / node
+
+    def said(self) -> dict[str, NodeSaid]:
+        """What every agent says now; its raw outputs are kept in the node's `artifacts`."""
+
+        def ask(agent: Agent) -> tuple[str, NodeSaid]:
+            if agent.exited is not None:
+                return agent.node, said.exited(agent.exited)
+            status = agent.status()
+            devices, addresses = agent.table("devices"), agent.table("node-addresses")
+            raw = {"status.json": json.dumps(status, indent=1), "devices.json": devices}
+            for name, text in {**raw, "node-addresses.json": addresses}.items():
+                (agent.directory / "artifacts" / name).write_text(text)
+            return agent.node, said.said(status, devices, addresses)
+
+        return dict(_each(self.agents.values(), ask))
+
+    def deaths(self) -> dict[str, NodeSaid]:
+        """What is left of agents that died since they were ready: an observation, like any exit."""
+        return {agent.node: said.exited(agent.exited or "") for agent in self.agents.values() if agent.died()}
+
+    def close(self) -> None:
+        """End the agents, then the control plane. Their directories go with the ledger's."""
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.control_plane.close)
+            for agent in self.agents.values():
+                if agent.daemon is not None and agent.daemon.exit_status is None:
+                    agent.daemon.process.terminate()
+                undo.callback(agent.close)
+
+
+def _each(items: Iterable[S], work: Callable[[S], T]) -> list[T]:
+    """The work done on all items at once; the first error is raised when all have ended."""
+    listed = list(items)
+    if not listed:
+        return []
+    with ThreadPoolExecutor(max_workers=min(8, len(listed))) as pool:
+        return list(pool.map(work, listed))
+
+
+def _missing(agent: Agent, wanted: set[str]) -> list[str]:
+    """What an agent still lacks before traffic can flow: endpoints not ready, pods not in its ipcache."""
+    found: list[str] = []
+    endpoints = agent.get("endpoint")
+    if endpoints is None:
+        return [f"{agent.node} does not list its endpoints"]
+    states = [endpoint.get("status", {}).get("state") for endpoint in endpoints]
+    if not states or any(state != "ready" for state in states):
+        found.append(f"{agent.node}: endpoints are {', '.join(map(str, states)) or 'not there'}")
+    cache = agent.get(f"map/{_IPCACHE}")
+    if cache is None:
+        return [f"{agent.node} does not tell its ipcache"]
+    # Only what the eBPF map itself has counts ("sync"): what is still to be written would drop the first packets.
+    known = {entry["key"].partition("/")[0] for entry in cache.get("cache", ()) if "key" in entry}
+    unknown = sorted(wanted - known)
+    if unknown:
+        found.append(f"{agent.node} does not know {', '.join(unknown)}")
+    return found
+
+
+def deploy(
+    decisions: Decisions,
+    *,
+    substrate: Substrate,
+    ledger: Ledger,
+    bundle: CiliumBundle,
+    kubernetes: KubernetesBundle | None,
+    kind: Kind | None,
+) -> CiliumDatapath:
+    """Start Cilium on a topology that stands. Raises LabError; what was started is ended by the ledger then."""
+    topology = decisions.topology
+    values = decisions.settings.values
+    families = topology.families if values.get("enable-ipv6", "true") != "false" else (4,)
+    directory = kubernetes.path if kubernetes else None
+    control_plane = controlplane.start(
+        kind or controlplane.choose(directory),
+        substrate=substrate,
+        ledger=ledger,
+        nodes=tuple(topology.nodes),
+        kubernetes=directory,
+        operator=bundle.operator,
+        operator_settings={key: value for key, value in values.items() if key in _OPERATOR_SETTINGS},
+        versions=(bundle.version,),
+        features=[key for key in _FEATURES if values.get(key) == "true"],
+        families=families,
+    )
+    agents: dict[str, Agent] = {}
+    try:
+        parent = cgroups.lab_cgroup(ledger)
+        for name, node in decisions.nodes.items():
+            control_plane.add_node(
+                name,
+                addresses=tuple(node.node_ips.values()),
+                pod_cidrs=tuple(node.pod_cidrs[family] for family in node.families),
+                labels=topology.nodes[name].labels,
+            )
+            agents[name] = prepare(
+                node=name,
+                netns=substrate[name].path,
+                bundle=bundle,
+                ledger=ledger,
+                cgroup=parent / name,
+                binds=control_plane.binds,
+                extra_environment=control_plane.agent_environment(name),
+            )
+        for agent in agents.values():
+            agent.wait_for_room()
+        datapath = CiliumDatapath(topology, substrate, ledger, bundle, control_plane, agents, families)
+        datapath.start(decisions)
+    except BaseException:
+        for agent in agents.values():
+            agent.close()
+        control_plane.close()
+        raise
+    return datapath

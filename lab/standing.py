@@ -1,0 +1,120 @@
+"""The labs that stand in one process: built when a test first asks for one, shared by tests that ask for the same."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lab.errors import InputError, LabError
+from lab.lab import DEFAULT_VERSION, Lab
+from lab.settings import LAB_BASELINE, Settings, check_keys
+from lab.topology import Topology, load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import pytest
+
+_STANDING = 4
+"""How many labs stand at once: enough for tests that alternate, few enough for a small machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a test asks for; tests with equal wants share a lab."""
+
+    topology: str
+    settings: Settings
+    version: str
+
+    @classmethod
+    def by(cls, item: pytest.Item, *, topology: str | None) -> Wanted:
+        """What a test's marks ask for, on `topology` when that is given. Raises LabError."""
+        parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+        return cls(_topology(item, topology), _settings(item), str(parameters.get("cilium_version", DEFAULT_VERSION)))
+
+
+def _topology(item: pytest.Item, chosen: str | None) -> str:
+    root = item.config.rootpath
+    if chosen is not None:
+        return _found(chosen, [Path.cwd(), root])
+    mark = item.get_closest_marker("topology")
+    if mark is None:
+        return "two-nic"
+    name = mark.args[0] if len(mark.args) == 1 and not mark.kwargs else None
+    if not isinstance(name, str | Path):
+        raise LabError("the topology mark takes one name or path", mend='e.g. @pytest.mark.topology("two-nic")')
+    return _found(str(name), _above(item.path, root))
+
+
+def _above(test: Path, root: Path) -> Iterator[Path]:
+    """The directories a test's topologies may be in: its own and those above, up to the root of the tests."""
+    for directory in test.parents:
+        yield directory
+        if directory == root:
+            return
+
+
+def _found(name: str, places: Iterable[Path]) -> str:
+    """A topology's path when it is in, or in `topologies/` of, one of these places; else the name, for `load`."""
+    is_path = Path(name).suffix in (".yaml", ".yml", ".json") or "/" in name
+    for place in places:
+        path = place / name if is_path else place / "topologies" / f"{name}.yaml"
+        if path.is_file():
+            return str(path)
+    return name
+
+
+def _settings(item: pytest.Item) -> Settings:
+    settings = LAB_BASELINE
+    for mark in reversed(list(item.iter_markers("settings"))):
+        for given in mark.args:
+            if not isinstance(given, Settings):
+                raise LabError(
+                    f"the settings mark takes Settings or flags, not {given!r}",
+                    mend='e.g. @pytest.mark.settings(routing="tunnel", devices="eth1")',
+                )
+            settings = settings.merged(given)
+        settings = settings.merged(Settings.of(**mark.kwargs))
+    return settings
+
+
+class Standing:
+    """The labs that stand, the least recently used ones first."""
+
+    def __init__(self, datapath: str) -> None:
+        self._datapath = datapath
+        self._labs: OrderedDict[Wanted, Lab] = OrderedDict()
+        self._topologies: dict[str, Topology] = {}
+
+    def lab(self, wanted: Wanted) -> Lab:
+        """A lab as it is wanted. Raises LabError."""
+        if wanted in self._labs:
+            self._labs.move_to_end(wanted)
+            return self._labs[wanted]
+        report = check_keys(wanted.settings, version=wanted.version)
+        if report.errors:
+            raise InputError(list(report.errors))
+        if wanted.topology not in self._topologies:
+            self._topologies[wanted.topology] = load(wanted.topology)
+        while len(self._labs) >= _STANDING:
+            self._labs.popitem(last=False)[1].close()
+        made = Lab.deploy(
+            self._topologies[wanted.topology], wanted.settings, datapath=self._datapath, cilium_version=wanted.version
+        )
+        self._labs[wanted] = made
+        return made
+
+    def discard(self, lab: Lab) -> None:
+        """Take one lab down: whoever wants it next gets a new one."""
+        for wanted in [wanted for wanted, one in self._labs.items() if one is lab]:
+            self._labs.pop(wanted).close()
+
+    def close(self) -> None:
+        """Take every lab down, also when taking down one of them fails."""
+        with contextlib.ExitStack() as undo:
+            while self._labs:
+                undo.callback(self._labs.popitem()[1].close)
