@@ -27,6 +27,7 @@ from lab.traffic.capture import Capture
 from lab.traffic.decode import Decoder
 from lab.traffic.measure import Batch, Measurer, Observed, Order
 from lab.traffic.ordering import Ordering
+from lab.traffic.path import without_resets
 from lab.traffic.tap import Taps
 from lab.verdict import Context, FlowResult
 
@@ -282,8 +283,9 @@ class Lab:
         for index, flow in enumerate(flows):
             one = Observed(refusal=refusals[index]) if index in refusals else next(observed)
             served = ordering.served(flow)
+            sightings = without_resets(one.sightings) if served else one.sightings
             results.append(
-                FlowResult(flow, one.sent, one.sightings, batch.measurement, context, one.refusal, served=served)
+                FlowResult(flow, one.sent, sightings, batch.measurement, context, one.refusal, served=served)
             )
         return results
 

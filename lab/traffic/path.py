@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lab.traffic.capture import Capture
@@ -86,3 +86,10 @@ def _sighting(capture: Capture, decoded: Decoded, macs: Mapping[str, str]) -> Si
         encapsulation=decoded.encapsulation,
         note=decoded.note,
     )
+
+
+def without_resets(sightings: Iterable[Sighting]) -> tuple[Sighting, ...]:
+    """The same with resets as errors: every backend of a service listens, so a reset is nobody's answer, but a node's
+    own refusal of a port that it does not serve on that NIC.
+    """
+    return tuple(replace(one, kind="error") if one.note == "rst" else one for one in sightings)

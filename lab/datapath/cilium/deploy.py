@@ -225,6 +225,13 @@ def _missing(agent: Agent, wanted: set[str]) -> list[str]:
     return found
 
 
+def _on_host(program: Path | None, root: Path | None) -> Path | None:
+    """Where the host finds a program that a bundle names by its place inside an image."""
+    if program is None or root is None:
+        return program
+    return root / program.relative_to("/")
+
+
 def deploy(
     decisions: Decisions,
     *,
@@ -238,14 +245,15 @@ def deploy(
     topology = decisions.topology
     values = decisions.settings.values
     families = topology.families if values.get("enable-ipv6", "true") != "false" else (4,)
-    directory = kubernetes.path if kubernetes else None
+    apiserver = _on_host(kubernetes.apiserver, kubernetes.root) if kubernetes else None
     control_plane = controlplane.start(
-        kind or controlplane.choose(directory),
+        kind or controlplane.choose(apiserver),
         substrate=substrate,
         ledger=ledger,
         nodes=tuple(topology.nodes),
-        kubernetes=directory,
-        operator=bundle.operator,
+        kubernetes=apiserver,
+        etcd_program=_on_host(kubernetes.etcd, kubernetes.etcd_root) if kubernetes else None,
+        operator=_on_host(bundle.operator, bundle.root),
         operator_settings={key: value for key, value in values.items() if key in _OPERATOR_SETTINGS},
         versions=(bundle.version,),
         features=[key for key in _FEATURES if values.get(key) == "true"],
