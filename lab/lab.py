@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from lab.controlplane import Kind
 
 DEFAULT_VERSION = "1.20"
+_DEVICE_KEYS = frozenset({"devices", "direct-routing-device", "force-device-detection"})
 
 
 class Lab:
@@ -153,6 +154,7 @@ class Lab:
                 "settings": dict(self.settings.values),
                 "node_settings": node_settings,
                 "nodes": {name: asdict(said) for name, said in self.said.items()},
+                "dbg": str(cilium.bundle.dbg) if (cilium := self._deployment.cilium) else "",
             }
         )
         self._deployment.ledger.keep()
@@ -232,6 +234,18 @@ class Lab:
         self._flow_names.update(zip(batch.numbers, sent, strict=True))
         self.flows += results
         return results
+
+    def collect(self, directory: Path) -> None:
+        """Keep what real agents logged and said, and the nodes' addresses, routes and rules; nothing for the model."""
+        if self._deployment.cilium is not None:
+            self._deployment.cilium.collect(directory)
+
+    def can_change_to(self, settings: Settings) -> bool:
+        """May real agents be told these settings in place? Only the choice of devices: more leaves traces behind."""
+        if self._deployment.cilium is None or settings.per_node != self.settings.per_node:
+            return False
+        keys = {*settings.values, *self.settings.values} - _DEVICE_KEYS
+        return all(settings.values.get(key) == self.settings.values.get(key) for key in keys)
 
     def forget_captures(self) -> None:
         self.captures.clear()

@@ -28,18 +28,28 @@ VERSIONS = ("1.18", "1.20")
 _SESSION: pytest.StashKey[Session] = pytest.StashKey()
 RUN: pytest.StashKey[str] = pytest.StashKey()
 """What the processes of one run under pytest-xdist have in common."""
+_DATAPATH: pytest.StashKey[str] = pytest.StashKey()
 _LACKS_ROOM: pytest.StashKey[bool] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("niclab", "niclab: which NIC carries what")
-    group.addoption("--datapath", choices=("builtin",), default="builtin", help="who forwards pod packets")
+    group.addoption(
+        "--datapath",
+        choices=("builtin", "cilium"),
+        help="who forwards pod packets (default: cilium where a bundle is at hand, else the built-in model)",
+    )
+    group.addoption(
+        "--control-plane",
+        choices=("kubernetes", "kvstore"),
+        help="what real agents talk to (default: by what is there)",
+    )
     group.addoption("--topology", metavar="NAME", help="run on this topology instead of the tests' own")
     group.addoption(
         "--cilium",
         action="append",
         metavar="X.Y",
-        help=f"Cilium version, repeatable (default: {' and '.join(VERSIONS)})",
+        help=f"Cilium version, repeatable (default: {' and '.join(VERSIONS)}; of real agents every one at hand)",
     )
     group.addoption("--keep", action="store_true", help="let the labs of failed tests stand, and say how to enter them")
     group.addoption("--pause-on-error", action="store_true", help="stop at a failed lab test until Enter is pressed")
@@ -78,12 +88,30 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not _uses_lab(metafunc.definition) or "cilium_version" in _parametrized(metafunc):
         return
     marker = metafunc.definition.get_closest_marker("cilium")
-    chosen = tuple(metafunc.config.getoption("--cilium") or VERSIONS)
+    chosen = tuple(metafunc.config.getoption("--cilium") or _default_versions(metafunc.config))
     if marker:
         chosen = tuple(version for version in chosen if version in marker.args)
     if "cilium_version" not in metafunc.fixturenames:
         metafunc.fixturenames.append("cilium_version")
     metafunc.parametrize("cilium_version", chosen, scope="session", ids=[f"cilium-{version}" for version in chosen])
+
+
+def _default_versions(config: pytest.Config) -> tuple[str, ...]:
+    if datapath(config) == "builtin":
+        return VERSIONS
+    from lab import choice
+
+    return choice.versions("cilium")
+
+
+def datapath(config: pytest.Config) -> str:
+    """Who forwards pod packets in this run."""
+    found = config.stash.get(_DATAPATH, None)
+    if found is None:
+        from lab import choice
+
+        found = config.stash[_DATAPATH] = choice.datapath(config.getoption("--datapath"))
+    return found
 
 
 def _parametrized(metafunc: pytest.Metafunc) -> set[str]:
@@ -112,9 +140,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> str | None:
-    if config.getoption("--datapath") == "builtin" and any(map(_uses_lab, items)):
+    if not any(map(_uses_lab, items)):
+        return None
+    if datapath(config) == "builtin":
         return "niclab: built-in datapath, a model of Cilium made of kernel parts"
-    return None
+    return "niclab: real Cilium"
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from lab import room
+from lab import bundle, room
 from lab.errors import LabError
 from lab.lab import Lab, modelled_version
-from lab.plugin import RUN
+from lab.plugin import RUN, datapath
 from lab.prediction import World
 from lab.record import capture, run
 from lab.record.matrix import Row, render, row, unfolded
@@ -33,7 +33,8 @@ class Session:
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._standing = Standing(config.getoption("--datapath"))
+        self._datapath = datapath(config)
+        self._standing = Standing(self._datapath, config.getoption("--control-plane"), self._put_away)
         self._records: list[dict[str, Any]] = []
         self._directory: Path | None = None
         self._kept: list[str] = []
@@ -46,7 +47,10 @@ class Session:
     def check_options(self) -> None:
         """Raises LabError for what would make every lab test fail."""
         for version in self._config.getoption("--cilium") or ():
-            modelled_version(version)
+            if self._datapath == "builtin":
+                modelled_version(version)
+            else:
+                bundle.find_cilium(version)
 
     def group(self, items: list[pytest.Item], uses_lab: Callable[[pytest.Item], bool]) -> None:
         """Within each file bring tests of the same lab together, in the order in which labs are first asked for."""
@@ -75,6 +79,11 @@ class Session:
         item.stash[_BEGUN] = (lab, len(lab.flows))
         item.stash[_RECORD] = {}
         return lab
+
+    def _put_away(self, lab: Lab) -> None:
+        """Before a lab is taken down: keep what real agents logged and said."""
+        if lab.datapath == "cilium":
+            lab.collect(self.directory / f"{lab.topology.name}-cilium-{lab.version}-{lab.id}")
 
     def end(self, item: pytest.Item) -> None:
         """Write the test's record: it goes with the report of its teardown."""
@@ -191,7 +200,7 @@ class Session:
         try:
             if self._records:
                 tests = [{key: value for key, value in one.items() if key != "order"} for one in self._records]
-                run.write(self.directory / "run.json", datapath=self._config.getoption("--datapath"), tests=tests)
+                run.write(self.directory / "run.json", datapath=self._datapath, tests=tests)
         except LabError as error:
             self._complaint = str(error)
         if self._run:

@@ -14,10 +14,14 @@ from lab.settings import LAB_BASELINE, Settings, check_keys
 from lab.topology import Topology, load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import pytest
 
+    from lab.controlplane import Kind
+
+_STANDING_CILIUM = 1
+"""Real agents take a few hundred megabytes a node, and are told other settings in place."""
 _STANDING = 4
 """How many labs stand at once: enough for tests that alternate, few enough for a small machine."""
 
@@ -85,8 +89,11 @@ def _settings(item: pytest.Item) -> Settings:
 class Standing:
     """The labs that stand, the least recently used ones first."""
 
-    def __init__(self, datapath: str) -> None:
+    def __init__(self, datapath: str, control_plane: Kind | None, put_away: Callable[[Lab], None]) -> None:
         self._datapath = datapath
+        self._control_plane = control_plane
+        self._put_away = put_away
+        self._limit = _STANDING if datapath == "builtin" else _STANDING_CILIUM
         self._labs: OrderedDict[Wanted, Lab] = OrderedDict()
         self._topologies: dict[str, Topology] = {}
 
@@ -95,26 +102,52 @@ class Standing:
         if wanted in self._labs:
             self._labs.move_to_end(wanted)
             return self._labs[wanted]
-        report = check_keys(wanted.settings, version=wanted.version)
+        report = check_keys(wanted.settings, version=".".join(wanted.version.split(".")[:2]))
         if report.errors:
             raise InputError(list(report.errors))
         if wanted.topology not in self._topologies:
             self._topologies[wanted.topology] = load(wanted.topology)
-        while len(self._labs) >= _STANDING:
-            self._labs.popitem(last=False)[1].close()
-        made = Lab.deploy(
-            self._topologies[wanted.topology], wanted.settings, datapath=self._datapath, cilium_version=wanted.version
-        )
+        made = self._changed(wanted)
+        if made is None:
+            while len(self._labs) >= self._limit:
+                self._close(self._labs.popitem(last=False)[1])
+            made = Lab.deploy(
+                self._topologies[wanted.topology],
+                wanted.settings,
+                datapath=self._datapath,
+                cilium_version=wanted.version,
+                control_plane=self._control_plane,
+            )
         self._labs[wanted] = made
         return made
+
+    def _changed(self, wanted: Wanted) -> Lab | None:
+        """A standing lab of real agents that only had to be told other devices: faster than a new one."""
+        for standing, lab in self._labs.items():
+            same = (standing.topology, standing.version) == (wanted.topology, wanted.version)
+            if same and lab.can_change_to(wanted.settings):
+                del self._labs[standing]
+                try:
+                    lab.change(wanted.settings)
+                except BaseException:
+                    self._close(lab)
+                    raise
+                return lab
+        return None
+
+    def _close(self, lab: Lab) -> None:
+        try:
+            self._put_away(lab)
+        finally:
+            lab.close()
 
     def discard(self, lab: Lab) -> None:
         """Take one lab down: whoever wants it next gets a new one."""
         for wanted in [wanted for wanted, one in self._labs.items() if one is lab]:
-            self._labs.pop(wanted).close()
+            self._close(self._labs.pop(wanted))
 
     def close(self) -> None:
         """Take every lab down, also when taking down one of them fails."""
         with contextlib.ExitStack() as undo:
             while self._labs:
-                undo.callback(self._labs.popitem()[1].close)
+                undo.callback(self._close, self._labs.popitem()[1])

@@ -104,9 +104,11 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """The service a flow goes to, and the pods behind it, one of which answers."""
+    """The service a flow goes to, how its packets ask for it, and the pods behind it, one of which answers."""
 
     service: str
+    protocol: str
+    port: int | None
     pods: tuple[str, ...]
 
 

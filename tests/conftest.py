@@ -2,4 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 pytest_plugins = ["pytester"]
+
+# Labs of these tests are the built-in model's unless a test says otherwise, whatever this machine has at hand: with a
+# bundle real Cilium would be the default. Tests that are about real agents ask `tests.bundles` for them.
+os.environ["NICLAB_TEST_CILIUM"] = os.environ.pop("NICLAB_CILIUM", os.environ.get("NICLAB_TEST_CILIUM", ""))
+os.environ.setdefault("NICLAB_HOME", str(Path(os.environ.get("TMPDIR", "/tmp"), f"niclab-tests-{os.getuid()}")))

@@ -9,7 +9,7 @@ from lab.settings import LAB_BASELINE, Settings
 from lab.topology import Topology, load, loads, names
 from tests.kernel import privileged
 
-SHIPPED = ["asymmetric", "dual-stack", "eight-nodes", "routed", "single-nic", "three-nic", "two-nic"]
+SHIPPED = ["asymmetric", "dual-stack", "eight-nodes", "routed", "services", "single-nic", "three-nic", "two-nic"]
 NATIVE = Settings.of(
     routing="native",
     auto_direct_node_routes=True,

@@ -165,6 +165,53 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "{n} in a name outside a range": ("  ext1:", "  ext{n}:"),
 }
 
+SERVED = BASE.replace(
+    "flows:\n", "services:\n  web: {type: NodePort, port: 80, node_port: 30080, pods: [pod1]}\nflows:\n"
+)
+# The same, of the base with a service.
+SERVICE_MISTAKES: dict[str, tuple[str, str]] = {
+    "service without a port": ("port: 80, ", ""),
+    "service of a strange type": ("NodePort", "nodeport"),
+    "service of a strange protocol": ("port: 80", "port: 80, protocol: sctp"),
+    "service with an unknown field": ("port: 80", "port: 80, targetPort: 8080"),
+    "service port 0": ("port: 80", "port: 0"),
+    "target port by name": ("port: 80", "port: 80, target_port: http"),
+    "service name with a digit first": ("  web:", "  8web:"),
+    "service named as a pod": ("  web:", "  pod1:"),
+    "service of the API server": ("  web:", "  kubernetes:"),
+    "service of an unknown pod": ("[pod1]", "[pod9]"),
+    "backend twice": ("[pod1]", "[pod1, pod1]"),
+    "node port out of range": ("30080", "8080"),
+    "node port of a ClusterIP": ("NodePort", "ClusterIP"),
+    "node port twice": ("[pod1]}\n", "[pod1]}\n  shop: {type: NodePort, port: 81, node_port: 30080}\n"),
+    "load balancer of a NodePort": ("port: 80", "port: 80, load_balancer_ip: 192.0.2.80"),
+    "external policy of a ClusterIP": (
+        "type: NodePort, port: 80, node_port: 30080",
+        "port: 80, external_traffic_policy: Local",
+    ),
+    "strange policy": ("port: 80", "port: 80, internal_traffic_policy: None"),
+    "cluster IP with a prefix": ("port: 80", "port: 80, cluster_ip: 10.96.0.80/32"),
+    "cluster IP of elsewhere": ("port: 80", "port: 80, cluster_ip: 10.9.0.80"),
+    "cluster IP of the API server": ("port: 80", "port: 80, cluster_ip: 10.96.0.1"),
+    "cluster IP twice": (
+        "port: 80, node_port: 30080, pods: [pod1]}\n",
+        "port: 80, cluster_ip: 10.96.0.80}\n  shop: {port: 81, cluster_ip: 10.96.0.80}\n",
+    ),
+    "cluster IPs of one family": ("port: 80", "port: 80, cluster_ip: [10.96.0.80, 10.96.0.81]"),
+    "external IP of a NIC": ("port: 80", "port: 80, external_ips: 10.0.1.1"),
+    "external IP of a pod CIDR": ("port: 80", "port: 80, external_ips: [192.0.2.80, 10.244.2.80]"),
+    "external IP of the service CIDR": ("port: 80", "port: 80, external_ips: 10.96.0.80"),
+    "external IP of a group": ("port: 80", "port: 80, external_ips: 224.0.0.5"),
+    "external IP and port twice": (
+        "[pod1]}\n",
+        "[pod1], external_ips: 192.0.2.80}\n  shop: {port: 80, external_ips: 192.0.2.80}\n",
+    ),
+    "flow from a service": ("flows:\n", "flows:\n  - web -> pod1\n"),
+    "flow to another port of a service": ("flows:\n", "flows:\n  - pod1 -> web:tcp:81\n"),
+    "flow from outside to a NodePort's name": ("flows:\n", "flows:\n  - ext1 -> web\n"),
+    "flow to a service that is not there": ("flows:\n", "flows:\n  - ext1 -> wbe\n"),
+}
+
 FILES = {
     "empty file": "",
     "only a comment": "# nothing\n",
@@ -187,6 +234,9 @@ def test_every_mistake_is_explained() -> None:
     for name, (old, new) in MISTAKES.items():
         assert BASE.count(old) >= 1, name
         parts.append(f"# {name}\n{said(BASE.replace(old, new, 1))}\n")
+    for name, (old, new) in SERVICE_MISTAKES.items():
+        assert SERVED.count(old) >= 1, name
+        parts.append(f"# {name}\n{said(SERVED.replace(old, new, 1))}\n")
     parts += [f"# {name}\n{said(text)}\n" for name, text in FILES.items()]
     assert_golden("topology-errors.txt", "\n".join(parts))
 
@@ -209,6 +259,7 @@ def test_the_line_is_one_that_was_changed(name: str) -> None:
 
 def test_the_base_is_right() -> None:
     assert loads(BASE, "lab.yaml").name == "base"
+    assert [*loads(SERVED, "lab.yaml").services] == ["web"]
 
 
 def test_what_a_range_multiplies_is_said_once() -> None:

@@ -24,6 +24,8 @@ def parser() -> argparse.ArgumentParser:
     _trace(commands)
     _up(commands)
     _labs(commands)
+    _diff(commands)
+    _parity(commands)
     _bundles(commands)
     return top
 
@@ -105,9 +107,20 @@ def _lab_options(command: argparse.ArgumentParser) -> None:
         help="a cilium-config ConfigMap, Helm values, a CiliumNodeConfig, or KEY=VALUE lines",
     )
     command.add_argument(
-        "--datapath", choices=("builtin",), default="builtin", help="builtin: a model made of kernel parts"
+        "--datapath",
+        choices=("builtin", "cilium"),
+        help="cilium: real agents (default where a bundle is at hand); builtin: a model made of kernel parts",
     )
-    command.add_argument("--cilium-version", default="1.20", metavar="X.Y", help="the version modelled (default: 1.20)")
+    command.add_argument(
+        "--cilium-version",
+        metavar="X.Y",
+        help="the version modelled (default: 1.20); a bundle's name or version for real agents (default: the newest)",
+    )
+    command.add_argument(
+        "--control-plane",
+        choices=("kubernetes", "kvstore"),
+        help="what real agents talk to (default: kubernetes where a bundle of it is at hand)",
+    )
     command.add_argument(
         "--route", action="append", default=[], metavar="'NODE|all: ROUTE'", help="one more route, in iproute2's words"
     )
@@ -144,6 +157,7 @@ def _trace(commands: Commands) -> None:
         help="exit 1 unless the flow leaves its node by NIC",
     )
     command.add_argument("--pcap", metavar="FILE", help="write every tap's frames to a pcapng file")
+    command.add_argument("--artifacts", metavar="DIR", help="keep real agents' logs and outputs in this new directory")
     _output(command)
 
 
@@ -171,6 +185,39 @@ def _up(commands: Commands) -> None:
     command.add_argument(
         "--id", type=_lab_id, help="the lab's name (default: a random one); namespaces are called ID-NODE"
     )
+
+
+def _diff(commands: Commands) -> None:
+    def load() -> Run:
+        from lab.cli import diff
+
+        return diff.run
+
+    command = _add(commands, "diff", "which flows moved to another NIC or changed source between two records", load)
+    command.add_argument("before", help="a run.json or a saved `niclab trace -o json`")
+    command.add_argument("after", nargs="?", help="another one (default: the same record's other Cilium version)")
+    _output(command)
+
+
+def _parity(commands: Commands) -> None:
+    def load() -> Run:
+        from lab.cli import parity
+
+        return parity.run
+
+    command = _add(
+        commands, "parity", "run the same cases on the built-in datapath and on real Cilium; print what differs", load
+    )
+    command.add_argument("topology", nargs="?", default="two-nic")
+    command.add_argument(
+        "--cilium", action="append", metavar="X.Y", help="a bundle, repeatable (default: one of each version at hand)"
+    )
+    command.add_argument("--control-plane", choices=("kubernetes", "kvstore"), default="kvstore")
+    command.add_argument(
+        "--case", action="append", default=[], metavar="NAME", help="only cases with this in their name, repeatable"
+    )
+    command.add_argument("--list", action="store_true", help="list the cases")
+    _output(command)
 
 
 def _labs(commands: Commands) -> None:

@@ -7,16 +7,16 @@ import json
 import os
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 from lab import process, room
 from lab.cli import PASS, request
 from lab.datapath.said import NodeSaid
 from lab.errors import LabError
-from lab.lab import Lab
 from lab.plan import FABRIC
 from lab.record import text
-from lab.substrate import namespace, ownership
+from lab.substrate import belongings, namespace, ownership
 from lab.substrate.ownership import NAMED, Owned
 
 
@@ -26,9 +26,7 @@ def up(options: argparse.Namespace) -> int:
     swept = ownership.sweep()
     if swept.labs:
         print(f"swept after killed labs: {', '.join(swept.labs)}", file=sys.stderr)
-    with Lab.deploy(
-        topology, settings, datapath=options.datapath, cilium_version=options.cilium_version, lab_id=options.id
-    ) as lab:
+    with request.deploy(options, topology, settings, options.id) as lab:
         lab.keep()
         print(f"{lab.id} is up: {lab.title}\n")
         print(*text.reasons(lab.said), "", sep="\n")
@@ -120,6 +118,7 @@ def inspect(options: argparse.Namespace) -> int:
     name = _namespace(lab, options.host)
     if options.host in said:
         print(*text.reasons({options.host: said[options.host]}), sep="\n")
+    view = _view(lab, options.host)
     commands = [
         ["ip", "-br", "address"],
         ["ip", "rule"],
@@ -131,7 +130,17 @@ def inspect(options: argparse.Namespace) -> int:
         line = ["ip", "netns", "exec", name, *command]
         print(f"\n$ {_entrance()}{shlex.join(line)}")
         print(process.run(line).rstrip())
+    for command in (["status", "--verbose"], ["service", "list"], ["bpf", "lb", "list"]) if view else ():
+        line = [*view, about["dbg"], *command]
+        print(f"\n$ {shlex.join(line)}")
+        print(process.run(line).rstrip())
     return PASS
+
+
+def _view(lab: Owned, host: str) -> list[str]:
+    """What to put before a command that is to see a node as its real agent does; empty for anything else."""
+    pid = lab.rooms().get(host)
+    return belongings.entrance(pid) if pid is not None else []
 
 
 def _said(stored: dict[str, Any]) -> NodeSaid:
@@ -148,11 +157,16 @@ def execute(options: argparse.Namespace) -> int:
     if command[0].startswith("-"):
         mend = f"niclab exec [--id LAB] {options.host} -- ip route"
         raise LabError(f"{command[0]} is no command", why="options come before the host", mend=mend)
-    path = NAMED / _namespace(_chosen(options.id), options.host)
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    namespace.set_network(handle)
+    chosen = _chosen(options.id)
+    path = NAMED / _namespace(chosen, options.host)
+    environment = process.environment()
+    if view := _view(chosen, options.host):
+        environment["PATH"] = f"{Path(chosen.about.get('dbg', '')).parent}:{environment['PATH']}"
+        command = [*view, *command]
+    else:
+        namespace.set_network(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     try:
-        os.execvpe(command[0], command, process.environment())
+        os.execvpe(command[0], command, environment)
     except FileNotFoundError:
         raise LabError(f"the program {command[0]!r} is not installed") from None
     except OSError as error:
@@ -164,5 +178,7 @@ def sweep(options: argparse.Namespace) -> int:
     print(f"swept: {', '.join(swept.labs) or 'nothing to sweep'}")
     for name in swept.foreign:
         print(f"left alone: {name} is not what the lab made", file=sys.stderr)
+    for what in swept.stuck:
+        print(f"could not be removed: {what}", file=sys.stderr)
     room.end_if_empty()
     return PASS

@@ -6,9 +6,10 @@ import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from lab import bundle, choice
 from lab import settings as formats
 from lab.errors import InputError, Problem
-from lab.lab import modelled_version
+from lab.lab import DEFAULT_VERSION, Lab, modelled_version
 from lab.route import Route, parse_route, parse_rule
 from lab.settings import Settings, check_keys, effective, parse_assignments, parse_node_assignments
 from lab.topology import Flow, Node, Topology, load
@@ -85,9 +86,27 @@ def _targets(option: str, text: str, nodes: Mapping[str, Node], problems: list[P
     return list(nodes) if name == "all" else [name], words.strip()
 
 
+def version(options: argparse.Namespace) -> str:
+    """The Cilium version, X.Y, that is asked for or comes by default. Raises InputError, LabError."""
+    if choice.datapath(options.datapath, options.cilium_version) == "cilium":
+        return bundle.find_cilium(options.cilium_version).minor
+    return str(modelled_version(options.cilium_version or DEFAULT_VERSION))
+
+
+def deploy(options: argparse.Namespace, found: Topology, chosen: Settings, lab_id: str | None = None) -> Lab:
+    """The lab that the command line asks for. Raises LabError."""
+    return Lab.deploy(
+        found,
+        chosen,
+        datapath=choice.datapath(options.datapath, options.cilium_version),
+        cilium_version=options.cilium_version,
+        control_plane=options.control_plane,
+        lab_id=lab_id,
+    )
+
+
 def settings(options: argparse.Namespace, found: Topology) -> tuple[Settings, tuple[str, ...]]:
     """The effective settings, and what to warn of."""
-    modelled_version(options.cilium_version)
     parts = [formats.load(path) for path in options.settings]
     parts.append(parse_assignments(options.set))
     parts.append(parse_node_assignments(options.node_set))
@@ -100,7 +119,7 @@ def settings(options: argparse.Namespace, found: Topology) -> tuple[Settings, tu
                 for name in strangers
             ]
         )
-    report = check_keys(chosen, version=options.cilium_version)
+    report = check_keys(chosen, version=version(options))
     if report.errors:
         raise InputError(list(report.errors))
     return chosen, (*chosen.warnings, *report.warnings)

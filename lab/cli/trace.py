@@ -11,7 +11,6 @@ from pathlib import Path
 from lab.cli import FAIL, PASS, request
 from lab.cli.request import Expectation
 from lab.errors import LabError
-from lab.lab import Lab
 from lab.prediction import World
 from lab.record import capture, text
 from lab.record.model import Trace
@@ -26,11 +25,14 @@ def run(options: argparse.Namespace) -> int:
     expected = request.expectations(options, topology)
     flows += [one.flow for one in expected if one.flow not in flows]
     pcap = _new_file(options.pcap)
-    with Lab.deploy(topology, settings, datapath=options.datapath, cilium_version=options.cilium_version) as lab:
+    artifacts = _new_file(options.artifacts)
+    with request.deploy(options, topology, settings) as lab:
         results = lab.send_all(flows, count=options.count, size=options.size)
         unmet = _judge(results, expected)
         if pcap:
             capture.write(lab, pcap)
+        if artifacts:
+            lab.collect(artifacts)
         if options.output == "json":
             sys.stdout.write(Trace.of(lab, results).to_json())
         else:

@@ -49,7 +49,8 @@ def cell(result: FlowResult) -> Cell:
     from_pod = source in pods
     words: list[str] = []
     loud = False
-    if from_pod or target not in pods:
+    taken = _taken_in(result)
+    if from_pod or (target not in pods and taken is None):
         node = pods.get(source, source)
         out, back = _nics(result, node, "request", True), _nics(result, node, "reply", False)
         tunnels = _encapsulation(result, node, "request")
@@ -60,7 +61,7 @@ def cell(result: FlowResult) -> Cell:
         if back and back != out:
             words.append(f"back {back}")
     else:
-        node = pods[target]
+        node = taken or pods[target]
         entered, answered = _nics(result, node, "request", False), _nics(result, node, "reply", True)
         words += [entered or "never arrived", *_encapsulation(result, node, "request")]
         if answered and answered != entered:
@@ -73,6 +74,13 @@ def cell(result: FlowResult) -> Cell:
         words.append("no answer" if result.received == 0 else f"{result.received}/{result.sent} answered")
         loud = True
     return Cell(" ".join(words), loud)
+
+
+def _taken_in(result: FlowResult) -> str | None:
+    """The node that took in a request to a service."""
+    nodes = result.context.nodes
+    requests = (s for s in result.sightings if s.kind == "request" and s.arrives and s.host in nodes)
+    return next((s.host for s in requests), None) if result.served else None
 
 
 def _nics(result: FlowResult, node: str, kind: str, outbound: bool) -> str:
@@ -96,7 +104,7 @@ def _source(result: FlowResult, pod: str, node: str) -> tuple[str, bool]:
     if not all(s.source in own for s in left):
         return "snat", False
     expected = result.flow.destination in result.context.unmasqueraded
-    if result.flow.destination in result.context.pod_node:
+    if result.end in result.context.pod_node:
         return "", False
     return ("pod address" if expected else "pod address!"), not expected
 

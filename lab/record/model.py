@@ -53,7 +53,8 @@ class TracedFlow(Model):
         dict[str, Transmitted], Field(description="node.nic → what it sent; NICs that sent nothing are not there")
     ]
     server_saw_source: Annotated[
-        dict[str, tuple[str, ...]], Field(description="external → source addresses of the requests that arrived there")
+        dict[str, tuple[str, ...]],
+        Field(description="external, or pod behind a service → source addresses of the requests that arrived there"),
     ]
     refusal: Annotated[str | None, Field(description="why the sender's kernel or agent sent nothing, else null")] = None
     expected: Annotated[
@@ -67,11 +68,13 @@ class TracedFlow(Model):
         flow = result.flow
         suffix = "6" if flow.family == 6 else ""
         target = flow.destination.partition(".")[0]
-        sources = _sources(result, target)
+        served = result.served
+        protocol, port = (served.protocol, served.port) if served else (flow.protocol, flow.port)
+        answering = served.pods if served else tuple(externals & {target})
         return cls(
             source=flow.source,
             destination=flow.destination,
-            protocol=f"{flow.protocol}{suffix}" + (f":{flow.port}" if flow.port else ""),
+            protocol=f"{protocol}{suffix}" + (f":{port}" if port else ""),
             sent=result.sent,
             received=result.received,
             verdict=result.verdict,
@@ -81,7 +84,7 @@ class TracedFlow(Model):
                 )
                 for tap, count in result.transmitted_by.items()
             },
-            server_saw_source={target: sources} if target in externals and sources else {},
+            server_saw_source={end: sources for end in answering if (sources := _sources(result, end))},
             refusal=result.refusal or None,
             expected=expected,
         )

@@ -1,4 +1,4 @@
-"""What a lab owns besides namespaces: processes, mounts and cgroups. Recorded before they act, undone by the ledger.
+"""What a lab owns besides namespaces: processes and cgroups. Recorded before they act, undone by the ledger.
 
 A process is recorded by pid and start time, so that a number the kernel has given to someone else is never signalled.
 It is started held: it waits on a pipe until its line is in the ledger, and ends by itself when its parent dies before.
@@ -126,6 +126,11 @@ def start_time(pid: int) -> int | None:
     return int(stat.rpartition(")")[2].split()[19])
 
 
+def entrance(pid: int) -> list[str]:
+    """What to put before a command that is to run in the room that process holds open."""
+    return ["nsenter", f"--target={pid}", "--mount", "--uts", "--net", "--root", "--wd", "--"]
+
+
 def make_cgroup(ledger: Ledger, path: Path) -> Path:
     """A cgroup of the lab's. Raises LabError."""
     ledger.write("making cgroup", path=str(path))
@@ -136,19 +141,8 @@ def make_cgroup(ledger: Ledger, path: Path) -> Path:
     return path
 
 
-def mount(ledger: Ledger, kind: str, path: Path) -> Path:
-    """Mount a file system of `kind` on a directory of the lab's own. Raises LabError."""
-    path.mkdir(parents=True, exist_ok=True)
-    ledger.write("mounting", path=str(path))
-    try:
-        namespace.mount(kind, str(path))
-    except OSError as error:
-        raise LabError(f"cannot mount {kind} on {path}", why=error.strerror or str(error)) from None
-    return path
-
-
 def undo(entries: Iterable[dict[str, Any]]) -> list[str]:
-    """End every process, then unmount and remove what the ledger lists, newest first; what could not be undone."""
+    """End every process, then remove the cgroups that the ledger lists, newest first; what could not be undone."""
     newest = list(entries)[::-1]
     started = [entry for entry in newest if entry["act"] == "started process"]
     left = _end(
@@ -156,10 +150,7 @@ def undo(entries: Iterable[dict[str, Any]]) -> list[str]:
         [(e["pid"], e["start"]) for e in started if e.get("outright")],
     )
     for entry in newest:
-        if entry["act"] == "mounting":
-            with contextlib.suppress(OSError):
-                namespace.unmount(entry["path"])
-        elif entry["act"] == "making cgroup":
+        if entry["act"] == "making cgroup":
             left += _remove_cgroup(Path(entry["path"]))
     return left
 

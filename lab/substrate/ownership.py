@@ -55,6 +55,15 @@ class Owned:
             return {}
         return found if isinstance(found, dict) else {}
 
+    def rooms(self) -> dict[str, int]:
+        """Node → the process that holds its room open, where real agents run."""
+        started = [entry for entry in _entries(self.path) if entry["act"] == "started process"]
+        return {
+            entry["name"].removeprefix("room of "): entry["pid"]
+            for entry in started
+            if entry["name"].startswith("room of ") and belongings.is_alive(entry["pid"], entry["start"])
+        }
+
     def namespaces(self) -> dict[str, str]:
         """Role → name of the namespaces it made."""
         return {entry["role"]: entry["name"] for entry in _entries(self.path) if entry["act"] == "made namespace"}

@@ -23,7 +23,10 @@ _PROTOCOLS: dict[str, tuple[Protocol, Literal[6] | None]] = {
 
 
 class Flow(Model):
-    """Who talks to whom: ends are a pod, an external, or a NIC written `node.nic`; `family` None means IPv4 if any."""
+    """Who talks to whom: ends are a pod, an external, or a NIC written `node.nic`; `family` None means IPv4 if any.
+
+    The destination may be a service, then protocol and port are the service's own.
+    """
 
     source: str
     destination: str

@@ -229,21 +229,15 @@ def check_flow(topology: Topology, flow: Flow) -> tuple[str, str] | None:
                 f"{end!r} is a host: a flow ends at one of its NICs",
                 f"write {end}.{next(iter(topology.hosts[end].nics))}",
             )
-        if end == flow.destination and end in topology.services:
+        if end_exists(topology, end) or (end == flow.destination and end in topology.services):
             continue
         if end in topology.services:
             return f"{end!r} is a service: it sends nothing by itself", "begin at a pod, an external or a NIC"
-        if not end_exists(topology, end):
-            return f"{end!r} is neither a pod, an external{_or_service(topology)} nor a NIC", nearest(
-                end, ends(topology)
-            )
+        kinds = "a pod, an external, a service" if topology.services else "a pod, an external"
+        return f"{end!r} is neither {kinds} nor a NIC", nearest(end, ends(topology))
     if flow.source == flow.destination:
         return f"{flow.source!r} would talk to itself", "a flow has two ends"
     return service_flows.check_flow(topology, flow) if flow.destination in topology.services else None
-
-
-def _or_service(topology: Topology) -> str:
-    return ", a service" if topology.services else ""
 
 
 def _flows(topology: Topology) -> Iterator[Finding]:

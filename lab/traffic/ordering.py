@@ -51,7 +51,9 @@ class Ordering:
         name = service_of(self.topology, flow)
         if name is None:
             return None
-        return Served(name, tuple(pod for pod in self.topology.services[name].pods if self.addresses.get(pod)))
+        sent = as_sent(self.topology, flow)
+        pods = tuple(pod for pod in self.topology.services[name].pods if self.addresses.get(pod))
+        return Served(name, sent.protocol, sent.port, pods)
 
     def _unseen(self, flow: Flow, served: Served) -> str | None:
         """Why a flow may be answered where no tap is: Cilium may choose a backend beside the sender."""

@@ -23,10 +23,13 @@ from lab.substrate import belongings
 from lab.substrate.belongings import Daemon
 from lab.substrate.ownership import Ledger
 
+ROOM = "room of"
+"""How the ledger calls the process that holds a node's room open."""
 READY_DEADLINE = 60.0
 """Seconds for an agent to answer `Ok`; compiling its programs takes a few."""
 DBG_TIMEOUT = 20.0
 ROOM_DEADLINE = 10.0
+_IP = (("addr",), ("route", "show", "table", "all"), ("-6", "route", "show", "table", "all"), ("rule",), ("-6", "rule"))
 
 # What wraps the reason in the agent's last line: daemon/cmd/root.go, daemon_main.go and hive's start hooks.
 _WRAPPERS = re.compile(
@@ -79,7 +82,7 @@ class Agent:
 
     def command(self, program: Sequence[str]) -> list[str]:
         """The argument list that runs a program in the node's room; it can be pasted."""
-        return ["nsenter", f"--target={self.holder.pid}", "--mount", "--uts", "--net", "--root", "--wd", "--", *program]
+        return [*belongings.entrance(self.holder.pid), *program]
 
     @property
     def log(self) -> Path:
@@ -110,12 +113,14 @@ class Agent:
             self.command(program),
             log=self.log,
             extra_environment=self.extra_environment,
+            outright=True,
         )
 
     def stop(self) -> None:
-        """End the agent; the node's room stays."""
+        """End the agent; the node's room stays. It takes over its own state when it starts again, however it ended."""
         if self.daemon is not None:
-            self.daemon.stop()
+            self.daemon.process.kill()
+            self.daemon.process.wait()
             self.daemon = None
 
     def close(self) -> None:
@@ -183,6 +188,27 @@ class Agent:
             if done.returncode == 0:
                 return done.stdout
         return None
+
+    def collect(self, directory: Path) -> None:
+        """Keep what there is to know of the node: its agent's logs and own words, its addresses, routes and rules."""
+        directory.mkdir(parents=True, exist_ok=True)
+        for log in sorted(self.directory.glob("*.log")):
+            shutil.copy(log, directory / log.name)
+        outputs = {
+            "status.json": json.dumps(self.status(), indent=1),
+            "devices.json": self.table("devices"),
+            "node-addresses.json": self.table("node-addresses"),
+            "status-verbose.txt": self.dbg("status", "--verbose") or "",
+            **{f"ip-{'-'.join(words)}.txt": self._ip(*words) for words in _IP},
+        }
+        for name, text in outputs.items():
+            (directory / name).write_text(text)
+
+    def _ip(self, *words: str) -> str:
+        done = subprocess.run(
+            self.command(["ip", *words]), capture_output=True, text=True, env=environment(), check=False, timeout=10
+        )
+        return done.stdout
 
     def status(self) -> dict[str, Any]:
         """What `cilium-dbg status -o json` prints; {} when the agent does not answer."""
@@ -263,5 +289,5 @@ def prepare(
         root=str(bundle.root) if bundle.root else "",
         layer=str(directory / "layer") if bundle.root else "",
     )
-    holder = belongings.start(ledger, f"room of {node}", room.command(), log=directory / "room.log")
+    holder = belongings.start(ledger, f"{ROOM} {node}", room.command(), log=directory / "room.log")
     return Agent(node, bundle, holder, directory, ledger, environment_of_node)

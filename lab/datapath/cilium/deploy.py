@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -181,6 +182,13 @@ class CiliumDatapath:
             return agent.node, said.said(status, devices, addresses)
 
         return dict(_each(self.agents.values(), ask))
+
+    def collect(self, directory: Path) -> None:
+        """Keep logs and outputs of every agent, and the control plane's logs."""
+        _each(self.agents.values(), lambda agent: agent.collect(directory / agent.node))
+        for name, log in self.control_plane.logs.items():
+            with contextlib.suppress(OSError):
+                shutil.copy(log, directory / f"{name}.log")
 
     def deaths(self) -> dict[str, NodeSaid]:
         """What is left of agents that died since they were ready: an observation, like any exit."""

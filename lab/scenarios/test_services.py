@@ -1,0 +1,233 @@
+"""Services on nodes with two NICs: which NIC takes a request in, which one sends the reply, and whom the backend sees.
+
+Only real agents serve services. The backend of every service is pod2 on node2: a request to node1 is forwarded, with
+node1's own address in place of the client's (SNAT); a request to node2 is answered where it came in.
+
+Three rules explain almost everything:
+
+* a NIC that is not selected serves nothing: the node answers there as if no service existed;
+* the reply leaves by the route to the client, not by the NIC that took the request in;
+* a request that begins inside the cluster is translated where it begins: to the wire it is traffic from pod to pod.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from lab import FlowResult, Lab, Settings
+from lab.scenarios.test_devices_matrix import NATIVE, VXLAN
+
+CLIENT0, CLIENT1 = "10.0.0.100", "10.0.1.100"
+NODE1_ETH0, NODE1_ETH1 = "10.0.0.1", "10.0.1.1"
+WEB, WEB_LOCAL, DNS = "tcp:30080", "tcp:30081", "udp:30053"
+
+BOTH = Settings.of(devices="eth0,eth1")
+ETH0 = Settings.of(devices="eth0")
+DRD_ETH1 = Settings.of(direct_routing_device="eth1")
+
+pytestmark = pytest.mark.topology("services")
+
+
+@pytest.fixture(autouse=True)
+def _real_agents(lab: Lab) -> None:
+    if lab.datapath == "builtin":
+        pytest.skip("the built-in datapath does not model services")
+
+
+def forwarded(flow: FlowResult, *, taken_in: str, answered_by: str) -> None:
+    """node1 took a request in and forwarded it to node2 by eth0, where the route to the pod leads."""
+    assert flow.entered("node1") == {taken_in}
+    assert flow.left("node1") == {"eth0"}
+    assert flow.entered("node2") == {"eth0"}
+    assert flow.answered_by("node1") == {answered_by}
+    flow.must_receive()
+
+
+def refused(flow: FlowResult, *, node: str, nic: str) -> None:
+    """The node itself refused: nothing was forwarded, no backend saw it."""
+    assert flow.entered(node) == {nic}
+    assert flow.left(node) == set()
+    assert flow.source_seen_by("pod2") is None
+    flow.must_not_receive()
+
+
+@pytest.mark.settings(NATIVE, BOTH)
+@pytest.mark.parametrize("port", [WEB, DNS])
+def test_node_port_with_a_remote_backend(lab: Lab, port: str) -> None:
+    """Either NIC takes requests in. The backend sees node1, or its reply would not come back this way."""
+    by_eth0, by_eth1 = lab.send_all([f"ext0 -> node1.eth0:{port}", f"ext1 -> node1.eth1:{port}"])
+    forwarded(by_eth0, taken_in="eth0", answered_by="eth0")
+    forwarded(by_eth1, taken_in="eth1", answered_by="eth1")
+    for flow in (by_eth0, by_eth1):
+        assert flow.source_seen_by("pod2") == NODE1_ETH0
+        assert flow.answered_by("node2") == {"eth0"}
+        assert flow.came_back_to("node1") == {"eth0"}
+
+
+@pytest.mark.settings(NATIVE, BOTH)
+def test_the_reply_leaves_by_the_route_to_the_client(lab: Lab) -> None:
+    """A client of the other fabric is answered by the other NIC: one connection, two NICs."""
+    flow = lab.send("ext0", f"node1.eth1:{WEB}")
+    forwarded(flow, taken_in="eth1", answered_by="eth0")
+    flow = lab.send("ext1", f"node1.eth0:{WEB}")
+    forwarded(flow, taken_in="eth0", answered_by="eth1")
+
+
+@pytest.mark.settings(NATIVE, BOTH)
+def test_node_port_with_a_local_backend(lab: Lab) -> None:
+    """Nothing is forwarded, so nothing is masqueraded: the backend sees the client. The reply takes its own route."""
+    straight, across = lab.send_all([f"ext1 -> node2.eth1:{WEB}", f"ext0 -> node2.eth1:{WEB}"])
+    assert straight.source_seen_by("pod2") == CLIENT1
+    assert across.source_seen_by("pod2") == CLIENT0
+    assert straight.entered("node2") == across.entered("node2") == {"eth1"}
+    assert straight.answered_by("node2") == {"eth1"}
+    assert across.answered_by("node2") == {"eth0"}
+    for flow in (straight, across):
+        flow.must_not_leave("node1", by="eth0")
+        flow.must_receive()
+
+
+@pytest.mark.settings(NATIVE, ETH0)
+@pytest.mark.parametrize("node", ["node1", "node2"])
+def test_node_port_on_a_nic_that_is_not_selected(lab: Lab, node: str) -> None:
+    """Not even where the backend is on the node: TCP is reset and UDP is unreachable, by the node's own kernel."""
+    for flow in lab.send_all([f"ext1 -> {node}.eth1:{WEB}", f"ext1 -> {node}.eth1:{DNS}"]):
+        refused(flow, node=node, nic="eth1")
+    lab.send("ext0", f"{node}.eth0:{WEB}").must_receive()
+
+
+@pytest.mark.settings(NATIVE, ETH0)
+def test_reply_of_a_local_backend_with_one_device(lab: Lab) -> None:
+    """Up to 1.18 all that a pod sends goes to the only device, replies to services too; later its routes decide."""
+    flow = lab.send("ext1", f"node2.eth0:{WEB}")
+    assert flow.source_seen_by("pod2") == CLIENT1
+    assert flow.entered("node2") == {"eth0"}
+    assert flow.answered_by("node2") == ({"eth0"} if lab.version <= (1, 18) else {"eth1"})
+    flow.must_receive()
+
+
+@pytest.mark.settings(NATIVE, BOTH, DRD_ETH1)
+def test_the_remote_backend_sees_the_direct_routing_device(lab: Lab) -> None:
+    """SNAT takes the direct routing device's address, whichever NIC the packet leaves by: here the answer comes back on
+    the other one. 1.20 does so too, by default.
+    """
+    flow = lab.send("ext0", f"node1.eth0:{WEB}")
+    forwarded(flow, taken_in="eth0", answered_by="eth0")
+    assert flow.source_seen_by("pod2") == NODE1_ETH1
+    assert flow.answered_by("node2") == {"eth1"}
+    assert flow.came_back_to("node1") == {"eth1"}
+
+
+@pytest.mark.cilium("1.20")
+@pytest.mark.settings(NATIVE, BOTH, DRD_ETH1, enable_dynamic_source_lookup_nodeport=True)
+def test_the_remote_backend_sees_the_source_that_the_routes_say(lab: Lab) -> None:
+    """`enable-dynamic-source-lookup-nodeport`, new in 1.20: the address of the NIC that the packet leaves by."""
+    flow = lab.send("ext1", f"node1.eth1:{WEB}")
+    forwarded(flow, taken_in="eth1", answered_by="eth1")
+    assert flow.source_seen_by("pod2") == NODE1_ETH0
+    assert flow.answered_by("node2") == {"eth0"}
+    assert flow.came_back_to("node1") == {"eth0"}
+
+
+@pytest.mark.settings(VXLAN, BOTH)
+def test_in_a_tunnel_the_remote_backend_sees_the_router_ip(lab: Lab) -> None:
+    """No NIC's address at all: SNAT takes that of `cilium_host`, and the tunnel follows the route to the node IP."""
+    flow = lab.send("ext1", f"node1.eth1:{WEB}")
+    forwarded(flow, taken_in="eth1", answered_by="eth1")
+    seen = flow.source_seen_by("pod2")
+    assert seen is not None and seen != lab.address("pod1")
+    assert ip_address(seen) in ip_network("10.244.1.0/24")
+    assert flow.outer_on("node1.eth0") == {("10.0.0.1", "10.0.0.2")}
+
+
+@pytest.mark.settings(NATIVE, BOTH)
+@pytest.mark.parametrize("nic", ["eth0", "eth1"])
+def test_external_traffic_policy_local(lab: Lab, nic: str) -> None:
+    """A node without a backend refuses on every NIC; the node with one serves on every NIC, and shows it the client."""
+    client = {"eth0": "ext0", "eth1": "ext1"}[nic]
+    without, with_backend = lab.send_all([f"{client} -> {node}.{nic}:{WEB_LOCAL}" for node in ("node1", "node2")])
+    refused(without, node="node1", nic=nic)
+    assert with_backend.entered("node2") == with_backend.answered_by("node2") == {nic}
+    assert with_backend.source_seen_by("pod2") == lab.address(client)
+    with_backend.must_receive()
+
+
+@pytest.mark.settings(VXLAN, BOTH, nodeport_addresses="10.0.1.0/24")
+def test_nodeport_addresses_choose_among_selected_nics(lab: Lab) -> None:
+    """Both NICs are selected; only the one with an address in the list serves node ports."""
+    refused(lab.send("ext0", f"node1.eth0:{WEB}"), node="node1", nic="eth0")
+    forwarded(lab.send("ext1", f"node1.eth1:{WEB}"), taken_in="eth1", answered_by="eth1")
+
+
+@pytest.mark.settings(NATIVE, BOTH, bpf_lb_mode="dsr")
+def test_direct_server_return(lab: Lab) -> None:
+    """The backend's node answers the client itself, by its own route, with the address that the client asked."""
+    flow = lab.send("ext1", f"node1.eth1:{WEB}")
+    assert flow.entered("node1") == {"eth1"}
+    assert flow.left("node1") == {"eth0"}
+    assert flow.source_seen_by("pod2") == CLIENT1
+    assert flow.answered_by("node2") == {"eth1"}
+    assert flow.came_back_to("node1") == set()
+    flow.must_receive()
+
+
+@pytest.mark.settings(NATIVE, BOTH)
+@pytest.mark.parametrize("service", ["web", "dns", "shop", "mail"])
+def test_a_service_from_a_pod(lab: Lab, service: str) -> None:
+    """By cluster IP, of whatever type it is: translated at the pod, the wire sees traffic from pod to pod."""
+    flow = lab.send("pod1", service)
+    assert flow.left("node1") == flow.came_back_to("node1") == {"eth0"}
+    assert flow.source_seen_by("pod2") == lab.address("pod1")
+    flow.must_receive()
+
+
+@pytest.mark.settings(NATIVE, BOTH)
+def test_a_service_from_a_node(lab: Lab) -> None:
+    """A program that is bound to eth1's address still sends by eth0, to the pod; the answer goes to eth1's address."""
+    flow = lab.send("node1.eth1", "dns")
+    assert flow.left("node1") == {"eth0"}
+    assert flow.source_seen_by("pod2") == NODE1_ETH1
+    assert flow.answered_by("node2") == {"eth1"}
+    assert flow.came_back_to("node1") == {"eth1"}
+    flow.must_receive()
+
+
+@pytest.mark.settings(NATIVE, BOTH)
+def test_the_peers_node_port_from_a_pod(lab: Lab) -> None:
+    """By the node IP it is translated at the pod; another NIC's address is the world: asked there, and masqueraded."""
+    by_node_ip, by_other_nic = lab.send_all([f"pod1 -> node2.eth0:{WEB}", f"pod1 -> node2.eth1:{WEB}"])
+    assert by_node_ip.left("node1") == {"eth0"}
+    assert by_node_ip.source_seen_by("pod2") == lab.address("pod1")
+    assert by_other_nic.left("node1") == by_other_nic.came_back_to("node1") == {"eth1"}
+    assert by_other_nic.source_seen_by("pod2") == NODE1_ETH1
+    for flow in (by_node_ip, by_other_nic):
+        flow.must_receive()
+
+
+@pytest.mark.settings(NATIVE, BOTH)
+def test_load_balancer_and_external_ip_by_either_nic(lab: Lab) -> None:
+    """These addresses are on no NIC: every selected one serves them, if the client's route leads there."""
+    shop, mail0, mail1 = lab.send_all(["ext1 -> shop", "ext0 -> mail", "ext1 -> mail"])
+    forwarded(shop, taken_in="eth1", answered_by="eth1")
+    forwarded(mail0, taken_in="eth0", answered_by="eth0")
+    forwarded(mail1, taken_in="eth1", answered_by="eth1")
+    for flow in (shop, mail0, mail1):
+        assert flow.source_seen_by("pod2") == NODE1_ETH0
+
+
+@pytest.mark.settings(NATIVE, ETH0)
+def test_external_ip_on_a_nic_that_is_not_selected(lab: Lab) -> None:
+    """Nobody knows the address there: the node forwards the request by its default route, out of the other NIC."""
+    flow = lab.send("ext1", "mail")
+    assert flow.entered("node1") == {"eth1"}
+    assert flow.left("node1") == {"eth0"}
+    assert flow.source_seen_by("pod2") is None
+    flow.must_not_receive()
+
+
+@pytest.mark.settings(NATIVE, ETH0)
+def test_load_balancer_on_a_nic_that_is_not_selected(lab: Lab) -> None:
+    """An address of the NIC's own network: node1 looks for it among its neighbours, and nobody has it."""
+    refused(lab.send("ext1", "shop"), node="node1", nic="eth1")
