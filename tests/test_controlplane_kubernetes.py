@@ -18,7 +18,7 @@ from lab.bundle import find
 from lab.controlplane import operator as cilium_operator
 from lab.controlplane.kubernetes import Kubernetes
 from lab.errors import LabError
-from tests import processes
+from tests import bundles, processes
 from tests.controlplanes import ETCD, WEB, Site, doomed
 from tests.kernel import privileged
 
@@ -46,7 +46,7 @@ def programs() -> Programs:
     why = "needs etcd, kube-apiserver (NICLAB_KUBERNETES) and a Cilium with its operator (NICLAB_CILIUM)"
     try:
         server = find.find_kubernetes()
-        operators = [(one.root, one.operator) for one in find.all_cilium() if one.operator]
+        operators = [(one.root, one.operator) for one in bundles.by_minor().values() if one.operator]
     except LabError:
         pytest.skip(why)
     if ETCD is None or not operators:

@@ -302,7 +302,7 @@ def test_the_directory_of_others_stays() -> None:
 
 
 def test_a_lock_that_is_never_let_go_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ownership._lock_state.retry, "stop", lambda state: state.attempt_number > 3)
+    monkeypatch.setattr(ownership, "PATIENCE", 0.05)
     ledger = Ledger.open_new("one")
     with ownership._state(), pytest.raises(LabError, match="has been locked for"):
         Ledger.open_new("two")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ _PLACES = ("/usr/bin", "/usr/local/bin", "/opt/cni/bin", "/bin", "/")
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
+class Bundle(ABC):
     """Paths of programs are as seen inside `root`; without a root (a directory bundle) they are the host's."""
 
     name: str
@@ -39,9 +40,9 @@ class Bundle:
         """The image's root file system on the host. Never write into it: mount something over it."""
         return self.path / ROOTFS if self.kind == "image" else None
 
+    @abstractmethod
     def missing(self) -> tuple[str, ...]:
         """What a bundle of this kind must hold and this one does not."""
-        raise NotImplementedError
 
     def program(self, *names: str) -> Path | None:
         """The first of these programs that the bundle has."""

@@ -243,14 +243,15 @@ def _locked(product: Product[Any]) -> Iterator[Path]:
         os.close(handle)
 
 
-@tenacity.retry(
-    retry=tenacity.retry_if_exception_type(BlockingIOError),
-    wait=tenacity.wait_fixed(0.02),
-    stop=tenacity.stop_after_delay(PATIENCE),
-    reraise=True,
-)
 def _locked_within_patience(store: Path) -> int:
-    return _lock(store / ".lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+    # Made for each call: a decorated function's statistics are shared by threads.
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(BlockingIOError),
+        wait=tenacity.wait_fixed(0.02),
+        stop=tenacity.stop_after_delay(PATIENCE),
+        reraise=True,
+    )
+    return retrying(lambda: _lock(store / ".lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
 
 
 def _abandoned(store: Path, held: list[int]) -> list[Path]:

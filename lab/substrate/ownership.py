@@ -208,13 +208,18 @@ def _state() -> Iterator[Path]:
             os.close(directory)
 
 
-@tenacity.retry(
-    retry=tenacity.retry_if_exception_type((BlockingIOError, FileNotFoundError)),
-    wait=tenacity.wait_fixed(0.002),
-    stop=tenacity.stop_after_delay(PATIENCE),
-    reraise=True,
-)
 def _lock_state() -> int:
+    # Made for each call: a decorated function's statistics are shared, and threads clear them under each other.
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type((BlockingIOError, FileNotFoundError)),
+        wait=tenacity.wait_fixed(0.002),
+        stop=tenacity.stop_after_delay(PATIENCE),
+        reraise=True,
+    )
+    return retrying(_try_to_lock_state)
+
+
+def _try_to_lock_state() -> int:
     with contextlib.suppress(FileExistsError):  # mkdir's exist_ok fails when it is gone again a moment later
         STATE.mkdir(mode=0o755)
     directory = os.open(STATE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

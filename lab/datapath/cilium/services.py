@@ -58,10 +58,11 @@ def lacking(
             row = known.get(address)
             if row is None or (row.get("Status") or {}).get("kind") != "Done":
                 found.append(f"{node} does not serve {one.name} at {address} yet")
-            elif address in _frontends(one, node_ports=False):
-                backends = {str(backend.get("Address")) for backend in row.get("Backends") or ()}
-                if backends != _backends(one, node):
-                    found.append(f"{node} does not have the backends of {one.name} yet")
+        for virtual in one.cluster_ips:
+            row = known.get(_address(virtual, one.ports[0].port, one.ports[0].protocol), {})
+            backends = {str(backend.get("Address")) for backend in row.get("Backends") or ()}
+            if row and backends != _backends(one, node, virtual.version):
+                found.append(f"{node} does not have the IPv{virtual.version} backends of {one.name} yet")
     return found
 
 
@@ -77,14 +78,14 @@ def _frontends(one: kube.Service, *, node_ports: bool) -> list[str]:
     return found
 
 
-def _backends(one: kube.Service, node: str) -> set[str]:
-    """The backends of a service's virtual addresses on one node."""
+def _backends(one: kube.Service, node: str, family: int) -> set[str]:
+    """The backends of a service's virtual address of one family on one node."""
     port = one.ports[0]
     local = one.internal_traffic_policy == "Local"
     return {
         _address(backend.address, port.target_port, port.protocol)
         for backend in one.backends
-        if not local or backend.node == node
+        if backend.address.version == family and (not local or backend.node == node)
     }
 
 
