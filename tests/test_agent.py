@@ -60,6 +60,11 @@ REFUSED = "unable to determine direct routing device. Use --direct-routing-devic
             'BPF masquerade requires (--enable-ipv4-masquerade="true" or --enable-ipv6-masquerade="true")',
         ),
         (
+            f'level=fatal msg="unable to run agent: failed to start: daemon creation failed: {REFUSED}'
+            '\\nfailed to stop: unable to find controller ipcache-inject-labels" subsys=daemon',
+            REFUSED,
+        ),
+        (
             'level=fatal msg="failed to compile bpf_sock.c" error="Failed to compile bpf_sock.o: signal: killed"',
             "failed to compile bpf_sock.c: Failed to compile bpf_sock.o: signal: killed",
         ),

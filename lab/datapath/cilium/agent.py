@@ -55,7 +55,8 @@ def last_words(log: str) -> str | None:
 
 def _reason(line: str) -> str:
     fields: dict[str, str] = {key: value.replace('\\"', '"') for key, value in _MESSAGE.findall(line)}
-    words = fields.get("msg", line)
+    # More lines than one are what went wrong while it ended, after the reason.
+    words = fields.get("msg", line).partition("\\n")[0]
     if "error" in fields and fields["error"] not in words:
         words = f"{words}: {fields['error']}"
     while (shorter := _WRAPPERS.sub("", words)) != words:
