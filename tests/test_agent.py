@@ -60,8 +60,10 @@ REFUSED = "unable to determine direct routing device. Use --direct-routing-devic
             'BPF masquerade requires (--enable-ipv4-masquerade="true" or --enable-ipv6-masquerade="true")',
         ),
         (
-            f'level=fatal msg="unable to run agent: failed to start: daemon creation failed: {REFUSED}'
-            '\\nfailed to stop: unable to find controller ipcache-inject-labels" subsys=daemon',
+            (
+                f'level=fatal msg="unable to run agent: failed to start: daemon creation failed: {REFUSED}'
+                '\\nfailed to stop: unable to find controller ipcache-inject-labels" subsys=daemon'
+            ),
             REFUSED,
         ),
         (
@@ -99,6 +101,28 @@ def test_said_of_recorded_agents(version: str) -> None:
     assert "10.0.1.1 on eth1 (primary, nodeport)" in node.node_ips
     printed = said.said(status, standin.recorded(f"table-{version}.txt"))
     assert printed.devices == node.devices
+
+
+def test_services_and_attachments_of_an_agent(tmp_path: Path) -> None:
+    """StateDB's frontends, one JSON object after the other; links pinned below a node's bpffs."""
+    rows = [
+        {"Address": "10.96.0.10:80/TCP", "Type": "ClusterIP", "Backends": [{"Address": "10.244.2.5:80/TCP"}]},
+        {"Address": "0.0.0.0:30080/TCP", "Type": "NodePort", "Backends": None},
+    ]
+    text = "\n".join(json.dumps(row, indent=2) for row in rows)
+    assert said.frontend_rows(text) == [
+        "0.0.0.0:30080/TCP NodePort → no backend",
+        "10.96.0.10:80/TCP ClusterIP → 10.244.2.5:80/TCP",
+    ]
+    for name in ("eth0/links/cil_from_netdev", "eth0/links/cil_to_netdev", "cilium_host/links/cil_to_host"):
+        link = tmp_path / "cilium" / "devices" / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.touch()
+    assert said.attached(tmp_path) == {
+        "cilium_host": ("cil_to_host",),
+        "eth0": ("cil_from_netdev", "cil_to_netdev"),
+    }
+    assert said.attached(tmp_path / "nowhere") == {}
 
 
 def test_the_compiler_is_the_newest_by_name_then_the_plain_one(tmp_path: Path) -> None:

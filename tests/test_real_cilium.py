@@ -92,6 +92,8 @@ def test_the_host_is_the_same_before_and_after(newest: str, control_plane: Kind)
     before = snapshot()
     with Lab.deploy("two-nic", datapath="cilium", cilium_version=newest, control_plane=control_plane) as lab:
         assert lab.send("pod1", "pod2").verdict == "carried"
+        assert "cil_from_netdev" in lab.said["node1"].attachments["eth0"]
+        assert "eth1" not in lab.said["node1"].attachments
         lab_cgroups = bundles.root_cgroup_programs()
         assert any(path.endswith(f"niclab-{lab.id}") for path in lab_cgroups)
         assert _attached_to_root_cgroup() == before["programs"]

@@ -21,6 +21,10 @@ class NodeSaid:
     reasons: dict[str, str] = field(default_factory=dict)
     direct_routing_reason: str = ""
     warnings: tuple[str, ...] = ()
+    services: tuple[str, ...] = ()
+    """`ADDRESS TYPE → BACKENDS` of every service frontend."""
+    attachments: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Interface → the eBPF programs attached to it."""
 
     @classmethod
     def of(cls, decision: NodeDecision, warnings: tuple[str, ...] = ()) -> NodeSaid:

@@ -103,6 +103,15 @@ class TracedNode(Model):
     masquerading: str
     reasons: Annotated[dict[str, str], Field(description="interface → why it is, or is not, selected")]
     warnings: tuple[str, ...]
+    routing: Annotated[str, Field(description="native, or tunnel and its protocol")] = ""
+    host_routing: Annotated[str, Field(description="BPF or Legacy")] = ""
+    addresses: Annotated[
+        tuple[str, ...], Field(description="node IPs; of real agents every node address and its use")
+    ] = ()
+    services: Annotated[tuple[str, ...], Field(description="real agents' service frontends and their backends")] = ()
+    attachments: Annotated[
+        dict[str, tuple[str, ...]], Field(description="interface → eBPF programs that real agents attached to it")
+    ] = {}
 
 
 class TracedMeasurement(Model):
@@ -162,6 +171,11 @@ class Trace(Model):
                     masquerading=said.masquerading,
                     reasons=said.reasons,
                     warnings=said.warnings,
+                    routing=said.routing,
+                    host_routing=said.host_routing,
+                    addresses=said.node_ips,
+                    services=said.services,
+                    attachments=said.attachments,
                 )
                 for name, said in lab.said.items()
             },

@@ -86,6 +86,11 @@ class Agent:
         return [*belongings.entrance(self.holder.pid), *program]
 
     @property
+    def bpffs(self) -> Path:
+        """The node's bpffs, as the host sees it: through the room's root."""
+        return Path(f"/proc/{self.holder.pid}/root/sys/fs/bpf")
+
+    @property
     def log(self) -> Path:
         return self.directory / f"agent-{self.starts}.log"
 

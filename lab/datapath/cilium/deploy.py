@@ -176,10 +176,11 @@ class CiliumDatapath:
                 return agent.node, said.exited(agent.exited)
             status = agent.status()
             devices, addresses = agent.table("devices"), agent.table("node-addresses")
-            raw = {"status.json": json.dumps(status, indent=1), "devices.json": devices}
+            frontends, attached = agent.table("frontends"), said.attached(agent.bpffs)
+            raw = {"status.json": json.dumps(status, indent=1), "devices.json": devices, "frontends.json": frontends}
             for name, text in {**raw, "node-addresses.json": addresses}.items():
                 (agent.directory / "artifacts" / name).write_text(text)
-            return agent.node, said.said(status, devices, addresses)
+            return agent.node, said.said(status, devices, addresses, frontends, attached)
 
         return dict(_each(self.agents.values(), ask))
 

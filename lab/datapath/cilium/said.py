@@ -5,13 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from lab.datapath.said import NodeSaid
 
 
-def said(status: Mapping[str, Any], devices: str, node_addresses: str = "") -> NodeSaid:
-    """From the agent's status and its tables `devices` and `node-addresses` (JSON lines, or the printed table)."""
+def said(
+    status: Mapping[str, Any],
+    devices: str,
+    node_addresses: str = "",
+    frontends: str = "",
+    attachments: Mapping[str, tuple[str, ...]] | None = None,
+) -> NodeSaid:
+    """From the agent's status and its tables `devices` (JSON, or as printed), `node-addresses` and `frontends`."""
     replacement = status.get("kube-proxy-replacement") or {}
     masquerading = status.get("masquerading") or {}
     routing = status.get("routing") or {}
@@ -31,6 +38,8 @@ def said(status: Mapping[str, Any], devices: str, node_addresses: str = "") -> N
         host_routing=str(routing.get("intra-host-routing-mode", "")),
         node_ips=tuple(address_rows(node_addresses)),
         reasons=reasons,
+        services=tuple(frontend_rows(frontends)),
+        attachments=dict(attachments or {}),
     )
 
 
@@ -91,3 +100,19 @@ def address_rows(text: str) -> list[str]:
         words = f" ({', '.join(flags)})" if flags else ""
         found.append(f"{row.get('Addr')} on {row.get('DeviceName')}{words}")
     return found
+
+
+def frontend_rows(text: str) -> list[str]:
+    """`ADDRESS TYPE → BACKENDS` for each row of the table `frontends`, in the order of the addresses."""
+    found = []
+    for row in json_rows(text):
+        backends = sorted(str(backend.get("Address")) for backend in row.get("Backends") or ())
+        found.append(f"{row.get('Address')} {row.get('Type')} → {', '.join(backends) or 'no backend'}")
+    return sorted(found)
+
+
+def attached(bpffs: Path) -> dict[str, tuple[str, ...]]:
+    """Interface → the programs whose links an agent has pinned below its bpffs (pkg/datapath/loader, tcx and XDP)."""
+    links = sorted((bpffs / "cilium" / "devices").glob("*/links/*"))
+    names = dict.fromkeys(link.parent.parent.name for link in links)
+    return {name: tuple(link.name for link in links if link.parent.parent.name == name) for name in names}
