@@ -1,6 +1,6 @@
 """Settings that an agent refuses to run with, in its own words. Pure.
 
-The words were recorded from agents of 1.18 and 1.20 (tests/data/refusals.json); the checks are those of
+The words are those of agents of 1.18.10 and 1.20.0-dev, read in their logs; the checks are those of
 pkg/option/config.go (Validate), daemon/cmd/daemon.go and daemon_main.go.
 """
 
