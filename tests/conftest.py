@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
+
 pytest_plugins = ["pytester"]
 
 # Labs of these tests are the built-in model's unless a test says otherwise, whatever this machine has at hand: with a
@@ -14,3 +16,7 @@ os.environ.setdefault("NICLAB_HOME", str(Path(os.environ.get("TMPDIR", "/tmp"), 
 # On a CI machine pytest words its summary otherwise; tests that read what pytest prints want it the same everywhere.
 for name in ("CI", "BUILD_NUMBER"):
     os.environ.pop(name, None)
+
+# The same examples every time: what a run finds must not depend on the day. NICLAB_EXPLORE=1 looks for new ones.
+hypothesis.settings.register_profile("steady", derandomize=not os.environ.get("NICLAB_EXPLORE"))
+hypothesis.settings.load_profile("steady")

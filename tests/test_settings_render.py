@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lab.errors import InputError
@@ -71,6 +71,7 @@ def test_helm_round_trip(told: Settings) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(_settings_of(st.builds(NodeSettings, _names, st.none(), _values.filter(bool))))
+@example(Settings(Values({"agent-health-port": "0\\"})))
 def test_flags_round_trip(told: Settings) -> None:
     text = to_flags(told)
     if text:

@@ -93,6 +93,7 @@ def _yaml(*documents: dict[str, Any]) -> str:
 
 def _quoted(value: str) -> str:
     plain = re.fullmatch(r"[^\s\"'#\\\x00-\x1f\x7f-\xa0\u2028\u2029]([^\x00-\x1f\x7f-\xa0\u2028\u2029\\]*\S)?", value)
-    if value == "" or (plain and " #" not in value):
+    # A backslash at a line's end is a shell's: reading takes it for a continuation.
+    if value == "" or (plain and " #" not in value and not value.endswith("\\")):
         return value
     return json.dumps(value)
