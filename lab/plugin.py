@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lab.errors import LabError
+from lab.needs import Needs
 
 if TYPE_CHECKING:
     from lab.lab import Lab
@@ -61,8 +62,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "topology(name): the lab's topology, a name or the path of a YAML file")
     config.addinivalue_line("markers", "settings(**flags): Cilium settings on top of the lab's baseline; marks add up")
     config.addinivalue_line("markers", "cilium(*versions): the Cilium versions this test is about, e.g. '1.18'")
+    config.addinivalue_line(
+        "markers", "needs(*features): what `niclab check` must find, e.g. 'bond'; else it is skipped"
+    )
     if config.getoption("--pause-on-error") and getattr(config.option, "numprocesses", None):
         raise pytest.UsageError("--pause-on-error needs the terminal, which workers do not have: leave out -n")
+    config.pluginmanager.register(Needs(), "niclab-needs")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Collector(config), "niclab-collector")
 

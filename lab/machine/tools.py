@@ -16,12 +16,17 @@ from lab.machine.feature import Feature
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """`names` are tried in order; `major`, when not 0, is the oldest version that will do."""
+    """`names` are tried in order; `major`, when not 0, is the oldest version that will do.
+
+    `feature` is what it is called where not as its first name, `directory` where to look besides PATH.
+    """
 
     names: tuple[str, ...]
     needed_for: str
     package: str
     major: int = 0
+    feature: str = ""
+    directory: str = ""
 
 
 TOOLS = (
@@ -35,6 +40,7 @@ TOOLS = (
     Tool(("etcd",), what_for.CILIUM, "etcd-server"),
     Tool(("iptables",), what_for.CILIUM, "iptables"),
     Tool(("ipset",), what_for.CILIUM, "ipset"),
+    Tool(("bgpd",), what_for.OPTIONAL_TOPOLOGY, "frr", feature="frr", directory="/usr/lib/frr"),
     Tool(("skopeo",), what_for.BUNDLES, "skopeo"),
     Tool(("umoci",), what_for.BUNDLES, "umoci"),
     Tool(("docker",), what_for.KIND, "docker.io"),
@@ -63,15 +69,17 @@ def probe_docker() -> Feature:
 
 
 def _find(tool: Tool) -> Feature:
-    found = [path for name in tool.names if (path := shutil.which(name, path=rootless.room_path()))]
+    path = os.pathsep.join(filter(None, (rootless.room_path(), tool.directory)))
+    found = [program for name in tool.names if (program := shutil.which(name, path=path))]
+    called = tool.feature or tool.names[0]
     too_old = ""
-    for path in found:
-        version = _major(path) if tool.major else None
+    for program in found:
+        version = _major(program) if tool.major else None
         if version is None or version >= tool.major:
-            return Feature(tool.names[0], tool.needed_for, True, path, "")
-        too_old = too_old or f"{path} is version {version}, too old"
-    detail = too_old or "not on PATH"
-    return Feature(tool.names[0], tool.needed_for, False, detail, f"apt-get install {tool.package}")
+            return Feature(called, tool.needed_for, True, program, "")
+        too_old = too_old or f"{program} is version {version}, too old"
+    detail = too_old or f"not on PATH{f' nor in {tool.directory}' if tool.directory else ''}"
+    return Feature(called, tool.needed_for, False, detail, f"apt-get install {tool.package}")
 
 
 def _major(path: str) -> int | None:
