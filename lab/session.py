@@ -95,6 +95,7 @@ class Session:
             return
         first = lab.settings.for_node(next(iter(lab.topology.nodes)))
         told = {(f"{who}: {key}" if who else key): value for who, key, value in _told(lab)}
+        told |= self._wanted(item).amendments.told
         cells = row(lab.title, ",".join(first.devices) or "(unset)", results, told).folded()
         item.stash[_RECORD].update(
             {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from lab.errors import InputError, LabError
 from lab.lab import DEFAULT_VERSION, Lab
 from lab.settings import LAB_BASELINE, Settings, check_keys
 from lab.topology import Topology, load
+from lab.topology.amend import Amendments, amend
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -33,25 +34,43 @@ class Wanted:
     topology: str
     settings: Settings
     version: str
+    amendments: Amendments
 
     @classmethod
     def by(cls, item: pytest.Item, *, topology: str | None) -> Wanted:
         """What a test's marks ask for, on `topology` when that is given. Raises LabError."""
         parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-        return cls(_topology(item, topology), _settings(item), str(parameters.get("cilium_version", DEFAULT_VERSION)))
+        version = str(parameters.get("cilium_version", DEFAULT_VERSION))
+        return cls(_topology(item, topology), _settings(item), version, _amendments(item))
 
 
 def _topology(item: pytest.Item, chosen: str | None) -> str:
     root = item.config.rootpath
     if chosen is not None:
         return _found(chosen, [Path.cwd(), root])
-    mark = item.get_closest_marker("topology")
-    if mark is None:
-        return "two-nic"
-    name = mark.args[0] if len(mark.args) == 1 and not mark.kwargs else None
+    name: object = "two-nic"
+    for mark in item.iter_markers("topology"):
+        if mark.args or not mark.kwargs:
+            name = mark.args[0] if len(mark.args) == 1 else None
+            break
     if not isinstance(name, str | Path):
         raise LabError("the topology mark takes one name or path", mend='e.g. @pytest.mark.topology("two-nic")')
     return _found(str(name), _above(item.path, root))
+
+
+def _amendments(item: pytest.Item) -> Amendments:
+    """What a test's topology marks say beside the name; marks add up, the test's own last."""
+    found = Amendments()
+    for mark in reversed(list(item.iter_markers("topology"))):
+        try:
+            found = found.merged(Amendments.of(mark.kwargs))
+        except ValueError as error:
+            raise LabError(
+                "the topology mark does not take this",
+                why=str(error),
+                mend='e.g. @pytest.mark.topology("two-nic", routes=["all: 10.9.0.0/16 via 10.0.1.254"])',
+            ) from None
+    return found
 
 
 def _above(test: Path, root: Path) -> Iterator[Path]:
@@ -107,12 +126,13 @@ class Standing:
             raise InputError(list(report.errors))
         if wanted.topology not in self._topologies:
             self._topologies[wanted.topology] = load(wanted.topology)
+        topology = amend(self._topologies[wanted.topology], wanted.amendments)
         made = self._changed(wanted)
         if made is None:
             while len(self._labs) >= self._limit:
                 self._close(self._labs.popitem(last=False)[1])
             made = Lab.deploy(
-                self._topologies[wanted.topology],
+                topology,
                 wanted.settings,
                 datapath=self._datapath,
                 cilium_version=wanted.version,
@@ -124,7 +144,7 @@ class Standing:
     def _changed(self, wanted: Wanted) -> Lab | None:
         """A standing lab of real agents that only had to be told other devices: faster than a new one."""
         for standing, lab in self._labs.items():
-            same = (standing.topology, standing.version) == (wanted.topology, wanted.version)
+            same = replace(standing, settings=wanted.settings) == wanted
             if same and lab.can_change_to(wanted.settings):
                 del self._labs[standing]
                 try:

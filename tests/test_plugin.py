@@ -246,6 +246,7 @@ def test_a_lab_that_cannot_be_built_is_explained(pytester: pytest.Pytester) -> N
         'topology("nowhere")': "no topology is named 'nowhere'",
         'topology("./broken.yaml")': "broken.yaml:3",
         "topology()": "the topology mark takes one name or path",
+        'topology("two-nic", route=["all: x"])': "the topology mark does not take this",
         'settings(devises="eth0")': "did you mean devices?",
         'settings("devices=eth0")': "the settings mark takes Settings or flags, not 'devices=eth0'",
     }

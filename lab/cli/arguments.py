@@ -128,6 +128,16 @@ def _lab_options(command: argparse.ArgumentParser) -> None:
         "--rule", action="append", default=[], metavar="'NODE|all: RULE'", help="one more rule, in iproute2's words"
     )
     command.add_argument(
+        "--sysctl", action="append", default=[], metavar="'NODE|all: KEY=VALUE'", help="a net.* sysctl of a host"
+    )
+    command.add_argument(
+        "--node-ip",
+        action="append",
+        default=[],
+        metavar="'NODE: ADDRESS'",
+        help="which of a node's addresses is its node IP",
+    )
+    command.add_argument(
         "--no-default-routes", action="store_true", help="without the default routes of the topology's nodes"
     )
 

@@ -3,87 +3,31 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lab import bundle, choice
 from lab import settings as formats
 from lab.errors import InputError, Problem
 from lab.lab import DEFAULT_VERSION, Lab, modelled_version
-from lab.route import Route, parse_route, parse_rule
 from lab.settings import Settings, check_keys, effective, parse_assignments, parse_node_assignments
-from lab.topology import Flow, Node, Topology, load
+from lab.topology import Flow, Topology, load
+from lab.topology.amend import Amendments, amend
 from lab.topology.finding import nearest
-from lab.topology.routing import check_rule
-from lab.topology.rules import check_flow, check_route
+from lab.topology.rules import check_flow
 
 
 def topology(options: argparse.Namespace) -> Topology:
-    """The topology with the routes and rules of the command line added."""
-    found = load(options.topology)
-    nodes = dict(found.nodes)
-    if options.no_default_routes:
-        nodes = {name: _with(node, routes=[r for r in node.routes if not r.is_default]) for name, node in nodes.items()}
-    problems: list[Problem] = []
-    for text in options.route:
-        names, words = _targets("--route", text, nodes, problems)
-        if not names:
-            continue
-        try:
-            route = parse_route(words)
-        except ValueError as error:
-            problems.append(Problem("--route", 0, text, str(error), "e.g. 'node1: default via 10.0.1.254 dev eth1'"))
-            continue
-        for name in names:
-            if problem := _route_problem(name, nodes[name], route):
-                problems.append(Problem("--route", 0, text, *problem))
-            else:
-                nodes[name] = _with(nodes[name], routes=[*nodes[name].routes, route])
-    for text in options.rule:
-        names, words = _targets("--rule", text, nodes, problems)
-        if not names:
-            continue
-        try:
-            rule = parse_rule(words)
-        except ValueError as error:
-            problems.append(Problem("--rule", 0, text, str(error), "e.g. 'all: from 10.244.1.0/24 lookup 100'"))
-            continue
-        for name in names:
-            if why := check_rule(nodes[name], rule):
-                problems.append(Problem("--rule", 0, text, f"on {name}: {why}", "see `niclab graph` for what is there"))
-            else:
-                nodes[name] = _with(nodes[name], rules=[*nodes[name].rules, rule])
-    if problems:
-        raise InputError(problems)
-    return found.model_copy(update={"nodes": nodes})
-
-
-def _with(node: Node, **changes: Sequence[object]) -> Node:
-    return node.model_copy(update={name: tuple(value) for name, value in changes.items()})
-
-
-def _route_problem(name: str, node: Node, route: Route) -> tuple[str, str] | None:
-    """Why a node cannot have one more route, and how to mend it."""
-    for one in node.routes:
-        place = (one.family, one.destination, one.table, one.effective_metric)
-        if place == (route.family, route.destination, route.table, route.effective_metric):
-            mend = "--no-default-routes drops the topology's own" if route.is_default else "give it another metric"
-            return f"{name} has {str(one)!r} already", mend
-    why = check_route(node, route)
-    return (f"on {name}: {why}", f"its NICs: {', '.join(node.nics)}") if why else None
-
-
-def _targets(option: str, text: str, nodes: Mapping[str, Node], problems: list[Problem]) -> tuple[list[str], str]:
-    """The nodes that `NODE|all: WORDS` names, and the words."""
-    name, colon, words = text.partition(":")
-    name = name.strip()
-    if not colon or " " in name:
-        problems.append(Problem(option, 0, text, "it names no node", "write 'NODE: …' or 'all: …'"))
-        return [], ""
-    if name != "all" and name not in nodes:
-        problems.append(Problem(option, 0, text, f"there is no node {name!r}", nearest(name, [*nodes, "all"])))
-        return [], ""
-    return list(nodes) if name == "all" else [name], words.strip()
+    """The topology with what the command line says of its hosts."""
+    return amend(
+        load(options.topology),
+        Amendments(
+            routes=tuple(options.route),
+            rules=tuple(options.rule),
+            sysctls=tuple(options.sysctl),
+            node_ips=tuple(options.node_ip),
+            default_routes=not options.no_default_routes,
+        ),
+    )
 
 
 def version(options: argparse.Namespace) -> str:
