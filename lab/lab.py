@@ -204,14 +204,39 @@ class Lab:
         """The first address of a pod, external or node; KeyError for another name, IndexError when it has none."""
         return str(self.addresses[name][0])
 
-    def send(self, source: str, destination: str, *, count: int = 5, size: int | None = None) -> FlowResult:
+    def send(
+        self,
+        source: str,
+        destination: str,
+        *,
+        count: int = 5,
+        size: int | None = None,
+        vary_ports: bool = False,
+        vary_addresses: bool = False,
+    ) -> FlowResult:
         """Measure one flow, e.g. `send("pod1", "ext1:udp:53")`. Raises InputError when there is no such end."""
-        return self.send_all([f"{source} -> {destination}"], count=count, size=size)[0]
+        return self.send_all(
+            [f"{source} -> {destination}"],
+            count=count,
+            size=size,
+            vary_ports=vary_ports,
+            vary_addresses=vary_addresses,
+        )[0]
 
     def send_all(
-        self, flows: Sequence[Flow | str], *, count: int = 5, size: int | None = None, vary_ports: bool = False
+        self,
+        flows: Sequence[Flow | str],
+        *,
+        count: int = 5,
+        size: int | None = None,
+        vary_ports: bool = False,
+        vary_addresses: bool = False,
     ) -> list[FlowResult]:
-        """Measure flows together: all are under way at once. `size` is a probe's length in bytes with IP header."""
+        """Measure flows together: all are under way at once. `size` is a probe's length in bytes with IP header.
+
+        With `vary_ports` each probe of a flow has a source port of its own, with `vary_addresses` each goes to the next
+        of the destination's addresses: then a hash may send them by different NICs (`FlowResult.shares`).
+        """
         parsed = [flow if isinstance(flow, Flow) else _flow(flow) for flow in flows]
         problems = [(flow, problem) for flow in parsed if (problem := check_flow(self.topology, flow))]
         if problems:
@@ -220,7 +245,7 @@ class Lab:
         orders: list[Order] = []
         refusals: dict[int, str] = {}
         for index, flow in enumerate(parsed):
-            order = self._order(flow, count, size, vary_ports)
+            order = self._order(flow, count, size, vary_ports=vary_ports, vary_addresses=vary_addresses)
             if isinstance(order, str):
                 refusals[index] = order
             else:
@@ -281,14 +306,16 @@ class Lab:
         cilium = self._deployment.cilium
         return Ordering(self.topology, self.addresses, cilium.cgroup if cilium else None)
 
-    def _order(self, flow: Flow, count: int, size: int | None, vary_ports: bool) -> Order | str:
+    def _order(
+        self, flow: Flow, count: int, size: int | None, *, vary_ports: bool, vary_addresses: bool
+    ) -> Order | str:
         """What to send for a flow, or why nothing can be."""
         for end in (flow.source, flow.destination):
             if end in self.topology.pods:
                 node = self.topology.pods[end][0]
                 if (words := self.said[node].agent_exits) is not None:
                     return f"{end} is not plugged: the agent on {node} exits: {words}"
-        return self._ordering.order(flow, count=count, size=size, vary_ports=vary_ports)
+        return self._ordering.order(flow, count=count, size=size, vary_ports=vary_ports, vary_addresses=vary_addresses)
 
     def _results(self, flows: Sequence[Flow], refusals: Mapping[int, str], batch: Batch) -> list[FlowResult]:
         observed = iter(batch.observed)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
+from lab.shares import Shares
 from lab.topology import Flow
 from lab.traffic.path import Sighting
 
@@ -232,6 +233,19 @@ class FlowResult:
         """The outer (source, destination) pairs of what a NIC transmitted of this flow. Raises Unmeasured."""
         __tracebackhide__ = True
         return frozenset(pair for s in self._vouched() if s.tap == tap and s.outbound for pair in s.outer)
+
+    def shares(self, host: str) -> Shares:
+        """How many of the flow's requests left `host` by each of its NICs. Raises Unmeasured.
+
+        Of several probes, each should be a flow of its own: send them with `vary_ports` or `vary_addresses`.
+        """
+        __tracebackhide__ = True
+        taps = [tap for tap in self.context.nics if tap.startswith(f"{self._known(host)}.")]
+        seen: dict[str, set[int]] = {tap.partition(".")[2]: set() for tap in taps}
+        for s in self._vouched():
+            if s.host == host and s.nic and s.kind == "request" and s.outbound:
+                seen[s.nic].add(s.number)
+        return Shares(self.name, host, {nic: len(numbers) for nic, numbers in seen.items()})
 
     def must_leave(self, host: str, by: str | Iterable[str]) -> None:
         """Raises NicMismatch unless requests left `host` by exactly these NICs."""

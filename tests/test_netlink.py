@@ -211,7 +211,8 @@ def test_lightweight_tunnel(remote: str, kind: int) -> None:
     # lwtunnel_ip_t: LWTUNNEL_IP_ID (1) is big endian, LWTUNNEL_IP_DST (2) an address; pyroute2 shows them as bytes.
     octets = bytes.fromhex(found["RTA_ENCAP"].replace(":", ""))
     assert octets[:12] == b"\x0c\0\1\0" + bytes(7) + b"\7"
-    assert octets[12:] == bytes([4 + len(peer.packed), 0, 2, 0]) + peer.packed
+    flags = b"\6\0\6\0\x20\0\0\0"  # LWTUNNEL_IP_FLAGS (6): TUNNEL_NOCACHE, big endian, padded
+    assert octets[12:] == bytes([4 + len(peer.packed), 0, 2, 0]) + peer.packed + flags
 
 
 def test_rule() -> None:

@@ -27,6 +27,7 @@ from lab.operation import (
     Operation,
     SetLink,
     SetNftables,
+    SetSysctl,
 )
 from lab.plan import BASE_SYSCTLS, mac
 from lab.route import TABLES, Family, NextHop, Route, Rule
@@ -68,6 +69,11 @@ def _node(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
                 yield AddRoute(node.node, route, replace=True)
     for route in decisions.direct_routes(node.node)[0]:
         yield AddRoute(node.node, route, replace=True)
+    if node.host_routing == "BPF" and not node.tunnels:
+        # bpf_fib_lookup is given no ports: an address pair has one NIC, whatever the policy (bpf/lib/fib.h). In tunnel
+        # mode the outer packets are the kernel's own, and follow the policy; one namespace cannot have both.
+        for policy in ("net.ipv4.fib_multipath_hash_policy", "net.ipv6.fib_multipath_hash_policy"):
+            yield SetSysctl(node.node, policy, "0")
     if node.single_device:
         for route in single_device_routes(decisions, node):
             yield AddRoute(node.node, route, replace=True)

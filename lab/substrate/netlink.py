@@ -161,9 +161,13 @@ def _via(hop: NextHop, family: int) -> bytes:
 
 def _encap(encap: Encap) -> bytes:
     rta_encap_type, rta_encap = 21, 22
-    ip_id, ip_dst = 1, 2
+    ip_id, ip_dst, ip_flags = 1, 2, 6
+    # [kernel] a route's tunnel remembers the way to its other end, so that all flows would share one hop of a multipath
+    # route; Cilium's packets ask anew each time (bpf_skb_set_tunnel_key), and so shall these.
+    tunnel_nocache = 0x2000
     kind = 2 if encap.remote.version == 4 else 4
     data = _attribute(ip_id, struct.pack(">Q", encap.vni)) + _attribute(ip_dst, encap.remote.packed)
+    data += _attribute(ip_flags, struct.pack(">H", tunnel_nocache))
     return _attribute(rta_encap, data) + _attribute(rta_encap_type, struct.pack("=H", kind))
 
 

@@ -31,6 +31,8 @@ DEADLINE = 10.0
 CANARY_DEADLINE = 2.0
 _OVERHEAD = 1024
 _SIGHTINGS = 16
+_UNANSWERED = 64
+"""Probes sent before servers answer what they have: a socket holds about 160 small ones by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ class Order:
     """One flow to send: between which addresses, and how many probes of which size (bytes; None: smallest).
 
     `answers`: who is to answer, where that is not the destination's host on the flow's own port. `cgroup`: send through
-    sockets of a process in this cgroup, as a program on the node would; None: past every socket hook.
+    sockets of a process in this cgroup, as a program on the node would; None: past every socket hook. `destinations`:
+    where the probes go in turn, if not all to `destination`.
     """
 
     flow: Flow
@@ -57,6 +60,7 @@ class Order:
     count: int = 5
     size: int | None = None
     vary_ports: bool = False
+    destinations: tuple[Address, ...] = ()
     answers: tuple[Answer, ...] | None = None
     cgroup: Path | None = None
 
@@ -166,6 +170,7 @@ class Measurer:
                     port=order.flow.port,
                     size=order.size,
                     vary_ports=order.vary_ports or None,
+                    destinations=order.destinations,
                 )
             )
         return probes, flows
@@ -204,6 +209,8 @@ class Measurer:
                 one.sent += 1
                 one.refusal = one.refusal or refusal or ""
                 spent += _SIGHTINGS * (len(probe.packet) + _OVERHEAD)
+                if one.sent % _UNANSWERED == 0:
+                    _serve(responders)
                 if spent > room:
                     _serve(responders)
                     captures += self._taps.drain()

@@ -22,7 +22,15 @@ class Ordering:
     """Pod, external or host name → its addresses; none for a pod that is not plugged."""
     cgroup: Callable[[str], Path] | None = None
 
-    def order(self, flow: Flow, *, count: int, size: int | None = None, vary_ports: bool = False) -> Order | str:
+    def order(
+        self,
+        flow: Flow,
+        *,
+        count: int,
+        size: int | None = None,
+        vary_ports: bool = False,
+        vary_addresses: bool = False,
+    ) -> Order | str:
         """What to send for a flow, or why nothing can be."""
         source, destination = self._end(flow.source), self._destination(flow)
         family = flow.family
@@ -42,6 +50,7 @@ class Ordering:
             count=count,
             size=size,
             vary_ports=vary_ports,
+            destinations=tuple(_of(destination, family)) if vary_addresses else (),
             answers=self._answers(served) if served else None,
             cgroup=self._cgroup(flow.source) if served else None,
         )

@@ -17,6 +17,7 @@ from lab.traffic import identity as ids
 from lab.traffic.identity import Identity, echo_payload
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from ipaddress import IPv4Address, IPv6Address
 
 __all__ = ["CANARY_ETHERTYPE", "CANARY_GROUP", "Probe", "Protocol", "build", "canary", "checksum", "echo_payload"]
@@ -155,6 +156,7 @@ def build(
     protocol: Protocol,
     source: IPv4Address | IPv6Address,
     destination: IPv4Address | IPv6Address,
+    destinations: Sequence[IPv4Address | IPv6Address] = (),
     port: int | None = None,
     size: int | None = None,
     ttl: int = 64,
@@ -169,7 +171,9 @@ def build(
     and the identity. `ttl` is the TTL or hop limit. `sport` is the first source port (by default one derived from
     the flow, in 32768-65535); with `vary_ports` each probe has the next one, so that per-flow ECMP may spread them.
     `vary_ports` defaults to True for TCP, where a second SYN on a half-open connection gets a challenge ACK
-    (RFC 5961) instead of its own answer. `dont_fragment` is IPv4's DF, set as Linux itself does.
+    (RFC 5961) instead of its own answer. With `destinations`, of the destination's family, each probe goes to the next
+    of them, so that a hash of address pairs may spread them too. `dont_fragment` is IPv4's DF, set as Linux itself
+    does.
     """
     _check(
         lab=lab,
@@ -199,9 +203,6 @@ def build(
         struct.pack_into(">H", template, ip_header + 2, port)
 
     number = {"icmp": 1 if version == 4 else 58, "udp": 17, "tcp": 6}[protocol]
-    pseudo = 0
-    if number != 1:  # RFC 8200 section 8.1; IPv4's has narrower fields and the same sum
-        pseudo = int.from_bytes(source.packed + destination.packed, "big") + len(template) - ip_header + number
     checksum_at = ip_header + _CHECKSUM_AT[protocol]
     vary = protocol == "tcp" if vary_ports is None else vary_ports
     first = _FIRST_PORT + flow * 131 % _PORTS if sport is None else sport
@@ -210,6 +211,11 @@ def build(
     for index in range(count):
         identity = Identity(lab, flow, index)
         packet = template.copy()
+        target = destinations[index % len(destinations)] if destinations else destination
+        packet[ip_header - len(target.packed) : ip_header] = target.packed
+        pseudo = 0
+        if number != 1:  # RFC 8200 section 8.1; IPv4's has narrower fields and the same sum
+            pseudo = int.from_bytes(source.packed + target.packed, "big") + len(packet) - ip_header + number
         packet[ip_header + header : ip_header + header + ids.LENGTH] = ids.encode(identity)
         if protocol == "icmp":
             struct.pack_into(">H", packet, ip_header + 6, index)
@@ -225,7 +231,7 @@ def build(
             # Never 0: the kernel would replace it, and the packet on the wire would differ from the one recorded.
             struct.pack_into(">H", packet, 4, (flow << 8 ^ index) % 0xFFFF + 1)
             struct.pack_into(">H", packet, 10, checksum(packet[:_IPV4_HEADER]))
-        probes.append(Probe(identity, protocol, source, destination, bytes(packet)))
+        probes.append(Probe(identity, protocol, source, target, bytes(packet)))
     return tuple(probes)
 
 

@@ -1,0 +1,119 @@
+"""Even distribution: what spreads pods' flows over several NICs. Cilium does not; the kernel's multipath routes do.
+
+A multipath route sends a flow by the NIC that a hash of it chooses. What is hashed decides what can be spread:
+
+* BPF host routing asks the FIB with addresses alone (`bpf_fib_lookup` gets no ports): one pair of addresses, one NIC,
+  whatever `net.ipv4.fib_multipath_hash_policy` says (cilium #39121);
+* legacy host routing is the kernel's own forwarding: with policy 1 every connection is hashed by its ports too;
+* a tunnel's outer packets are the kernel's own as well, and their source port stands for the inner flow.
+
+Each probe is a flow of its own here. "Even" is tested: a fair hash would be refused once in ten thousand runs.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from lab import Lab, Settings
+
+TWO = "10.9.0.0/16 nexthop via 10.0.0.254 dev eth0 nexthop via 10.0.1.254 dev eth1"
+THREE = f"{TWO} nexthop via 10.0.2.254 dev eth2"
+WEIGHTED = "10.9.0.0/16 nexthop via 10.0.0.254 dev eth0 weight 3 nexthop via 10.0.1.254 dev eth1 weight 1"
+PER_FLOW = "all: net.ipv4.fib_multipath_hash_policy=1"
+PAIRS, FLOWS = 200, 2000
+
+NATIVE = Settings.of(routing="native", ipv4_native_routing_cidr="10.244.0.0/16", devices="eth+")
+LEGACY = NATIVE.merged(Settings.of(enable_host_legacy_routing=True))
+
+
+@pytest.mark.topology("uplinks")
+@pytest.mark.settings(NATIVE)
+def test_without_a_multipath_route_one_nic_carries_all(lab: Lab) -> None:
+    """Three selected devices, three uplinks that work: nothing is balanced."""
+    flow = lab.send("pod1", "world", count=PAIRS, vary_addresses=True)
+    assert flow.shares("node1").counts == {"eth0": PAIRS, "eth1": 0, "eth2": 0}
+    flow.must_receive()
+
+
+@pytest.mark.topology("uplinks", routes=[f"node1: {TWO}"])
+@pytest.mark.settings(NATIVE)
+def test_address_pairs_are_spread_evenly_over_two_nics(lab: Lab) -> None:
+    flow = lab.send("pod1", "world", count=PAIRS, vary_addresses=True)
+    shares = flow.shares("node1")
+    assert shares.fits({"eth0": 1, "eth1": 1}), shares.chart({"eth0": 1, "eth1": 1})
+    # Masquerading follows the NIC: the world sees each uplink's own address.
+    assert flow.sources_seen_by("world") == {"10.0.0.1", "10.0.1.1"}
+    flow.must_receive()
+
+
+@pytest.mark.topology("uplinks", routes=[f"node1: {THREE}"])
+@pytest.mark.settings(NATIVE)
+def test_address_pairs_are_spread_evenly_over_three_nics(lab: Lab) -> None:
+    shares = lab.send("pod1", "world", count=PAIRS, vary_addresses=True).shares("node1")
+    assert shares.fits({"eth0": 1, "eth1": 1, "eth2": 1}), shares.chart({"eth0": 1, "eth1": 1, "eth2": 1})
+
+
+@pytest.mark.topology("uplinks", routes=[f"node1: {WEIGHTED}"])
+@pytest.mark.settings(NATIVE)
+def test_weights_are_kept(lab: Lab) -> None:
+    shares = lab.send("pod1", "world", count=PAIRS, vary_addresses=True).shares("node1")
+    assert shares.fits({"eth0": 3, "eth1": 1}), shares.chart({"eth0": 3, "eth1": 1})
+    assert not shares.fits({"eth0": 1, "eth1": 3})
+
+
+@pytest.mark.topology("uplinks", routes=[f"node1: {TWO}"], sysctls=[PER_FLOW])
+@pytest.mark.settings(NATIVE)
+def test_bpf_host_routing_keeps_every_flow_of_a_pair_on_one_nic(lab: Lab) -> None:
+    """A pod that talks to one server gets one NIC's bandwidth: the kernel's per-flow policy is not asked."""
+    shares = lab.send("pod1", "world:udp:5000", count=FLOWS, vary_ports=True).shares("node1")
+    assert max(shares.counts.values()) == FLOWS, shares.chart()
+
+
+@pytest.mark.topology("uplinks", routes=[f"node1: {TWO}"], sysctls=[PER_FLOW])
+@pytest.mark.settings(LEGACY)
+def test_legacy_host_routing_spreads_the_flows_of_a_pair(lab: Lab) -> None:
+    shares = lab.send("pod1", "world:udp:5000", count=FLOWS, vary_ports=True).shares("node1")
+    assert shares.fits({"eth0": 1, "eth1": 1}), shares.chart({"eth0": 1, "eth1": 1})
+
+
+@pytest.mark.topology("uplinks", routes=[f"node1: {TWO}"])
+@pytest.mark.settings(LEGACY)
+def test_legacy_host_routing_hashes_pairs_unless_told_otherwise(lab: Lab) -> None:
+    """The kernel's default policy, 0, looks at addresses alone."""
+    shares = lab.send("pod1", "world:udp:5000", count=FLOWS, vary_ports=True).shares("node1")
+    assert max(shares.counts.values()) == FLOWS, shares.chart()
+
+
+PEER_BY_TWO = [
+    "node1: 10.0.0.2/32 nexthop via 10.0.0.2 dev eth0 nexthop via 10.0.1.2 dev eth1",
+    "node2: 10.0.0.1/32 nexthop via 10.0.0.1 dev eth0 nexthop via 10.0.1.1 dev eth1",
+]
+
+
+@pytest.mark.topology("uplinks", routes=PEER_BY_TWO, sysctls=[PER_FLOW])
+@pytest.mark.settings(routing="tunnel", devices="eth+")
+def test_a_tunnel_spreads_pod_flows_by_its_outer_source_port(lab: Lab) -> None:
+    """What is spread is the way to the peer's node IP; the outer source port is a hash of the inner flow."""
+    shares = lab.send("pod1", "pod2:udp:5000", count=FLOWS, vary_ports=True).shares("node1")
+    assert shares.counts["eth2"] == 0
+    assert min(shares.counts["eth0"], shares.counts["eth1"]) > FLOWS // 4, shares.chart()
+
+
+@pytest.mark.topology("uplinks", routes=PEER_BY_TWO)
+@pytest.mark.settings(routing="tunnel", devices="eth+")
+def test_a_tunnel_uses_one_nic_per_pair_of_nodes_by_default(lab: Lab) -> None:
+    shares = lab.send("pod1", "pod2:udp:5000", count=FLOWS, vary_ports=True).shares("node1")
+    assert max(shares.counts.values()) == FLOWS, shares.chart()
+
+
+@pytest.mark.topology("uplinks", routes=[f"node1: {TWO}"])
+@pytest.mark.settings(NATIVE, devices="eth0")
+def test_one_selected_device_undoes_the_spreading_up_to_1_18(lab: Lab) -> None:
+    """Without a look at the FIB there is no multipath; later versions spread, and leak pod addresses on eth1."""
+    flow = lab.send("pod1", "world", count=PAIRS, vary_addresses=True)
+    shares = flow.shares("node1")
+    if lab.version <= (1, 18):
+        assert shares.counts == {"eth0": PAIRS, "eth1": 0, "eth2": 0}
+    else:
+        assert shares.fits({"eth0": 1, "eth1": 1}), shares.chart({"eth0": 1, "eth1": 1})
+        assert flow.sources_seen_by("world") == {"10.0.0.1", lab.address("pod1")}
