@@ -6,8 +6,9 @@ NIC a packet leaves by; hashing among the hops of a multipath route is left to t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 
 from lab.route import TABLES, Address, Family, Network, NextHop, Route, Rule, numbered
@@ -20,10 +21,14 @@ _LAST = 32767
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """What the FIB said: the route that won and its hops that are allowed. No hops: the packet is refused."""
+    """What the FIB said: the route that won, its hops that are allowed, and the rule that led there.
+
+    No hops: the packet is refused.
+    """
 
     route: Route
     hops: tuple[NextHop, ...]
+    rule: Rule
 
     @property
     def devices(self) -> frozenset[str]:
@@ -32,6 +37,10 @@ class Lookup:
     @property
     def is_local(self) -> bool:
         return self.route.kind == "local"
+
+
+_Table = list[tuple[int, dict[int, list[Route]]]]
+"""(network mask, network → its routes, the best first), longest prefixes first."""
 
 
 @dataclass(frozen=True)
@@ -50,16 +59,22 @@ class Fib:
         return Fib((*self.routes, *routes), self.rules)
 
     def lookup(
-        self, destination: Address, *, source: Address | None = None, iif: str | None = None, oif: str | None = None
+        self,
+        destination: Address,
+        *,
+        source: Address | None = None,
+        iif: str | None = None,
+        oif: str | None = None,
+        mark: int = 0,
     ) -> Lookup | None:
         """The route for a packet, or None when there is none. With `oif` only hops through that device count."""
         family: Family = 4 if destination.version == 4 else 6
-        for rule in self._ordered(family):
-            if not _matches(rule, destination, source, iif, oif):
+        for rule in self._ordered[family]:
+            if not _matches(rule, destination, source, (iif, oif), mark):
                 continue
             if rule.action != "lookup":
-                return Lookup(Route(_ANY[family], kind=rule.action), ())
-            found = self._in_table(rule.table or 0, destination, oif)
+                return Lookup(Route(_ANY[family], kind=rule.action), (), rule)
+            found = self._in_table(rule, destination, oif)
             if found is None or found.route.kind == "throw":
                 continue
             return found
@@ -78,36 +93,60 @@ class Fib:
                 return near[0] if near else interfaces[0].ip
         return None
 
-    def _ordered(self, family: Family) -> list[Rule]:
-        base = [Rule(table=TABLES["local"], priority=0), Rule(table=TABLES["main"], priority=32766)]
-        if family == 4:
-            base.append(Rule(table=TABLES["default"], priority=_LAST))
-        own = [rule for rule in self.rules if rule.family == family]
-        return sorted([*base, *own], key=lambda rule: rule.priority or 0)
+    @cached_property
+    def _ordered(self) -> Mapping[Family, Sequence[Rule]]:
+        """Both families' rules as they are asked; the kernel's own come before others of the same priority."""
+        local, main = Rule(table=TABLES["local"], priority=0), Rule(table=TABLES["main"], priority=32766)
+        last = Rule(table=TABLES["default"], priority=_LAST)
+        bases: dict[Family, tuple[Rule, ...]] = {4: (local, main, last), 6: (local, main)}
+        return {
+            family: sorted(
+                [*base, *(rule for rule in self.rules if rule.family == family)], key=lambda rule: rule.priority or 0
+            )
+            for family, base in bases.items()
+        }
 
-    def _in_table(self, table: int, destination: Address, oif: str | None) -> Lookup | None:
-        candidates = [route for route in self.routes if route.table == table and destination in route.destination]
-        candidates.sort(key=lambda route: (-route.destination.prefixlen, route.effective_metric))
-        for route in candidates:
-            if route.kind not in ("unicast", "local"):
-                if oif is not None and route.family == 6:
-                    continue  # IPv6 keeps these on `lo`
-                return Lookup(route, ())
-            hops = tuple(hop for hop in route.nexthops if oif is None or hop.dev == oif)
-            # With no hop through oif the trie goes on to the next route, then to shorter prefixes.
-            if hops:
-                return Lookup(route, hops)
+    @cached_property
+    def _tables(self) -> Mapping[tuple[int, Family], _Table]:
+        found: dict[tuple[int, Family], dict[int, dict[int, list[Route]]]] = {}
+        for route in self.routes:
+            network = route.destination
+            table = found.setdefault((route.table, route.family), {})
+            same = table.setdefault(int(network.netmask), {})
+            same.setdefault(int(network.network_address), []).append(route)
+        for table in found.values():
+            for same in table.values():
+                for routes in same.values():
+                    routes.sort(key=lambda route: route.effective_metric)
+        return {key: sorted(table.items(), reverse=True) for key, table in found.items()}
+
+    def _in_table(self, rule: Rule, destination: Address, oif: str | None) -> Lookup | None:
+        number = int(destination)
+        table = self._tables.get((rule.table or 0, 4 if destination.version == 4 else 6), ())
+        for mask, networks in table:
+            for route in networks.get(number & mask, ()):
+                if route.kind not in ("unicast", "local"):
+                    if oif is not None and route.family == 6:
+                        continue  # IPv6 keeps these on `lo`
+                    return Lookup(route, (), rule)
+                hops = route.nexthops if oif is None else tuple(hop for hop in route.nexthops if hop.dev == oif)
+                # With no hop through oif the trie goes on to the next route, then to shorter prefixes.
+                if hops:
+                    return Lookup(route, hops, rule)
         return None
 
 
-def _matches(rule: Rule, destination: Address, source: Address | None, iif: str | None, oif: str | None) -> bool:
+def _matches(
+    rule: Rule, destination: Address, source: Address | None, between: tuple[str | None, str | None], mark: int
+) -> bool:
+    iif, oif = between
     hit = (
         (rule.destination is None or destination in rule.destination)
         and (rule.source is None or (source is not None and source in rule.source))
         # What the host itself sends comes in by `lo`.
         and (rule.iif is None or rule.iif == (iif or "lo"))
         and (rule.oif is None or rule.oif == oif)
-        and (rule.mark is None or rule.mark[0] & rule.mark[1] == 0)
+        and (rule.mark is None or (rule.mark[0] ^ mark) & rule.mark[1] == 0)
     )
     return hit != rule.negated
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 from types import MappingProxyType
 
+from lab import nftables
+from lab.nat import PacketRule
 from lab.route import Address, Route, Rule
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -177,6 +179,21 @@ class SetNftables:
         return [f"ip netns exec {self.namespace} nft -f - <<'EOF'", *self.ruleset.splitlines(), "EOF"]
 
 
+@dataclass(frozen=True, slots=True)
+class SetPacketRules:
+    """All that a namespace does to packets, as an nftables ruleset."""
+
+    namespace: str
+    rules: tuple[PacketRule, ...]
+
+    @property
+    def ruleset(self) -> str:
+        return nftables.ruleset(self.rules)
+
+    def lines(self) -> list[str]:
+        return SetNftables(self.namespace, self.ruleset).lines()
+
+
 Operation = (
     AddNamespace
     | AddBridge
@@ -189,6 +206,7 @@ Operation = (
     | AddNeighbour
     | SetSysctl
     | SetNftables
+    | SetPacketRules
 )
 
 

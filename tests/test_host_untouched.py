@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from lab import nftables
 from lab.datapath import builtin
 from lab.errors import LabError
 from lab.lab import Lab
@@ -87,7 +88,7 @@ def test_deploying_fails_at_the_last_operation(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_deploying_fails_in_nftables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(builtin, "nftables", lambda *_: "table ip broken { chain nonsense")
+    monkeypatch.setattr(nftables, "ruleset", lambda _: "table ip broken { chain nonsense")
 
     def work() -> None:
         with pytest.raises(LabError, match=r"status 1: ip netns exec lab\w+-node1 nft -f -") as caught:

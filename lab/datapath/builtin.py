@@ -15,7 +15,9 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import replace
 
+from lab.datapath import masquerade
 from lab.datapath.decision import ROUTER_DEVICE, TUNNEL_DEVICE, Decisions, NodeDecision
+from lab.nat import PacketRule
 from lab.operation import (
     AddAddress,
     AddCable,
@@ -26,7 +28,7 @@ from lab.operation import (
     AddVxlan,
     Operation,
     SetLink,
-    SetNftables,
+    SetPacketRules,
     SetSysctl,
 )
 from lab.plan import BASE_SYSCTLS, mac
@@ -79,9 +81,8 @@ def _node(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
             yield AddRoute(node.node, route, replace=True)
     for pod_number, pod in enumerate(decisions.topology.nodes[node.node].pods):
         yield from _pod(decisions, node, pod, number, pod_number)
-    ruleset = nftables(decisions, node)
-    if ruleset:
-        yield SetNftables(node.node, ruleset)
+    if rules := packet_rules(decisions, node):
+        yield SetPacketRules(node.node, rules)
 
 
 def _rule(table: int, family: Family, iif: str | None = None) -> Rule:
@@ -138,47 +139,6 @@ def single_device_routes(decisions: Decisions, node: NodeDecision) -> tuple[Rout
     return tuple(found.values())
 
 
-def nftables(decisions: Decisions, node: NodeDecision) -> str:
-    """Masquerading as an nftables ruleset; empty when nothing is masqueraded."""
-    chains = [
-        _chain(family, rules)
-        for family in node.families
-        if node.masquerades(family) and (rules := _masquerade(decisions, node, family))
-    ]
-    return "\n".join(chains)
-
-
-def _chain(family: Family, rules: list[str]) -> str:
-    lines = "\n".join(f"    {rule}" for rule in rules)
-    return (
-        f"table {'ip' if family == 4 else 'ip6'} niclab {{\n"
-        "  chain postrouting {\n"
-        "    type nat hook postrouting priority srcnat; policy accept;\n"
-        f"{lines}\n"
-        "  }\n"
-        "}\n"
-    )
-
-
-def _masquerade(decisions: Decisions, node: NodeDecision, family: Family) -> list[str]:
-    ip = "ip" if family == 4 else "ip6"
-    pods = node.pod_cidrs[family]
-    rules = [f"{ip} daddr {node.exclusion(family)} accept"]
-    if not node.tunnels:
-        # Remote nodes' node IPs have the remote-node identity: not masqueraded in native mode (bpf/lib/nat.h).
-        nodes = [str(peer.node_ips[family]) for peer in decisions.peers(node.node) if family in peer.node_ips]
-        if nodes:
-            rules.append(f"{ip} daddr {{ {', '.join(nodes)} }} accept")
-    if node.settings.bpf_masquerade:
-        for device in node.selected:
-            address = node.masquerade_address(device, family)
-            if address is not None:
-                rules.append(f'oifname "{device}" {ip} saddr {pods} snat to {address}')
-    elif node.settings.egress_masquerade_interfaces:
-        # One rule per entry, and no source match (pkg/datapath/iptables/iptables.go).
-        for entry in node.settings.egress_masquerade_interfaces:
-            pattern = f"{entry[:-1]}*" if entry.endswith("+") else entry
-            rules.append(f'oifname "{pattern}" masquerade')
-    else:
-        rules.append(f'oifname != "cilium_*" {ip} saddr {pods} masquerade')
-    return rules
+def packet_rules(decisions: Decisions, node: NodeDecision) -> tuple[PacketRule, ...]:
+    """All that a node does to packets, in the order it does it."""
+    return tuple(masquerade.rules(decisions, node))

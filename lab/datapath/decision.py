@@ -98,10 +98,10 @@ class NodeDecision:
 
     def exclusion(self, family: Family) -> Network | None:
         """Destinations that are never masqueraded: the native routing CIDR if set, else the node's own pod CIDR."""
-        native: Network | None = (
-            self.settings.ipv4_native_routing_cidr if family == 4 else self.settings.ipv6_native_routing_cidr
-        )
-        return native or self.pod_cidrs.get(family)
+        return self.native_routing_cidr(family) or self.pod_cidrs.get(family)
+
+    def native_routing_cidr(self, family: Family) -> Network | None:
+        return self.settings.ipv4_native_routing_cidr if family == 4 else self.settings.ipv6_native_routing_cidr
 
     def masquerade_address(self, device: str, family: Family) -> Address | None:
         """What BPF masquerading writes as the source on one selected device: its Primary, else any device's."""

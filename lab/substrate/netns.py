@@ -24,6 +24,7 @@ from lab.operation import (
     Operation,
     SetLink,
     SetNftables,
+    SetPacketRules,
     SetSysctl,
 )
 from lab.process import run
@@ -123,7 +124,7 @@ class Substrate:
                 if target is not current:
                     flush()
                     current = target
-                if isinstance(operation, SetSysctl | SetNftables):
+                if isinstance(operation, SetSysctl | SetNftables | SetPacketRules):
                     flush()
                     self._set(operation, target)
                 else:
@@ -174,7 +175,7 @@ class Substrate:
         self._ledger.write("made namespace", role=role, name=name, inode=os.fstat(fd).st_ino)
         return fd
 
-    def _set(self, operation: SetSysctl | SetNftables, target: Namespace) -> None:
+    def _set(self, operation: SetSysctl | SetNftables | SetPacketRules, target: Namespace) -> None:
         """Leaves the calling thread in the namespace."""
         namespace.set_network(target.fd)
         if isinstance(operation, SetSysctl):

@@ -1,0 +1,53 @@
+"""One host of the planned lab: what it routes, translates and answers for, and which addresses its kernel chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from lab.fib import Fib
+from lab.nat import PacketRule
+from lab.route import Address, Family
+from lab.topology import Host
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One host. `pods`: the node's end of a pod's veth pair → the pod. `extra`: addresses the datapath adds."""
+
+    name: str
+    host: Host
+    fib: Fib
+    packet_rules: tuple[PacketRule, ...]
+    pods: Mapping[str, str]
+    forwards: bool
+    extra: Mapping[str, tuple[Address, ...]]
+
+    @cached_property
+    def own(self) -> frozenset[Address]:
+        """The addresses that ARP is answered for."""
+        up = {i.ip for nic in self.host.nics.values() if nic.up for i in nic.addresses}
+        return frozenset(up.union(*self.extra.values()))
+
+    def masquerade_address(self, device: str, neighbour: Address) -> Address | None:
+        """What the kernel's `masquerade` writes on packets that leave by a device for a neighbour there.
+
+        [kernel] inet_select_addr: the device's first address in the neighbour's network, else its first; without any,
+        the first of another device. IPv6 goes by source address selection (RFC 6724), which prefers the device's own.
+        """
+        family: Family = 4 if neighbour.version == 4 else 6
+        nic = self.host.nics.get(device)
+        interfaces = nic.addresses_of(family) if nic else ()
+        near = [interface.ip for interface in interfaces if neighbour in interface.network]
+        if near or interfaces:
+            return near[0] if near else interfaces[0].ip
+        if device in self.extra:
+            return next((one for one in self.extra[device] if one.version == family), None)
+        return next(self._others(family), None)
+
+    def _others(self, family: Family) -> Iterator[Address]:
+        for nic in self.host.nics.values():
+            yield from (interface.ip for interface in nic.addresses_of(family) if not interface.ip.is_link_local)
+        for addresses in self.extra.values():
+            yield from (address for address in addresses if address.version == family)

@@ -1,0 +1,96 @@
+"""The decisions a packet meets on its way that are no packet rules: ids, words and who decides so."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from lab.datapath import builtin
+from lab.fib import Lookup
+from lab.nat import Why
+from lab.route import TABLES, Route
+
+ROUTE = Why("route", "{destination}: by the route {route}", "[kernel] fib_table_lookup")
+ROUTE_OF_RULE = Why(
+    "route.rule", "{destination}: {route} in table {table}, by the rule `{rule}`", "[kernel] fib_rules_lookup"
+)
+MULTIPATH = Why(
+    "route.multipath",
+    "{destination}: {route}; a hash of the addresses chooses among {hops}: here {hop}",
+    "[kernel] fib_select_multipath; bpf_fib_lookup passes no ports",
+)
+NO_ROUTE = Why("route.none", "there is no route to {destination}", "[kernel] fib_lookup")
+REFUSED = Why("route.refused", "{destination} is refused: {route}", "[kernel] fib_lookup")
+LOCAL = Why("route.local", "{destination} is an address of this host", "[kernel] table local")
+NO_FORWARDING = Why("forward.none", "this host does not forward", "[kernel] net.ipv4.ip_forward=0")
+
+LOCAL_POD = Why(
+    "pod.local", "{destination} is a pod of this node: delivered to {device}", "bpf/bpf_lxc.c handle_ipv4_from_lxc"
+)
+TUNNEL = Why(
+    "tunnel.pod-cidr",
+    "{destination} is in {cidr}, a pod CIDR of the peer with node IP {remote}: into the tunnel",
+    "bpf/bpf_lxc.c encap_and_redirect_lxc; pkg/node/manager/manager.go (ipcache: pod CIDR → node IP)",
+)
+TUNNEL_OF_NODE = Why(
+    "tunnel.node-route",
+    "{destination}: the agent's route of {cidr} through cilium_host, into the tunnel to {remote}",
+    "pkg/datapath/linux/node.go createNodeRouteSpec; bpf/bpf_host.c",
+)
+ENCAPSULATED = Why(
+    "tunnel.outer",
+    "encapsulated ({protocol}) from {source} to {remote}: neither is chosen by `devices`; the kernel's route to the "
+    "peer's node IP gives NIC and source",
+    "bpf/lib/encap.h; bpf/lib/overloadable_skb.h ctx_set_encap_info4",
+)
+DECAPSULATED = Why("tunnel.end", "taken out of the tunnel: {source} to {destination}", "bpf/bpf_overlay.c")
+SINGLE_DEVICE = Why(
+    "fib.skipped",
+    "{device} is the only selected device: up to 1.18 pods' packets go there without a FIB lookup",
+    "bpf/lib/fib.h fib_redirect; pkg/datapath/linux/config/config.go ENABLE_SKIP_FIB",
+)
+DIRECT_ROUTE = Why(
+    "route.direct-node-route",
+    "{destination}: {route}, the one route that auto-direct-node-routes made: by the NIC of the route to the node IP",
+    "pkg/datapath/linux/node.go createDirectRouteSpec",
+)
+
+SELECTED = Why(
+    "device.selected",
+    "leaves by {device}, a selected device: {reason}",
+    "pkg/datapath/linux/devices_controller.go isSelectedDevice",
+)
+NOT_SELECTED = Why(
+    "device.not-selected",
+    "leaves by {device}, which is not selected: {reason}",
+    "pkg/datapath/linux/devices_controller.go isSelectedDevice",
+)
+LEAVES = Why("device.other", "leaves by {device}", "[kernel]")
+ANSWER = Why("nat.answer", "not masqueraded: it answers a connection that came in", "[kernel] nf_nat_inet_fn")
+TRANSLATED_BACK = Why(
+    "nat.reverse", "translated back: {before} becomes {after}", "[kernel] nf_nat_core.c; bpf/lib/nat.h snat_v4_rev_nat"
+)
+NOT_TRANSLATED = Why("nat.none", "not masqueraded: no rule is for {source} on {oif}", "[kernel] nf_nat_inet_fn")
+NO_ADDRESS = Why("nat.no-address", "{oif} has no address to masquerade with", "[kernel] nf_nat_masquerade_ipv4")
+NO_NEIGHBOUR = Why("neighbour.none", "nobody on {fabric} has {address}", "[kernel] ARP, ND")
+NOWHERE = Why("device.nowhere", "{device} leads nowhere", "[kernel]")
+ARRIVED = Why("arrived", "arrives: its source is {source}", "[kernel]")
+LOOP = Why("loop", "it goes round in a loop", "[kernel] TTL")
+
+
+def of_route(found: Lookup, direct: Collection[Route]) -> Why:
+    """Why this route was chosen: what Cilium decides has words of its own, the rest is the kernel's routing."""
+    route = found.route
+    if route.table == builtin.LOCAL_PODS:
+        return LOCAL_POD
+    if route.encap is not None:
+        return TUNNEL if route.table == builtin.REMOTE_PODS else TUNNEL_OF_NODE
+    if route.table == builtin.SINGLE_DEVICE:
+        return SINGLE_DEVICE
+    if found.is_local:
+        return LOCAL
+    if len(found.hops) > 1:
+        return MULTIPATH
+    if route in direct:
+        return DIRECT_ROUTE
+    own_rule = found.rule.table in TABLES.values() and found.rule.source is None and found.rule.mark is None
+    return ROUTE if own_rule else ROUTE_OF_RULE

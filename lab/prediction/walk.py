@@ -1,0 +1,239 @@
+"""A packet's walk through the planned lab: routes, hooks, tunnels and neighbours, host by host. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from lab.datapath import builtin
+from lab.datapath.decision import TUNNEL_DEVICE, Decisions
+from lab.fib import Lookup
+from lab.nat import Packet
+from lab.prediction import hooks, reasons
+from lab.prediction.hooks import Between
+from lab.prediction.machine import Machine
+from lab.prediction.model import Prediction, Sent, Walk
+from lab.prediction.trip import NOTHING, Tracked, Trip
+from lab.route import Address, NextHop, Route
+from lab.topology import Nic
+
+Way = tuple[Walk, Tracked]
+
+_TUNNEL_SOURCE_PORT = 50000
+
+
+@dataclass(frozen=True, slots=True)
+class Egress:
+    """The route that was chosen for a packet, and the one of its hops that it takes."""
+
+    found: Lookup
+    hop: NextHop
+
+
+@dataclass(frozen=True)
+class Walker:
+    """Walks packets; `machines` are the lab's hosts by name."""
+
+    decisions: Decisions
+    machines: Mapping[str, Machine]
+
+    def exchange(self, start: str, packet: Packet) -> Iterator[Prediction]:
+        """Every way a packet may go from a host or pod, with every way of its answer."""
+        for request, tracked in self._walks(start, packet, NOTHING):
+            if request.arrived is None:
+                yield Prediction(request, None)
+                continue
+            back = _answer(request.packet)
+            for reply, _ in self._walks(request.arrived, back, tracked):
+                yield Prediction(request, reply)
+
+    def _walks(self, start: str, packet: Packet, tracked: Tracked) -> Iterator[Way]:
+        """Walk one packet from a host or pod; `tracked` is what the hosts remember of those before it."""
+        trip = Trip(packet, tracked)
+        pods = self.decisions.topology.pods
+        if start in pods:
+            yield from self._arrives(pods[start][0], builtin.pod_interface(start), trip)
+        else:
+            yield from self._leaves(start, trip)
+
+    def _leaves(self, host: str, trip: Trip) -> Iterator[Way]:
+        """A packet that the host itself made: it is routed, meets the output hook, and is routed again if changed."""
+        machine = self.machines[host]
+        for routed, egress in self._routed(machine, None, hooks.tracked(machine, trip)):
+            if egress is None:
+                yield routed.ended(None, routed.dropped)
+                continue
+            for after in hooks.through(machine, "output", routed, Between(oif=egress.hop.dev)):
+                same = (after.packet.destination, after.packet.mark) == (routed.packet.destination, routed.packet.mark)
+                again = [(after, egress)] if same or after.dropped else self._routed(machine, None, after)
+                for rerouted, way_out in again:
+                    yield from self._out(machine, way_out, rerouted)
+
+    def _arrives(self, host: str, iif: str, trip: Trip) -> Iterator[Way]:
+        """A packet came in by an interface: to the host itself, out of a tunnel, or on its way."""
+        machine = self.machines[host]
+        if trip.left == 0:
+            yield trip.noting(host, reasons.LOOP).ended(None, "the packet goes round in a loop")
+            return
+        for taken in hooks.through(machine, "prerouting", hooks.tracked(machine, trip), Between(iif=iif)):
+            if taken.dropped:
+                yield taken.ended(None, taken.dropped)
+                continue
+            for routed, egress in self._routed(machine, iif, taken):
+                if egress is None or egress.found.is_local:
+                    yield from self._out(machine, egress, routed)
+                    continue
+                for after in hooks.through(machine, "forward", routed, Between(iif=iif, oif=egress.hop.dev)):
+                    yield from self._out(machine, egress, after)
+
+    def _routed(self, machine: Machine, iif: str | None, trip: Trip) -> Iterator[tuple[Trip, Egress | None]]:
+        """The ways out of a host for a packet that came in by `iif` or was made there; None when there is none."""
+        packet, host = trip.packet, machine.name
+        found = machine.fib.lookup(packet.destination, source=packet.source, iif=iif, mark=packet.mark)
+        if iif is not None and not machine.forwards and not (found and found.is_local):
+            yield replace(trip.noting(host, reasons.NO_FORWARDING), dropped=f"{host} does not forward"), None
+        elif found is None or not found.hops:
+            why = reasons.REFUSED if found else reasons.NO_ROUTE
+            noted = trip.noting(host, why, destination=packet.destination, route=found.route if found else None)
+            yield replace(noted, dropped=f"{host} has no route to {packet.destination}"), None
+        else:
+            for hop in found.hops:
+                yield self._noted(machine, trip, found, hop), Egress(found, hop)
+
+    def _noted(self, machine: Machine, trip: Trip, found: Lookup, hop: NextHop) -> Trip:
+        """With the step that says which route was chosen, and why it is there."""
+        route, host, to = found.route, machine.name, trip.packet.destination
+        why = reasons.of_route(found, self._direct.get(host, frozenset()))
+        return trip.noting(
+            host,
+            why,
+            destination=to,
+            cidr=route.destination,
+            route=route,
+            table=route.table,
+            metric=route.effective_metric,
+            rule=found.rule,
+            hops=tuple(one.words() for one in found.hops),
+            hop=hop.words(),
+            device=hop.dev,
+            remote=route.encap.remote if route.encap else None,
+        )
+
+    @cached_property
+    def _direct(self) -> Mapping[str, frozenset[Route]]:
+        """Node → its direct node routes."""
+        return {name: frozenset(self.decisions.direct_routes(name)[0]) for name in self.decisions.running}
+
+    def _out(self, machine: Machine, egress: Egress | None, trip: Trip) -> Iterator[Way]:
+        """The packet was routed: to the host itself, into the tunnel, to a pod, or out of a NIC."""
+        if egress is None or trip.dropped:
+            yield trip.ended(None, trip.dropped)
+        elif egress.found.is_local:
+            yield from self._taken(machine, trip)
+        elif egress.found.route.encap is not None and trip.inner is None:
+            for after in hooks.through(machine, "postrouting", trip, Between(oif=TUNNEL_DEVICE)):
+                yield from self._encapsulated(machine, egress.found.route.encap.remote, after)
+        else:
+            to = egress.hop.via or trip.packet.destination
+            for after in hooks.through(machine, "postrouting", trip, Between(oif=egress.hop.dev, neighbour=to)):
+                yield from self._through(machine, egress.hop.dev or "", to, after)
+
+    def _taken(self, machine: Machine, trip: Trip) -> Iterator[Way]:
+        """The packet is for the host itself; a tunnel's comes out of the tunnel's device."""
+        for after in hooks.through(machine, "input", trip, Between()):
+            if after.dropped:
+                yield after.ended(None, after.dropped)
+            elif after.inner is None:
+                yield after.noting(machine.name, reasons.ARRIVED, source=after.packet.source).ended(machine.name)
+            else:
+                inner = after.inner
+                noted = after.noting(
+                    machine.name, reasons.DECAPSULATED, source=inner.source, destination=inner.destination
+                )
+                yield from self._arrives(machine.name, TUNNEL_DEVICE, noted.on(replace(inner, mark=0), None))
+
+    def _encapsulated(self, machine: Machine, remote: Address, trip: Trip) -> Iterator[Way]:
+        """[kernel] one lookup without a source chooses the outer packet's NIC, and then its source address."""
+        if trip.dropped:
+            yield trip.ended(None, trip.dropped)
+            return
+        node = self.decisions.nodes[machine.name]
+        found = machine.fib.lookup(remote, mark=trip.packet.mark)
+        for hop in found.hops if found else ():
+            assert found is not None
+            source = machine.fib.source_for(remote, replace(found, hops=(hop,)), machine.host)
+            if source is None:
+                continue
+            outer = Packet(source, remote, "udp", _TUNNEL_SOURCE_PORT, node.settings.tunnel_port, mark=trip.packet.mark)
+            noted = self._noted(machine, trip.on(outer, trip.packet), found, hop).noting(
+                machine.name,
+                reasons.ENCAPSULATED,
+                protocol=node.settings.tunnel_protocol,
+                source=source,
+                remote=remote,
+            )
+            for after in hooks.through(machine, "output", hooks.tracked(machine, noted), Between(oif=hop.dev)):
+                yield from self._out(machine, Egress(found, hop), after)
+        if found is None or not found.hops:
+            noted = trip.noting(machine.name, reasons.NO_ROUTE, destination=remote)
+            yield noted.ended(None, f"{machine.name} has no route to the tunnel's end {remote}")
+
+    def _through(self, machine: Machine, device: str, to: Address, trip: Trip) -> Iterator[Way]:
+        """The packet leaves a host by an interface, to the neighbour who has the address `to`."""
+        host = machine.name
+        if trip.dropped:
+            yield trip.ended(None, trip.dropped)
+            return
+        pod = machine.pods.get(device)
+        if pod is not None:
+            yield trip.noting(pod, reasons.ARRIVED, source=trip.packet.source).ended(pod)
+            return
+        nic = machine.host.nics.get(device)
+        if nic is None:
+            yield trip.noting(host, reasons.NOWHERE, device=device).ended(None, f"{device} of {host} leads nowhere")
+            return
+        trip = self._leaving(host, device, trip)
+        neighbour = self._neighbour(nic, host, to)
+        if neighbour is None:
+            noted = trip.noting(host, reasons.NO_NEIGHBOUR, fabric=nic.fabric, address=to)
+            yield noted.ended(None, f"nobody on {nic.fabric} has {to}")
+            return
+        outer = (str(trip.packet.source), str(trip.packet.destination)) if trip.inner else None
+        here = Sent(f"{host}.{device}", str(trip.seen.source), outer)
+        on_wire = trip.on(replace(trip.packet, mark=0), trip.inner)
+        yield from self._arrives(*neighbour, replace(on_wire, sent=(*trip.sent, here)))
+
+    def _leaving(self, host: str, device: str, trip: Trip) -> Trip:
+        node = self.decisions.nodes.get(host)
+        chosen = next((one for one in node.devices if one.name == device), None) if node else None
+        if chosen is None:
+            return trip.noting(host, reasons.LEAVES, device=device)
+        why = reasons.SELECTED if chosen.selected else reasons.NOT_SELECTED
+        return trip.noting(host, why, device=device, reason=chosen.reason)
+
+    def _neighbour(self, nic: Nic, host: str, address: Address) -> tuple[str, str] | None:
+        """Who answers for an address on a fabric. [kernel] ARP is answered for any of the host's addresses, ND not."""
+        if not nic.up:
+            return None
+        for name, nic_name, other in self._on_fabric.get(nic.fabric, ()):
+            if name == host or not other.up:
+                continue
+            on_nic = any(interface.ip == address for interface in other.addresses)
+            if on_nic or (address.version == 4 and address in self.machines[name].own):
+                return name, nic_name
+        return None
+
+    @cached_property
+    def _on_fabric(self) -> Mapping[str, tuple[tuple[str, str, Nic], ...]]:
+        found: dict[str, list[tuple[str, str, Nic]]] = {}
+        for host, name, nic in self.decisions.topology.nic_pairs():
+            found.setdefault(nic.fabric, []).append((host, name, nic))
+        return {fabric: tuple(nics) for fabric, nics in found.items()}
+
+
+def _answer(packet: Packet) -> Packet:
+    """What the far end sends back. UDP's answers could begin a connection; echo replies and SYN-ACKs could not."""
+    return Packet(
+        packet.destination, packet.source, packet.protocol, packet.port, packet.source_port, packet.protocol != "udp"
+    )

@@ -1,0 +1,133 @@
+"""The planned lab as a walk sees it: what every host routes, translates and answers for. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from lab.datapath import builtin
+from lab.datapath.decision import Decisions
+from lab.fib import Fib
+from lab.nat import Packet, PacketRule
+from lab.operation import AddAddress, AddRoute, AddRule, SetPacketRules
+from lab.prediction.machine import Machine
+from lab.prediction.model import Prediction
+from lab.prediction.walk import Walker
+from lab.route import TABLES, Address, Family, NextHop, Route, Rule
+from lab.topology import Flow, Topology
+from lab.topology.service_flows import as_sent, service_of
+
+_SOURCE_PORT = 40000
+_ECHO_ID = 7
+
+
+@dataclass
+class _Planned:
+    """What the datapath adds to one namespace."""
+
+    routes: dict[object, Route] = field(default_factory=dict)
+    rules: list[Rule] = field(default_factory=list)
+    addresses: dict[str, list[Address]] = field(default_factory=dict)
+    packet_rules: tuple[PacketRule, ...] = ()
+
+
+@dataclass(frozen=True)
+class World:
+    """The planned lab."""
+
+    decisions: Decisions
+
+    @property
+    def topology(self) -> Topology:
+        return self.decisions.topology
+
+    @cached_property
+    def _planned(self) -> Mapping[str, _Planned]:
+        """Role → what the datapath adds there."""
+        found: dict[str, _Planned] = {}
+        for operation in builtin.operations(self.decisions):
+            mine = found.setdefault(operation.namespace, _Planned())
+            if isinstance(operation, AddRoute):
+                mine.routes[_place(operation.route)] = operation.route
+            elif isinstance(operation, AddRule):
+                mine.rules.append(operation.rule)
+            elif isinstance(operation, AddAddress):
+                mine.addresses.setdefault(operation.dev, []).append(operation.interface.ip)
+            elif isinstance(operation, SetPacketRules):
+                mine.packet_rules += operation.rules
+        return found
+
+    @cached_property
+    def machines(self) -> Mapping[str, Machine]:
+        """Every host of the topology, as the datapath leaves it."""
+        pods: dict[str, dict[str, str]] = {}
+        for pod, (node, _) in self.topology.pods.items():
+            pods.setdefault(node, {})[builtin.pod_interface(pod)] = pod
+        made = {}
+        for name, host in self.topology.hosts.items():
+            planned = self._planned.get(name, _Planned())
+            own = Fib.of(host)
+            kept = [route for route in own.routes if _place(route) not in planned.routes]
+            local = [_local(dev, address) for dev, found in planned.addresses.items() for address in found]
+            made[name] = Machine(
+                name=name,
+                host=host,
+                fib=Fib((*kept, *local, *planned.routes.values()), (*own.rules, *planned.rules)),
+                packet_rules=planned.packet_rules,
+                pods=pods.get(name, {}),
+                forwards=name not in self.topology.externals,
+                extra={dev: tuple(found) for dev, found in planned.addresses.items()},
+            )
+        return made
+
+    @cached_property
+    def _walker(self) -> Walker:
+        return Walker(self.decisions, self.machines)
+
+    def predict(self, flow: Flow) -> tuple[Prediction, ...]:
+        """Every way a flow may go; more than one only where a hash decides. Empty when it cannot be sent at all, and
+        for flows to services, which are not modelled."""
+        if service_of(self.topology, flow) is not None:
+            return ()
+        ends = self._ends(flow)
+        if ends is None:
+            return ()
+        start, source, target = ends
+        sent = as_sent(self.topology, flow)
+        if sent.protocol == "icmp":
+            packet = Packet(source, target, "icmp", _ECHO_ID, _ECHO_ID)
+        else:
+            packet = Packet(source, target, sent.protocol, _SOURCE_PORT, sent.port or 0)
+        return tuple(dict.fromkeys(self._walker.exchange(start, packet)))
+
+    def _ends(self, flow: Flow) -> tuple[str, Address, Address] | None:
+        source, target = self._addresses(flow.source), self._addresses(flow.destination)
+        wanted: tuple[Family, ...] = (flow.family,) if flow.family else (4, 6)
+        for family in wanted:
+            mine = [address for address in source if address.version == family]
+            theirs = [address for address in target if address.version == family]
+            if mine and theirs:
+                return flow.source.partition(".")[0], mine[0], theirs[0]
+        return None
+
+    def _addresses(self, end: str) -> tuple[Address, ...]:
+        host, _, nic = end.partition(".")
+        if nic:
+            return tuple(i.ip for i in self.topology.hosts[host].nics[nic].addresses)
+        if end in self.topology.pods:
+            planned = self._planned.get(end)
+            plugged = {address for found in planned.addresses.values() for address in found} if planned else set()
+            return tuple(address for address in self.decisions.pod_addresses[end] if address in plugged)
+        return tuple(i.ip for one in self.topology.hosts[end].nics.values() for i in one.addresses)
+
+
+def _place(route: Route) -> tuple[object, int, int]:
+    """What no two routes of a host share."""
+    return route.destination, route.table, route.effective_metric
+
+
+def _local(dev: str, address: Address) -> Route:
+    alone = ipaddress.ip_network(address)
+    return Route(alone, (NextHop(dev=dev),), "local", TABLES["local"], protocol=2, source=address)
