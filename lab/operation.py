@@ -13,7 +13,9 @@ from types import MappingProxyType
 
 from lab import nftables
 from lab.nat import PacketRule
+from lab.removal import DelAddress, DelLink, DelNeighbour, DelRoute, DelRule
 from lab.route import Address, Route, Rule
+from lab.stacked import AddBond, AddDummy, AddVlan, AddVrf, SetMaster
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -207,6 +209,16 @@ Operation = (
     | SetSysctl
     | SetNftables
     | SetPacketRules
+    | AddBond
+    | AddVlan
+    | AddVrf
+    | AddDummy
+    | SetMaster
+    | DelLink
+    | DelAddress
+    | DelRoute
+    | DelRule
+    | DelNeighbour
 )
 
 

@@ -24,17 +24,27 @@ from lab.operation import (
     SetLink,
 )
 from lab.route import SCOPES, Encap, NextHop, Route
+from lab.substrate.message import (
+    IFF_UP,
+    IFLA,
+    NLM_F_REQUEST,
+    attribute,
+    info,
+    mac_bytes,
+    message,
+    new_link,
+    text,
+    u32,
+)
 
 # include/uapi/linux/rtnetlink.h, if_link.h, lwtunnel.h, fib_rules.h, neighbour.h
 RTM_NEWLINK, RTM_NEWADDR, RTM_NEWROUTE, RTM_NEWNEIGH, RTM_NEWRULE = 16, 20, 24, 28, 32
-NLM_F_REQUEST, NLM_F_ACK = 0x1, 0x4
+NLM_F_ACK = 0x4
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 RTM_GETLINK, NLM_F_DUMP = 18, 0x300
 _NLM_F_ACK_TLVS, _NLM_F_CAPPED = 0x200, 0x100
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
-_IFF_UP = 1
-_IFLA = {"ADDRESS": 1, "IFNAME": 3, "MTU": 4, "MASTER": 10, "LINKINFO": 18, "NET_NS_FD": 28, "TXQ": 31, "RXQ": 32}
 _ROUTE_TYPES = {"unicast": 1, "local": 2, "blackhole": 6, "unreachable": 7, "prohibit": 8, "throw": 9}
 _RULE_ACTIONS = {"lookup": 1, "blackhole": 6, "unreachable": 7, "prohibit": 8}
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -45,79 +55,38 @@ _BATCH_MESSAGES = 100
 Index = Callable[[str], int]
 
 
-def _attribute(kind: int, payload: bytes) -> bytes:
-    return struct.pack("=HH", len(payload) + 4, kind) + payload + bytes(-len(payload) % 4)
-
-
-def _text(kind: int, value: str) -> bytes:
-    return _attribute(kind, value.encode() + b"\0")
-
-
-def _u32(kind: int, value: int) -> bytes:
-    return _attribute(kind, struct.pack("=I", value))
-
-
-def _mac(value: str) -> bytes:
-    return bytes.fromhex(value.replace(":", ""))
-
-
-def _message(kind: int, flags: int, body: bytes) -> bytes:
-    return struct.pack("=IHHII", len(body) + 16, kind, NLM_F_REQUEST | flags, 0, 0) + body
-
-
-def _link(index: int, flags: int, *attributes: bytes) -> bytes:
-    return struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, flags, flags and _IFF_UP) + b"".join(attributes)
-
-
-def _new_link(index: int, name: str, mac: str, *attributes: bytes, up: bool = True) -> bytes:
-    return _link(
-        index,
-        _IFF_UP if up else 0,
-        _text(_IFLA["IFNAME"], name),
-        _attribute(_IFLA["ADDRESS"], _mac(mac)),
-        # One queue: the kernel's default of one per CPU doubles what a veth costs and serves no one here.
-        _u32(_IFLA["TXQ"], 1),
-        _u32(_IFLA["RXQ"], 1),
-        *attributes,
-    )
-
-
-def _info(kind: str, data: bytes) -> bytes:
-    return _attribute(_IFLA["LINKINFO"], _text(1, kind) + _attribute(2, data))
-
-
 def add_bridge(operation: AddBridge, index: int) -> bytes:
     stp_state, multicast_snooping = 5, 23
-    data = _u32(stp_state, 0) + _attribute(multicast_snooping, b"\0")
-    return _message(
+    data = u32(stp_state, 0) + attribute(multicast_snooping, b"\0")
+    return message(
         RTM_NEWLINK,
         NLM_F_CREATE | NLM_F_EXCL,
-        _new_link(index, operation.name, operation.mac, _info("bridge", data)),
+        new_link(index, operation.name, operation.mac, info("bridge", data)),
     )
 
 
 def add_cable(operation: AddCable, index: int, peer_index: int, peer_fd: int, master: int | None) -> bytes:
-    mtu = _u32(_IFLA["MTU"], operation.mtu)
+    mtu = u32(IFLA["MTU"], operation.mtu)
     # The peer cannot be brought up in the same message: veth_open finds no peer yet (ENOTCONN).
-    peer = _new_link(
+    peer = new_link(
         peer_index,
         operation.peer_name,
         operation.peer_mac,
         mtu,
-        _u32(_IFLA["NET_NS_FD"], peer_fd),
+        u32(IFLA["NET_NS_FD"], peer_fd),
         up=False,
     )
     veth_info_peer = 1
-    return _message(
+    return message(
         RTM_NEWLINK,
         NLM_F_CREATE | NLM_F_EXCL,
-        _new_link(
+        new_link(
             index,
             operation.name,
             operation.mac,
             mtu,
-            _u32(_IFLA["MASTER"], master) if master is not None else b"",
-            _info("veth", _attribute(veth_info_peer, peer)),
+            u32(IFLA["MASTER"], master) if master is not None else b"",
+            info("veth", attribute(veth_info_peer, peer)),
         ),
     )
 
@@ -125,29 +94,27 @@ def add_cable(operation: AddCable, index: int, peer_index: int, peer_fd: int, ma
 def add_vxlan(operation: AddVxlan, index: int) -> bytes:
     learning, port, collect_metadata = 7, 15, 25
     data = (
-        _attribute(collect_metadata, b"\1")
-        + _attribute(learning, b"\0")
-        + _attribute(port, struct.pack(">H", operation.port))
+        attribute(collect_metadata, b"\1")
+        + attribute(learning, b"\0")
+        + attribute(port, struct.pack(">H", operation.port))
     )
-    link = _new_link(
-        index, operation.name, operation.mac, _u32(_IFLA["MTU"], operation.mtu), _info("vxlan", data), up=True
-    )
-    return _message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, link)
+    link = new_link(index, operation.name, operation.mac, u32(IFLA["MTU"], operation.mtu), info("vxlan", data), up=True)
+    return message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, link)
 
 
 def set_link(operation: SetLink, index: int) -> bytes:
-    flags = _IFF_UP if operation.up else 0
-    return _message(RTM_NEWLINK, 0, struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, flags, _IFF_UP))
+    flags = IFF_UP if operation.up else 0
+    return message(RTM_NEWLINK, 0, struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, flags, IFF_UP))
 
 
 def add_address(operation: AddAddress, index: int) -> bytes:
     ifa_address, ifa_local, ifa_flags, nodad = 1, 2, 8, 0x02
     interface = operation.interface
     body = struct.pack("=BBBBi", _FAMILY[interface.version], interface.network.prefixlen, 0, 0, index)
-    body += _attribute(ifa_local, interface.packed) + _attribute(ifa_address, interface.packed)
+    body += attribute(ifa_local, interface.packed) + attribute(ifa_address, interface.packed)
     if interface.version == 6:
-        body += _u32(ifa_flags, nodad)
-    return _message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body)
+        body += u32(ifa_flags, nodad)
+    return message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body)
 
 
 def _via(hop: NextHop, family: int) -> bytes:
@@ -155,8 +122,8 @@ def _via(hop: NextHop, family: int) -> bytes:
     if hop.via is None:
         return b""
     if hop.via.version == family:
-        return _attribute(rta_gateway, hop.via.packed)
-    return _attribute(rta_via, struct.pack("=H", _FAMILY[hop.via.version]) + hop.via.packed)
+        return attribute(rta_gateway, hop.via.packed)
+    return attribute(rta_via, struct.pack("=H", _FAMILY[hop.via.version]) + hop.via.packed)
 
 
 def _encap(encap: Encap) -> bytes:
@@ -166,9 +133,9 @@ def _encap(encap: Encap) -> bytes:
     # route; Cilium's packets ask anew each time (bpf_skb_set_tunnel_key), and so shall these.
     tunnel_nocache = 0x2000
     kind = 2 if encap.remote.version == 4 else 4
-    data = _attribute(ip_id, struct.pack(">Q", encap.vni)) + _attribute(ip_dst, encap.remote.packed)
-    data += _attribute(ip_flags, struct.pack(">H", tunnel_nocache))
-    return _attribute(rta_encap, data) + _attribute(rta_encap_type, struct.pack("=H", kind))
+    data = attribute(ip_id, struct.pack(">Q", encap.vni)) + attribute(ip_dst, encap.remote.packed)
+    data += attribute(ip_flags, struct.pack(">H", tunnel_nocache))
+    return attribute(rta_encap, data) + attribute(rta_encap_type, struct.pack("=H", kind))
 
 
 def add_route(operation: AddRoute, index: Index) -> bytes:
@@ -190,24 +157,24 @@ def add_route(operation: AddRoute, index: Index) -> bytes:
         4 if single and single.onlink else 0,
     )
     if route.destination.prefixlen:
-        body += _attribute(rta_dst, route.destination.network_address.packed)
-    body += _u32(rta_table, route.table)
+        body += attribute(rta_dst, route.destination.network_address.packed)
+    body += u32(rta_table, route.table)
     if route.metric is not None:
-        body += _u32(rta_priority, route.metric)
+        body += u32(rta_priority, route.metric)
     if route.source is not None:
-        body += _attribute(rta_prefsrc, route.source.packed)
+        body += attribute(rta_prefsrc, route.source.packed)
     if route.mtu is not None:
-        body += _attribute(rta_metrics, _u32(rtax_mtu, route.mtu))
+        body += attribute(rta_metrics, u32(rtax_mtu, route.mtu))
     if route.encap is not None:
         body += _encap(route.encap)
     if single:
         body += _via(single, route.family)
         if single.dev:
-            body += _u32(rta_oif, index(single.dev))
+            body += u32(rta_oif, index(single.dev))
     elif route.nexthops:
-        body += _attribute(rta_multipath, b"".join(_nexthop(hop, route, index) for hop in route.nexthops))
+        body += attribute(rta_multipath, b"".join(_nexthop(hop, route, index) for hop in route.nexthops))
     flags = NLM_F_CREATE | (NLM_F_REPLACE if operation.replace else NLM_F_EXCL)
-    return _message(RTM_NEWROUTE, flags, body)
+    return message(RTM_NEWROUTE, flags, body)
 
 
 def _nexthop(hop: NextHop, route: Route, index: Index) -> bytes:
@@ -243,25 +210,25 @@ def add_rule(operation: AddRule) -> bytes:
         invert if rule.negated else 0,
     )
     if rule.destination:
-        body += _attribute(fra_dst, rule.destination.network_address.packed)
+        body += attribute(fra_dst, rule.destination.network_address.packed)
     if rule.source:
-        body += _attribute(fra_src, rule.source.network_address.packed)
+        body += attribute(fra_src, rule.source.network_address.packed)
     if rule.iif:
-        body += _text(fra_iifname, rule.iif)
+        body += text(fra_iifname, rule.iif)
     if rule.oif:
-        body += _text(fra_oifname, rule.oif)
+        body += text(fra_oifname, rule.oif)
     if rule.mark:
-        body += _u32(fra_fwmark, rule.mark[0]) + _u32(fra_fwmask, rule.mark[1])
+        body += u32(fra_fwmark, rule.mark[0]) + u32(fra_fwmask, rule.mark[1])
     if rule.priority is not None:
-        body += _u32(fra_priority, rule.priority)
-    return _message(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, body + _u32(fra_table, table))
+        body += u32(fra_priority, rule.priority)
+    return message(RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, body + u32(fra_table, table))
 
 
 def add_neighbour(operation: AddNeighbour, index: int) -> bytes:
     nda_dst, nda_lladdr, permanent = 1, 2, 0x80
     body = struct.pack("=BxHiHBB", _FAMILY[operation.address.version], 0, index, permanent, 0, 0)
-    body += _attribute(nda_dst, operation.address.packed) + _attribute(nda_lladdr, _mac(operation.mac))
-    return _message(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body)
+    body += attribute(nda_dst, operation.address.packed) + attribute(nda_lladdr, mac_bytes(operation.mac))
+    return message(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,10 +288,10 @@ class Channel:
     def _send_batch(self, messages: Sequence[bytes], offset: int) -> None:
         first = self._sequence + 1
         packet = bytearray()
-        for number, message in enumerate(messages):
+        for number, one in enumerate(messages):
             self._sequence += 1
             at = len(packet)
-            packet += message
+            packet += one
             struct.pack_into("=I", packet, at + 8, self._sequence)
             if number == len(messages) - 1:
                 # Errors are always reported; only the last message need say that everything is done.

@@ -28,7 +28,9 @@ from lab.operation import (
     SetSysctl,
 )
 from lab.process import run
-from lab.substrate import namespace, netlink
+from lab.removal import DelAddress, DelLink, DelNeighbour, DelRoute, DelRule
+from lab.stacked import AddBond, AddDummy, AddVlan, AddVrf, SetMaster
+from lab.substrate import namespace, netlink, removal, stacked
 from lab.substrate.ownership import NAMED, Ledger, named_directory
 
 _LOOPBACK = SetLink("", "lo")
@@ -210,6 +212,27 @@ class Substrate:
                 return netlink.add_rule(operation)
             case AddNeighbour():
                 return netlink.add_neighbour(operation, index(operation.dev))
+            case AddBond():
+                return stacked.add_bond(operation, _new_index(target, operation.name))
+            case AddVlan():
+                parent = index(operation.parent)
+                return stacked.add_vlan(operation, _new_index(target, operation.name), parent)
+            case AddVrf():
+                return stacked.add_vrf(operation, _new_index(target, operation.name))
+            case AddDummy():
+                return stacked.add_dummy(operation, _new_index(target, operation.name))
+            case SetMaster():
+                return stacked.set_master(index(operation.name), index(operation.master))
+            case DelLink():
+                return removal.del_link(index(operation.name))
+            case DelAddress():
+                return removal.del_address(operation, index(operation.dev))
+            case DelRoute():
+                return removal.del_route(operation, index)
+            case DelRule():
+                return removal.del_rule(operation)
+            case DelNeighbour():
+                return removal.del_neighbour(operation, index(operation.dev))
             case _:
                 raise AssertionError(operation)
 
