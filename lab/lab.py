@@ -11,7 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from lab import room
+from lab import command, room
+from lab.command import Command
 from lab.datapath.decision import Decisions
 from lab.datapath.said import NodeSaid
 from lab.deployment import Deployment, attach_builtin, deploy_builtin, deploy_cilium
@@ -49,6 +50,8 @@ class Lab:
         self.datapath = deployment.datapath
         self.flows: list[FlowResult] = []
         """Every flow measured so far."""
+        self.commands: list[Command] = []
+        """Every command run on a host so far, with its output."""
         self.captures: list[Capture] = []
         """The frames of the flows measured since `forget_captures`."""
         self._taps = Taps(deployment.substrate, deployment.plan.cables)
@@ -185,6 +188,32 @@ class Lab:
     def exec_line(self, role: str) -> str:
         """The pasteable line that puts a command in a host's view."""
         return shlex.join([*room.entrance(), "ip", "netns", "exec", self.namespaces[role]]) + " …"
+
+    @property
+    def control_plane(self) -> str | None:
+        """What real agents talk to, `kubernetes` or `kvstore`; None for the built-in datapath."""
+        cilium = self._deployment.cilium
+        return cilium.control_plane.kind if cilium is not None else None
+
+    def kinds(self) -> frozenset[str]:
+        """Every kind of object in Cilium's API group that this lab's API server serves. Raises LabError."""
+        from lab.controlplane.kubernetes import Kubernetes
+
+        plane = self._deployment.cilium.control_plane if self._deployment.cilium is not None else None
+        if not isinstance(plane, Kubernetes):
+            raise LabError("this lab has no API server", mend="use --datapath cilium --control-plane kubernetes")
+        return plane.kinds()
+
+    def run(self, host: str, *arguments: str) -> str:
+        """A command's output on a host, e.g. `run("node1", "ip", "route")`; kept in the record. Raises LabError.
+
+        On a node with a real agent `cilium-dbg` is its bundle's.
+        """
+        if host not in self.namespaces:
+            raise LabError(f"there is no host {host!r} in this lab", mend=f"there are {', '.join(self.namespaces)}")
+        ran = command.run(self._deployment.substrate, self._deployment.cilium, host, arguments)
+        self.commands.append(ran)
+        return ran.output
 
     @property
     def unmodelled(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ import pytest
 
 from lab.errors import LabError
 from lab.needs import Needs
+from lab.stories import Stories
 
 if TYPE_CHECKING:
     from lab.lab import Lab
@@ -72,6 +73,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--pause-on-error") and getattr(config.option, "numprocesses", None):
         raise pytest.UsageError("--pause-on-error needs the terminal, which workers do not have: leave out -n")
     config.pluginmanager.register(Needs(), "niclab-needs")
+    config.pluginmanager.register(Stories(config), "niclab-stories")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Collector(config), "niclab-collector")
 

@@ -21,9 +21,10 @@ from lab.record import capture, run
 from lab.record.matrix import Row, render, row, unfolded
 from lab.record.model import Trace
 from lab.standing import Standing, Wanted
+from lab.stories import stories
 from lab.verdict import FlowResult
 
-_BEGUN: pytest.StashKey[tuple[Lab, int]] = pytest.StashKey()
+_BEGUN: pytest.StashKey[tuple[Lab, int, int]] = pytest.StashKey()
 _RECORD: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
 _ORDER: pytest.StashKey[int] = pytest.StashKey()
 
@@ -76,7 +77,7 @@ class Session:
         """A lab as the test's marks ask for. Raises LabError."""
         lab = self._standing.lab(self._wanted(item))
         lab.forget_captures()
-        item.stash[_BEGUN] = (lab, len(lab.flows))
+        item.stash[_BEGUN] = (lab, len(lab.flows), len(lab.commands))
         item.stash[_RECORD] = {}
         return lab
 
@@ -87,11 +88,13 @@ class Session:
 
     def end(self, item: pytest.Item) -> None:
         """Write the test's record: it goes with the report of its teardown."""
-        lab, start = item.stash[_BEGUN]
+        lab, start, commands = item.stash[_BEGUN]
         results = lab.flows[start:]
         if not all(result.measurement.holds for result in results):
             self._standing.discard(lab)  # its taps are of no use to the next test
-        if not results:
+        told_stories = [story.folded() for story in stories(item)]
+        ran = [one.folded() for one in lab.commands[commands:]]
+        if not (results or ran or told_stories):
             return
         first = lab.settings.for_node(next(iter(lab.topology.nodes)))
         told = {(f"{who}: {key}" if who else key): value for who, key, value in _told(lab)}
@@ -100,8 +103,11 @@ class Session:
         item.stash[_RECORD].update(
             {
                 "test": item.nodeid,
+                "line": item.location[1],
                 "order": item.stash.get(_ORDER, 0),
                 **json.loads(Trace.of(lab, results).to_json()),
+                "stories": told_stories,
+                "commands": ran,
                 "matrix": cells,
             }
         )
@@ -110,7 +116,7 @@ class Session:
         """A report of one of the test's phases: what JUnit is told; of a failed one all that helps to find out why."""
         if _BEGUN not in item.stash:
             return
-        lab, start = item.stash[_BEGUN]
+        lab, start, _ = item.stash[_BEGUN]
         results = lab.flows[start:]
         record = item.stash[_RECORD]
         if report.when == "call":
@@ -218,7 +224,7 @@ class Session:
             return
         if self._records:
             yield ""
-            rows: list[Row] = [unfolded(record["matrix"]) for record in self._records]
+            rows: list[Row] = [unfolded(record["matrix"]) for record in self._records if record["matrix"]["cells"]]
             yield from render(sorted(rows, key=lambda one: one.table), width=self._width()).splitlines()
             yield ""
             yield self._complaint or f"record: {os.path.relpath(self.directory / 'run.json')}"

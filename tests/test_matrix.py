@@ -83,7 +83,7 @@ def test_labs_of_one_label_are_told_apart_by_what_they_were_told() -> None:
     other = Row("lab", "eth0", cells, (("devices", "eth0"), ("enable-bpf-masquerade", "false"), ("mtu", "9000")))
     assert render([same, same]).splitlines()[2:] == ["eth0     x"]
     assert [line.rstrip(" x") for line in render([same, other]).splitlines()[2:]] == [
-        "eth0 enable-bpf-masquerade=true mtu=(unset)",
+        "eth0 enable-bpf-masquerade=true",
         "eth0 enable-bpf-masquerade=false mtu=9000",
     ]
 
@@ -100,3 +100,19 @@ def test_a_row_survives_json() -> None:
 
 def test_nothing_measured_is_nothing_shown() -> None:
     assert render([]) == ""
+
+
+def test_a_label_too_long_for_a_column_is_a_note_and_rows_without_a_cell_are_left_out() -> None:
+    long = {"routes": "node1: 10.0.0.2/32 via 10.0.1.2 dev eth1; node2: 10.0.0.1/32 via 10.0.1.1 dev eth1"}
+    rows = [
+        Row("lab", "eth0", (("a", Cell("x")),), ()),
+        Row("lab", "eth0", (("b", Cell("y")),), tuple(long.items())),
+    ]
+    assert render(rows, width=12).splitlines() == [
+        "lab",
+        "devices              a",
+        "eth0 (nothing else)  x",
+        "devices              b",
+        "eth0 [1]             y",
+        f"[1] routes={long['routes']}",
+    ]

@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     _labs(commands)
     _diff(commands)
     _parity(commands)
+    _stories(commands)
     _bundles(commands)
     return top
 
@@ -228,6 +229,28 @@ def _parity(commands: Commands) -> None:
     )
     command.add_argument("--list", action="store_true", help="list the cases")
     _output(command)
+
+
+def _stories(commands: Commands) -> None:
+    def load() -> Run:
+        from lab.cli import stories
+
+        return stories.run
+
+    about = {
+        "claims": "what an article says of `devices`, put to the proof: true, partly or false, with the evidence",
+        "issues": "what users of Cilium on several NICs ran into, and what these versions do",
+    }
+    for name, help_ in about.items():
+        command = _add(commands, name, help_, load)
+        command.set_defaults(stories=name, number=None)
+        if name == "issues":
+            command.add_argument("number", nargs="*", type=int, help="only these (default: all)")
+        command.add_argument("--datapath", choices=("builtin", "cilium"), help="as of pytest lab/")
+        command.add_argument("--cilium", action="append", metavar="X.Y", help="a version, repeatable")
+        command.add_argument("--control-plane", choices=("kubernetes", "kvstore"))
+        command.add_argument("--record", metavar="RUN.json", help="print from this record instead of running anything")
+        command.add_argument("-o", "--output", choices=("text", "json", "markdown"), default="text")
 
 
 def _labs(commands: Commands) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +89,12 @@ class Kubernetes:
         label = f"kubernetes.io/service-name={name}"
         for one in self.api.objects("discovery.k8s.io/v1", "EndpointSlice", namespace=namespace, labels=label):
             self.api.delete(one["apiVersion"], one["kind"], one["metadata"]["name"], namespace=namespace)
+
+    def kinds(self, group: str = "cilium.io") -> frozenset[str]:
+        """Every kind of object that the API serves in a group, of any of its versions. Raises LabError."""
+        versions = json.loads(self.api.text(f"/apis/{group}"))["versions"]
+        served = [json.loads(self.api.text(f"/apis/{one['groupVersion']}"))["resources"] for one in versions]
+        return frozenset(str(resource["kind"]) for resources in served for resource in resources)
 
     def close(self) -> None:
         self.api.close()

@@ -8,6 +8,9 @@ from typing import Any
 
 from lab.verdict import FlowResult
 
+_LONGEST_LABEL = 50
+"""Characters of a row's label, beyond which what tells it apart is a note below the table."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cell:
@@ -132,7 +135,8 @@ def _labelled(rows: list[Row]) -> Iterable[tuple[Row, str]]:
         keys = sorted(
             {key for other in others for key in other.keys() | mine.keys() if other.get(key) != mine.get(key)}
         )
-        yield one, " ".join([one.label, *(f"{key}={mine.get(key, '(unset)')}" for key in keys)])
+        different = [f"{key}={mine[key]}" for key in keys if key in mine]
+        yield one, " ".join([one.label, *(different or (["(nothing else)"] if keys else []))])
 
 
 def render(rows: Iterable[Row], *, width: int = 120, first: str = "devices") -> str:
@@ -140,8 +144,23 @@ def render(rows: Iterable[Row], *, width: int = 120, first: str = "devices") -> 
     parts = []
     for title, labels in merged(rows).items():
         columns = list(dict.fromkeys(column for cells in labels.values() for column in cells))
-        parts.append("\n".join([title, *_blocks(labels, columns, width, first)]))
+        short, notes = _with_notes(labels)
+        parts.append("\n".join([title, *_blocks(short, columns, width, first), *notes]))
     return "\n\n".join(parts)
+
+
+def _with_notes(labels: dict[str, dict[str, Cell]]) -> tuple[dict[str, dict[str, Cell]], list[str]]:
+    """Labels too long for a column become a number, and a note below the table."""
+    short: dict[str, dict[str, Cell]] = {}
+    notes: list[str] = []
+    for label, cells in labels.items():
+        if len(label) <= _LONGEST_LABEL:
+            short[label] = cells
+            continue
+        number = f"[{len(notes) + 1}]"
+        short[f"{label.partition(' ')[0]} {number}"] = cells
+        notes.append(f"{number} {label.partition(' ')[2]}")
+    return short, notes
 
 
 def _blocks(labels: dict[str, dict[str, Cell]], columns: list[str], width: int, first: str) -> list[str]:
@@ -158,6 +177,8 @@ def _blocks(labels: dict[str, dict[str, Cell]], columns: list[str], width: int, 
             "  ".join([first.ljust(label_width), *(column.ljust(widths[column]) for column in block)]).rstrip()
         )
         for label, cells in labels.items():
+            if not any(c in cells for c in block):
+                continue
             shown = [(cells[c].text if c in cells else "·").ljust(widths[c]) for c in block]
             lines.append("  ".join([label.ljust(label_width), *shown]).rstrip())
     return lines

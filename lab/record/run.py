@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import platform
 from importlib import metadata
@@ -57,6 +58,7 @@ def write(path: Path, *, datapath: str, tests: list[dict[str, Any]]) -> None:
         "version": 1,
         "niclab": metadata.version("niclab"),
         "kernel": platform.release(),
+        "date": datetime.datetime.now(tz=datetime.UTC).date().isoformat(),
         "datapath": datapath,
         "tests": tests,
     }

@@ -1,0 +1,86 @@
+"""Management and data split: the default route on eth0, pods' east-west traffic on eth1.
+
+`devices=eth1` is what people try first; it does not do it. What does, is the way to the peers: in tunnel mode the node
+IP or the route to the peers' node IPs, in native mode the route to the peers' pod CIDRs.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from lab import FlowResult, Lab, Settings
+
+TUNNEL = Settings.of(routing="tunnel", tunnel="vxlan")
+NATIVE = Settings.of(routing="native", ipv4_native_routing_cidr="10.244.0.0/16")
+DIRECT = NATIVE.merged(Settings.of(auto_direct_node_routes=True))
+
+NODE_IPS_ON_DATA = ["node1: 10.0.1.1", "node2: 10.0.1.2"]
+PEERS_BY_DATA = ["node1: 10.0.0.2/32 via 10.0.1.2 dev eth1", "node2: 10.0.0.1/32 via 10.0.1.1 dev eth1"]
+PODS_BY_DATA = ["node1: 10.244.2.0/24 via 10.0.1.2 dev eth1", "node2: 10.244.1.0/24 via 10.0.1.1 dev eth1"]
+
+pytestmark = pytest.mark.topology("two-nic")
+
+
+def is_on(flow: FlowResult, nic: str) -> bool:
+    """Did the flow between the pods use this NIC of both nodes, and no other, both ways?"""
+    flow.must_receive()
+    ways = (flow.left("node1"), flow.entered("node2"), flow.answered_by("node2"), flow.came_back_to("node1"))
+    return all(way == {nic} for way in ways)
+
+
+@pytest.mark.settings(TUNNEL)
+@pytest.mark.parametrize(
+    "devices", [pytest.param(one, marks=pytest.mark.settings(devices=one)) for one in ("eth0", "eth1", "eth0,eth1")]
+)
+def test_devices_alone_does_not_move_the_tunnel(lab: Lab, devices: str) -> None:
+    """The node IPs are on eth0, so is the tunnel."""
+    assert is_on(lab.send("pod1", "pod2"), "eth0")
+
+
+@pytest.mark.settings(DIRECT, devices="eth0,eth1")
+def test_devices_alone_does_not_move_native_traffic(lab: Lab) -> None:
+    assert is_on(lab.send("pod1", "pod2"), "eth0")
+
+
+@pytest.mark.topology(node_ips=NODE_IPS_ON_DATA)
+@pytest.mark.settings(TUNNEL, devices="eth0,eth1")
+def test_tunnel_by_the_node_ip(lab: Lab) -> None:
+    """kubelet's --node-ip on the data network; the rest of the world is still behind eth0."""
+    assert is_on(lab.send("pod1", "pod2"), "eth1")
+    assert lab.send("pod1", "ext0").left("node1") == {"eth0"}
+
+
+@pytest.mark.topology(routes=PEERS_BY_DATA)
+@pytest.mark.settings(TUNNEL, devices="eth0,eth1")
+def test_tunnel_by_a_route_to_the_peers_node_ips(lab: Lab) -> None:
+    """The node IPs stay on the management network; one host route per peer moves the tunnel, not `devices`."""
+    flow = lab.send("pod1", "pod2")
+    assert is_on(flow, "eth1")
+    assert flow.outer_on("node1.eth1") == {("10.0.1.1", "10.0.0.2")}  # [kernel] the outer source goes with the NIC
+
+
+@pytest.mark.topology(node_ips=NODE_IPS_ON_DATA)
+@pytest.mark.settings(DIRECT, devices="eth0,eth1")
+def test_native_by_the_node_ip(lab: Lab) -> None:
+    """A direct node route goes by the NIC of the route to the peer's node IP."""
+    assert is_on(lab.send("pod1", "pod2"), "eth1")
+    assert lab.send("pod1", "ext0").left("node1") == {"eth0"}
+
+
+@pytest.mark.topology(routes=PODS_BY_DATA)
+@pytest.mark.settings(NATIVE, devices="eth0,eth1")
+def test_native_by_routes_to_the_pod_cidrs(lab: Lab) -> None:
+    """Somebody else's routes (static, a routing daemon, a cloud) do as well."""
+    assert is_on(lab.send("pod1", "pod2"), "eth1")
+
+
+@pytest.mark.topology(routes=PODS_BY_DATA)
+@pytest.mark.settings(NATIVE, devices="eth0")
+def test_native_routes_are_not_asked_with_one_device_up_to_1_18(lab: Lab) -> None:
+    """The trap: management alone in `devices`, and the routes by the data network are there for nobody."""
+    flow = lab.send("pod1", "pod2")
+    if lab.version <= (1, 18):
+        flow.must_not_leave("node1", by="eth1")
+        flow.must_not_receive()
+    else:
+        assert is_on(flow, "eth1")
