@@ -24,7 +24,7 @@ def measured(
     story: dict[str, Any], *, version: str = "1.20", outcome: str = "passed", cell: str = "eth0"
 ) -> dict[str, Any]:
     return {
-        "test": f"test_it[{version}]",
+        "test": f"test_x.py::test_it[{version}]",
         "cilium_version": version,
         "outcome": outcome,
         "stories": [story],
