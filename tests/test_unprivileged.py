@@ -84,6 +84,13 @@ def test_trace(user: User) -> None:
     assert not has_room(user)
 
 
+def test_nothing_is_built_to_explain(user: User) -> None:
+    done = niclab(user, "explain", "two-nic", "--flow", "pod1 -> ext1", "--expect", "pod1 -> ext1=eth1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "not masqueraded: eth1 is not selected" in done.stdout
+    assert not has_room(user)
+
+
 def test_usage_is_told_without_a_room(user: User) -> None:
     done = niclab(user, "trace")
     assert done.returncode == 2

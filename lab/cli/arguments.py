@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     _validate(commands)
     _graph(commands)
     _trace(commands)
+    _explain(commands)
     _up(commands)
     _labs(commands)
     _diff(commands)
@@ -74,7 +75,7 @@ def _validate(commands: Commands) -> None:
     command = _add(commands, "validate", "check topologies and settings files without building anything", load)
     command.add_argument("file", nargs="*", help="topologies (names or paths) and settings files")
     command.add_argument(
-        "--schema", nargs="?", const="topology", choices=("topology", "trace"), help="print a JSON Schema"
+        "--schema", nargs="?", const="topology", choices=("topology", "trace", "explain"), help="print a JSON Schema"
     )
 
 
@@ -95,8 +96,8 @@ def _graph(commands: Commands) -> None:
     command.add_argument("-f", "--format", choices=("mermaid", "dot"), default="mermaid")
 
 
-def _lab_options(command: argparse.ArgumentParser) -> None:
-    """What `trace` and `up` build."""
+def _told_options(command: argparse.ArgumentParser) -> None:
+    """What there is, and what Cilium is told."""
     command.add_argument("topology", help="a name (see topologies/) or the path of a YAML file")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an agent flag")
     command.add_argument("--node-set", action="append", default=[], metavar="NODE:KEY=VALUE", help="a flag of one node")
@@ -106,21 +107,6 @@ def _lab_options(command: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FILE",
         help="a cilium-config ConfigMap, Helm values, a CiliumNodeConfig, or KEY=VALUE lines",
-    )
-    command.add_argument(
-        "--datapath",
-        choices=("builtin", "cilium"),
-        help="cilium: real agents (default where a bundle is at hand); builtin: a model made of kernel parts",
-    )
-    command.add_argument(
-        "--cilium-version",
-        metavar="X.Y",
-        help="the version modelled (default: 1.20); a bundle's name or version for real agents (default: the newest)",
-    )
-    command.add_argument(
-        "--control-plane",
-        choices=("kubernetes", "kvstore"),
-        help="what real agents talk to (default: kubernetes where a bundle of it is at hand)",
     )
     command.add_argument(
         "--route", action="append", default=[], metavar="'NODE|all: ROUTE'", help="one more route, in iproute2's words"
@@ -143,6 +129,66 @@ def _lab_options(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _lab_options(command: argparse.ArgumentParser) -> None:
+    """What `trace` and `up` build."""
+    _told_options(command)
+    command.add_argument(
+        "--datapath",
+        choices=("builtin", "cilium"),
+        help="cilium: real agents (default where a bundle is at hand); builtin: a model made of kernel parts",
+    )
+    command.add_argument(
+        "--cilium-version",
+        metavar="X.Y",
+        help="the version modelled (default: 1.20); a bundle's name or version for real agents (default: the newest)",
+    )
+    command.add_argument(
+        "--control-plane",
+        choices=("kubernetes", "kvstore"),
+        help="what real agents talk to (default: kubernetes where a bundle of it is at hand)",
+    )
+
+
+def _model_options(command: argparse.ArgumentParser) -> None:
+    """What the model is asked about."""
+    _told_options(command)
+    command.add_argument("--cilium-version", metavar="X.Y", help="the version modelled (default: 1.20)")
+    command.set_defaults(datapath="builtin")
+
+
+def _flow_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--flow",
+        action="append",
+        default=[],
+        metavar="'FROM -> TO'",
+        help="a pod, an external or node.nic each; TO may end in :udp:PORT or :tcp:PORT (default: the topology's)",
+    )
+
+
+def _expect_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--expect",
+        action="append",
+        default=[],
+        metavar="FLOW=NIC",
+        help="exit 1 unless the flow leaves its node by NIC",
+    )
+
+
+def _explain(commands: Commands) -> None:
+    def load() -> Run:
+        from lab.cli import explain
+
+        return explain.run
+
+    command = _add(commands, "explain", "why each flow goes where it goes, decision by decision; builds nothing", load)
+    _model_options(command)
+    _flow_options(command)
+    _expect_option(command)
+    _output(command)
+
+
 def _trace(commands: Commands) -> None:
     def load() -> Run:
         from lab.cli import trace
@@ -151,22 +197,10 @@ def _trace(commands: Commands) -> None:
 
     command = _add(commands, "trace", "build a lab, send flows, say which NIC carried what", load, room="transient")
     _lab_options(command)
-    command.add_argument(
-        "--flow",
-        action="append",
-        default=[],
-        metavar="'FROM -> TO'",
-        help="a pod, an external or node.nic each; TO may end in :udp:PORT or :tcp:PORT (default: the topology's)",
-    )
+    _flow_options(command)
     command.add_argument("--count", type=_count, default=5, help="probes per flow (default: 5)")
     command.add_argument("--size", type=int, help="bytes of each probe's IP packet (default: the smallest)")
-    command.add_argument(
-        "--expect",
-        action="append",
-        default=[],
-        metavar="FLOW=NIC",
-        help="exit 1 unless the flow leaves its node by NIC",
-    )
+    _expect_option(command)
     command.add_argument("--pcap", metavar="FILE", help="write every tap's frames to a pcapng file")
     command.add_argument("--artifacts", metavar="DIR", help="keep real agents' logs and outputs in this new directory")
     _output(command)

@@ -20,6 +20,10 @@ def run(options: argparse.Namespace) -> int:
             from lab.record import model
 
             sys.stdout.write(model.schema())
+        elif options.schema == "explain":
+            from lab import explanation
+
+            sys.stdout.write(explanation.schema())
         else:
             sys.stdout.write(topology.schema())
         return PASS

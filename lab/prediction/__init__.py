@@ -4,7 +4,7 @@ The plan says every route, rule and packet rule of every host; the walk applies 
 decision. Where a hash decides, each choice is an alternative.
 """
 
-from lab.prediction.model import Prediction, Sent, Step, Transmission, Walk
+from lab.prediction.model import Prediction, Sent, Step, Transmission, Walk, shown
 from lab.prediction.world import World
 
-__all__ = ["Prediction", "Sent", "Step", "Transmission", "Walk", "World"]
+__all__ = ["Prediction", "Sent", "Step", "Transmission", "Walk", "World", "shown"]

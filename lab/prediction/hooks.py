@@ -10,6 +10,7 @@ from lab.nat import (
     Accept,
     Dnat,
     Drop,
+    Exempt,
     Hook,
     Masquerade,
     Packet,
@@ -136,7 +137,10 @@ def _translated(machine: Machine, hook: Hook, trip: Trip, between: Between) -> I
         return
     rule = translation(machine.packet_rules, hook, _passing(machine, trip, between))
     packet = trip.packet
-    if rule is not None:
+    action = rule.action if rule is not None else None
+    # That nothing is translated is told where it matters: on the way out of a NIC.
+    abroad = oif in machine.host.nics and trip.inner is None
+    if rule is not None and (abroad or not isinstance(action, Exempt)):
         trip = trip.noting(
             machine.name,
             rule.why,
@@ -145,9 +149,8 @@ def _translated(machine: Machine, hook: Hook, trip: Trip, between: Between) -> I
             source=packet.source,
             destination=packet.destination,
         )
-    elif hook == "postrouting" and oif in machine.host.nics and trip.inner is None:
+    elif hook == "postrouting" and abroad:
         trip = trip.noting(machine.name, reasons.NOT_TRANSLATED, source=packet.source, oif=oif)
-    action = rule.action if rule is not None else None
     if isinstance(action, Dnat):
         for backend in action.backends:
             made = _with_connection(machine, trip, connection.to(backend.address, backend.port))

@@ -32,14 +32,15 @@ class Step:
 
     @property
     def words(self) -> str:
-        return self.why.words.format_map({name: _shown(value) for name, value in self.inputs})
+        return self.why.words.format_map({name: shown(value) for name, value in self.inputs})
 
     @property
     def source(self) -> str:
         return self.why.source
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """An input of a step, as people read it."""
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

@@ -73,7 +73,7 @@ NOT_TRANSLATED = Why("nat.none", "not masqueraded: no rule is for {source} on {o
 NO_ADDRESS = Why("nat.no-address", "{oif} has no address to masquerade with", "[kernel] nf_nat_masquerade_ipv4")
 NO_NEIGHBOUR = Why("neighbour.none", "nobody on {fabric} has {address}", "[kernel] ARP, ND")
 NOWHERE = Why("device.nowhere", "{device} leads nowhere", "[kernel]")
-ARRIVED = Why("arrived", "arrives: its source is {source}", "[kernel]")
+ARRIVED = Why("arrived", "{end} sees the source {source}, {whose}", "[kernel]")
 LOOP = Why("loop", "it goes round in a loop", "[kernel] TTL")
 
 

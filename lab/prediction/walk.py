@@ -135,9 +135,10 @@ class Walker:
             for after in hooks.through(machine, "postrouting", trip, Between(oif=TUNNEL_DEVICE)):
                 yield from self._encapsulated(machine, egress.found.route.encap.remote, after)
         else:
-            to = egress.hop.via or trip.packet.destination
-            for after in hooks.through(machine, "postrouting", trip, Between(oif=egress.hop.dev, neighbour=to)):
-                yield from self._through(machine, egress.hop.dev or "", to, after)
+            to, device = egress.hop.via or trip.packet.destination, egress.hop.dev or ""
+            leaving = self._leaving(machine, device, trip)
+            for after in hooks.through(machine, "postrouting", leaving, Between(oif=device, neighbour=to)):
+                yield from self._through(machine, device, to, after)
 
     def _taken(self, machine: Machine, trip: Trip) -> Iterator[Way]:
         """The packet is for the host itself; a tunnel's comes out of the tunnel's device."""
@@ -145,7 +146,7 @@ class Walker:
             if after.dropped:
                 yield after.ended(None, after.dropped)
             elif after.inner is None:
-                yield after.noting(machine.name, reasons.ARRIVED, source=after.packet.source).ended(machine.name)
+                yield self._seen(machine.name, after).ended(machine.name)
             else:
                 inner = after.inner
                 noted = after.noting(
@@ -187,13 +188,12 @@ class Walker:
             return
         pod = machine.pods.get(device)
         if pod is not None:
-            yield trip.noting(pod, reasons.ARRIVED, source=trip.packet.source).ended(pod)
+            yield self._seen(pod, trip).ended(pod)
             return
         nic = machine.host.nics.get(device)
         if nic is None:
             yield trip.noting(host, reasons.NOWHERE, device=device).ended(None, f"{device} of {host} leads nowhere")
             return
-        trip = self._leaving(host, device, trip)
         neighbour = self._neighbour(nic, host, to)
         if neighbour is None:
             noted = trip.noting(host, reasons.NO_NEIGHBOUR, fabric=nic.fabric, address=to)
@@ -204,13 +204,35 @@ class Walker:
         on_wire = trip.on(replace(trip.packet, mark=0), trip.inner)
         yield from self._arrives(*neighbour, replace(on_wire, sent=(*trip.sent, here)))
 
-    def _leaving(self, host: str, device: str, trip: Trip) -> Trip:
-        node = self.decisions.nodes.get(host)
+    def _leaving(self, machine: Machine, device: str, trip: Trip) -> Trip:
+        """With the step that says which device it leaves by, and whether Cilium is there."""
+        if device not in machine.host.nics:
+            return trip
+        node = self.decisions.nodes.get(machine.name)
         chosen = next((one for one in node.devices if one.name == device), None) if node else None
         if chosen is None:
-            return trip.noting(host, reasons.LEAVES, device=device)
+            return trip.noting(machine.name, reasons.LEAVES, device=device)
         why = reasons.SELECTED if chosen.selected else reasons.NOT_SELECTED
-        return trip.noting(host, why, device=device, reason=chosen.reason)
+        return trip.noting(machine.name, why, device=device, reason=chosen.reason)
+
+    def _seen(self, where: str, trip: Trip) -> Trip:
+        source = trip.packet.source
+        return trip.noting(
+            where, reasons.ARRIVED, end=where, source=source, whose=self._whose.get(source, "nobody's here")
+        )
+
+    @cached_property
+    def _whose(self) -> Mapping[Address, str]:
+        """Address → whose it is, in words."""
+        found: dict[Address, str] = {}
+        for host, machine in self.machines.items():
+            found.update({one: f"{host}'s on {dev}" for dev, several in machine.extra.items() for one in several})
+            found.update(
+                {i.ip: f"{host}'s on {name}" for name, nic in machine.host.nics.items() for i in nic.addresses}
+            )
+        for pod, addresses in self.decisions.pod_addresses.items():
+            found.update(dict.fromkeys(addresses, f"{pod}'s own"))
+        return found
 
     def _neighbour(self, nic: Nic, host: str, address: Address) -> tuple[str, str] | None:
         """Who answers for an address on a fabric. [kernel] ARP is answered for any of the host's addresses, ND not."""

@@ -102,6 +102,19 @@ class World:
             packet = Packet(source, target, sent.protocol, _SOURCE_PORT, sent.port or 0)
         return tuple(dict.fromkeys(self._walker.exchange(start, packet)))
 
+    def why_not(self, flow: Flow) -> str:
+        """Why nothing is predicted for a flow; empty when something is."""
+        if service_of(self.topology, flow) is not None:
+            return "flows to services are not modelled"
+        for end in (flow.source, flow.destination):
+            if end in self.topology.pods:
+                node = self.topology.pods[end][0]
+                if (words := self.decisions.nodes[node].agent_exits) is not None:
+                    return f"{end} is not plugged: the agent on {node} exits: {words}"
+        if self._ends(flow) is None:
+            return f"{flow.source} and {flow.destination} share no address family"
+        return ""
+
     def _ends(self, flow: Flow) -> tuple[str, Address, Address] | None:
         source, target = self._addresses(flow.source), self._addresses(flow.destination)
         wanted: tuple[Family, ...] = (flow.family,) if flow.family else (4, 6)
