@@ -18,7 +18,7 @@ Object = dict[str, Any]
 
 NAMESPACE = "default"
 """Where pods and services go unless told otherwise."""
-_NOTHING: Mapping[str, str] = MappingProxyType({})
+NOTHING: Mapping[str, str] = MappingProxyType({})
 # Conditions must say when they came about; the lab's objects are the same in every run.
 _SINCE = "2000-01-01T00:00:00Z"
 _NO_IMAGE = "niclab.invalid/none"
@@ -27,17 +27,25 @@ TrafficPolicy = Literal["Cluster", "Local"]
 TransportProtocol = Literal["TCP", "UDP", "SCTP"]
 
 
-def _metadata(name: str, namespace: str | None = None, labels: Mapping[str, str] = _NOTHING) -> Object:
+def metadata(
+    name: str,
+    namespace: str | None = None,
+    labels: Mapping[str, str] = NOTHING,
+    annotations: Mapping[str, str] = NOTHING,
+) -> Object:
+    """An object's metadata, without what is empty."""
     found: Object = {"name": name}
     if namespace is not None:
         found["namespace"] = namespace
     if labels:
         found["labels"] = dict(labels)
+    if annotations:
+        found["annotations"] = dict(annotations)
     return found
 
 
 def node(
-    name: str, *, addresses: Sequence[Address], pod_cidrs: Sequence[Network] = (), labels: Mapping[str, str] = _NOTHING
+    name: str, *, addresses: Sequence[Address], pod_cidrs: Sequence[Network] = (), labels: Mapping[str, str] = NOTHING
 ) -> Object:
     """A Node that is ready. `addresses` are its node IPs, the preferred family first."""
     spec: Object = {}
@@ -46,7 +54,7 @@ def node(
     return {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": _metadata(name, None, {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", **labels}),
+        "metadata": metadata(name, None, {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", **labels}),
         "spec": spec,
         "status": {
             "addresses": [
@@ -69,14 +77,15 @@ def pod(
     node_name: str,
     *,
     namespace: str = NAMESPACE,
-    labels: Mapping[str, str] = _NOTHING,
+    labels: Mapping[str, str] = NOTHING,
+    annotations: Mapping[str, str] = NOTHING,
     host_network: bool = False,
 ) -> Object:
     """A Pod bound to a node, as the scheduler leaves it: it has no address yet, see `pod_running`."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": _metadata(name, namespace, labels),
+        "metadata": metadata(name, namespace, labels, annotations),
         "spec": {
             "nodeName": node_name,
             "hostNetwork": host_network,
@@ -100,7 +109,7 @@ def pod_running(
         if found:
             status[f"{key}IP"] = str(found[0])
             status[f"{key}IPs"] = [{"ip": str(address)} for address in found]
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": _metadata(name, namespace), "status": status}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata(name, namespace), "status": status}
 
 
 def _condition(kind: str, *, reason: str = "") -> Object:
@@ -160,8 +169,8 @@ class Service:
     external_ips: tuple[Address, ...] = ()
     external_traffic_policy: TrafficPolicy | None = None
     internal_traffic_policy: TrafficPolicy | None = None
-    labels: Mapping[str, str] = field(default_factory=lambda: _NOTHING, hash=False)
-    annotations: Mapping[str, str] = field(default_factory=lambda: _NOTHING, hash=False)
+    labels: Mapping[str, str] = field(default_factory=lambda: NOTHING, hash=False)
+    annotations: Mapping[str, str] = field(default_factory=lambda: NOTHING, hash=False)
 
     def objects(self) -> tuple[Object, ...]:
         """The Service, then one EndpointSlice per family that has backends."""
@@ -170,9 +179,6 @@ class Service:
 
 def service(one: Service) -> Object:
     """The Service object. It has no selector: its EndpointSlices are written beside it."""
-    metadata = _metadata(one.name, one.namespace, one.labels)
-    if one.annotations:
-        metadata["annotations"] = dict(one.annotations)
     spec: Object = {
         "type": one.type,
         "ipFamilies": [f"IPv{family}" for family in one.families],
@@ -187,7 +193,8 @@ def service(one: Service) -> Object:
         spec["externalTrafficPolicy"] = one.external_traffic_policy
     if one.internal_traffic_policy:
         spec["internalTrafficPolicy"] = one.internal_traffic_policy
-    found: Object = {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
+    about = metadata(one.name, one.namespace, one.labels, one.annotations)
+    found: Object = {"apiVersion": "v1", "kind": "Service", "metadata": about, "spec": spec}
     if one.ingress:
         entries = [{"ip": str(address), "ipMode": "VIP"} for address in one.ingress]
         found["status"] = {"loadBalancer": {"ingress": entries}}
@@ -218,7 +225,7 @@ def _endpoint_slice(one: Service, family: Family, backends: Iterable[Backend]) -
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
-        "metadata": _metadata(f"{one.name}-v{family}", one.namespace, {"kubernetes.io/service-name": one.name}),
+        "metadata": metadata(f"{one.name}-v{family}", one.namespace, {"kubernetes.io/service-name": one.name}),
         "addressType": f"IPv{family}",
         "ports": [{"name": port.full_name, "port": port.target_port, "protocol": port.protocol} for port in one.ports],
         "endpoints": [_endpoint(one, backend) for backend in backends],
@@ -236,15 +243,3 @@ def _endpoint(one: Service, backend: Backend) -> Object:
     if backend.pod:
         found["targetRef"] = {"kind": "Pod", "name": backend.pod, "namespace": one.namespace}
     return found
-
-
-def cilium_node_config(
-    name: str, values: Mapping[str, str], *, match_labels: Mapping[str, str], namespace: str = "kube-system"
-) -> Object:
-    """Settings for the nodes with these labels, over those of the `cilium-config` ConfigMap."""
-    return {
-        "apiVersion": "cilium.io/v2",
-        "kind": "CiliumNodeConfig",
-        "metadata": _metadata(name, namespace),
-        "spec": {"nodeSelector": {"matchLabels": dict(match_labels)}, "defaults": dict(values)},
-    }

@@ -17,6 +17,7 @@ from lab.datapath.decision import Decisions
 from lab.datapath.said import NodeSaid
 from lab.deployment import Deployment, attach_builtin, deploy_builtin, deploy_cilium
 from lab.errors import InputError, LabError, Problem
+from lab.fit import fit
 from lab.route import Address
 from lab.selection import Version
 from lab.settings import LAB_BASELINE, Settings, unmodelled
@@ -78,7 +79,7 @@ class Lab:
         (default: by what there is a bundle for); the built-in datapath has none.
         """
         found = topology if isinstance(topology, Topology) else load(topology)
-        chosen = settings if settings is not None else LAB_BASELINE
+        chosen = fit(settings if settings is not None else LAB_BASELINE, found)
         if datapath not in ("builtin", "cilium"):
             raise LabError(f"there is no datapath {datapath!r}", mend="use builtin or cilium")
         if datapath == "cilium":
@@ -94,6 +95,7 @@ class Lab:
         cilium = self._deployment.cilium
         if cilium is None:
             raise LabError("the built-in datapath is not changed in place", mend="deploy another lab: it takes 0.1 s")
+        settings = fit(settings, self.topology)
         decisions = replace(self._deployment.decisions, settings=settings)
         cilium.start(decisions)
         self._deployment.decisions = decisions
@@ -298,6 +300,7 @@ class Lab:
         """May real agents be told these settings in place? Only the choice of devices: more leaves traces behind."""
         if self._deployment.cilium is None or settings.per_node != self.settings.per_node:
             return False
+        settings = fit(settings, self.topology)
         keys = {*settings.values, *self.settings.values} - _DEVICE_KEYS
         return all(settings.values.get(key) == self.settings.values.get(key) for key in keys)
 

@@ -11,6 +11,7 @@ from lab.operation import (
     AddBridge,
     AddCable,
     AddNamespace,
+    AddNeighbour,
     AddRoute,
     AddRule,
     Operation,
@@ -110,6 +111,20 @@ class Plan:
             )
         for name, host in topology.hosts.items():
             yield from _host(name, host)
+        yield from self._cloud()
+
+    def _cloud(self) -> Iterator[Operation]:
+        """A cloud brings what is for a pod's address to the NIC that it belongs to; nobody asks by ARP."""
+        owners = {cable.tap: cable for cable in self.cables}
+        addresses = self.topology.pod_addresses()
+        for pod, (node, spec) in self.topology.pods.items():
+            if not self.topology.nodes[node].enis:
+                continue
+            owner = owners[f"{node}.{self.topology.nodes[node].nic_of(spec)}"]
+            for cable in self.cables:
+                if cable.nic.fabric == owner.nic.fabric and cable.host != node and cable.nic.up:
+                    for address in addresses[pod]:
+                        yield AddNeighbour(cable.host, cable.nic_name, address, owner.mac)
 
 
 def bridge_name(fabric: str, number: int) -> str:

@@ -6,13 +6,13 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from lab import LAB_BASELINE, LabError, Settings, Version, load
+from lab import LAB_BASELINE, LabError, Settings, Version, kube, load
 from lab.bundle import CiliumBundle
 from lab.controlplane import Kind
 from lab.datapath.cilium import agent as agents
@@ -157,7 +157,13 @@ class NoControlPlane:
     ) -> None: ...
 
     def add_pod(
-        self, name: str, node: str, *, namespace: str = "default", labels: Mapping[str, str] | None = None
+        self,
+        name: str,
+        node: str,
+        *,
+        namespace: str = "default",
+        labels: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,  # noqa: ARG002
     ) -> Mapping[str, str]:
         return {"CNI_ARGS": f"K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};NODE={node};LABELS={labels}"}
 
@@ -166,6 +172,8 @@ class NoControlPlane:
     def add_service(self, service: Service) -> None: ...
 
     def remove_service(self, name: str, *, namespace: str = "default") -> None: ...
+
+    def apply(self, objects: Iterable[kube.Object]) -> None: ...
 
     def close(self) -> None: ...
 

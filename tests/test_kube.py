@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from lab import kube
+from lab import ciliumkube, kube
 
 V4, V6 = IPv4Address("10.0.0.1"), IPv6Address("fd00::1")
 
@@ -173,9 +173,71 @@ def test_everything_a_service_can_have() -> None:
 
 
 def test_a_node_config_selects_by_labels() -> None:
-    assert kube.cilium_node_config("eth1", {"devices": "eth1"}, match_labels={"rack": "a"}) == {
+    assert ciliumkube.cilium_node_config("eth1", {"devices": "eth1"}, match_labels={"rack": "a"}) == {
         "apiVersion": "cilium.io/v2",
         "kind": "CiliumNodeConfig",
         "metadata": {"name": "eth1", "namespace": "kube-system"},
         "spec": {"nodeSelector": {"matchLabels": {"rack": "a"}}, "defaults": {"devices": "eth1"}},
     }
+
+
+def test_an_egress_policy_names_its_gateways() -> None:
+    every, some = ip_network("0.0.0.0/0"), ip_network("10.0.0.0/8")
+    pods = {"matchLabels": {"app": "web"}}
+    one = ciliumkube.egress_policy(
+        "out",
+        pod_selectors=[pods],
+        destinations=[every],
+        excluded=[some],
+        gateways=["node2"],
+        egress_ip=ip_address("10.0.1.2"),
+    )
+    gateway = {"nodeSelector": {"matchLabels": {"kubernetes.io/hostname": "node2"}}, "egressIP": "10.0.1.2"}
+    assert (one["apiVersion"], one["kind"], one["metadata"]) == (
+        "cilium.io/v2",
+        "CiliumEgressGatewayPolicy",
+        {"name": "out"},
+    )
+    assert one["spec"] == {
+        "selectors": [{"podSelector": pods}],
+        "destinationCIDRs": ["0.0.0.0/0"],
+        "excludedCIDRs": ["10.0.0.0/8"],
+        "egressGateway": gateway,
+    }
+    two = ciliumkube.egress_policy("out", pod_selectors=[pods], destinations=[every], gateways=["a", "b"])
+    assert [one["nodeSelector"]["matchLabels"]["kubernetes.io/hostname"] for one in two["spec"]["egressGateways"]] == [
+        "a",
+        "b",
+    ]
+
+
+def test_a_pool_hands_out_cidrs_of_one_length_per_family() -> None:
+    cidrs = [ip_network(one) for one in ("10.245.1.0/24", "10.245.2.0/24", "fd00:245:1::/64")]
+    assert ciliumkube.pod_ip_pool("disks", cidrs)["spec"] == {
+        "ipv4": {"cidrs": ["10.245.1.0/24", "10.245.2.0/24"], "maskSize": 24},
+        "ipv6": {"cidrs": ["fd00:245:1::/64"], "maskSize": 64},
+    }
+
+
+def test_a_cilium_node_has_what_an_operator_allocates() -> None:
+    address = ip_address("10.0.0.11")
+    pooled = ciliumkube.cilium_node("node1", addresses=[address], pools={"default": [ip_network("10.244.1.0/24")]})
+    assert pooled["spec"] == {
+        "addresses": [{"type": "InternalIP", "ip": "10.0.0.11"}],
+        "ipam": {"pools": {"allocated": [{"pool": "default", "cidrs": ["10.244.1.0/24"]}]}},
+    }
+    eni = ciliumkube.Eni(
+        id="eni-1",
+        number=1,
+        mac="02:00:00:00:00:01",
+        address=address,
+        subnet=ip_network("10.0.0.0/24"),
+        vpc=(ip_network("10.0.0.0/16"), ip_network("10.1.0.0/16")),
+        pod_addresses=(ip_address("10.0.0.17"),),
+    )
+    found = ciliumkube.cilium_node("node1", addresses=[address], router=ip_address("10.0.0.17"), enis=[eni])
+    assert found["spec"]["addresses"][1] == {"type": "CiliumInternalIP", "ip": "10.0.0.17"}
+    assert found["spec"]["ipam"] == {"pool": {"10.0.0.17": {"resource": "eni-1"}}}
+    said = found["status"]["eni"]["enis"]["eni-1"]
+    assert (said["number"], said["subnet"]["cidr"], said["addresses"]) == (1, "10.0.0.0/24", ["10.0.0.17"])
+    assert said["vpc"] == {"id": "vpc-niclab", "primary-cidr": "10.0.0.0/16", "cidrs": ["10.1.0.0/16"]}

@@ -212,6 +212,63 @@ SERVICE_MISTAKES: dict[str, tuple[str, str]] = {
     "flow to a service that is not there": ("flows:\n", "flows:\n  - ext1 -> wbe\n"),
 }
 
+GATED = BASE.replace(
+    "flows:\n",
+    "egress_policies:\n  out: {pods: pod1, destinations: 10.0.1.0/24, gateways: node2, interface: eth1}\nflows:\n",
+)
+EGRESS_MISTAKES: dict[str, tuple[str, str]] = {
+    "egress policy of no pod": ("pods: pod1, ", ""),
+    "egress policy of an unknown pod": ("pods: pod1, ", "pods: pod9, "),
+    "egress policy of labels no pod has": ("pods: pod1, ", "labels: {app: web}, "),
+    "egress policy without destinations": ("destinations: 10.0.1.0/24, ", ""),
+    "egress policy excluding what it does not have": ("gateways", "excluded: 10.0.2.0/24, gateways"),
+    "egress policy without a gateway": ("gateways: node2, ", ""),
+    "egress gateway that is no node": ("gateways: node2", "gateways: gw"),
+    "egress interface of no NIC": ("interface: eth1", "interface: eth2"),
+    "egress interface and IP": ("interface: eth1", "interface: eth1, egress_ip: 10.0.1.2"),
+    "egress IP of another node": ("interface: eth1", "egress_ip: 10.0.1.1"),
+    "egress IP of another family": ("interface: eth1", "egress_ip: 'fd00::1'"),
+    "egress policy with an unknown field": ("interface: eth1", "egressIP: 10.0.1.2"),
+}
+
+POOLED = BASE.replace(
+    "    pods:\n      - pod{n}", "    pools: {disks: '10.245.{n}.0/24'}\n    pods: {'pod{n}': {pool: disks}}"
+)
+POOL_MISTAKES: dict[str, tuple[str, str]] = {
+    "unknown pool": ("pool: disks", "pool: discs"),
+    "default pool among the others": ("pools: {disks", "pools: {default: '10.246.{n}.0/24', disks"),
+    "pool CIDRs that overlap": ("10.245.{n}.0/24", "10.245.0.0/24"),
+    "pool inside a pod CIDR": ("10.245.{n}.0/24", "10.244.{n}.0/25"),
+    "pool of a NIC's addresses": ("10.245.{n}.0/24", "10.0.1.0/24"),
+    "pool too small": ("10.245.{n}.0/24", "10.245.{n}.0/31"),
+    "pool with a CIDR of another length": ("disks: '10.245.{n}.0/24'", "disks: ['10.245.{n}.0/24', '10.246.{n}.0/25']"),
+    "address of another pool": ("pool: disks", "pool: disks, addresses: '10.244.{n}.9'"),
+}
+
+CLOUD = """\
+name: cloud
+fabrics: {f0: {subnets: 10.0.0.0/24}}
+vpc: 10.0.0.0/16
+routers:
+  gw: {nics: {p0: {fabric: f0, addresses: 10.0.0.1/24}}}
+nodes:
+  node1:
+    nics:
+      eth0: {fabric: f0, addresses: 10.0.0.11/24, pod_addresses: 10.0.0.16/28}
+      eth1: {fabric: f0, addresses: 10.0.0.12/24}
+    pods: {pod1: {nic: eth0}}
+"""
+CLOUD_MISTAKES: dict[str, tuple[str, str]] = {
+    "NIC of a pod without pod addresses": ("nic: eth0", "nic: eth1"),
+    "pod addresses of another subnet": ("pod_addresses: 10.0.0.16/28", "pod_addresses: 10.0.1.16/28"),
+    "pod addresses of IPv6": ("pod_addresses: 10.0.0.16/28", "pod_addresses: 'fd00::/64'"),
+    "pod addresses that a NIC has": ("pod_addresses: 10.0.0.16/28", "pod_addresses: 10.0.0.8/29"),
+    "pod addresses beside pod CIDRs": ("    pods:", "    pod_cidrs: 10.244.1.0/24\n    pods:"),
+    "subnet without its gateway": ("addresses: 10.0.0.1/24", "addresses: 10.0.0.254/24"),
+    "subnet outside the vpc": ("vpc: 10.0.0.0/16", "vpc: 10.1.0.0/16"),
+    "vpc without pod addresses": (", pod_addresses: 10.0.0.16/28}", "}"),
+}
+
 FILES = {
     "empty file": "",
     "only a comment": "# nothing\n",
@@ -234,9 +291,12 @@ def test_every_mistake_is_explained() -> None:
     for name, (old, new) in MISTAKES.items():
         assert BASE.count(old) >= 1, name
         parts.append(f"# {name}\n{said(BASE.replace(old, new, 1))}\n")
-    for name, (old, new) in SERVICE_MISTAKES.items():
-        assert SERVED.count(old) >= 1, name
-        parts.append(f"# {name}\n{said(SERVED.replace(old, new, 1))}\n")
+    others = (SERVED, SERVICE_MISTAKES), (GATED, EGRESS_MISTAKES), (POOLED, POOL_MISTAKES), (CLOUD, CLOUD_MISTAKES)
+    for base, mistakes in others:
+        loads(base, "lab.yaml")
+        for name, (old, new) in mistakes.items():
+            assert base.count(old) >= 1, name
+            parts.append(f"# {name}\n{said(base.replace(old, new, 1))}\n")
     parts += [f"# {name}\n{said(text)}\n" for name, text in FILES.items()]
     assert_golden("topology-errors.txt", "\n".join(parts))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from lab.bundle.store import home
 from lab.controlplane import apiserver, etcd, operator, prepared, program
 from lab.controlplane.plane import Kind
 from lab.errors import LabError
-from lab.kube import NAMESPACE, Service
+from lab.kube import NAMESPACE, Object, Service
 from lab.kubeapi import Api
 from lab.route import Family
 from lab.substrate.belongings import Daemon
@@ -65,9 +65,17 @@ class Kubernetes:
         self.api.apply(kube.node(name, addresses=addresses, pod_cidrs=pod_cidrs, labels=labels or {}))
 
     def add_pod(
-        self, name: str, node: str, *, namespace: str = NAMESPACE, labels: Mapping[str, str] | None = None
+        self,
+        name: str,
+        node: str,
+        *,
+        namespace: str = NAMESPACE,
+        labels: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
     ) -> Mapping[str, str]:
-        made = self.api.apply(kube.pod(name, node, namespace=namespace, labels=labels or {}))
+        made = self.api.apply(
+            kube.pod(name, node, namespace=namespace, labels=labels or {}, annotations=annotations or {})
+        )
         return {"CNI_ARGS": kube.cni_arguments(name, made["metadata"]["uid"], namespace=namespace)}
 
     def pod_running(self, name: str, addresses: Sequence[Address], *, namespace: str = NAMESPACE) -> None:
@@ -95,6 +103,9 @@ class Kubernetes:
         versions = json.loads(self.api.text(f"/apis/{group}"))["versions"]
         served = [json.loads(self.api.text(f"/apis/{one['groupVersion']}"))["resources"] for one in versions]
         return frozenset(str(resource["kind"]) for resources in served for resource in resources)
+
+    def apply(self, objects: Iterable[Object]) -> None:
+        self.api.apply_all(objects)
 
     def close(self) -> None:
         self.api.close()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lab.controlplane import etcd, program, relay
 from lab.controlplane.plane import Kind
+from lab.errors import LabError
 from lab.kube import NAMESPACE, Object, Service
 from lab.substrate.belongings import Daemon
 from lab.substrate.ownership import Ledger
@@ -72,6 +73,7 @@ class Kvstore:
         *,
         namespace: str = NAMESPACE,  # noqa: ARG002
         labels: Mapping[str, str] | None = None,  # noqa: ARG002
+        annotations: Mapping[str, str] | None = None,  # noqa: ARG002
     ) -> Mapping[str, str]:
         return {}
 
@@ -85,6 +87,15 @@ class Kvstore:
     def remove_service(self, name: str, *, namespace: str = NAMESPACE) -> None:
         if self._services.pop((namespace, name), None) is not None:
             self._write()
+
+    def apply(self, objects: Iterable[Object]) -> None:
+        found = sorted({one["kind"] for one in objects})
+        if found:
+            raise LabError(
+                f"there is nobody to read {', '.join(found)} objects",
+                why="agents without Kubernetes meet in etcd",
+                mend="use --control-plane kubernetes",
+            )
 
     def close(self) -> None:
         if not self._ledger.kept:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from lab.kube import NAMESPACE, Service
+from lab.kube import NAMESPACE, Object, Service
 from lab.wordreader import Address, Network
 
 Kind = Literal["kubernetes", "kvstore"]
@@ -48,7 +48,13 @@ class ControlPlane(Protocol):
         ...
 
     def add_pod(
-        self, name: str, node: str, *, namespace: str = NAMESPACE, labels: Mapping[str, str] | None = None
+        self,
+        name: str,
+        node: str,
+        *,
+        namespace: str = NAMESPACE,
+        labels: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
     ) -> Mapping[str, str]:
         """Make a pod known; the environment variables to add when its CNI plugin is called."""
         ...
@@ -63,6 +69,10 @@ class ControlPlane(Protocol):
 
     def remove_service(self, name: str, *, namespace: str = NAMESPACE) -> None:
         """Take a service away; nothing happens when there is none."""
+        ...
+
+    def apply(self, objects: Iterable[Object]) -> None:
+        """Make Kubernetes objects of any kind be as given. Raises LabError where there is no Kubernetes."""
         ...
 
     def close(self) -> None:

@@ -20,12 +20,14 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
         "direct-routing-skip-unreachable": "false",
         "egress-masquerade-interfaces": "",
         "enable-bpf-masquerade": "false",
+        "enable-egress-gateway": "false",
         "enable-endpoint-routes": "false",
         "enable-host-firewall": "false",
         "enable-host-legacy-routing": "false",
         "enable-ip-masq-agent": "false",
         "enable-ipsec": "false",
         "enable-ipv4": "true",
+        "enable-ipv4-egress-gateway": "false",
         "enable-ipv4-masquerade": "true",
         "enable-ipv6": "true",
         "enable-ipv6-masquerade": "true",
@@ -173,6 +175,11 @@ class NodeView:
     @property
     def ip_masq_agent(self) -> bool:
         return self._bool("enable-ip-masq-agent")
+
+    @property
+    def egress_gateway(self) -> bool:
+        """`enable-ipv4-egress-gateway` up to 1.18, where releases have both names; `enable-egress-gateway` later."""
+        return self._bool("enable-egress-gateway") or self._bool("enable-ipv4-egress-gateway")
 
     @property
     def host_firewall(self) -> bool:

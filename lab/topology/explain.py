@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from lab.topology.finding import Finding, nearest
-from lab.topology.model import External, Fabric, Nic, Node, Pod, Router, Service, Topology
+from lab.topology.model import EgressPolicy, External, Fabric, Nic, Node, Pod, Router, Service, Topology
 
 Field = tuple[str | int, ...]
 
@@ -19,6 +19,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "nics": Nic,
     "pods": Pod,
     "services": Service,
+    "egress_policies": EgressPolicy,
 }
 _MEND = {
     "addresses": "write ADDRESS/LENGTH, e.g. 10.0.0.1/24",
@@ -30,6 +31,10 @@ _MEND = {
     "mac": "six bytes, e.g. 02:00:00:00:00:01",
     "node_ip": "an address of one of the node's NICs, or a list of an IPv4 and an IPv6 one",
     "pod_cidrs": "write ADDRESS/LENGTH, e.g. 10.244.1.0/24",
+    "pod_addresses": "write ADDRESS/LENGTH, e.g. 10.0.1.16/28",
+    "pools": "pools: {storage: 10.245.1.0/24}",
+    "pool": "the name of one of the node's pools",
+    "vpc": "write ADDRESS/LENGTH, e.g. 10.0.0.0/16",
     "subnets": "write ADDRESS/LENGTH, e.g. 10.0.0.0/24",
     "fabrics": "fabrics: {f0: {subnets: 10.0.0.0/24}}",
     "nics": "nics: {eth0: {fabric: f0, addresses: [10.0.0.1/24]}}",
@@ -46,6 +51,13 @@ _MEND = {
     "load_balancer_ip": "write the address alone, e.g. 192.0.2.80",
     "external_traffic_policy": "Cluster or Local",
     "internal_traffic_policy": "Cluster or Local",
+    "egress_policies": "egress_policies: {out: {pods: pod1, destinations: 10.0.1.0/24, gateways: node2}}",
+    "destinations": "write ADDRESS/LENGTH, e.g. 0.0.0.0/0",
+    "excluded": "write ADDRESS/LENGTH, e.g. 10.0.0.0/8",
+    "gateways": "gateways: node2",
+    "interface": "the name of one of the gateway's NICs, e.g. eth1",
+    "egress_ip": "write the address alone, e.g. 10.0.1.2",
+    "labels": "KEY: VALUE, e.g. app: web",
     "name": "write it in lower case, e.g. two-nic",
 }
 _HOST_NAME = "lower-case letters, digits and dashes, at most 32"

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network
 from itertools import chain
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
 from lab.route import Address, Family, Network
+from lab.topology.egress import EgressPolicy
 from lab.topology.fields import (
     HostName,
     Interface,
@@ -51,6 +52,11 @@ class Nic(Model):
     mtu: Annotated[int, Field(strict=True, le=65535)] = 1500
     up: Annotated[bool, Field(strict=True)] = True
     mac: Mac | None = None
+    pod_addresses: Annotated[
+        tuple[IpNetwork, ...],
+        BeforeValidator(one_or_many),
+        Field(description="addresses of its subnet that belong to this NIC and go to pods: it is an ENI (ipam=eni)"),
+    ] = ()
 
     def addresses_of(self, family: Family) -> tuple[Interface, ...]:
         return tuple(address for address in self.addresses if address.version == family)
@@ -82,9 +88,16 @@ class External(Host):
 
 
 class Pod(Model):
-    """A pod; without `addresses` it gets the next free one of its node's pod CIDRs."""
+    """A pod; without `addresses` it gets the next free one of its node's pod CIDRs, its pool's or its NIC's."""
 
     addresses: Annotated[tuple[IpAddress, ...], BeforeValidator(one_or_many)] = ()
+    labels: Annotated[dict[str, str], BeforeValidator(or_empty)] = {}
+    pool: Annotated[
+        str | None, Field(description="the pool of its node that it takes its address from (ipam=multi-pool)")
+    ] = None
+    nic: Annotated[NicName | None, Field(description="the NIC of its node that its address belongs to (ipam=eni)")] = (
+        None
+    )
 
 
 def _pods(value: Any) -> Any:
@@ -109,6 +122,11 @@ class Node(Host):
         Field(description="Kubernetes' InternalIP; default: the first NIC's first address of each family"),
     ] = ()
     pod_cidrs: Annotated[tuple[IpNetwork, ...], BeforeValidator(one_or_many)] = ()
+    pools: Annotated[
+        dict[HostName, Annotated[tuple[IpNetwork, ...], BeforeValidator(one_or_many)]],
+        BeforeValidator(or_empty),
+        Field(description="pod CIDRs of other pools than `default`, whose are in pod_cidrs (ipam=multi-pool)"),
+    ] = {}
     pods: Annotated[
         dict[HostName, Annotated[Pod, BeforeValidator(or_empty)]],
         BeforeValidator(_pods),
@@ -126,8 +144,35 @@ class Node(Host):
                 return interface.ip
         return None
 
+    @property
+    def enis(self) -> Mapping[str, Nic]:
+        """The NICs whose addresses pods have, by name."""
+        return {name: nic for name, nic in self.nics.items() if nic.pod_addresses}
+
+    @property
+    def every_pod_cidr(self) -> tuple[Network, ...]:
+        """Where the node's pods have their addresses: its pod CIDRs, its other pools', and its NICs' own."""
+        pools = chain.from_iterable(self.pools.values())
+        return (*self.pod_cidrs, *pools, *chain.from_iterable(nic.pod_addresses for nic in self.nics.values()))
+
+    def pod_cidrs_of(self, pod: Pod) -> tuple[Network, ...]:
+        """Where one pod has its addresses: its pool, its NIC (by default the first that has any), or the pod CIDRs."""
+        if pod.pool is not None and pod.pool != DEFAULT_POOL:
+            return self.pools.get(pod.pool, ())
+        if self.enis:
+            nic = self.enis.get(self.nic_of(pod) or "")
+            return nic.pod_addresses if nic else ()
+        return self.pod_cidrs
+
+    def nic_of(self, pod: Pod) -> str | None:
+        """The NIC that a pod's address belongs to; None where pods have no NIC's."""
+        return pod.nic or next(iter(self.enis), None)
+
     def pod_cidr_of(self, family: Family) -> Network | None:
-        return next((cidr for cidr in self.pod_cidrs if cidr.version == family), None)
+        return next((cidr for cidr in self.every_pod_cidr if cidr.version == family), None)
+
+
+Ipam = Literal["kubernetes", "multi-pool", "eni"]
 
 
 class Topology(Model):
@@ -139,7 +184,13 @@ class Topology(Model):
     nodes: Annotated[dict[HostName, Node], Field(min_length=1)]
     externals: Annotated[dict[HostName, External], BeforeValidator(or_empty)] = {}
     routers: Annotated[dict[HostName, Router], BeforeValidator(or_empty)] = {}
+    vpc: Annotated[
+        tuple[IpNetwork, ...],
+        BeforeValidator(one_or_many),
+        Field(description="the CIDRs of the cloud's network (ipam=eni), the primary one first; default: the ENIs' own"),
+    ] = ()
     services: Annotated[dict[ServiceName, Service], BeforeValidator(or_empty)] = {}
+    egress_policies: Annotated[dict[HostName, EgressPolicy], BeforeValidator(or_empty)] = {}
     flows: Annotated[tuple[FlowWords, ...], BeforeValidator(one_or_many)] = ()
 
     @property
@@ -155,8 +206,21 @@ class Topology(Model):
     @property
     def families(self) -> tuple[Family, ...]:
         """The address families of the pods, IPv4 first."""
-        present = {cidr.version for node in self.nodes.values() for cidr in node.pod_cidrs}
+        present = {cidr.version for node in self.nodes.values() for cidr in node.every_pod_cidr}
         return tuple(family for family in (4, 6) if family in present)
+
+    @property
+    def ipam(self) -> Ipam:
+        """The IPAM mode that the nodes' pod addresses ask for."""
+        if any(node.enis for node in self.nodes.values()):
+            return "eni"
+        return "multi-pool" if any(node.pools for node in self.nodes.values()) else "kubernetes"
+
+    @property
+    def vpc_cidrs(self) -> tuple[Network, ...]:
+        """The CIDRs of the cloud's network: as given, else the networks of every ENI, in the nodes' order."""
+        nics = (nic for node in self.nodes.values() for nic in node.enis.values())
+        return self.vpc or tuple(dict.fromkeys(interface.network for nic in nics for interface in nic.addresses))
 
     def nic_pairs(self) -> Iterator[tuple[str, str, Nic]]:
         """Every (host, NIC name, NIC) in the lab, nodes first."""
@@ -169,10 +233,11 @@ class Topology(Model):
         found: dict[str, tuple[Address, ...]] = {}
         for node in self.nodes.values():
             taken = {address for pod in node.pods.values() for address in pod.addresses}
-            free = {cidr: _free(cidr, taken) for cidr in node.pod_cidrs}
+            free = {cidr: _free(cidr, taken) for cidr in node.every_pod_cidr}
             for name, pod in node.pods.items():
                 given = {address.version for address in pod.addresses}
-                made = [next(free[cidr], None) for cidr in node.pod_cidrs if cidr.version not in given]
+                own = {cidr.version: cidr for cidr in reversed(node.pod_cidrs_of(pod))}
+                made = [next(free[cidr], None) for family, cidr in own.items() if family not in given]
                 found[name] = tuple(
                     sorted([*pod.addresses, *(one for one in made if one)], key=lambda address: address.version)
                 )
@@ -193,6 +258,10 @@ class Topology(Model):
         return cidr.network_address + 1 if cidr is not None else None
 
 
+DEFAULT_POOL = "default"
+"""The pool of pods that ask for none (`ipam-default-ip-pool`)."""
+
+
 def pod_hosts(cidr: Network) -> int:
     """How many pods a pod CIDR has addresses for: not its own, the router's, nor IPv4's broadcast address."""
     return max(cidr.num_addresses - (3 if cidr.version == 4 else 2), 0)
@@ -210,6 +279,7 @@ def _free(cidr: Network, taken: set[Address]) -> Iterator[Address]:
 
 __all__ = [
     "Address",
+    "EgressPolicy",
     "External",
     "Fabric",
     "Family",

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 
-from lab.topology import routing, service_flows, service_rules
+from lab.topology import egress_rules, ipam_rules, routing, service_flows, service_rules
 from lab.topology.finding import Finding, Path, nearest
-from lab.topology.model import Address, Flow, Host, Interface, Network, Nic, Node, Topology, pod_hosts
+from lab.topology.model import Address, Flow, Host, Interface, Nic, Topology
 from lab.topology.routing import check_route, check_rule
 
 # Names that the lab or Cilium gives to interfaces of its own (Cilium: pkg/defaults/node.go ExcludedDevicePrefixes).
@@ -40,6 +40,7 @@ def check(topology: Topology) -> list[Finding]:
         *(finding for part in _sections(topology) for finding in routing.rules(*part)),
         *(finding for part in _sections(topology) for finding in _sysctls(*part)),
         *service_rules.check(topology),
+        *egress_rules.check(topology),
         *_flows(topology),
     ]
 
@@ -104,9 +105,7 @@ def _addresses(topology: Topology) -> Iterator[Finding]:
                     yield Finding(path, why, "an address belongs to one NIC")
                 seen.setdefault(interface.ip, f"{host_name}.{name}")
                 yield from _address(topology, nic, interface, path)
-    yield from _pod_cidrs(topology, seen)
-    for node_name, node in topology.nodes.items():
-        yield from _pods(node_name, node, seen)
+    yield from ipam_rules.check(topology, seen)
 
 
 def _address(topology: Topology, nic: Nic, interface: Interface, path: Path) -> Iterator[Finding]:
@@ -125,55 +124,6 @@ def _address(topology: Topology, nic: Nic, interface: Interface, path: Path) -> 
     if subnets and not any(ip in subnet for subnet in subnets):
         why = f"{ip} is outside fabric {nic.fabric}'s subnets ({', '.join(map(str, subnets))})"
         yield Finding(path, why, "move the NIC to another fabric, or correct the address")
-
-
-def _pod_cidrs(topology: Topology, nics: Seen) -> Iterator[Finding]:
-    seen: list[tuple[str, Network]] = []
-    for name, node in topology.nodes.items():
-        families = [cidr.version for cidr in node.pod_cidrs]
-        if len(set(families)) != len(families):
-            why = "more than one pod CIDR of a family"
-            yield Finding(("nodes", name, "pod_cidrs"), why, "give one IPv4 and one IPv6 CIDR")
-        for index, cidr in enumerate(node.pod_cidrs):
-            path: Path = ("nodes", name, "pod_cidrs", index)
-            twin = next((one for one in seen if _overlap(one[1], cidr) and one[0] != name), None)
-            if twin:
-                why = f"pod CIDR {cidr} overlaps {twin[0]}'s {twin[1]}"
-                yield Finding(path, why, "each node needs pod CIDRs of its own")
-            seen.append((name, cidr))
-            inside = [f"{address} of {owner}" for address, owner in nics.items() if address in cidr]
-            if inside:
-                yield Finding(path, f"pod CIDR {cidr} holds {inside[0]}", "keep pods and NICs in different networks")
-            if len(node.pods) > pod_hosts(cidr):
-                why = f"{cidr} has room for {pod_hosts(cidr)} pods, not {len(node.pods)}"
-                yield Finding(path, why, "use a larger pod CIDR")
-
-
-def _overlap(one: Network, other: Network) -> bool:
-    return one.version == other.version and (one.network_address in other or other.network_address in one)
-
-
-def _pods(node_name: str, node: Node, seen: Seen) -> Iterator[Finding]:
-    if node.pods and not node.pod_cidrs:
-        why = "the node has pods but no pod CIDR"
-        yield Finding(("nodes", node_name, "pods"), why, "add pod_cidrs: 10.244.1.0/24")
-        return
-    for name, pod in node.pods.items():
-        path: Path = ("nodes", node_name, "pods", name, "addresses")
-        if len({address.version for address in pod.addresses}) != len(pod.addresses):
-            yield Finding(path, "more than one address of a family", "a pod has one IPv4 and one IPv6 address at most")
-        for index, address in enumerate(pod.addresses):
-            cidr = next((cidr for cidr in node.pod_cidrs if address in cidr), None)
-            if cidr is None:
-                why = f"{address} is outside {node_name}'s pod CIDRs ({', '.join(map(str, node.pod_cidrs))})"
-                yield Finding((*path, index), why, "peers route pod CIDRs to nodes: use an address inside")
-            elif not 2 <= int(address) - int(cidr.network_address) < 2 + pod_hosts(cidr):
-                why = f"{address} is the network's, the router's or the broadcast address of {cidr}"
-                yield Finding((*path, index), why, f"use {cidr.network_address + 2} or a later one")
-            if address in seen:
-                why = f"{address} is already used by {seen[address]}"
-                yield Finding((*path, index), why, "give the pod its own address")
-            seen.setdefault(address, name)
 
 
 def _node_ips(topology: Topology) -> Iterator[Finding]:

@@ -12,6 +12,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+from lab.route import Address
+
 TIMEOUT = 5.0
 """Seconds; the agent answers in milliseconds or is not ready."""
 
@@ -40,6 +42,26 @@ def get(path: Path, resource: str) -> Any:
         body = response.read()
         return json.loads(body) if response.status == 200 else None
     return None
+
+
+def claim(path: Path, address: Address, owner: str) -> bool:
+    """Take an address of the node's pods, so that no pod gets it (`POST /v1/ipam/ADDRESS`); False when it is taken."""
+    return _ask(path, "POST", f"ipam/{address}?owner={owner}&pool=default")
+
+
+def release(path: Path, address: Address) -> bool:
+    """Give an address back (`DELETE /v1/ipam/ADDRESS`)."""
+    return _ask(path, "DELETE", f"ipam/{address}?pool=default")
+
+
+def _ask(path: Path, method: str, resource: str) -> bool:
+    connection = _UnixConnection(path)
+    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        connection.request(method, f"/v1/{resource}")
+        response = connection.getresponse()
+        response.read()
+        return response.status == 200
+    return False
 
 
 def shell(path: Path, command: str) -> str | None:

@@ -16,7 +16,7 @@ import tenacity
 from lab import controlplane, kube
 from lab.bundle import CiliumBundle, KubernetesBundle
 from lab.controlplane import ControlPlane, Kind
-from lab.datapath.cilium import cgroups, cni, said, services
+from lab.datapath.cilium import api, cgroups, cni, egress, ipam, said, services
 from lab.datapath.cilium.agent import Agent, prepare
 from lab.datapath.decision import Decisions
 from lab.datapath.said import NodeSaid
@@ -24,6 +24,7 @@ from lab.errors import LabError
 from lab.operation import AddNamespace
 from lab.plan import BASE_SYSCTLS
 from lab.route import Address, Family
+from lab.settings import Settings
 from lab.substrate.netns import Substrate
 from lab.substrate.ownership import Ledger
 from lab.topology import Topology
@@ -48,8 +49,8 @@ _NODE_SETTINGS: Mapping[str, str] = {
     "agent-liveness-update-interval": "1s",
 }
 _OPERATOR_SETTINGS = ("ipam", "cluster-pool-ipv4-cidr", "cluster-pool-ipv4-mask-size")
-_FEATURES = ("enable-bgp-control-plane", "enable-egress-gateway")
-"""Settings for which the operator makes definitions of their own."""
+EGRESS_GATEWAY_KEYS = ("enable-egress-gateway", "enable-ipv4-egress-gateway")
+"""Two names for one thing: 1.18 releases and later, and before."""
 
 _LEAN: Mapping[str, str] = {
     "enable-l7-proxy": "false",
@@ -96,6 +97,8 @@ class CiliumDatapath:
         wanted = list(services.services(self.topology, self.pod_addresses, self.families))
         for service in wanted:
             self.control_plane.add_service(service)
+        if self._applies_egress_policies(decisions):
+            self.control_plane.apply(egress.policies(self.topology))
         self._wait_for_traffic(wanted, decisions)
 
     def _values(self, decisions: Decisions, node: str) -> dict[str, str]:
@@ -104,6 +107,7 @@ class CiliumDatapath:
         view = decision.settings
         values = {**_LEAN, **_NODE_SETTINGS, **self.control_plane.agent_settings(node)}
         values["lib-dir"] = str(self._library(node))
+        values.update(ipam.agent_settings(self.topology, view.ipam))
         if self.control_plane.kind == "kvstore":
             for family, address in decision.node_ips.items():
                 if family == 4 or view.enable_ipv6:
@@ -112,7 +116,14 @@ class CiliumDatapath:
                 if family == 4 or view.enable_ipv6:
                     values[f"ipv{family}-range"] = str(cidr)
         values.update(view.values)
+        if view.egress_gateway:
+            values.update(dict.fromkeys(EGRESS_GATEWAY_KEYS, "true"))
         return values
+
+    def _applies_egress_policies(self, decisions: Decisions) -> bool:
+        """Without the feature there is no definition for them: they would be of no effect."""
+        enabled = any(node.settings.egress_gateway for node in decisions.nodes.values())
+        return enabled and bool(self.topology.egress_policies) and bool(self.running)
 
     def _library(self, node: str) -> Path:
         if self.bundle.kind == "image":
@@ -121,15 +132,44 @@ class CiliumDatapath:
 
     def _plug(self, pods: Sequence[tuple[str, Agent]]) -> None:
         self.substrate.apply(AddNamespace(pod, BASE_SYSCTLS) for pod, _ in pods if pod not in self.substrate)
-        environments = {pod: self.control_plane.add_pod(pod, agent.node) for pod, agent in pods}
+        environments = {
+            pod: self.control_plane.add_pod(
+                pod,
+                agent.node,
+                labels=egress.pod_labels(self.topology, pod),
+                annotations=ipam.pod_annotations(self.topology, pod),
+            )
+            for pod, agent in pods
+        }
 
         def plug(one: tuple[str, Agent]) -> cni.Plugged:
             pod, agent = one
             return cni.plug(agent, pod, self.substrate[pod].path, environments[pod])
 
-        for plugged in _each(pods, plug):
+        for plugged in self._plugged_in_turn(pods, plug) if self.topology.ipam == "eni" else _each(pods, plug):
             self.pod_addresses[plugged.pod] = plugged.addresses
             self.control_plane.pod_running(plugged.pod, plugged.addresses)
+
+    def _plugged_in_turn(
+        self, pods: Sequence[tuple[str, Agent]], plug: Callable[[tuple[str, Agent]], cni.Plugged]
+    ) -> list[cni.Plugged]:
+        """Each pod with the address that is planned for it: nothing else is free when it is its turn."""
+        planned = self.topology.pod_addresses()
+
+        def on(agent: Agent) -> list[cni.Plugged]:
+            socket = agent.directory / "run" / "cilium.sock"
+            held = [address for address in ipam.claimed(self.topology, agent.node) if api.claim(socket, address, "lab")]
+            found = []
+            for one in [one for one in pods if one[1] is agent]:
+                for address in planned[one[0]]:
+                    api.release(socket, address)
+                found.append(plug(one))
+            for address in held:
+                if address not in {taken for plugged in found for taken in plugged.addresses}:
+                    api.release(socket, address)
+            return found
+
+        return [plugged for found in _each({id(agent): agent for _, agent in pods}.values(), on) for plugged in found]
 
     def _wait_for_traffic(self, served: Sequence[kube.Service], decisions: Decisions) -> None:
         """Every agent that runs has its endpoints ready, knows the pods of every other, and serves these services.
@@ -143,8 +183,14 @@ class CiliumDatapath:
             for address in addresses
         }
 
+        egress_gateway = self._applies_egress_policies(decisions)
+
         def lacking(agent: Agent) -> list[str]:
             found = _missing(agent, wanted)
+            if egress_gateway:
+                listed = agent.dbg("bpf", "egress", "list", "-o", "json") or ""
+                ipv6 = decisions.nodes[agent.node].settings.enable_ipv6
+                found += egress.lacking(listed, self.topology, self.pod_addresses, node=agent.node, ipv6=ipv6)
             if served:
                 node_ports = decisions.nodes[agent.node].settings.kube_proxy_replacement
                 rows = said.json_rows(agent.table("frontends"))
@@ -234,6 +280,14 @@ def _missing(agent: Agent, wanted: set[str]) -> list[str]:
     return found
 
 
+def features_of(settings: Settings) -> list[str]:
+    """Settings for which the operator makes definitions of their own, as it calls them."""
+    found = [key for key in ("enable-bgp-control-plane",) if settings.values.get(key) == "true"]
+    if any(settings.values.get(key) == "true" for key in EGRESS_GATEWAY_KEYS):
+        found += EGRESS_GATEWAY_KEYS
+    return found
+
+
 def _on_host(program: Path | None, root: Path | None) -> Path | None:
     """Where the host finds a program that a bundle names by its place inside an image."""
     if program is None or root is None:
@@ -263,14 +317,19 @@ def deploy(
         kubernetes=apiserver,
         etcd_program=_on_host(kubernetes.etcd, kubernetes.etcd_root) if kubernetes else None,
         operator=_on_host(bundle.operator, bundle.root),
-        operator_settings={key: value for key, value in values.items() if key in _OPERATOR_SETTINGS},
+        operator_settings={
+            key: value
+            for key, value in values.items()
+            if key in _OPERATOR_SETTINGS and (key, value) not in (("ipam", mode) for mode in ipam.ALLOCATED)
+        },
         versions=(bundle.version,),
-        features=[key for key in _FEATURES if values.get(key) == "true"],
+        features=features_of(decisions.settings),
         families=families,
     )
     agents: dict[str, Agent] = {}
     try:
         parent = cgroups.lab_cgroup(ledger)
+        control_plane.apply(ipam.objects(decisions, decisions.settings.values.get("ipam", "")))
         for name, node in decisions.nodes.items():
             control_plane.add_node(
                 name,

@@ -1,0 +1,98 @@
+"""Where pods have their addresses: pod CIDRs, pools, NICs; and the settings and objects that follow."""
+
+from __future__ import annotations
+
+import pytest
+
+from lab import LAB_BASELINE, InputError, Settings, Version, load
+from lab.datapath.cilium import egress, ipam
+from lab.datapath.decision import Decisions
+from lab.fit import fit
+from lab.operation import AddNeighbour
+from lab.plan import Plan
+from lab.topology import Topology, loads
+from tests.test_topology_errors import CLOUD, GATED, POOLED
+
+
+def topology(text: str) -> Topology:
+    return loads(text, "lab.yaml")
+
+
+def decisions(found: Topology) -> Decisions:
+    return Decisions(found, fit(LAB_BASELINE, found), Version(1, 20))
+
+
+def test_settings_follow_the_topologys_addresses() -> None:
+    assert fit(LAB_BASELINE, load("two-nic")) == LAB_BASELINE
+    assert fit(LAB_BASELINE, topology(POOLED)).values["ipam"] == "multi-pool"
+    eni = fit(LAB_BASELINE, topology(CLOUD)).values
+    assert (eni["ipam"], eni["routing-mode"], eni["enable-endpoint-routes"]) == ("eni", "native", "true")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [(POOLED, "kubernetes"), (POOLED, "eni"), (CLOUD, "cluster-pool"), (GATED, "eni")]
+)
+def test_an_ipam_mode_without_addresses_is_an_error(text: str, said: str) -> None:
+    with pytest.raises(InputError, match=f"ipam={said}"):
+        fit(LAB_BASELINE.merged(Settings.of(ipam=said)), topology(text))
+
+
+def test_what_is_said_and_fits_is_left_alone() -> None:
+    for text, said in ((POOLED, "multi-pool"), (CLOUD, "eni"), (GATED, "cluster-pool"), (GATED, "multi-pool")):
+        settings = LAB_BASELINE.merged(Settings.of(ipam=said))
+        assert fit(settings, topology(text)) == settings
+
+
+def test_pods_of_a_pool_have_its_addresses() -> None:
+    found = topology(POOLED).pod_addresses()
+    assert {pod: str(one) for pod, (one,) in found.items()} == {"pod1": "10.245.1.10", "pod2": "10.245.2.10"}
+
+
+def test_pools_as_objects() -> None:
+    first, disks, *nodes = ipam.objects(decisions(topology(POOLED)), "multi-pool")
+    assert (first["metadata"]["name"], first["spec"]["ipv4"]["cidrs"]) == (
+        "default",
+        ["10.244.1.0/24", "10.244.2.0/24"],
+    )
+    assert disks["spec"]["ipv4"] == {"cidrs": ["10.245.1.0/24", "10.245.2.0/24"], "maskSize": 24}
+    allocated = nodes[0]["spec"]["ipam"]["pools"]["allocated"]
+    assert [(one["pool"], one["cidrs"]) for one in allocated] == [
+        ("default", ["10.244.1.0/24"]),
+        ("disks", ["10.245.1.0/24"]),
+    ]
+    assert ipam.pod_annotations(topology(POOLED), "pod1") == {"ipam.cilium.io/ip-pool": "disks"}
+
+
+def test_enis_as_objects() -> None:
+    (node,) = ipam.objects(decisions(topology(CLOUD)), "eni")
+    (eni,) = node["status"]["eni"]["enis"].values()
+    assert (eni["number"], eni["ip"], eni["subnet"]["cidr"]) == (0, "10.0.0.11", "10.0.0.0/24")
+    assert eni["addresses"] == [f"10.0.0.{n}" for n in range(17, 31)]
+    assert set(node["spec"]["ipam"]["pool"]) == set(eni["addresses"])
+
+
+def test_the_cloud_brings_a_pods_packets_to_its_nic() -> None:
+    """Every other host of the subnet knows who has the pod's address, as nobody answers ARP for it."""
+    found = [one for one in Plan(topology(CLOUD)).operations if isinstance(one, AddNeighbour)]
+    mac = next(cable.mac for cable in Plan(topology(CLOUD)).cables if cable.tap == "node1.eth0")
+    assert found == [AddNeighbour("gw", "p0", topology(CLOUD).pod_addresses()["pod1"][0], mac)]
+
+
+def test_egress_policies_select_pods_by_a_label_of_their_name() -> None:
+    found = topology(GATED)
+    (policy,) = egress.policies(found)
+    assert policy["spec"]["selectors"] == [
+        {"podSelector": {"matchExpressions": [{"key": egress.POD_LABEL, "operator": "In", "values": ["pod1"]}]}}
+    ]
+    assert egress.pod_labels(found, "pod1") == {egress.POD_LABEL: "pod1"}
+    assert egress.pod_labels(found, "pod2") == {}
+
+
+def test_an_agent_lacks_a_policy_until_its_map_has_every_network() -> None:
+    found = topology(GATED)
+    pods = found.pod_addresses()
+    assert egress.lacking("[]", found, pods, node="node1", ipv6=False) == [
+        "node1 does not know egress policy out of pod1"
+    ]
+    row = '[{"SourceIP": "10.244.1.10", "DestCIDR": "10.0.1.0/24", "EgressIP": "0.0.0.0", "GatewayIP": "10.0.0.2"}]'
+    assert egress.lacking(row, found, pods, node="node1", ipv6=False) == []
