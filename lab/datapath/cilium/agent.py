@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from typing import Any
 import tenacity
 
 from lab.bundle import CiliumBundle
-from lab.datapath.cilium import api, toolchain
+from lab.datapath.cilium import api, objects, toolchain
 from lab.datapath.cilium.launch import READY, Room
 from lab.errors import LabError
 from lab.process import environment
@@ -91,6 +93,11 @@ class Agent:
         return Path(f"/proc/{self.holder.pid}/root/sys/fs/bpf")
 
     @property
+    def state(self) -> Path:
+        """What the agent takes up again when it is restarted."""
+        return self.directory / "run" / "state"
+
+    @property
     def log(self) -> Path:
         return self.directory / f"agent-{self.starts}.log"
 
@@ -125,7 +132,9 @@ class Agent:
     def stop(self) -> None:
         """End the agent; the node's room stays. It takes over its own state when it starts again, however it ended."""
         if self.daemon is not None:
-            self.daemon.process.kill()
+            # With the compilers it has started: nobody waits for what they would still be at for seconds.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.daemon.pid, signal.SIGKILL)
             self.daemon.process.wait()
             self.daemon = None
 
@@ -273,16 +282,17 @@ def prepare(
 ) -> Agent:
     """A node's directories, cgroup and room; the agent is not started. Raises LabError."""
     directory = ledger.path / "nodes" / node
-    for name in ("run", "config", "lib", "artifacts"):
+    for name in ("run", "config", "artifacts"):
         (directory / name).mkdir(parents=True, exist_ok=True)
     belongings.make_cgroup(ledger, cgroup)
-    environment_of_node = dict(extra_environment)
+    kept = objects.directory()
+    first = toolchain.provide(directory / "bin", bundle, kept)
+    environment_of_node = {**extra_environment, "PATH": f"{first}:{environment()['PATH']}"}
     if bundle.kind == "directory":
-        environment_of_node["PATH"] = f"{toolchain.links(directory / 'bin')}:{environment()['PATH']}"
         # The agent writes headers among the sources when it starts: each node has its own copy.
         shutil.copytree(
             bundle.bpf,
-            directory / "lib" / "bpf",
+            directory / "run" / "lib" / "bpf",
             ignore=shutil.ignore_patterns("tests", "complexity-tests", "Documentation"),
             dirs_exist_ok=True,
         )
@@ -291,7 +301,7 @@ def prepare(
         hostname=node,
         run=str(directory / "run"),
         cgroup=str(cgroup),
-        binds=(str(netns.parent), str(directory), *binds),
+        binds=(str(netns.parent), str(directory), *binds, *([str(kept)] if kept else ())),
         root=str(bundle.root) if bundle.root else "",
         layer=str(directory / "layer") if bundle.root else "",
     )

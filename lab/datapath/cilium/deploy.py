@@ -16,7 +16,7 @@ import tenacity
 from lab import controlplane, kube
 from lab.bundle import CiliumBundle, KubernetesBundle
 from lab.controlplane import ControlPlane, Kind
-from lab.datapath.cilium import api, cgroups, cni, egress, ipam, said, services
+from lab.datapath.cilium import api, cgroups, cni, egress, ipam, said, seed, services
 from lab.datapath.cilium.agent import Agent, prepare
 from lab.datapath.decision import Decisions
 from lab.datapath.said import NodeSaid
@@ -48,6 +48,9 @@ _NODE_SETTINGS: Mapping[str, str] = {
     "cni-exclusive": "false",
     "agent-liveness-update-interval": "1s",
 }
+LIBRARY = "/run/cilium/lib"
+"""The parent of a node's eBPF sources, in its room: the same name in every lab, for it gets into what is compiled."""
+IMAGE_LIBRARY = "/var/lib/cilium"
 _OPERATOR_SETTINGS = ("ipam", "cluster-pool-ipv4-cidr", "cluster-pool-ipv4-mask-size")
 EGRESS_GATEWAY_KEYS = ("enable-egress-gateway", "enable-ipv4-egress-gateway")
 """Two names for one thing: 1.18 releases and later, and before."""
@@ -106,7 +109,7 @@ class CiliumDatapath:
         decision = decisions.nodes[node]
         view = decision.settings
         values = {**_LEAN, **_NODE_SETTINGS, **self.control_plane.agent_settings(node)}
-        values["lib-dir"] = str(self._library(node))
+        values["lib-dir"] = IMAGE_LIBRARY if self.bundle.kind == "image" else LIBRARY
         values.update(ipam.agent_settings(self.topology, view.ipam))
         if self.control_plane.kind == "kvstore":
             for family, address in decision.node_ips.items():
@@ -124,11 +127,6 @@ class CiliumDatapath:
         """Without the feature there is no definition for them: they would be of no effect."""
         enabled = any(node.settings.egress_gateway for node in decisions.nodes.values())
         return enabled and bool(self.topology.egress_policies) and bool(self.running)
-
-    def _library(self, node: str) -> Path:
-        if self.bundle.kind == "image":
-            return Path("/var/lib/cilium")
-        return self.agents[node].directory / "lib"
 
     def _plug(self, pods: Sequence[tuple[str, Agent]]) -> None:
         self.substrate.apply(AddNamespace(pod, BASE_SYSCTLS) for pod, _ in pods if pod not in self.substrate)
@@ -328,6 +326,7 @@ def deploy(
     )
     agents: dict[str, Agent] = {}
     try:
+        substrate.apply(seed.links(decisions))
         parent = cgroups.lab_cgroup(ledger)
         control_plane.apply(ipam.objects(decisions, decisions.settings.values.get("ipam", "")))
         for name, node in decisions.nodes.items():
@@ -346,6 +345,7 @@ def deploy(
                 binds=control_plane.binds,
                 extra_environment=control_plane.agent_environment(name),
             )
+            seed.sow(agents[name].state, decisions, name, substrate[name].indices)
         for agent in agents.values():
             agent.wait_for_room()
         datapath = CiliumDatapath(topology, substrate, ledger, bundle, control_plane, agents, families)

@@ -1,6 +1,7 @@
-"""The compiler that agents of a directory bundle find on their PATH: they call `clang` and `llc`, whatever it is.
+"""The compiler that agents find on their PATH: they call `clang` and `llc`, whatever it is.
 
-Distributions name the newest ones `clang-19`; the plain name may be an older one that refuses Cilium's sources.
+Distributions name the newest ones `clang-19`; the plain name may be an older one that refuses Cilium's sources. Before
+the compiler stands what keeps its objects for later labs (`objects`).
 """
 
 from __future__ import annotations
@@ -8,6 +9,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from lab.bundle import CiliumBundle
+from lab.bundle.rootfs import inside
+from lab.datapath.cilium import objects
 from lab.errors import LabError
 from lab.process import environment
 
@@ -16,24 +20,41 @@ OLDEST = 17
 """pkg/datapath/linux/requirements.go and the sources' own flags; 1.18 and later are built with 19."""
 
 
-def links(directory: Path, path: str | None = None) -> Path:
-    """Make `directory` hold links by the plain names to the newest versions on PATH. Raises LabError."""
+def provide(directory: Path, bundle: CiliumBundle, kept: Path | None) -> Path:
+    """Make `directory` hold what an agent is to find first on its PATH; objects are kept in `kept`. Raises LabError.
+
+    For a directory bundle links by the plain names to the newest versions of the host; for an image nothing but what
+    stands before its own compiler.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    search = path if path is not None else environment()["PATH"]
     for name in PROGRAMS:
-        target = newest(name, search)
-        if target is None:
-            if name == "clang":
-                raise LabError(
-                    f"no clang of version {OLDEST} or later is installed",
-                    why="agents of a directory bundle compile their programs with the host's",
-                    mend="apt-get install clang-19 llvm-19, or use an image bundle: niclab cilium pull",
-                )
-            continue
-        link = directory / name
-        link.unlink(missing_ok=True)
-        link.symlink_to(target)
+        (directory / name).unlink(missing_ok=True)
+    if bundle.root is not None:
+        inner = bundle.program("clang")
+        outer = inside(bundle.root, inner) if inner else None
+        if inner and outer and kept:
+            _stand_before(directory / "clang", inner, objects.identity(outer), kept)
+        return directory
+    search = environment()["PATH"]
+    clang, llc = newest("clang", search), newest("llc", search)
+    if clang is None:
+        raise LabError(
+            f"no clang of version {OLDEST} or later is installed",
+            why="agents of a directory bundle compile their programs with the host's",
+            mend="apt-get install clang-19 llvm-19, or use an image bundle: niclab cilium pull",
+        )
+    if kept:
+        _stand_before(directory / "clang", clang, objects.identity(clang), kept)
+    else:
+        (directory / "clang").symlink_to(clang)
+    if llc:
+        (directory / "llc").symlink_to(llc)
     return directory
+
+
+def _stand_before(path: Path, compiler: Path, identity: str, kept: Path) -> None:
+    path.write_text(objects.wrapper(compiler, identity, kept))
+    path.chmod(0o755)
 
 
 def newest(name: str, path: str) -> Path | None:
