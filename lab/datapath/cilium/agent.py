@@ -31,6 +31,8 @@ READY_DEADLINE = 60.0
 """Seconds for an agent to answer `Ok`; compiling its programs takes a few."""
 DBG_TIMEOUT = 20.0
 ROOM_DEADLINE = 10.0
+CNI_TIMEOUT = 90.0
+"""Seconds for a pod to be plugged: the plugin waits until the agent has compiled and loaded the pod's program."""
 _IP = (("addr",), ("route", "show", "table", "all"), ("-6", "route", "show", "table", "all"), ("rule",), ("-6", "rule"))
 
 # What wraps the reason in the agent's last line: daemon/cmd/root.go, daemon_main.go and hive's start hooks.
@@ -248,16 +250,23 @@ class Agent:
         program = f"{self.bundle.root or ''}{self.bundle.cni}"
         node = ["nsenter", f"--target={self.holder.pid}", "--uts", "--net", "--"]
         socket = {"CILIUM_SOCK": str(self.directory / "run" / "cilium.sock")}
-        done = subprocess.run(
-            [*node, program],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=90,
-            env=environment({**self.extra_environment, **cni_environment, **socket}),
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [*node, program],
+                input=stdin,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=CNI_TIMEOUT,
+                env=environment({**self.extra_environment, **cni_environment, **socket}),
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise LabError(
+                f"cilium-cni on {self.node} has not plugged a pod after {CNI_TIMEOUT:g} s",
+                why=self.daemon.tail(3) if self.daemon else "its agent does not run",
+                mend=f"is the machine overloaded? the agent's log: {self.log}",
+            ) from None
         if done.returncode != 0:
             raise LabError(f"cilium-cni failed on {self.node}", why=_cni_error(done.stdout) or done.stderr.strip())
         return done.stdout
