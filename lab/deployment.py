@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lab.datapath import builtin
 from lab.datapath.decision import Decisions
@@ -79,16 +79,26 @@ def deploy_builtin(topology: Topology, settings: Settings, version: Version, lab
     return _built_in(plan, decisions, substrate, ledger)
 
 
-def attach_builtin(topology: Topology, settings: Settings, version: Version, lab_id: str) -> Deployment:
-    """Take over a kept lab. Raises LabError when there is none or it is in use."""
+def attach(
+    topology: Topology, settings: Settings, version: Version, lab_id: str, cilium: Mapping[str, Any] | None
+) -> Deployment:
+    """Take over a kept lab; `cilium` is what it has left of its real agents. Raises LabError when that cannot be."""
     decisions = Decisions(topology, settings, version)
     with contextlib.ExitStack() as undo:
         ledger = Ledger.open_existing(lab_id)
         undo.callback(ledger.release)
         names = next(owned.namespaces() for owned in ownership.labs() if owned.id == lab_id)
         substrate = Substrate.attached(ledger, names)
+        undo.callback(substrate.close)
+        if cilium is None:
+            made = _built_in(Plan(topology), decisions, substrate, ledger)
+        else:
+            from lab.datapath.cilium import attach as real
+
+            kept = real.Kept.from_json(cilium)
+            made = _real(decisions, real.attach(topology, substrate=substrate, ledger=ledger, kept=kept))
         undo.pop_all()
-    return _built_in(Plan(topology), decisions, substrate, ledger)
+    return made
 
 
 def _built_in(plan: Plan, decisions: Decisions, substrate: Substrate, ledger: Ledger) -> Deployment:
@@ -121,23 +131,35 @@ def deploy_cilium(
         undo.callback(substrate.close)
         substrate.apply(plan.operations)
         readiness.wait(substrate)
-        cilium = deploy(
-            decisions, substrate=substrate, ledger=ledger, bundle=bundle, kubernetes=kubernetes, kind=control_plane
-        )
+        with contextlib.ExitStack() as holding:
+            bundles_in_use = [holding.enter_context(bundles.held(one)) for one in (bundle, kubernetes) if one]
+            cilium = deploy(
+                decisions,
+                substrate=substrate,
+                ledger=ledger,
+                bundle=bundle,
+                kubernetes=kubernetes,
+                kind=control_plane,
+                holds=[handle for handles in bundles_in_use for handle in handles],
+            )
         undo.callback(cilium.close)
         readiness.wait(substrate)
-        made = Deployment(
-            plan,
-            decisions,
-            substrate,
-            ledger,
-            said=cilium.said(),
-            pod_addresses=cilium.pod_addresses,
-            description=cilium.description,
-            cilium=cilium,
-        )
+        made = _real(decisions, cilium)
         undo.pop_all()
     return made
+
+
+def _real(decisions: Decisions, cilium: CiliumDatapath) -> Deployment:
+    return Deployment(
+        Plan(decisions.topology),
+        decisions,
+        cilium.substrate,
+        cilium.ledger,
+        said=cilium.said(),
+        pod_addresses=cilium.pod_addresses,
+        description=cilium.description,
+        cilium=cilium,
+    )
 
 
 def _kubernetes(kind: str | None) -> KubernetesBundle | None:

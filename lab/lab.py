@@ -15,12 +15,12 @@ from lab import command, room
 from lab.command import Command
 from lab.datapath.decision import Decisions
 from lab.datapath.said import NodeSaid
-from lab.deployment import Deployment, attach_builtin, deploy_builtin, deploy_cilium
+from lab.deployment import Deployment, attach, deploy_builtin, deploy_cilium
 from lab.errors import InputError, LabError, Problem
 from lab.fit import fit
 from lab.route import Address
 from lab.selection import Version
-from lab.settings import LAB_BASELINE, Settings, unmodelled
+from lab.settings import LAB_BASELINE, Settings, stored, unmodelled
 from lab.substrate import ownership
 from lab.topology import Flow, Topology, load
 from lab.topology.rules import check_flow
@@ -112,18 +112,16 @@ class Lab:
 
     @classmethod
     def attach(cls, lab_id: str) -> Self:
-        """Take over a lab that was kept. Raises LabError."""
+        """Take over a lab that was kept, with its real agents if it has them. Raises LabError."""
         about = next((owned.about for owned in ownership.labs() if owned.id == lab_id), None)
         if about is None:
             raise LabError(f"there is no lab {lab_id!r}", mend="niclab ls shows the labs of this machine")
         if not about:
             raise LabError(f"lab {lab_id!r} was never finished", mend=f"niclab down {lab_id}")
-        from lab.settings import Values, parse_node_assignments
-
         topology = Topology.model_validate(about["topology"])
-        settings = Settings(Values(about["settings"])).merged(parse_node_assignments(about["node_settings"]))
+        settings = stored.from_json(about["settings"])
         version = modelled_version(about["cilium_version"])
-        return cls._standing(attach_builtin(topology, settings, version, lab_id), settings)
+        return cls._standing(attach(topology, settings, version, lab_id, about["cilium"]), settings)
 
     def __repr__(self) -> str:
         return f"<Lab {self.id}: {self.title}>"
@@ -145,21 +143,18 @@ class Lab:
 
     def keep(self) -> None:
         """Let the lab stand after this process: `niclab ls`, `exec`, `inspect` and `down` find it by its id."""
-        node_settings = [
-            f"{node.name}:{key}={value}"
-            for node in self.settings.per_node
-            if node.selector is None
-            for key, value in node.values.items()
-        ]
+        from lab.datapath.cilium.attach import Kept
+
+        cilium = self._deployment.cilium
         self._deployment.ledger.describe(
             {
                 "topology": self.topology.model_dump(mode="json"),
                 "datapath": self.datapath,
                 "cilium_version": str(self.version),
-                "settings": dict(self.settings.values),
-                "node_settings": node_settings,
+                "settings": stored.to_json(self.settings),
                 "nodes": {name: asdict(said) for name, said in self.said.items()},
-                "dbg": str(cilium.bundle.dbg) if (cilium := self._deployment.cilium) else "",
+                "dbg": str(cilium.bundle.dbg) if cilium else "",
+                "cilium": Kept.of(cilium).to_json() if cilium else None,
             }
         )
         self._deployment.ledger.keep()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lab.substrate.belongings import is_alive, start_time
+from lab.substrate.adopted import is_alive, start_time
 
 
 def runs(pid: int) -> bool:

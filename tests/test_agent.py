@@ -13,19 +13,20 @@ from pathlib import Path
 import pytest
 
 from lab import LAB_BASELINE, LabError, Settings, Version, kube, load
-from lab.bundle import CiliumBundle
+from lab.bundle import CILIUM, CiliumBundle, store
 from lab.controlplane import Kind
 from lab.datapath.cilium import agent as agents
-from lab.datapath.cilium import said
-from lab.datapath.cilium.agent import Agent, last_words
+from lab.datapath.cilium import attach, said
+from lab.datapath.cilium.agent import Agent
 from lab.datapath.cilium.deploy import CiliumDatapath
+from lab.datapath.cilium.last_words import last_words
 from lab.datapath.cilium.toolchain import newest
 from lab.datapath.decision import Decisions
 from lab.kube import Service
 from lab.plan import Plan
 from lab.route import Address, Network
 from lab.substrate import ownership, readiness
-from lab.substrate.belongings import is_alive, start_time
+from lab.substrate.adopted import is_alive, start_time
 from lab.substrate.netns import Substrate
 from lab.substrate.ownership import Ledger
 from tests import standin
@@ -309,6 +310,83 @@ def test_settings_change_on_a_live_lab_and_pods_stay(tmp_path: Path) -> None:
             ]
 
     assert in_arena(work) == [("eth1",), True, ["10.244.1.100", "10.244.2.100"], None]
+
+
+@able
+def test_agents_of_a_kept_lab_are_taken_over(tmp_path: Path) -> None:
+    """Those that run, the one that had exited, and a change of settings by whoever took them over."""
+
+    def work() -> list[object]:
+        _clang(tmp_path)
+        with standing(tmp_path, devices="eth0") as (datapath, told):
+            from lab.datapath.cilium import deploy
+
+            deploy._missing = lambda agent, wanted: []  # noqa: ARG005
+            datapath.start(told)
+            datapath.agents["node2"].stop()
+            datapath.agents["node2"].exited = "as told"
+            stored = json.loads(json.dumps(attach.Kept.of(datapath).to_json()))
+            kept = attach.Kept.from_json(stored)
+            again = attach.attach(told.topology, substrate=datapath.substrate, ledger=datapath.ledger, kept=kept)
+            found = [again.pod_addresses == datapath.pod_addresses, again.deaths()]
+            found += [again.said()[node].agent_exits for node in ("node1", "node2")]
+            other = Decisions(told.topology, told.settings.merged(Settings.of(devices="eth1")), told.version)
+            again.start(other)
+            found += [one.devices for one in again.said().values()]
+            os.kill(again.agents["node1"].holder.pid, signal.SIGKILL)
+            datapath.agents["node1"].holder.process.wait()
+            try:
+                attach.attach(told.topology, substrate=datapath.substrate, ledger=datapath.ledger, kept=kept)
+            except LabError as error:
+                found.append(error.why)
+            again.close()
+            return found
+
+    *found, why = in_arena(work)
+    assert found == [True, {}, None, "as told", ("eth1",), ("eth1",)]
+    assert str(why).startswith("the room of node1 has ended")
+
+
+@able
+def test_an_image_is_not_removed_while_a_room_stands_on_it(tmp_path: Path) -> None:
+    """Also when the lab that made the room has let go of it: the room itself holds the bundle."""
+
+    def work() -> list[str]:
+        os.environ["NICLAB_HOME"] = str(tmp_path / "home")
+        image = store.place(CILIUM) / "v1"
+        (image / "rootfs").mkdir(parents=True)
+        store.write_record(image, store.Record("v1", "image", "1.20.7", image, "a test"))
+        bundle = CiliumBundle("v1", "1.20.7", image, "image")
+        ledger = Ledger.open_new()
+        substrate = Substrate(ledger)
+        cgroup = tmp_path / "cgroup"
+        cgroup.mkdir()
+        found = []
+        try:
+            substrate.apply(Plan(load("two-nic")).operations)
+            with store.held(bundle) as holds:
+                one = agents.prepare(
+                    node="node1",
+                    netns=substrate["node1"].path,
+                    bundle=bundle,
+                    ledger=ledger,
+                    cgroup=cgroup / "node1",
+                    extra_environment={},
+                    holds=holds,
+                )
+                one.wait_for_room()
+            try:
+                store.remove(CILIUM, "v1")
+            except LabError as error:
+                found.append(error.what)
+            one.close()
+            found.append(store.remove(CILIUM, "v1").name)
+        finally:
+            substrate.close()
+            ledger.release()
+        return found
+
+    assert in_arena(work) == ["the Cilium bundle 'v1' is in use by a lab", "v1"]
 
 
 @able

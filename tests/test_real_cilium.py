@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,9 @@ import pytest
 from lab import LAB_BASELINE, Lab, Settings
 from lab.cli import PASS, main
 from lab.controlplane import Kind
+from lab.datapath.cilium import objects, toolchain
 from lab.process import environment
+from lab.settings import NodeSettings
 from lab.substrate import ownership
 from tests import bundles
 from tests.arena import differences as changes
@@ -148,6 +151,48 @@ def test_a_settings_change_on_a_live_lab_is_seen_on_the_wire(newest: str) -> Non
         assert lab.address("pod1") == pod
         assert lab.said["node1"].devices == ("eth0", "eth1")
         assert second.source_seen_by("ext1") == "10.0.1.1" != first.source_seen_by("ext1")
+
+
+def test_a_kept_lab_is_taken_over_with_its_agents(newest: str) -> None:
+    """Traffic, a change of settings, and CiliumNodeConfigs with a selector among the settings."""
+    everywhere = NodeSettings.of("all", {"mtu": "1400"}, {"kubernetes.io/hostname": "node2"})
+    settings = LAB_BASELINE.merged(Settings.of(devices="eth0")).merged(Settings(per_node=(everywhere,)))
+    with Lab.deploy("two-nic", settings, datapath="cilium", cilium_version=newest, control_plane="kvstore") as lab:
+        lab.keep()
+        lab_id, address, said = lab.id, lab.address("pod1"), dict(lab.said)
+    try:
+        with Lab.attach(lab_id) as lab:
+            assert (lab.datapath, lab.settings, lab.address("pod1")) == ("cilium", settings, address)
+            assert {node: one.devices for node, one in lab.said.items()} == {n: o.devices for n, o in said.items()}
+            assert lab.send("pod1", "pod2").verdict == "carried"
+            lab.change(settings.merged(Settings.of(devices="eth0,eth1")))
+            assert lab.said["node1"].devices == ("eth0", "eth1")
+            assert lab.send("pod1", "pod2").verdict == "carried"
+    finally:
+        ownership.remove(lab_id)
+
+
+def test_a_second_lab_compiles_only_what_differs(newest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stands before the compiler is given one that counts. bpf_sock has its network namespace's cookie in it."""
+    real = toolchain.newest("clang", environment()["PATH"])
+    calls = tmp_path / "calls"
+    counting = tmp_path / "bin" / "clang-99"
+    counting.parent.mkdir()
+    counting.write_text(
+        f'#!/bin/sh\ncase " $* " in *" -E "*) ;; *" -c "*) echo "$@" >>{calls} ;; esac\nexec {real} "$@"\n'
+    )
+    counting.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{counting.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv(objects.VARIABLE, str(tmp_path / "objects"))
+
+    def sources() -> list[str]:
+        calls.write_text("")
+        with Lab.deploy("two-nic", datapath="cilium", cilium_version=newest, control_plane="kvstore") as lab:
+            assert lab.send("pod1", "pod2").verdict == "carried"
+        return sorted(set(re.findall(r"bpf_\w+\.c", calls.read_text())))
+
+    assert {"bpf_host.c", "bpf_lxc.c", "bpf_sock.c"} <= set(sources())
+    assert sources() == ["bpf_sock.c"]
 
 
 def test_up_inspect_exec_and_down_see_real_agents(newest: str, capsys: pytest.CaptureFixture[str]) -> None:

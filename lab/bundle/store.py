@@ -201,17 +201,20 @@ def remove(product: Product[Any], name: str) -> Record:
 
 
 @contextmanager
-def held(bundle: Bundle) -> Iterator[None]:
-    """Keep a bundle from being removed as long as it is in use. Raises LabError when it has gone already."""
+def held(bundle: Bundle) -> Iterator[tuple[int, ...]]:
+    """Keep a bundle from being removed as long as it is in use. Raises LabError when it has gone already.
+
+    It stays held for as long as a process has the descriptor that is yielded (none for a directory bundle).
+    """
     if bundle.root is None:
-        yield
+        yield ()
         return
     try:
         handle = _lock(bundle.path, fcntl.LOCK_SH, os.O_DIRECTORY)
     except OSError as error:
         raise LabError(f"cannot use the bundle {bundle.name}", why=error.strerror or str(error)) from None
     try:
-        yield
+        yield (handle,)
     finally:
         os.close(handle)
 

@@ -16,6 +16,7 @@ from lab.datapath.said import NodeSaid
 from lab.errors import LabError
 from lab.plan import FABRIC
 from lab.record import text
+from lab.settings import stored
 from lab.substrate import belongings, namespace, ownership
 from lab.substrate.ownership import NAMED, Owned
 
@@ -111,9 +112,7 @@ def inspect(options: argparse.Namespace) -> int:
     whose = "built-in model of Cilium" if about["datapath"] == "builtin" else "Cilium"
     print(f"{lab.id}: {about['topology']['name']} · {whose} {about['cilium_version']}")
     if options.host is None:
-        for key, value in about["settings"].items():
-            print(f"  {key}={value}")
-        print(*(f"  {setting}" for setting in about["node_settings"]), *text.reasons(said), sep="\n")
+        print(*(f"  {line}" for line in stored.lines(about["settings"])), *text.reasons(said), sep="\n")
         return PASS
     name = _namespace(lab, options.host)
     if options.host in said:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -22,12 +23,16 @@ import tenacity
 from lab.errors import LabError
 from lab.process import environment
 from lab.substrate import namespace
+from lab.substrate.adopted import Adopted, Process, is_alive, start_time
 
 if TYPE_CHECKING:
     from lab.substrate.ownership import Ledger
 
 GRACE = 5.0
 """Seconds from SIGTERM to SIGKILL."""
+
+ROOM = "room of "
+"""What the name of a process that holds a node's room open begins with; the node's name follows."""
 
 _HELD = (
     "import os, sys\n"
@@ -44,7 +49,7 @@ class Daemon:
     """A running program of the lab's. Its output goes to `log`."""
 
     name: str
-    process: subprocess.Popen[bytes]
+    process: Process
     log: Path
     arguments: tuple[str, ...]
 
@@ -117,18 +122,28 @@ def start(
     return Daemon(name, process, log, tuple(arguments))
 
 
-def start_time(pid: int) -> int | None:
-    """When a process started, in clock ticks since boot (/proc/PID/stat, field 22); None when it is not there."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
+def adopt(ledger: Ledger, name: str, *, log: Path) -> Daemon | None:
+    """The program that a kept lab's ledger has by this name; None when it has ended, or was never started."""
+    found = [entry for entry in ledger.entries() if entry["act"] == "started process" and entry["name"] == name]
+    if not found or not is_alive(found[-1]["pid"], found[-1]["start"]):
         return None
-    return int(stat.rpartition(")")[2].split()[19])
+    return Daemon(name, Adopted(found[-1]["pid"], found[-1]["start"]), log, ())
 
 
 def entrance(pid: int) -> list[str]:
     """What to put before a command that is to run in the room that process holds open."""
     return ["nsenter", f"--target={pid}", "--mount", "--uts", "--net", "--root", "--wd", "--"]
+
+
+def rooms(entries: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """Node → the process that holds its room open, of those that a ledger lists and that live."""
+    return {
+        entry["name"].removeprefix(ROOM): entry["pid"]
+        for entry in entries
+        if entry["act"] == "started process"
+        and entry["name"].startswith(ROOM)
+        and is_alive(entry["pid"], entry["start"])
+    }
 
 
 def make_cgroup(ledger: Ledger, path: Path) -> Path:
@@ -155,15 +170,6 @@ def undo(entries: Iterable[dict[str, Any]]) -> list[str]:
     return left
 
 
-def is_alive(pid: int, start: int | None) -> bool:
-    """Is it still that process, and not a zombie?"""
-    if start is None or start_time(pid) != start:
-        return False
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
-    return False
-
-
 def _end(gently: list[tuple[int, int | None]], outright: list[tuple[int, int | None]]) -> list[str]:
     """First those that are asked, for they may need the others to end in order."""
     running = gently
@@ -185,8 +191,6 @@ def _wait_for_end(running: list[tuple[int, int | None]], patience: float) -> Non
             except OSError:
                 break
             try:
-                import select
-
                 # Readable when the process has ended.
                 select.select([handle], [], [], max(0.0, deadline - time.monotonic()))
             finally:

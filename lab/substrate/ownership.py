@@ -57,12 +57,7 @@ class Owned:
 
     def rooms(self) -> dict[str, int]:
         """Node → the process that holds its room open, where real agents run."""
-        started = [entry for entry in _entries(self.path) if entry["act"] == "started process"]
-        return {
-            entry["name"].removeprefix("room of "): entry["pid"]
-            for entry in started
-            if entry["name"].startswith("room of ") and belongings.is_alive(entry["pid"], entry["start"])
-        }
+        return belongings.rooms(_entries(self.path))
 
     def namespaces(self) -> dict[str, str]:
         """Role → name of the namespaces it made."""
@@ -137,6 +132,9 @@ class Ledger:
         except OSError as error:
             why = error.strerror or str(error)
         raise LabError(f"cannot write the ledger {self.path / 'ledger'}", why=why)
+
+    def entries(self) -> list[dict[str, Any]]:
+        return _entries(self.path)
 
     def inodes(self) -> dict[str, int]:
         """Name → inode of the namespaces it made."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -18,15 +17,16 @@ import tenacity
 
 from lab.bundle import CiliumBundle
 from lab.datapath.cilium import api, objects, toolchain
+from lab.datapath.cilium.last_words import last_words
 from lab.datapath.cilium.launch import READY, Room
 from lab.errors import LabError
 from lab.process import environment
 from lab.substrate import belongings
+from lab.substrate.adopted import UNKNOWN
 from lab.substrate.belongings import Daemon
 from lab.substrate.ownership import Ledger
 
-ROOM = "room of"
-"""How the ledger calls the process that holds a node's room open."""
+ROOM_LOG = "room.log"
 READY_DEADLINE = 60.0
 """Seconds for an agent to answer `Ok`; compiling its programs takes a few."""
 DBG_TIMEOUT = 20.0
@@ -35,37 +35,20 @@ CNI_TIMEOUT = 90.0
 """Seconds for a pod to be plugged: the plugin waits until the agent has compiled and loaded the pod's program."""
 _IP = (("addr",), ("route", "show", "table", "all"), ("-6", "route", "show", "table", "all"), ("rule",), ("-6", "rule"))
 
-# What wraps the reason in the agent's last line: daemon/cmd/root.go, daemon_main.go and hive's start hooks.
-_WRAPPERS = re.compile(
-    r"^(unable to run agent|failed to start|invalid daemon configuration|daemon creation failed|"
-    r"daemon configuration failed|failed to init and validate daemon config|start hook failed): ",
-    re.IGNORECASE,
-)
-_MESSAGE = re.compile(r'(?:^|\s)(msg|error)="((?:[^"\\]|\\.)*)"')
+
+def process_name(node: str) -> str:
+    """How the ledger calls a node's agent."""
+    return f"agent on {node}"
 
 
-def last_words(log: str) -> str | None:
-    """Why an agent exited, from its log: the last fatal line without what wraps the reason; else the last error."""
-    for level in ("fatal", "panic", "error"):
-        for line in reversed(log.splitlines()):
-            if f"level={level}" in line or f'"level":"{level}"' in line:
-                return _reason(line)
-    panic = next((line for line in log.splitlines() if line.startswith(("panic:", "fatal error:"))), None)
-    if panic:
-        return panic
-    said = [line for line in log.splitlines() if line.strip()]
-    return said[-1].strip() if said else None
+def directory_of(ledger: Ledger, node: str) -> Path:
+    """Where a node's agent has its files."""
+    return ledger.path / "nodes" / node
 
 
-def _reason(line: str) -> str:
-    fields: dict[str, str] = {key: value.replace('\\"', '"') for key, value in _MESSAGE.findall(line)}
-    # More lines than one are what went wrong while it ended, after the reason.
-    words = fields.get("msg", line).partition("\\n")[0]
-    if "error" in fields and fields["error"] not in words:
-        words = f"{words}: {fields['error']}"
-    while (shorter := _WRAPPERS.sub("", words)) != words:
-        words = shorter
-    return words
+def environment_of(directory: Path, extra: Mapping[str, str]) -> dict[str, str]:
+    """What an agent's environment has over this process's; its own tools are the first on PATH."""
+    return {**extra, "PATH": f"{directory / 'bin'}:{environment()['PATH']}"}
 
 
 @dataclass
@@ -108,7 +91,8 @@ class Agent:
         if self.daemon is None or self.daemon.exit_status is None or self.exited is not None:
             return False
         words = last_words(self.log.read_text(errors="replace")) or "it said nothing"
-        self.exited = f"died with status {self.daemon.exit_status}: {words}"
+        status = self.daemon.exit_status
+        self.exited = f"died{'' if status == UNKNOWN else f' with status {status}'}: {words}"
         return True
 
     def start(self, values: Mapping[str, str]) -> None:
@@ -124,7 +108,7 @@ class Agent:
         program = [str(self.bundle.agent), f"--config-dir={config}"]
         self.daemon = belongings.start(
             self.ledger,
-            f"agent on {self.node}",
+            process_name(self.node),
             self.command(program),
             log=self.log,
             extra_environment=self.extra_environment,
@@ -288,15 +272,18 @@ def prepare(
     cgroup: Path,
     binds: Sequence[str] = (),
     extra_environment: Mapping[str, str],
+    holds: Sequence[int] = (),
 ) -> Agent:
-    """A node's directories, cgroup and room; the agent is not started. Raises LabError."""
-    directory = ledger.path / "nodes" / node
+    """A node's directories, cgroup and room; the agent is not started. Raises LabError.
+
+    `holds`: descriptors that stay open as long as the room (`lab.bundle.store.held`).
+    """
+    directory = directory_of(ledger, node)
     for name in ("run", "config", "artifacts"):
         (directory / name).mkdir(parents=True, exist_ok=True)
     belongings.make_cgroup(ledger, cgroup)
     kept = objects.directory()
-    first = toolchain.provide(directory / "bin", bundle, kept)
-    environment_of_node = {**extra_environment, "PATH": f"{first}:{environment()['PATH']}"}
+    toolchain.provide(directory / "bin", bundle, kept)
     if bundle.kind == "directory":
         # The agent writes headers among the sources when it starts: each node has its own copy.
         shutil.copytree(
@@ -314,5 +301,7 @@ def prepare(
         root=str(bundle.root) if bundle.root else "",
         layer=str(directory / "layer") if bundle.root else "",
     )
-    holder = belongings.start(ledger, f"{ROOM} {node}", room.command(), log=directory / "room.log")
-    return Agent(node, bundle, holder, directory, ledger, environment_of_node)
+    holder = belongings.start(
+        ledger, f"{belongings.ROOM}{node}", room.command(), log=directory / ROOM_LOG, pass_fds=holds
+    )
+    return Agent(node, bundle, holder, directory, ledger, environment_of(directory, extra_environment))

@@ -301,8 +301,12 @@ def deploy(
     bundle: CiliumBundle,
     kubernetes: KubernetesBundle | None,
     kind: Kind | None,
+    holds: Sequence[int] = (),
 ) -> CiliumDatapath:
-    """Start Cilium on a topology that stands. Raises LabError; what was started is ended by the ledger then."""
+    """Start Cilium on a topology that stands. Raises LabError; what was started is ended by the ledger then.
+
+    `holds`: descriptors that stay open as long as the nodes' rooms, whoever lets go of the lab.
+    """
     topology = decisions.topology
     values = decisions.settings.values
     families = topology.families if values.get("enable-ipv6", "true") != "false" else (4,)
@@ -344,6 +348,7 @@ def deploy(
                 cgroup=parent / name,
                 binds=control_plane.binds,
                 extra_environment=control_plane.agent_environment(name),
+                holds=holds,
             )
             seed.sow(agents[name].state, decisions, name, substrate[name].indices)
         for agent in agents.values():
