@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lab.lab import Lab
     from lab.prediction import Prediction, World
     from lab.selection import Version
-    from lab.settings import CILIUM_DEFAULTS, LAB_BASELINE, Settings
+    from lab.settings import CILIUM_DEFAULTS, LAB_BASELINE, NodeSettings, Settings
     from lab.topology import Flow, Topology, load
     from lab.verdict import FlowResult, NicMismatch, Unmeasured, Verdict
 else:
@@ -22,7 +22,7 @@ else:
         "lab": ("Lab",),
         "prediction": ("Prediction", "World"),
         "selection": ("Version",),
-        "settings": ("CILIUM_DEFAULTS", "LAB_BASELINE", "Settings"),
+        "settings": ("CILIUM_DEFAULTS", "LAB_BASELINE", "NodeSettings", "Settings"),
         "topology": ("Flow", "Topology", "load"),
         "verdict": ("FlowResult", "NicMismatch", "Unmeasured", "Verdict"),
     }
@@ -45,6 +45,7 @@ __all__ = [
     "Lab",
     "LabError",
     "NicMismatch",
+    "NodeSettings",
     "Prediction",
     "Problem",
     "Settings",
