@@ -107,9 +107,9 @@ def test_trace_is_no_wider_than_a_page(topology: str) -> None:
 
 @able
 def test_trace_warns_last() -> None:
-    done = here("trace", "two-nic", "--flow", "pod1->pod2", "--set", "enable-egress-gateway=true")
+    done = here("trace", "two-nic", "--flow", "pod1->pod2", "--set", "enable-wireguard=true")
     assert done.status == PASS
-    assert done.err == "not modelled by the built-in datapath: enable-egress-gateway\n"
+    assert done.err == "not modelled by the built-in datapath: enable-wireguard\n"
     exits = here("trace", "two-nic", "--flow", "pod1->pod2", "--set", "devices=eth9")
     assert exits.status == PASS, "a refusal is a measurement"
     assert "pod1→pod2  unmeasured: pod1 is not plugged: the agent on node1 exits: " in exits.out

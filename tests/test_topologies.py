@@ -10,7 +10,17 @@ from lab.topology import Topology, load, loads, names
 from lab.topology.service_flows import service_of
 from tests.kernel import privileged
 
-SHIPPED = ["asymmetric", "dual-stack", "eight-nodes", "routed", "services", "single-nic", "three-nic", "two-nic"]
+SHIPPED = [
+    "asymmetric",
+    "dual-stack",
+    "egress-gateway",
+    "eight-nodes",
+    "routed",
+    "services",
+    "single-nic",
+    "three-nic",
+    "two-nic",
+]
 NATIVE = Settings.of(
     routing="native",
     auto_direct_node_routes=True,

@@ -20,6 +20,7 @@ from lab.settings import LAB_BASELINE, Settings
 from lab.topology import Topology, load
 
 _DEVICES = {"unset": "", "eth0": "eth0", "eth1": "eth1", "both": "eth0,eth1", "wildcard": "eth+", "absent": "eth9"}
+_EGRESS = Settings.of(enable_egress_gateway=True)
 _ROUTING: Mapping[str, Settings] = {
     "vxlan": Settings.of(routing="tunnel", tunnel="vxlan"),
     "native": Settings.of(routing="native", ipv4_native_routing_cidr="10.244.0.0/16", auto_direct_node_routes=True),
@@ -40,10 +41,20 @@ def cases(topology: Topology) -> Iterator[Case]:
     """Every routing and masquerading mode with every value of `devices` that the nodes' NICs suggest."""
     nics = list(next(iter(topology.nodes.values())).nics)
     renamed = {"eth0": nics[0], "eth1": nics[min(1, len(nics) - 1)]}
-    for mode, settings in _ROUTING.items():
+    everywhere = _EGRESS if topology.egress_policies else Settings()
+    for mode, settings in _modes(topology).items():
         for name, devices in _DEVICES.items():
             value = ",".join(renamed.get(word, word) for word in devices.split(","))
-            yield Case(f"{mode}-{name}", LAB_BASELINE.merged(settings).merged(Settings.of(devices=value)))
+            yield Case(
+                f"{mode}-{name}", LAB_BASELINE.merged(everywhere).merged(settings).merged(Settings.of(devices=value))
+            )
+
+
+def _modes(topology: Topology) -> Mapping[str, Settings]:
+    """The routing and masquerading modes that the topology's features run with; other ones agents refuse."""
+    if topology.egress_policies:
+        return {mode: settings for mode, settings in _ROUTING.items() if mode != "iptables"}
+    return _ROUTING
 
 
 def run(options: argparse.Namespace) -> int:

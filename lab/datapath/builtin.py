@@ -3,6 +3,7 @@
 Pure: decisions in, kernel operations out. Where Cilium's programs decide before the kernel's FIB is asked, a routing
 rule with a table of its own stands in for them:
 
+    priority  9  egress gateways: lab.datapath.egressroutes
     priority 10  every packet       table 2010  pods of this node
     priority 11  from pods (iif)    table 2011  pods of other nodes, encapsulated (tunnel mode)
     priority 12  from pods (iif)    table 2012  ≤1.18 with one selected device: everything to that device
@@ -10,13 +11,12 @@ rule with a table of its own stands in for them:
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 from collections.abc import Iterator
 from dataclasses import replace
 
-from lab.datapath import masquerade
-from lab.datapath.decision import ROUTER_DEVICE, TUNNEL_DEVICE, Decisions, NodeDecision
+from lab.datapath import egressroutes, masquerade, replies
+from lab.datapath.decision import ROUTER_DEVICE, TUNNEL_DEVICE, Decisions, NodeDecision, pod_interface
 from lab.nat import PacketRule
 from lab.operation import (
     AddAddress,
@@ -37,12 +37,6 @@ from lab.route import TABLES, Family, NextHop, Route, Rule
 LOCAL_PODS, REMOTE_PODS, SINGLE_DEVICE = 2010, 2011, 2012
 _PRIORITY = {LOCAL_PODS: 10, REMOTE_PODS: 11, SINGLE_DEVICE: 12}
 _LAST_METRIC = 4294967294
-
-
-def pod_interface(pod: str) -> str:
-    """The node's end of a pod's veth pair: `lxc` and the pod's name, or a hash of it where that is too long."""
-    name = f"lxc{pod}"
-    return name if len(name) <= 15 else "lxc" + hashlib.sha256(pod.encode()).hexdigest()[:12]
 
 
 def operations(decisions: Decisions) -> tuple[Operation, ...]:
@@ -81,6 +75,7 @@ def _node(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
             yield AddRoute(node.node, route, replace=True)
     for pod_number, pod in enumerate(decisions.topology.nodes[node.node].pods):
         yield from _pod(decisions, node, pod, number, pod_number)
+    yield from egressroutes.operations(decisions, node)
     if rules := packet_rules(decisions, node):
         yield SetPacketRules(node.node, rules)
 
@@ -141,4 +136,8 @@ def single_device_routes(decisions: Decisions, node: NodeDecision) -> tuple[Rout
 
 def packet_rules(decisions: Decisions, node: NodeDecision) -> tuple[PacketRule, ...]:
     """All that a node does to packets, in the order it does it."""
-    return tuple(masquerade.rules(decisions, node))
+    return (
+        *replies.rules(node),
+        *egressroutes.packet_rules(decisions, node),
+        *masquerade.rules(decisions, node),
+    )

@@ -5,6 +5,7 @@ The built-in datapath carries a decision out with kernel parts, and prediction r
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,6 +34,12 @@ VXLAN_OVERHEAD = 50
 
 ROUTER_DEVICE = "cilium_host"
 TUNNEL_DEVICE = "cilium_vxlan"
+
+
+def pod_interface(pod: str) -> str:
+    """The node's end of a pod's veth pair: `lxc` and the pod's name, or a hash of it where that is too long."""
+    name = f"lxc{pod}"
+    return name if len(name) <= 15 else "lxc" + hashlib.sha256(pod.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,8 @@ class NodeDecision:
 
     @property
     def route_mtu(self) -> int:
-        return self.mtu - VXLAN_OVERHEAD if self.tunnels else self.mtu
+        """Bytes a pod may send: with an egress gateway everything must fit a tunnel (pkg/egressgateway/manager.go)."""
+        return self.mtu - VXLAN_OVERHEAD if self.tunnels or self.settings.egress_gateway else self.mtu
 
     def exclusion(self, family: Family) -> Network | None:
         """Destinations that are never masqueraded: the native routing CIDR if set, else the node's own pod CIDR."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from lab.datapath import builtin
+from lab.datapath import builtin, egressroutes
 from lab.fib import Lookup
 from lab.nat import Why
 from lab.route import TABLES, Route
@@ -43,6 +43,28 @@ ENCAPSULATED = Why(
     "bpf/lib/encap.h; bpf/lib/overloadable_skb.h ctx_set_encap_info4",
 )
 DECAPSULATED = Why("tunnel.end", "taken out of the tunnel: {source} to {destination}", "bpf/bpf_overlay.c")
+TO_GATEWAY = Why(
+    "egress.gateway",
+    "{destination}: an egress policy is for this pod, and its routes lead to a selected NIC: into the tunnel to its "
+    "gateway's node IP {remote}",
+    "bpf/lib/egress_gateway.h egress_gw_handle_packet; pkg/egressgateway/policy.go",
+)
+AT_HOME = Why(
+    "egress.at-home",
+    "{destination}: the pod's own node is its gateway: by {hop}",
+    "bpf/lib/nodeport_egress.h nodeport_snat_fwd_ipv4; bpf/lib/egress_gateway.h",
+)
+ON_GATEWAY = Why(
+    "egress.way-out",
+    "{destination}: out of the tunnel, and on by {hop}: the route of the egress IP chooses the NIC, from 1.20 on the "
+    "policy's interface does",
+    "bpf/bpf_overlay.c; bpf/lib/egress_gateway.h egress_gw_fib_lookup_and_redirect",
+)
+ANSWER_TO_POD = Why(
+    "egress.answer-tunnel",
+    "{destination}: an answer for a pod of an egress policy: into the tunnel to its node {remote}",
+    "bpf/lib/nodeport.h egress_gw_reply_needs_redirect_hook",
+)
 SINGLE_DEVICE = Why(
     "fib.skipped",
     "{device} is the only selected device: up to 1.18 pods' packets go there without a FIB lookup",
@@ -80,6 +102,12 @@ LOOP = Why("loop", "it goes round in a loop", "[kernel] TTL")
 def of_route(found: Lookup, direct: Collection[Route]) -> Why:
     """Why this route was chosen: what Cilium decides has words of its own, the rest is the kernel's routing."""
     route = found.route
+    if route.table in egressroutes.FROM_PODS and found.hops:
+        return TO_GATEWAY if route.encap is not None else AT_HOME
+    if route.table in egressroutes.FROM_TUNNEL and found.hops:
+        return ON_GATEWAY
+    if route.table in egressroutes.ANSWERS:
+        return ANSWER_TO_POD
     if route.table == builtin.LOCAL_PODS:
         return LOCAL_POD
     if route.encap is not None:

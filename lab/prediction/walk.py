@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from lab.datapath import builtin
-from lab.datapath.decision import TUNNEL_DEVICE, Decisions
+from lab.datapath.decision import TUNNEL_DEVICE, Decisions, pod_interface
 from lab.fib import Lookup
 from lab.nat import Packet
 from lab.prediction import hooks, reasons
@@ -53,7 +52,7 @@ class Walker:
         trip = Trip(packet, tracked)
         pods = self.decisions.topology.pods
         if start in pods:
-            yield from self._arrives(pods[start][0], builtin.pod_interface(start), trip)
+            yield from self._arrives(pods[start][0], pod_interface(start), trip)
         else:
             yield from self._leaves(start, trip)
 

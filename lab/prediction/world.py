@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from lab.datapath import builtin
-from lab.datapath.decision import Decisions
+from lab.datapath.decision import Decisions, pod_interface
 from lab.fib import Fib
 from lab.nat import Packet, PacketRule
 from lab.operation import AddAddress, AddRoute, AddRule, SetPacketRules
@@ -64,7 +64,7 @@ class World:
         """Every host of the topology, as the datapath leaves it."""
         pods: dict[str, dict[str, str]] = {}
         for pod, (node, _) in self.topology.pods.items():
-            pods.setdefault(node, {})[builtin.pod_interface(pod)] = pod
+            pods.setdefault(node, {})[pod_interface(pod)] = pod
         made = {}
         for name, host in self.topology.hosts.items():
             planned = self._planned.get(name, _Planned())

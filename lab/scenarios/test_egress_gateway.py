@@ -1,0 +1,122 @@
+"""Egress gateways: a policy chooses an address; which NIC the packet leaves by is another matter.
+
+Every pod is on node1, and its policy is for all the world. The gateway is node2, but for the pod `at-home`, whose own
+node it is. Default routes leave by eth0, the policies' addresses are on eth1. Three rules explain almost everything:
+
+* a pod's node decides after its routes: only what would leave by a selected NIC is tunnelled to the gateway's node IP;
+* on the gateway the routes of the egress IP choose the NIC up to 1.19; from 1.20 on a policy without an egress IP
+  fixes it;
+* SNAT is done where a packet leaves by a selected NIC, and undone where the answer comes in by one.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from lab import FlowResult, Lab, Settings
+from lab.scenarios.test_devices_matrix import NATIVE, VXLAN
+
+BOTH = Settings.of(devices="eth0,eth1")
+ETH0 = Settings.of(devices="eth0")
+ETH1 = Settings.of(devices="eth1")
+TO_GATEWAY, BACK = {("10.0.0.1", "10.0.0.2")}, {("10.0.0.2", "10.0.0.1")}
+
+pytestmark = [pytest.mark.topology("egress-gateway"), pytest.mark.settings(VXLAN, BOTH, enable_egress_gateway=True)]
+
+
+def by_gateway(flow: FlowResult, *, nic: str, source: str) -> None:
+    """The packet went through the tunnel to node2, and left it by this NIC with this source."""
+    assert flow.left("node1") == {"eth0"}
+    assert flow.outer_on("node1.eth0") == TO_GATEWAY
+    assert flow.left("node2") == {nic}
+    assert flow.source_seen_by(flow.flow.destination) == source
+    flow.must_receive()
+
+
+@pytest.mark.parametrize(
+    "routing",
+    [pytest.param(mode, marks=pytest.mark.settings(mode), id=mode.values["routing-mode"]) for mode in (VXLAN, NATIVE)],
+)
+def test_a_policy_tunnels_to_the_gateway(lab: Lab, routing: Settings) -> None:
+    """There and back, in native routing too, where nothing else is tunnelled."""
+    flow = lab.send("by-nic", "ext1")
+    by_gateway(flow, nic="eth1", source="10.0.1.2")
+    assert flow.outer_on("node2.eth0") == BACK
+
+
+def test_the_egress_ip_does_not_choose_the_nic(lab: Lab) -> None:
+    """The trap: eth1's address goes out of eth0, where the gateway's route to the world is. Here the router forwards
+    it; many networks would not.
+    """
+    by_gateway(lab.send("by-address", "far"), nic="eth0", source="10.0.1.202")
+    by_gateway(lab.send("by-address", "ext1"), nic="eth1", source="10.0.1.202")
+
+
+def test_an_interface_fixes_the_nic_from_1_20_on(lab: Lab) -> None:
+    """Before, it is only another way to say which address."""
+    by_gateway(lab.send("by-nic", "far"), nic="eth0" if lab.version < (1, 20) else "eth1", source="10.0.1.2")
+
+
+def test_the_next_hop_stays_that_of_the_routes(lab: Lab) -> None:
+    """From 1.20 on the NIC is the policy's, and the neighbour the one that the routes say: nobody on f1 has ext0's."""
+    flow = lab.send("by-nic", "ext0")
+    if lab.version < (1, 20):
+        by_gateway(flow, nic="eth0", source="10.0.1.2")
+    else:
+        assert flow.left("node2") == set()
+        flow.must_not_receive()
+
+
+def test_without_a_choice_it_is_the_nic_of_the_default_route(lab: Lab) -> None:
+    by_gateway(lab.send("by-default", "far"), nic="eth0", source="10.0.0.2")
+
+
+@pytest.mark.topology(
+    routes=["node2: default via 10.0.1.254 dev eth1 table 100"], rules=["node2: from 10.0.1.2 lookup 100"]
+)
+def test_a_rule_for_the_egress_ip_is_the_cure(lab: Lab) -> None:
+    """With routes of its own on the gateway the address leaves by its own NIC, in every version."""
+    by_gateway(lab.send("by-nic", "far"), nic="eth1", source="10.0.1.2")
+
+
+def test_a_pods_own_node_as_its_gateway(lab: Lab) -> None:
+    """No tunnel. From 1.20 on, what the routes would send by eth0 is looked for on eth1 itself, and not found there."""
+    straight, away = lab.send_all(["at-home -> ext1", "at-home -> far"])
+    assert straight.left("node1") == {"eth1"}
+    assert straight.source_seen_by("ext1") == "10.0.1.1"
+    assert away.left("node1") == ({"eth0"} if lab.version < (1, 20) else set())
+    assert away.source_seen_by("far") == ("10.0.1.1" if lab.version < (1, 20) else None)
+
+
+def test_what_stays_in_the_cluster_and_what_is_excluded(lab: Lab) -> None:
+    """Pods and node IPs are never sent to a gateway; nor are answers to what came in, nor excluded networks."""
+    pod, node, answer, excluded = lab.send_all(
+        ["by-nic -> pod2", "by-nic -> node2.eth0", "ext1 -> by-nic", "partly -> ext1"]
+    )
+    assert pod.source_seen_by("pod2") == lab.address("by-nic")
+    assert node.left("node1") == {"eth0"}
+    assert node.source_seen_by("node2") == "10.0.0.1"
+    assert answer.answered_by("node1") == {"eth1"}
+    assert excluded.left("node1") == {"eth1"}
+    assert excluded.source_seen_by("ext1") == "10.0.1.1"
+    for flow in (pod, node, answer, excluded):
+        flow.must_receive()
+
+
+@pytest.mark.settings(ETH0)
+def test_an_egress_nic_that_is_not_selected(lab: Lab) -> None:
+    """SNAT where the packet leaves, but the answer comes in by eth1, where nobody undoes it."""
+    flow = lab.send("by-address", "far")
+    assert flow.left("node2") == {"eth0"}
+    assert flow.source_seen_by("far") == "10.0.1.202"
+    flow.must_not_receive()
+
+
+@pytest.mark.settings(ETH1)
+def test_a_pods_node_without_its_nic(lab: Lab) -> None:
+    """node1's eth0 is not selected: from 1.19 on what its routes send there passes by the policy, with the pod's own
+    address; up to 1.18 it goes to eth1, where nobody knows ext0.
+    """
+    flow = lab.send("by-nic", "ext0")
+    assert flow.outer_on("node1.eth0") == set()
+    assert flow.source_seen_by("ext0") == (None if lab.version <= (1, 18) else lab.address("by-nic"))
