@@ -77,7 +77,7 @@ class NodeDecision:
 
     @property
     def host_routing(self) -> str:
-        return "BPF" if bpf_host_routing(self.settings) else "Legacy"
+        return "BPF" if bpf_host_routing(self.settings, self.version) else "Legacy"
 
     @property
     def masquerading(self) -> str:
@@ -168,7 +168,7 @@ class Decisions:
             node_ips=node_ips,
             links=links,
             devices=devices,
-            drd=direct_routing(devices, links, view, k8s_ip),
+            drd=direct_routing(devices, links, view, k8s_ip, self.version),
             kernel_fib=fib,
             pod_cidrs={cidr.version: cidr for cidr in sorted(node.pod_cidrs, key=lambda cidr: cidr.version)},
         )

@@ -1,31 +1,55 @@
 """Cilium's choice of devices, direct routing device and node addresses, by version, each with its reason. Pure.
 
-Follows pkg/datapath/linux/devices_controller.go (isSelectedDevice), pkg/datapath/tables/device.go (DeviceFilter),
-direct_routing_device.go and node_address.go as of 1.18; what later versions changed is marked where it is decided.
+From links, addresses, routes and settings; the sources are named where each rule is decided. Run-time changes are
+`lab.selection.runtime`'s.
 """
 
-from lab.selection.addresses import primary_address
-from lab.selection.devices import EXCLUDED_PREFIXES, Device, select
-from lab.selection.direct_routing import NO_DIRECT_ROUTING_DEVICE, DirectRouting, direct_routing
-from lab.selection.features import bpf_host_routing, requires_devices
+from lab.selection.addresses import FALLBACK, NodeAddress, node_addresses, primary_address
+from lab.selection.devices import EXCLUDED_PREFIXES, Choice, Device, select
+from lab.selection.direct_routing import (
+    NO_DEVICES,
+    NO_DIRECT_ROUTING_DEVICE,
+    DirectRouting,
+    DirectRoutingRule,
+    direct_routing,
+    direct_routing_address,
+)
+from lab.selection.features import bpf_host_routing, node_port, requires_devices, requires_direct_routing
 from lab.selection.filter import matches
-from lab.selection.link import Link, links_of
+from lab.selection.link import Link, LinkAddress, link_addresses, links_of
+from lab.selection.mtu import device_mtu, route_mtu
+from lab.selection.rule import Rule
 from lab.selection.skip import skips_fib
-from lab.selection.version import Version
+from lab.selection.version import VERSIONS, Version
 
 __all__ = [
     "EXCLUDED_PREFIXES",
+    "FALLBACK",
+    "NO_DEVICES",
     "NO_DIRECT_ROUTING_DEVICE",
+    "VERSIONS",
+    "Choice",
     "Device",
     "DirectRouting",
+    "DirectRoutingRule",
     "Link",
+    "LinkAddress",
+    "NodeAddress",
+    "Rule",
     "Version",
     "bpf_host_routing",
+    "device_mtu",
     "direct_routing",
+    "direct_routing_address",
+    "link_addresses",
     "links_of",
     "matches",
+    "node_addresses",
+    "node_port",
     "primary_address",
     "requires_devices",
+    "requires_direct_routing",
+    "route_mtu",
     "select",
     "skips_fib",
 ]

@@ -1,32 +1,200 @@
-"""Node addresses: which address of a device stands for it (pkg/datapath/tables/node_address.go). Pure."""
+"""Node addresses: the agent's table `node-addresses` (pkg/datapath/tables/node_address.go). Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ipaddress
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from lab.route import Address, Family
-from lab.selection.devices import is_global_unicast
+from lab.route import SCOPES, TABLES, Address, Family, Network, Route
+from lab.selection.devices import Device, usable
+from lab.selection.link import Link, LinkAddress
 from lab.selection.version import Version
-from lab.topology import Interface
+from lab.settings import NodeView
+
+HOST_DEVICE = "cilium_host"
+FALLBACK = "*"
+"""The device of the addresses that stand for a device without one (WildcardDeviceName)."""
+
+_ALWAYS = (HOST_DEVICE, "lo")
+_LARGEST_SCOPE = 252
+"""pkg/defaults/defaults.go AddressScopeMax: just wider than `link`."""
+
+_NOT_PUBLIC = tuple(
+    ipaddress.ip_network(cidr)
+    for cidr in (
+        *("0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12"),
+        *("192.0.0.0/24", "192.0.2.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24"),
+        *("224.0.0.0/4", "::/128", "::1/128", "100::/64", "2001:2::/48", "2001:db8::/48", "fc00::/7", "fe80::/10"),
+        "ff00::/8",
+    )
+)
 
 
-def _is_public(address: Address) -> bool:
-    return not address.is_private
+def is_public(address: Address) -> bool:
+    """pkg/ip/ip.go IsPublicAddr: not what the IANA calls public; 240.0.0.0/4 is, and 2001:db8:1::/48 too."""
+    return not any(address in network for network in _NOT_PUBLIC if network.version == address.version)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAddress:
+    """A row of the table. `primary`: what is masqueraded to on this device; `node_port`: services answer here."""
+
+    address: Address
+    device: str
+    primary: bool = False
+    node_port: bool = False
+
+    def __str__(self) -> str:
+        words = ", ".join([word for word, on in (("primary", self.primary), ("nodeport", self.node_port)) if on])
+        return f"{self.address} on {self.device}" + (f" ({words})" if words else "")
+
+
+def ordered(addresses: Iterable[LinkAddress]) -> tuple[LinkAddress, ...]:
+    """SortedAddresses: not secondary, the wider scope, public before private, IPv4 before IPv6, the smaller one."""
+    return tuple(
+        sorted(
+            addresses,
+            key=lambda one: (one.secondary, one.distance, not is_public(one.ip), one.version, int(one.ip)),
+        )
+    )
+
+
+def node_addresses(
+    links: Sequence[Link],
+    devices: Sequence[Device],
+    settings: NodeView,
+    node_ips: Mapping[Family, Address],
+    version: Version,
+    *,
+    routes: Iterable[Route] = (),
+) -> tuple[NodeAddress, ...]:
+    """The whole table, device by device in the order of their indices, the fallback `*` last.
+
+    From: the selected devices, `cilium_host`, `lo`, and (≥1.17) devices of kind `dummy` whether up or not. `routes`:
+    from 1.19 on, local ones without a source address count as addresses of their device (as GCE's load balancers set
+    them).
+    """
+    selected = frozenset(device.name for device in devices if device.selected)
+    known = tuple(
+        replace(link, addresses=usable(link.addresses, version)) for link in sorted(links, key=lambda link: link.index)
+    )
+    rules = _Rules.of(settings, version, node_ips)
+    used = tuple(link for link in known if rules.uses(link, selected))
+    table = {link.name: rules.addresses(link) for link in used}
+    fallback = _fallback(used if version >= (1, 19) else known, selected)
+    if version >= (1, 19):
+        _add_local_routes(table, routes, rules)
+    rows = [row for link in used for row in table[link.name]]
+    return (*rows, *(NodeAddress(address, FALLBACK, primary=True) for address in fallback))
 
 
 def primary_address(
-    addresses: Sequence[Interface], family: Family, node_ip: Address | None, version: Version
+    addresses: Iterable[LinkAddress], family: Family, node_ip: Address | None, version: Version
 ) -> Address | None:
     """The address packets are masqueraded to on one device (node_address.go): its Primary.
 
     The node IP when it is on the device, else the first public, else the first private address. From 1.20 on the node
     IP wins only within its own class: a public address comes before a private node IP (a598dfd64f).
     """
-    own = sorted(
-        {interface.ip for interface in addresses if interface.version == family and is_global_unicast(interface.ip)},
-        key=lambda address: (not _is_public(address), int(address)),
-    )
-    first = own[0] if own else None
-    if node_ip in own and (version < (1, 20) or first is None or _is_public(first) == _is_public(node_ip)):
-        return node_ip
-    return first
+    rules = _Rules(version, {} if node_ip is None else {family: node_ip}, (), _LARGEST_SCOPE)
+    found = rules.addresses(Link("", 0, "", addresses=usable(addresses, version)))
+    return next((row.address for row in found if row.primary and row.address.version == family), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    version: Version
+    node_ips: Mapping[Family, Address]
+    cidrs: tuple[Network, ...]
+    largest_scope: int
+
+    @classmethod
+    def of(cls, settings: NodeView, version: Version, node_ips: Mapping[Family, Address]) -> _Rules:
+        cidrs = tuple(ipaddress.ip_network(cidr, strict=False) for cidr in settings.nodeport_addresses)
+        return cls(version, node_ips, cidrs, _scope(settings.get("local-max-addr-scope")))
+
+    def uses(self, link: Link, selected: Collection[str]) -> bool:
+        """getAddressesFromDevice, from 1.19 on shouldUseDeviceForNodeAddress."""
+        dummy = link.kind == "dummy" and self.version >= (1, 17)
+        return (link.up or dummy) and (link.name in _ALWAYS or link.name in selected or dummy)
+
+    def addresses(self, link: Link) -> list[NodeAddress]:
+        """One device's rows."""
+        counted = [address.ip for address in ordered(link.addresses) if self._counts(link.name, address)]
+        primary = {self._pick(counted, family, public_first=True) for family in (4, 6)}
+        node_port: set[Address | None] = set()
+        if link.name != HOST_DEVICE:
+            if self.cidrs:
+                node_port = {ip for ip in counted if self.in_cidrs(ip)}
+            elif link.up:
+                node_port = {self._pick(counted, family, public_first=False) for family in (4, 6)}
+        return [NodeAddress(ip, link.name, ip in primary, ip in node_port) for ip in counted]
+
+    def in_cidrs(self, ip: Address) -> bool:
+        return any(ip in cidr for cidr in self.cidrs if cidr.version == ip.version)
+
+    def _counts(self, name: str, address: LinkAddress) -> bool:
+        near = name == HOST_DEVICE and address.scope == "link"
+        return near or (address.distance <= self.largest_scope and not address.ip.is_loopback)
+
+    def _pick(self, addresses: Iterable[Address], family: int, *, public_first: bool) -> Address | None:
+        """The first public and the first private one, and of these two the one that is wanted first."""
+        public = private = None
+        node_ip = self.node_ips.get(4 if family == 4 else 6)
+        for ip in addresses:
+            if ip.version != family or (self.version >= (1, 20) and ip.version == 6 and ip.is_link_local):
+                continue
+            wins = ip == node_ip
+            if self.version < (1, 20) and wins:
+                return ip
+            if is_public(ip):
+                public = ip if public is None or wins else public
+            else:
+                private = ip if private is None or wins else private
+        first, second = (public, private) if public_first else (private, public)
+        return second if first is None else first
+
+
+def _scope(word: str) -> int:
+    """`local-max-addr-scope` (pkg/ip/ip_scope_linux.go ParseScope)."""
+    if word in SCOPES:
+        return next(number for scope, number in SCOPES.items() if scope == word)
+    return 255 if word == "nowhere" else int(word) if word else _LARGEST_SCOPE
+
+
+def _fallback(links: Iterable[Link], selected: Collection[str]) -> tuple[Address, ...]:
+    """The best address of each family on any device: up to 1.18 of all devices, from 1.19 on of those in the table."""
+    candidates = [
+        (link.name not in selected, not is_public(one.ip), one.distance, link.index, int(one.ip), one)
+        for link in links
+        if not link.name.startswith("lxc") and link.name != HOST_DEVICE
+        for one in link.addresses
+        if not one.secondary
+    ]
+    best = (min((row for row in candidates if row[5].version == family), default=None, key=_rank) for family in (4, 6))
+    return tuple(row[5].ip for row in best if row is not None)
+
+
+def _rank(row: tuple[bool, bool, int, int, int, LinkAddress]) -> tuple[bool, bool, int, int, int]:
+    return row[:5]
+
+
+def _add_local_routes(table: dict[str, list[NodeAddress]], routes: Iterable[Route], rules: _Rules) -> None:
+    there = {row.address for rows in table.values() for row in rows}
+    local = [
+        route
+        for route in routes
+        if route.table == TABLES["local"] and route.effective_scope == "host" and route.source is None
+        if route.family == 4 and len(route.nexthops) == 1
+    ]
+    for route in local:
+        ip = route.destination.network_address
+        rows = table.get(route.nexthops[0].dev or "")
+        if rows is None or ip in there or ip.is_loopback or ip.is_unspecified:
+            continue
+        name = route.nexthops[0].dev or ""
+        taken = rules.version >= (1, 21) and any(row.primary and row.address.version == ip.version for row in rows)
+        node_port = name != HOST_DEVICE and rules.in_cidrs(ip)
+        rows.append(NodeAddress(ip, name, primary=not taken, node_port=node_port))
+        there.add(ip)

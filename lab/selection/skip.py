@@ -18,7 +18,7 @@ def skips_fib(devices: Sequence[Device], drd: DirectRouting, settings: NodeView,
     """
     return (
         version < (1, 19)
-        and bpf_host_routing(settings)
+        and bpf_host_routing(settings, version)
         and drd.device is not None
         and sum(device.selected for device in devices) == 1
         and not settings.endpoint_routes

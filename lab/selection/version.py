@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 
 class Version(NamedTuple):
-    """A Cilium minor version."""
+    """A Cilium minor version. Its rules are those of its newest point release that could be read.
+
+    1.16.19, 1.17.12, 1.18.10, 1.19.0-rc.0, 1.20 as it was branched off (2026-07-07), 1.21 as of main (2026-08-05).
+    """
 
     major: int
     minor: int
@@ -22,3 +25,7 @@ class Version(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.major}.{self.minor}"
+
+
+VERSIONS = tuple(Version(1, minor) for minor in range(16, 22))
+"""The versions whose rules are known here."""
