@@ -17,8 +17,6 @@ FALLBACK = "*"
 """The device of the addresses that stand for a device without one (WildcardDeviceName)."""
 
 _ALWAYS = (HOST_DEVICE, "lo")
-_LARGEST_SCOPE = 252
-"""pkg/defaults/defaults.go AddressScopeMax: just wider than `link`."""
 
 _NOT_PUBLIC = tuple(
     ipaddress.ip_network(cidr)
@@ -95,9 +93,10 @@ def primary_address(
     """The address packets are masqueraded to on one device (node_address.go): its Primary.
 
     The node IP when it is on the device, else the first public, else the first private address. From 1.20 on the node
-    IP wins only within its own class: a public address comes before a private node IP (a598dfd64f).
+    IP wins only within its own class: a public address comes before a private node IP (a598dfd64f). IPv6 link-local
+    addresses stood in for a missing one in 1.19 only (5b2dbd2421).
     """
-    rules = _Rules(version, {} if node_ip is None else {family: node_ip}, (), _LARGEST_SCOPE)
+    rules = _Rules(version, {} if node_ip is None else {family: node_ip}, (), _scope("", version))
     found = rules.addresses(Link("", 0, "", addresses=usable(addresses, version)))
     return next((row.address for row in found if row.primary and row.address.version == family), None)
 
@@ -112,7 +111,7 @@ class _Rules:
     @classmethod
     def of(cls, settings: NodeView, version: Version, node_ips: Mapping[Family, Address]) -> _Rules:
         cidrs = tuple(ipaddress.ip_network(cidr, strict=False) for cidr in settings.nodeport_addresses)
-        return cls(version, node_ips, cidrs, _scope(settings.get("local-max-addr-scope")))
+        return cls(version, node_ips, cidrs, _scope(settings.get("local-max-addr-scope"), version))
 
     def uses(self, link: Link, selected: Collection[str]) -> bool:
         """getAddressesFromDevice, from 1.19 on shouldUseDeviceForNodeAddress."""
@@ -156,11 +155,16 @@ class _Rules:
         return second if first is None else first
 
 
-def _scope(word: str) -> int:
-    """`local-max-addr-scope` (pkg/ip/ip_scope_linux.go ParseScope)."""
+def _scope(word: str, version: Version) -> int:
+    """`local-max-addr-scope` (pkg/ip/ip_scope_linux.go ParseScope): the narrowest scope that counts.
+
+    Its default was one wider than `link`, from 1.19 on it is `host` (pkg/defaults/defaults_linux.go AddressScopeMax,
+    7638b511a2): from then on IPv6 link-local addresses are node addresses.
+    """
     if word in SCOPES:
         return next(number for scope, number in SCOPES.items() if scope == word)
-    return 255 if word == "nowhere" else int(word) if word else _LARGEST_SCOPE
+    default = SCOPES["host"] if version >= (1, 19) else SCOPES["link"] - 1
+    return 255 if word == "nowhere" else int(word) if word else default
 
 
 def _fallback(links: Iterable[Link], selected: Collection[str]) -> tuple[Address, ...]:
@@ -186,7 +190,7 @@ def _add_local_routes(table: dict[str, list[NodeAddress]], routes: Iterable[Rout
         route
         for route in routes
         if route.table == TABLES["local"] and route.effective_scope == "host" and route.source is None
-        if route.family == 4 and len(route.nexthops) == 1
+        if route.family == 4 and len(route.nexthops) == 1  # [kernel] IPv6 routes have no scope but the global one
     ]
     for route in local:
         ip = route.destination.network_address
