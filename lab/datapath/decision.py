@@ -63,7 +63,7 @@ class NodeDecision:
     @property
     def agent_exits(self) -> str | None:
         """The agent's last words when it refuses to run with these settings, else None."""
-        return refusal(self.settings, self.version) or self.drd.exits
+        return refusal(self.settings, self.version, self.drd)
 
     @property
     def families(self) -> tuple[Family, ...]:

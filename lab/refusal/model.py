@@ -1,0 +1,33 @@
+"""What a check has to say, and what several of them ask of the settings. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lab.settings import NodeView
+from lab.settings.values import parse_bool
+
+MASQUERADES = '(--enable-ipv4-masquerade="true" or --enable-ipv6-masquerade="true")'
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An agent's last words, and where Cilium has them: file and function."""
+
+    words: str
+    source: str
+
+
+def on(settings: NodeView, key: str, *, default: bool = False) -> bool:
+    """A boolean that the view has no property for; `default` is the agent's."""
+    said = parse_bool(settings.get(key))
+    return default if said is None else said
+
+
+def masquerades(settings: NodeView) -> bool:
+    """Populate takes masquerading of a family that is off for off (pkg/option/config.go)."""
+    return (settings.enable_ipv4 and settings.ipv4_masquerade) or (settings.enable_ipv6 and settings.ipv6_masquerade)
+
+
+def tunnels(settings: NodeView) -> bool:
+    return settings.routing_mode != "native"
