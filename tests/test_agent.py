@@ -71,6 +71,13 @@ REFUSED = "unable to determine direct routing device. Use --direct-routing-devic
             'level=fatal msg="failed to compile bpf_sock.c" error="Failed to compile bpf_sock.o: signal: killed"',
             "failed to compile bpf_sock.c: Failed to compile bpf_sock.o: signal: killed",
         ),
+        (
+            (
+                'level=fatal msg="unable to run agent: failed to populate object graph: egress gateway is not supported '
+                'in kvstore identity allocation mode" subsys=daemon'
+            ),
+            "egress gateway is not supported in kvstore identity allocation mode",
+        ),
         ("Error: unknown flag: --devicez", "Error: unknown flag: --devicez"),
         ("panic: runtime error: index out of range", "panic: runtime error: index out of range"),
     ],

@@ -7,7 +7,8 @@ import re
 # What wraps the reason in the agent's last line: daemon/cmd/root.go, daemon_main.go and hive's start hooks.
 _WRAPPERS = re.compile(
     r"^(unable to run agent|failed to start|invalid daemon configuration|daemon creation failed|"
-    r"daemon configuration failed|failed to init and validate daemon config|start hook failed): ",
+    r"daemon configuration failed|failed to init and validate daemon config|failed to populate object graph|"
+    r"start hook failed): ",
     re.IGNORECASE,
 )
 _MESSAGE = re.compile(r'(?:^|\s)(msg|error)="((?:[^"\\]|\\.)*)"')
