@@ -73,8 +73,8 @@ REFUSED = "unable to determine direct routing device. Use --direct-routing-devic
         ),
         (
             (
-                'level=fatal msg="unable to run agent: failed to populate object graph: egress gateway is not supported '
-                'in kvstore identity allocation mode" subsys=daemon'
+                'level=fatal msg="unable to run agent: failed to populate object graph: egress gateway is not '
+                'supported in kvstore identity allocation mode" subsys=daemon'
             ),
             "egress gateway is not supported in kvstore identity allocation mode",
         ),

@@ -194,6 +194,14 @@ CASES: list[Case] = [
         f"{KPR}Invalid value for --kube-proxy-replacement: strict",
     ),
     ({"kube_proxy_replacement": "strict"}, (V18,), "invalid value for kube-proxy-replacement"),
+    (
+        {"kube_proxy_replacement": "partial"},
+        FROM_1_19,
+        (
+            "Incorrect config-map flag value: option kube-proxy-replacement: strconv.ParseBool: "
+            'parsing "partial": invalid syntax'
+        ),
+    ),
     ({"bpf_lb_mode": "dsr"}, VERSIONS, f'{KPR}Node Port "dsr" mode cannot be used with vxlan tunneling.'),
     ({"bpf_lb_mode": "hybrid"}, VERSIONS, f'{KPR}Node Port "hybrid" mode cannot be used with vxlan tunneling.'),
     (

@@ -1,6 +1,7 @@
 """Refusals before anything is started: flags that contradict each other. Pure.
 
-In the agent's order: Populate (pkg/option/config.go), initEnv (daemon/cmd/daemon_main.go), Validate (config.go).
+In the agent's order: InitConfig and Populate (pkg/option/config.go), initEnv (daemon/cmd/daemon_main.go), Validate
+(config.go).
 """
 
 from __future__ import annotations
@@ -8,12 +9,25 @@ from __future__ import annotations
 from lab.refusal.model import Refusal, on, tunnels
 from lab.selection import Version
 from lab.settings import NodeView
+from lab.settings.values import parse_bool
 
 _POPULATE = "pkg/option/config.go Populate"
 _INIT = "daemon/cmd/daemon_main.go initEnv"
 _VALIDATE = "pkg/option/config.go Validate"
 _DIRECT, _SKIP = "auto-direct-node-routes", "direct-routing-skip-unreachable"
 _ROUTER = "local-router-ipv4 or local-router-ipv6"
+
+
+def _values(settings: NodeView, version: Version) -> Refusal | None:
+    """Values that a flag cannot have: of those that can be set here, words of 1.13 for a boolean of 1.19 on."""
+    said = settings.get("kube-proxy-replacement")
+    if version < (1, 19) or parse_bool(said) is not None:
+        return None
+    return Refusal(
+        f'Incorrect config-map flag value: option kube-proxy-replacement: strconv.ParseBool: parsing "{said}": '
+        "invalid syntax",
+        "pkg/option/config.go InitConfig",
+    )
 
 
 def _populate(settings: NodeView, _version: Version) -> Refusal | None:
@@ -170,5 +184,5 @@ def _delegated(settings: NodeView) -> str | None:
     return None
 
 
-OPTIONS = (_populate, _init_env, _validate)
+OPTIONS = (_values, _populate, _init_env, _validate)
 """The checks of options in their order."""
