@@ -130,8 +130,13 @@ def _told(version: str, together: list[tuple[Mapping[str, Any], Mapping[str, Any
 
 
 def _seen(test: Mapping[str, Any]) -> Iterator[str]:
-    """What was measured, a line per flow: `devices=eth1: pod1→ext0 eth0 pod address!`."""
+    """What was measured, a line per flow (`devices=eth1: pod1→ext0 eth0 pod address!`); else what the agents said."""
     matrix = test.get("matrix") or {}
     label = matrix.get("label", "")
     for cell in matrix.get("cells", ()):
         yield f"devices {label}: {cell['flow']} {cell['text']}"
+    for name, node in test.get("nodes", {}).items() if not matrix.get("cells") else ():
+        exits = node["agent_exits"]
+        yield f"devices {label}: {name} " + (
+            f"agent exits: {exits}" if exits else f"selects {' '.join(node['devices'])}"
+        )
