@@ -15,22 +15,23 @@ from lab.fib import Fib
 from lab.refusal import refusal
 from lab.route import Address, Encap, Family, Network, NextHop, Route
 from lab.selection import (
+    FALLBACK,
     Device,
     DirectRouting,
     Link,
+    NodeAddress,
     Version,
     bpf_host_routing,
+    device_mtu,
     direct_routing,
     links_of,
-    primary_address,
+    node_addresses,
+    route_mtu,
     select,
     skips_fib,
 )
 from lab.settings import NodeView, Settings
 from lab.topology import Topology
-
-VXLAN_OVERHEAD = 50
-"""Bytes: outer Ethernet 14, IPv4 20, UDP 8, VXLAN 8 (pkg/mtu/mtu.go TunnelOverheadIPv4)."""
 
 ROUTER_DEVICE = "cilium_host"
 TUNNEL_DEVICE = "cilium_vxlan"
@@ -96,13 +97,21 @@ class NodeDecision:
 
     @property
     def mtu(self) -> int:
-        """Bytes: `mtu` if set, else the smallest MTU of the selected devices (pkg/mtu/manager.go)."""
-        return self.settings.mtu or min((link.mtu for link in self.links if link.name in self.selected), default=1500)
+        """Bytes: what pods' devices get (pkg/mtu/manager.go)."""
+        node_ip = self.node_ips.get(4) or self.node_ips.get(6)
+        routes = self.kernel_fib.routes
+        return device_mtu(self.links, self.devices, self.settings, self.version, node_ip, routes=routes)
 
     @property
     def route_mtu(self) -> int:
-        """Bytes a pod may send: with an egress gateway everything must fit a tunnel (pkg/egressgateway/manager.go)."""
-        return self.mtu - VXLAN_OVERHEAD if self.tunnels or self.settings.egress_gateway else self.mtu
+        """Bytes: what routes to other nodes' pods get (pkg/mtu/mtu.go)."""
+        return route_mtu(self.mtu, self.settings, self.version)
+
+    @cached_property
+    def node_addresses(self) -> tuple[NodeAddress, ...]:
+        """The agent's table of node addresses, but for those of Cilium's own devices."""
+        routes = self.kernel_fib.routes
+        return node_addresses(self.links, self.devices, self.settings, self.node_ips, self.version, routes=routes)
 
     def exclusion(self, family: Family) -> Network | None:
         """Destinations that are never masqueraded: the native routing CIDR if set, else the node's own pod CIDR."""
@@ -112,17 +121,11 @@ class NodeDecision:
         return self.settings.ipv4_native_routing_cidr if family == 4 else self.settings.ipv6_native_routing_cidr
 
     def masquerade_address(self, device: str, family: Family) -> Address | None:
-        """What BPF masquerading writes as the source on one selected device: its Primary, else any device's."""
-        node_ip = self.node_ips.get(family)
-        by_name = {link.name: link for link in self.links}
-        found = primary_address(by_name[device].addresses, family, node_ip, self.version)
-        if found is not None:
-            return found
-        for link in sorted(self.links, key=lambda link: (link.name not in self.selected, link.index)):
-            found = primary_address(link.addresses, family, node_ip, self.version)
-            if found is not None:
-                return found
-        return None
+        """What BPF masquerading writes as the source on one selected device: its Primary, else the fallback `*`."""
+        primary = {
+            row.device: row.address for row in self.node_addresses if row.primary and row.address.version == family
+        }
+        return primary.get(device) or primary.get(FALLBACK)
 
 
 @dataclass(frozen=True)
