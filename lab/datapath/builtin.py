@@ -41,10 +41,12 @@ _LAST_METRIC = 4294967294
 
 def operations(decisions: Decisions) -> tuple[Operation, ...]:
     """Everything to do on top of the topology's own plan."""
-    return tuple(operation for name in decisions.running for operation in _node(decisions, decisions.nodes[name]))
+    return tuple(operation for name in decisions.running for operation in node_operations(decisions, name))
 
 
-def _node(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
+def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
+    """What one node's agent does to its node and its pods."""
+    node = decisions.nodes[name]
     number = list(decisions.topology.nodes).index(node.node) + 1
     yield AddCable(node.node, "cilium_net", mac(6, number, 0), node.node, ROUTER_DEVICE, mac(6, number, 1), node.mtu)
     yield SetLink(node.node, ROUTER_DEVICE)

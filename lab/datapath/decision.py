@@ -57,22 +57,22 @@ class NodeDecision:
     kernel_fib: Fib
     pod_cidrs: Mapping[Family, Network]
 
-    @property
+    @cached_property
     def selected(self) -> tuple[str, ...]:
         return tuple(device.name for device in self.devices if device.selected)
 
-    @property
+    @cached_property
     def agent_exits(self) -> str | None:
         """The agent's last words when it refuses to run with these settings, else None."""
         return refusal(self.settings, self.version, self.drd)
 
-    @property
+    @cached_property
     def families(self) -> tuple[Family, ...]:
         """The families in which pods of this node have addresses."""
         enabled: dict[Family, bool] = {4: self.settings.enable_ipv4, 6: self.settings.enable_ipv6}
         return tuple(family for family in self.pod_cidrs if enabled[family])
 
-    @property
+    @cached_property
     def tunnels(self) -> bool:
         return self.settings.routing_mode == "tunnel"
 
@@ -95,7 +95,7 @@ class NodeDecision:
         """The device every pod packet is sent to without a FIB lookup (≤1.18), or None."""
         return self.drd.device if skips_fib(self.devices, self.drd, self.settings, self.version) else None
 
-    @property
+    @cached_property
     def mtu(self) -> int:
         """Bytes: what pods' devices get (pkg/mtu/manager.go)."""
         node_ip = self.node_ips.get(4) or self.node_ips.get(6)
@@ -145,7 +145,7 @@ class Decisions:
         """Pod → its planned addresses of every family."""
         return self.topology.pod_addresses()
 
-    @property
+    @cached_property
     def running(self) -> tuple[str, ...]:
         """The nodes whose agent stays up; the others are unknown to them."""
         return tuple(name for name, node in self.nodes.items() if node.agent_exits is None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -51,3 +51,26 @@ class Machine:
             yield from (interface.ip for interface in nic.addresses_of(family) if not interface.ip.is_link_local)
         for addresses in self.extra.values():
             yield from (address for address in addresses if address.version == family)
+
+
+class Made(Mapping[str, Machine]):
+    """The hosts by name, each made when it is first asked for: a flow meets few of them."""
+
+    def __init__(self, names: Collection[str], make: Callable[[str], Machine]) -> None:
+        self._names = names
+        self._make = make
+        self._made: dict[str, Machine] = {}
+
+    def __getitem__(self, name: str) -> Machine:
+        found = self._made.get(name)
+        if found is None:
+            if name not in self._names:
+                raise KeyError(name)
+            found = self._made[name] = self._make(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

@@ -223,12 +223,12 @@ class Walker:
     @cached_property
     def _whose(self) -> Mapping[Address, str]:
         """Address → whose it is, in words."""
-        found: dict[Address, str] = {}
-        for host, machine in self.machines.items():
-            found.update({one: f"{host}'s on {dev}" for dev, several in machine.extra.items() for one in several})
-            found.update(
-                {i.ip: f"{host}'s on {name}" for name, nic in machine.host.nics.items() for i in nic.addresses}
-            )
+        topology = self.decisions.topology
+        found = {i.ip: f"{host}'s on {name}" for host, name, nic in topology.nic_pairs() for i in nic.addresses}
+        for node in topology.nodes:
+            for family in topology.families:
+                if (router := topology.router_address(node, family)) is not None:
+                    found[router] = f"{node}'s router IP"
         for pod, addresses in self.decisions.pod_addresses.items():
             found.update(dict.fromkeys(addresses, f"{pod}'s own"))
         return found
@@ -237,20 +237,31 @@ class Walker:
         """Who answers for an address on a fabric. [kernel] ARP is answered for any of the host's addresses, ND not."""
         if not nic.up:
             return None
-        for name, nic_name, other in self._on_fabric.get(nic.fabric, ()):
-            if name == host or not other.up:
-                continue
-            on_nic = any(interface.ip == address for interface in other.addresses)
-            if on_nic or (address.version == 4 and address in self.machines[name].own):
+        for name, nic_name in self._holders.get((nic.fabric, address), ()):
+            if name != host:
+                return name, nic_name
+        for name, nic_name in self._on_fabric[nic.fabric] if address.version == 4 else ():
+            if name != host and address in self.machines[name].own:
                 return name, nic_name
         return None
 
     @cached_property
-    def _on_fabric(self) -> Mapping[str, tuple[tuple[str, str, Nic], ...]]:
-        found: dict[str, list[tuple[str, str, Nic]]] = {}
+    def _on_fabric(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        """Fabric → its NICs that are up."""
+        found: dict[str, list[tuple[str, str]]] = {}
         for host, name, nic in self.decisions.topology.nic_pairs():
-            found.setdefault(nic.fabric, []).append((host, name, nic))
+            found.setdefault(nic.fabric, []).extend([(host, name)] if nic.up else [])
         return {fabric: tuple(nics) for fabric, nics in found.items()}
+
+    @cached_property
+    def _holders(self) -> Mapping[tuple[str, Address], tuple[tuple[str, str], ...]]:
+        """(fabric, address) → the NICs there that are up and have it."""
+        found: dict[tuple[str, Address], tuple[tuple[str, str], ...]] = {}
+        for host, name, nic in self.decisions.topology.nic_pairs():
+            for interface in nic.addresses if nic.up else ():
+                key = nic.fabric, interface.ip
+                found[key] = (*found.get(key, ()), (host, name))
+        return found
 
 
 def _answer(packet: Packet) -> Packet:

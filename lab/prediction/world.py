@@ -12,7 +12,7 @@ from lab.datapath.decision import Decisions, pod_interface
 from lab.fib import Fib
 from lab.nat import Packet, PacketRule
 from lab.operation import AddAddress, AddRoute, AddRule, SetPacketRules
-from lab.prediction.machine import Machine
+from lab.prediction.machine import Machine, Made
 from lab.prediction.model import Prediction
 from lab.prediction.walk import Walker
 from lab.route import TABLES, Address, Family, NextHop, Route, Rule
@@ -44,43 +44,48 @@ class World:
         return self.decisions.topology
 
     @cached_property
-    def _planned(self) -> Mapping[str, _Planned]:
-        """Role → what the datapath adds there."""
-        found: dict[str, _Planned] = {}
-        for operation in builtin.operations(self.decisions):
-            mine = found.setdefault(operation.namespace, _Planned())
-            if isinstance(operation, AddRoute):
-                mine.routes[_place(operation.route)] = operation.route
-            elif isinstance(operation, AddRule):
-                mine.rules.append(operation.rule)
-            elif isinstance(operation, AddAddress):
-                mine.addresses.setdefault(operation.dev, []).append(operation.interface.ip)
-            elif isinstance(operation, SetPacketRules):
-                mine.packet_rules += operation.rules
-        return found
+    def _plans(self) -> dict[str, dict[str, _Planned]]:
+        """Node → role → what the datapath adds there; filled as it is asked for."""
+        return {}
+
+    def _planned(self, node: str) -> Mapping[str, _Planned]:
+        if node not in self._plans:
+            found: dict[str, _Planned] = {}
+            for operation in builtin.node_operations(self.decisions, node) if node in self.decisions.running else ():
+                mine = found.setdefault(operation.namespace, _Planned())
+                if isinstance(operation, AddRoute):
+                    mine.routes[_place(operation.route)] = operation.route
+                elif isinstance(operation, AddRule):
+                    mine.rules.append(operation.rule)
+                elif isinstance(operation, AddAddress):
+                    mine.addresses.setdefault(operation.dev, []).append(operation.interface.ip)
+                elif isinstance(operation, SetPacketRules):
+                    mine.packet_rules += operation.rules
+            self._plans[node] = found
+        return self._plans[node]
+
+    def _machine(self, name: str) -> Machine:
+        """A host as the datapath leaves it."""
+        host = self.topology.hosts[name]
+        planned = self._planned(name).get(name, _Planned())
+        own = Fib.of(host)
+        kept = [route for route in own.routes if _place(route) not in planned.routes]
+        local = [_local(dev, address) for dev, found in planned.addresses.items() for address in found]
+        pods = self.topology.nodes[name].pods if name in self.topology.nodes else ()
+        return Machine(
+            name=name,
+            host=host,
+            fib=Fib((*kept, *local, *planned.routes.values()), (*own.rules, *planned.rules)),
+            packet_rules=planned.packet_rules,
+            pods={pod_interface(pod): pod for pod in pods},
+            forwards=name not in self.topology.externals,
+            extra={dev: tuple(found) for dev, found in planned.addresses.items()},
+        )
 
     @cached_property
     def machines(self) -> Mapping[str, Machine]:
-        """Every host of the topology, as the datapath leaves it."""
-        pods: dict[str, dict[str, str]] = {}
-        for pod, (node, _) in self.topology.pods.items():
-            pods.setdefault(node, {})[pod_interface(pod)] = pod
-        made = {}
-        for name, host in self.topology.hosts.items():
-            planned = self._planned.get(name, _Planned())
-            own = Fib.of(host)
-            kept = [route for route in own.routes if _place(route) not in planned.routes]
-            local = [_local(dev, address) for dev, found in planned.addresses.items() for address in found]
-            made[name] = Machine(
-                name=name,
-                host=host,
-                fib=Fib((*kept, *local, *planned.routes.values()), (*own.rules, *planned.rules)),
-                packet_rules=planned.packet_rules,
-                pods=pods.get(name, {}),
-                forwards=name not in self.topology.externals,
-                extra={dev: tuple(found) for dev, found in planned.addresses.items()},
-            )
-        return made
+        """Every host of the topology, made when it is first asked for."""
+        return Made(self.topology.hosts, self._machine)
 
     @cached_property
     def _walker(self) -> Walker:
@@ -130,7 +135,7 @@ class World:
         if nic:
             return tuple(i.ip for i in self.topology.hosts[host].nics[nic].addresses)
         if end in self.topology.pods:
-            planned = self._planned.get(end)
+            planned = self._planned(self.topology.pods[end][0]).get(end)
             plugged = {address for found in planned.addresses.values() for address in found} if planned else set()
             return tuple(address for address in self.decisions.pod_addresses[end] if address in plugged)
         return tuple(i.ip for one in self.topology.hosts[end].nics.values() for i in one.addresses)
