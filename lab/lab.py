@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +18,8 @@ from lab.datapath.said import NodeSaid
 from lab.deployment import Deployment, attach, deploy_builtin, deploy_cilium
 from lab.errors import InputError, LabError, Problem
 from lab.fit import fit
+from lab.modelled import DEFAULT_VERSION, modelled_version
 from lab.route import Address
-from lab.selection import Version
 from lab.settings import LAB_BASELINE, Settings, stored, unmodelled
 from lab.substrate import ownership
 from lab.topology import Flow, Topology, load
@@ -36,7 +36,6 @@ from lab.verdict import Context, FlowResult
 if TYPE_CHECKING:
     from lab.controlplane import Kind
 
-DEFAULT_VERSION = "1.20"
 _DEVICE_KEYS = frozenset({"devices", "direct-routing-device", "force-device-detection"})
 
 
@@ -366,14 +365,8 @@ class Lab:
             pod_node={pod: node for pod, (node, _) in self.topology.pods.items()},
             addresses={name: tuple(map(str, found)) for name, found in self.addresses.items()},
             said={name: str(said) for name, said in self.said.items()},
-            unmasqueraded=frozenset(self._native_node_ends()),
+            unmasqueraded=self.decisions.native_node_ends,
         )
-
-    def _native_node_ends(self) -> Iterator[str]:
-        for name, node in self.decisions.nodes.items():
-            for nic_name, nic in self.topology.nodes[name].nics.items():
-                if not node.tunnels and any(i.ip in node.node_ips.values() for i in nic.addresses):
-                    yield f"{name}.{nic_name}"
 
 
 def _flow(text: str) -> Flow:
@@ -381,16 +374,3 @@ def _flow(text: str) -> Flow:
         return Flow.parse(text)
     except ValueError as error:
         raise InputError([Problem(f"flow {text!r}", 0, "", str(error), "e.g. pod1 -> ext1:udp:53")]) from None
-
-
-def modelled_version(text: str) -> Version:
-    """A Cilium version that the model knows. Raises InputError."""
-    try:
-        version = Version.parse(text)
-    except ValueError as error:
-        raise InputError([Problem("--cilium-version", 0, "", str(error), "e.g. 1.18 or 1.20")]) from None
-    if not (1, 16) <= version <= (1, 21):
-        raise InputError(
-            [Problem("--cilium-version", 0, "", f"the model knows Cilium 1.16 to 1.21, not {version}", "e.g. 1.20")]
-        )
-    return version

@@ -14,7 +14,8 @@ import pytest
 
 from lab import bundle, room
 from lab.errors import LabError
-from lab.lab import Lab, modelled_version
+from lab.lab import Lab
+from lab.modelled import modelled_version
 from lab.plugin import RUN, datapath
 from lab.prediction import World
 from lab.record import capture, run

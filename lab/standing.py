@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import InputError, LabError
-from lab.lab import DEFAULT_VERSION, Lab
+from lab.lab import Lab
+from lab.modelled import DEFAULT_VERSION
 from lab.settings import LAB_BASELINE, Settings, check_keys
 from lab.topology import Topology, load
 from lab.topology.amend import Amendments, amend

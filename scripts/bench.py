@@ -16,10 +16,12 @@ import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from lab.errors import LabError
 from lab.lab import Lab
@@ -240,6 +242,36 @@ def flows(carried: Series, lost: Series, mixed: Series) -> None:
                 raise LabError(f"{series.name}: some flows are {', '.join(sorted(wrong))}")
 
 
+HUNDRED = """\
+name: hundred
+fabrics: {f0: , f1: }
+nodes:
+  node[1-100]:
+    nics:
+      eth0: {fabric: f0, addresses: "10.0.0.{n}/24"}
+      eth1: {fabric: f1, addresses: "10.0.1.{n}/24"}
+    routes: [default via 10.0.0.254 dev eth0]
+    pod_cidrs: 10.244.{n}.0/24
+    pods: ["pod{n}"]
+externals:
+  ext0: {nics: {eth0: {fabric: f0, addresses: 10.0.0.200/24}}, routes: ["10.244.[1-100].0/24 via 10.0.0.[1-100]"]}
+"""
+
+
+def prediction(series: Series) -> None:
+    """`niclab predict` as a person runs it: the whole process, every pair of 100 nodes, three values of `devices`."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "hundred.yaml")
+        path.write_text(HUNDRED)
+        command = [sys.executable, "-m", "lab.cli", "predict", str(path)]
+        for devices in ("", "eth0", "eth0,eth1"):
+            command += ["--devices", devices]
+        with timed(series):
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    if done.returncode or "9899 like it" not in done.stdout:
+        raise LabError(f"niclab predict ends with status {done.returncode}", why=done.stderr)
+
+
 def measure(nodes: int, rounds: int) -> dict[str, Series]:
     """Every way, `rounds` times, in turn."""
     node = 1000 / nodes
@@ -255,6 +287,7 @@ def measure(nodes: int, rounds: int) -> dict[str, Series]:
         "carried": Series("100 flows, all carried", "s", 1, bar=0.5),
         "lost": Series("100 flows, all lost", "s", 1, bar=0.5),
         "mixed": Series("100 flows, half of them lost", "s", 1, bar=0.5),
+        "predict": Series("niclab predict, 100 nodes, 3 settings", "s", 1, bar=1.0),
     }
     cleanup = Cleanup()
     plan, small = Plan(many_nodes(nodes)), Plan(many_nodes(few))
@@ -264,6 +297,7 @@ def measure(nodes: int, rounds: int) -> dict[str, Series]:
         lambda: ip_each(small, found["each up"], found["each down"]),
         lambda: deployment(found["deploy"]),
         lambda: flows(found["carried"], found["lost"], found["mixed"]),
+        lambda: prediction(found["predict"]),
     ]
     for plans in (plan, small):
         assert plans.operations  # planned now, and not on the first one's clock

@@ -25,7 +25,7 @@ def test_help_lists_the_commands_and_loads_nothing() -> None:
         "assert not {'pydantic', 'scapy', 'yaml', 'lab.lab'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for name in ("check", "validate", "graph", "trace", "explain", "up", "down", "ls", "inspect", "exec", "sweep"):
+    for name in "check validate graph trace explain predict up down ls inspect exec sweep".split():
         assert re.search(rf"^ +{name} ", done.stdout, re.MULTILINE), name
     assert here("--version").out.startswith("niclab ")
 
@@ -56,7 +56,7 @@ def test_validate(tmp_path: Path) -> None:
     everything = here("validate")
     assert (everything.status, everything.err) == (PASS, "")
     assert "two-nic: a topology of 2 nodes with 4 NICs" in everything.out
-    for kind in ((), ("topology",), ("trace",), ("explain",)):
+    for kind in ((), ("topology",), ("trace",), ("explain",), ("predict",)):
         assert json.loads(here("validate", "--schema", *kind).out)["type"] == "object"
 
 

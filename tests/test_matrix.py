@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from lab.record.matrix import Cell, Row, cell, render, row, unfolded
+from lab.record.cell import Cell
+from lab.record.matrix import Row, cell, render, row, unfolded
 from lab.verdict import FlowResult, Measurement
 from tests.flows import result, seen, to_ext1, tunnelled
 

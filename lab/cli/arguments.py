@@ -23,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
     _graph(commands)
     _trace(commands)
     _explain(commands)
+    _predict(commands)
     _up(commands)
     _labs(commands)
     _diff(commands)
@@ -75,7 +76,11 @@ def _validate(commands: Commands) -> None:
     command = _add(commands, "validate", "check topologies and settings files without building anything", load)
     command.add_argument("file", nargs="*", help="topologies (names or paths) and settings files")
     command.add_argument(
-        "--schema", nargs="?", const="topology", choices=("topology", "trace", "explain"), help="print a JSON Schema"
+        "--schema",
+        nargs="?",
+        const="topology",
+        choices=("topology", "trace", "explain", "predict"),
+        help="print a JSON Schema",
     )
 
 
@@ -186,6 +191,22 @@ def _explain(commands: Commands) -> None:
     _model_options(command)
     _flow_options(command)
     _expect_option(command)
+    _output(command)
+
+
+def _predict(commands: Commands) -> None:
+    def load() -> Run:
+        from lab.cli import predict
+
+        return predict.run
+
+    command = _add(commands, "predict", "the NIC matrix for given settings, without a packet; builds nothing", load)
+    _model_options(command)
+    _flow_options(command)
+    command.add_argument(
+        "--devices", action="append", metavar="LIST", help="a row with this `devices`, repeatable; '' stands for unset"
+    )
+    command.set_defaults(expect=[])
     _output(command)
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from lab import bundle, choice
+from lab import choice
 from lab import settings as formats
 from lab.errors import InputError, Problem
-from lab.lab import DEFAULT_VERSION, Lab, modelled_version
+from lab.modelled import DEFAULT_VERSION, modelled_version
 from lab.settings import Settings, check_keys, effective, parse_assignments, parse_node_assignments
 from lab.topology import Flow, Topology, load
 from lab.topology.amend import Amendments, amend
 from lab.topology.finding import nearest
 from lab.topology.rules import check_flow
+
+if TYPE_CHECKING:
+    from lab.lab import Lab
 
 
 def topology(options: argparse.Namespace) -> Topology:
@@ -33,12 +37,16 @@ def topology(options: argparse.Namespace) -> Topology:
 def version(options: argparse.Namespace) -> str:
     """The Cilium version, X.Y, that is asked for or comes by default. Raises InputError, LabError."""
     if choice.datapath(options.datapath, options.cilium_version) == "cilium":
+        from lab import bundle
+
         return bundle.find_cilium(options.cilium_version).minor
     return str(modelled_version(options.cilium_version or DEFAULT_VERSION))
 
 
 def deploy(options: argparse.Namespace, found: Topology, chosen: Settings, lab_id: str | None = None) -> Lab:
     """The lab that the command line asks for. Raises LabError."""
+    from lab.lab import Lab
+
     return Lab.deploy(
         found,
         chosen,

@@ -24,6 +24,10 @@ def run(options: argparse.Namespace) -> int:
             from lab import explanation
 
             sys.stdout.write(explanation.schema())
+        elif options.schema == "predict":
+            from lab.record import forecast
+
+            sys.stdout.write(forecast.schema())
         else:
             sys.stdout.write(topology.schema())
         return PASS

@@ -150,6 +150,17 @@ class Decisions:
         """The nodes whose agent stays up; the others are unknown to them."""
         return tuple(name for name, node in self.nodes.items() if node.agent_exits is None)
 
+    @cached_property
+    def native_node_ends(self) -> frozenset[str]:
+        """`node.nic` of every node IP that pods reach with their own address: those of nodes with native routing."""
+        return frozenset(
+            f"{name}.{nic_name}"
+            for name, node in self.nodes.items()
+            if not node.tunnels
+            for nic_name, nic in self.topology.nodes[name].nics.items()
+            if any(interface.ip in node.node_ips.values() for interface in nic.addresses)
+        )
+
     def _decide(self, name: str) -> NodeDecision:
         node = self.topology.nodes[name]
         view = self.settings.for_node(name, {"kubernetes.io/hostname": name, **node.labels})

@@ -11,11 +11,15 @@ from lab.route import Address
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """One packet leaving a host's NIC: `source` is inside any tunnel, `outer` the tunnel's address pair."""
+    """One packet leaving a host's NIC, the tap, for another's, `into`.
+
+    `source` is inside any tunnel, `outer` the tunnel's address pair.
+    """
 
     tap: str
     source: str
     outer: tuple[str, str] | None = None
+    into: str = ""
 
 
 @dataclass(frozen=True, slots=True)

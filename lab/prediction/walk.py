@@ -32,10 +32,11 @@ class Egress:
 
 @dataclass(frozen=True)
 class Walker:
-    """Walks packets; `machines` are the lab's hosts by name."""
+    """Walks packets. `machines`: the lab's hosts by name; `home`: pod → its node."""
 
     decisions: Decisions
     machines: Mapping[str, Machine]
+    home: Mapping[str, str]
 
     def exchange(self, start: str, packet: Packet) -> Iterator[Prediction]:
         """Every way a packet may go from a host or pod, with every way of its answer."""
@@ -50,9 +51,8 @@ class Walker:
     def _walks(self, start: str, packet: Packet, tracked: Tracked) -> Iterator[Way]:
         """Walk one packet from a host or pod; `tracked` is what the hosts remember of those before it."""
         trip = Trip(packet, tracked)
-        pods = self.decisions.topology.pods
-        if start in pods:
-            yield from self._arrives(pods[start][0], pod_interface(start), trip)
+        if start in self.home:
+            yield from self._arrives(self.home[start], pod_interface(start), trip)
         else:
             yield from self._leaves(start, trip)
 
@@ -199,7 +199,7 @@ class Walker:
             yield noted.ended(None, f"nobody on {nic.fabric} has {to}")
             return
         outer = (str(trip.packet.source), str(trip.packet.destination)) if trip.inner else None
-        here = Sent(f"{host}.{device}", str(trip.seen.source), outer)
+        here = Sent(f"{host}.{device}", str(trip.seen.source), outer, ".".join(neighbour))
         on_wire = trip.on(replace(trip.packet, mark=0), trip.inner)
         yield from self._arrives(*neighbour, replace(on_wire, sent=(*trip.sent, here)))
 

@@ -44,6 +44,11 @@ class World:
         return self.decisions.topology
 
     @cached_property
+    def home(self) -> Mapping[str, str]:
+        """Pod → its node."""
+        return {pod: node for pod, (node, _) in self.topology.pods.items()}
+
+    @cached_property
     def _plans(self) -> dict[str, dict[str, _Planned]]:
         """Node → role → what the datapath adds there; filled as it is asked for."""
         return {}
@@ -89,7 +94,7 @@ class World:
 
     @cached_property
     def _walker(self) -> Walker:
-        return Walker(self.decisions, self.machines)
+        return Walker(self.decisions, self.machines, self.home)
 
     def predict(self, flow: Flow) -> tuple[Prediction, ...]:
         """Every way a flow may go; more than one only where a hash decides. Empty when it cannot be sent at all, and
@@ -112,8 +117,8 @@ class World:
         if service_of(self.topology, flow) is not None:
             return "flows to services are not modelled"
         for end in (flow.source, flow.destination):
-            if end in self.topology.pods:
-                node = self.topology.pods[end][0]
+            if end in self.home:
+                node = self.home[end]
                 if (words := self.decisions.nodes[node].agent_exits) is not None:
                     return f"{end} is not plugged: the agent on {node} exits: {words}"
         if self._ends(flow) is None:
@@ -134,8 +139,8 @@ class World:
         host, _, nic = end.partition(".")
         if nic:
             return tuple(i.ip for i in self.topology.hosts[host].nics[nic].addresses)
-        if end in self.topology.pods:
-            planned = self._planned(self.topology.pods[end][0]).get(end)
+        if end in self.home:
+            planned = self._planned(self.home[end]).get(end)
             plugged = {address for found in planned.addresses.values() for address in found} if planned else set()
             return tuple(address for address in self.decisions.pod_addresses[end] if address in plugged)
         return tuple(i.ip for one in self.topology.hosts[end].nics.values() for i in one.addresses)

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lab.verdict import FlowResult
+from lab.record.cell import Cell, Inward, Outward, source_words, worded
+
+if TYPE_CHECKING:
+    from lab.verdict import FlowResult
 
 _LONGEST_LABEL = 50
 """Characters of a row's label, beyond which what tells it apart is a note below the table."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """One measured flow as one cell of the matrix; `loud` cells are those people do not expect."""
-
-    text: str
-    loud: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,34 +44,25 @@ def cell(result: FlowResult) -> Cell:
         return Cell("agent exits" if "agent" in result.refusal else "unmeasured", loud=True)
     source, target = (end.partition(".")[0] for end in (result.flow.source, result.flow.destination))
     pods = result.context.pod_node
-    from_pod = source in pods
-    words: list[str] = []
-    loud = False
     taken = _taken_in(result)
-    if from_pod or (target not in pods and taken is None):
+    seen: Outward | Inward
+    if source in pods or (target not in pods and taken is None):
         node = pods.get(source, source)
-        out, back = _nics(result, node, "request", True), _nics(result, node, "reply", False)
-        tunnels = _encapsulation(result, node, "request")
-        words += [out or ("on the node" if result.received else "left no NIC"), *tunnels]
-        if from_pod and out and not tunnels:
-            how, loud = _source(result, source, node)
-            words += [how] if how else []
-        if back and back != out:
-            words.append(f"back {back}")
+        seen = Outward(
+            out=_nics(result, node, "request", True),
+            back=_nics(result, node, "reply", False),
+            tunnels=_encapsulation(result, node, "request"),
+            source=_source(result, source, node) if source in pods else "",
+            answered=result.received > 0,
+        )
     else:
         node = taken or pods[target]
-        entered, answered = _nics(result, node, "request", False), _nics(result, node, "reply", True)
-        words += [entered or "never arrived", *_encapsulation(result, node, "request")]
-        if answered and answered != entered:
-            words.append(f"reply {answered}")
-        loud = answered != entered
-    if result.verdict == "leaked":
-        words.append("leaked")
-        loud = True
-    if result.received != result.sent:
-        words.append("no answer" if result.received == 0 else f"{result.received}/{result.sent} answered")
-        loud = True
-    return Cell(" ".join(words), loud)
+        seen = Inward(
+            entered=_nics(result, node, "request", False),
+            answered=_nics(result, node, "reply", True),
+            tunnels=_encapsulation(result, node, "request"),
+        )
+    return worded(seen, received=result.received, sent=result.sent, leaked=result.verdict == "leaked")
 
 
 def _taken_in(result: FlowResult) -> str | None:
@@ -86,30 +72,29 @@ def _taken_in(result: FlowResult) -> str | None:
     return next((s.host for s in requests), None) if result.served else None
 
 
-def _nics(result: FlowResult, node: str, kind: str, outbound: bool) -> str:
+def _nics(result: FlowResult, node: str, kind: str, outbound: bool) -> frozenset[str]:
     """The NICs by which packets of this kind left the node, or arrived at it."""
-    found = {
+    return frozenset(
         s.nic
         for s in result.sightings
         if s.host == node and s.nic and s.kind == kind and (s.outbound if outbound else s.arrives)
-    }
-    return "+".join(sorted(found))
+    )
 
 
-def _encapsulation(result: FlowResult, node: str, kind: str) -> list[str]:
-    return sorted({e for s in result.sightings if s.host == node and s.nic and s.kind == kind for e in s.encapsulation})
+def _encapsulation(result: FlowResult, node: str, kind: str) -> tuple[str, ...]:
+    found = {e for s in result.sightings if s.host == node and s.nic and s.kind == kind for e in s.encapsulation}
+    return tuple(sorted(found))
 
 
-def _source(result: FlowResult, pod: str, node: str) -> tuple[str, bool]:
-    """How the packets' source looked as they left the node, and whether that is a surprise."""
+def _source(result: FlowResult, pod: str, node: str) -> str:
+    """How the packets' source looked as they left the node."""
     own = result.context.addresses.get(pod, ())
     left = [s for s in result.sightings if s.host == node and s.nic and s.outbound and s.kind == "request"]
-    if not all(s.source in own for s in left):
-        return "snat", False
-    expected = result.flow.destination in result.context.unmasqueraded
-    if result.end in result.context.pod_node:
-        return "", False
-    return ("pod address" if expected else "pod address!"), not expected
+    return source_words(
+        masqueraded=not all(s.source in own for s in left),
+        expected=result.flow.destination in result.context.unmasqueraded,
+        to_pod=result.end in result.context.pod_node,
+    )
 
 
 def row(table: str, label: str, results: Iterable[FlowResult], settings: Mapping[str, str] | None = None) -> Row:
