@@ -25,7 +25,8 @@ def test_help_lists_the_commands_and_loads_nothing() -> None:
         "assert not {'pydantic', 'scapy', 'yaml', 'lab.lab'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for name in "check validate graph trace explain predict up down ls inspect exec sweep".split():
+    building = ("trace", "up", "down", "ls", "inspect", "exec", "sweep")
+    for name in ("check", "validate", "graph", "explain", "predict", *building):
         assert re.search(rf"^ +{name} ", done.stdout, re.MULTILINE), name
     assert here("--version").out.startswith("niclab ")
 
