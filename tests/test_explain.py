@@ -58,7 +58,7 @@ def test_the_chain_of_a_leak() -> None:
     assert (way["request"]["arrived"], way["request"]["source"]) == ("ext1", "10.244.1.10")
     chain = way["chain"].split(" → ")
     assert chain[0].startswith("10.0.1.100: by the route 10.0.1.0/24 dev eth1")
-    assert chain[1].startswith("leaves by eth1, which is not selected")
+    assert chain[1] == "leaves by eth1, which is not selected: not matching user filter [eth0] (rule 2)"
     assert chain[2].startswith("not masqueraded: eth1 is not selected")
     assert chain[3] == "ext1 sees the source 10.244.1.10, pod1's own"
     assert chain[4] == "back by ext1.eth0"
@@ -133,11 +133,12 @@ def test_an_agent_that_exits_and_what_to_set() -> None:
         ("enable-masquerade-to-route-source=true",),
         ("egress-masquerade-interfaces=eth0",),
         ("enable-ipv4=false", "enable-ipv6=false"),
+        ("enable-wireguard=true", "enable-ipsec=true"),
     ],
 )
 def test_every_refusal_says_what_to_set(refused: tuple[str, ...]) -> None:
     node = explained("two-nic", *told(*refused))["nodes"]["node1"]
-    assert node["agent_exits"] and node["mend"]
+    assert node["agent_exits"] and node["exits_in"] and node["mend"]
 
 
 def test_expectations() -> None:

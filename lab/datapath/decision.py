@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from lab.fib import Fib
-from lab.refusal import refusal
+from lab.refusal import Refusal, refused
 from lab.route import Address, Encap, Family, Network, NextHop, Route
 from lab.selection import (
     FALLBACK,
@@ -64,7 +64,12 @@ class NodeDecision:
     @cached_property
     def agent_exits(self) -> str | None:
         """The agent's last words when it refuses to run with these settings, else None."""
-        return refusal(self.settings, self.version, self.drd)
+        return None if self.refused is None else self.refused.words
+
+    @cached_property
+    def refused(self) -> Refusal | None:
+        """Why the agent refuses to run, and where Cilium has that; None when it runs."""
+        return refused(self.settings, self.version, self.drd)
 
     @cached_property
     def families(self) -> tuple[Family, ...]:

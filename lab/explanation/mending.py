@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
+from lab.settings.known import agent_keys
+
 _MENDS = (
     (
         "unable to determine direct routing device",
@@ -24,6 +28,11 @@ _MENDS = (
 )
 
 
+_FLAG = re.compile(r"(?:--|\b)([a-z0-9]+(?:-[a-z0-9]+)+)\b")
+
+
 def mend(exits: str) -> str:
-    """How an agent that exits with these words is made to run; empty for words that are not known here."""
-    return next((how for part, how in _MENDS if part in exits), "")
+    """How an agent that exits with these words is made to run: as is known here, else by the flags that they name."""
+    known = next((how for part, how in _MENDS if part in exits), "")
+    flags = list(dict.fromkeys(flag for flag in _FLAG.findall(exits) if flag in agent_keys()))
+    return known or (f"tell it otherwise: {', '.join(flags)}" if flags else "")

@@ -11,6 +11,7 @@ from lab import prediction
 from lab.datapath.decision import NodeDecision
 from lab.explanation.mending import mend
 from lab.prediction import Prediction, Walk, World
+from lab.selection import Device
 from lab.settings import Settings, unmodelled
 from lab.topology import Flow
 from lab.topology.service_flows import as_sent
@@ -110,12 +111,20 @@ class ExplainedDevice(Model):
 
     selected: bool
     reason: str
+    rule: Annotated[str, Field(description="a stable name of the rule that decided")]
+    number: Annotated[int, Field(description="the rule's place in the version's order, from 1")]
+    source: Annotated[str, Field(description="Cilium's file and function")]
+
+    @classmethod
+    def of(cls, one: Device) -> ExplainedDevice:
+        return cls(selected=one.selected, reason=one.reason, rule=str(one.rule), number=one.number, source=one.source)
 
 
 class ExplainedNode(Model):
     """What one node's agent decides before any packet flows."""
 
     agent_exits: Annotated[str | None, Field(description="the agent's last words when it refuses to run, else null")]
+    exits_in: Annotated[str | None, Field(description="Cilium's file and function that refuses, else null")]
     mend: Annotated[str | None, Field(description="what to set so that it runs, where that is known")]
     devices: Annotated[dict[str, ExplainedDevice], Field(description="every interface")]
     direct_routing_device: str | None
@@ -131,8 +140,9 @@ class ExplainedNode(Model):
         exits = node.agent_exits
         return cls(
             agent_exits=exits,
+            exits_in=refusal.source if (refusal := node.refused) else None,
             mend=(mend(exits) or None) if exits else None,
-            devices={one.name: ExplainedDevice(selected=one.selected, reason=one.reason) for one in node.devices},
+            devices={one.name: ExplainedDevice.of(one) for one in node.devices},
             direct_routing_device=node.drd.device if exits is None else None,
             direct_routing_reason=node.drd.reason,
             node_ips=tuple(map(str, node.node_ips.values())),

@@ -31,14 +31,14 @@ def lines(explanation: Explanation) -> Iterator[str]:
 
 def _node(node: ExplainedNode) -> Iterator[str]:
     if node.agent_exits:
-        yield f"the agent exits: {node.agent_exits}"
+        yield f"the agent exits: {node.agent_exits}  [{node.exits_in}]"
         if node.mend:
             yield f"mend: {node.mend}"
     else:
         yield f"direct routing device {node.direct_routing_device or 'none'} ({node.direct_routing_reason})"
     for name, device in node.devices.items():
         if name != "lo":
-            yield f"{name} {'selected' if device.selected else 'not selected'}: {device.reason}"
+            yield f"{name} {'selected' if device.selected else 'not selected'}: {device.reason} (rule {device.number})"
     if not node.agent_exits:
         yield f"host routing {node.host_routing} · masquerading {node.masquerading}"
     yield from (f"warning: {words}" for words in node.warnings)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 
 from lab.datapath import builtin, egressroutes
 from lab.fib import Lookup
 from lab.nat import Why
 from lab.route import TABLES, Route
+from lab.selection import Device
 
 ROUTE = Why("route", "{destination}: by the route {route}", "[kernel] fib_table_lookup")
 ROUTE_OF_RULE = Why(
@@ -76,16 +78,6 @@ DIRECT_ROUTE = Why(
     "pkg/datapath/linux/node.go createDirectRouteSpec",
 )
 
-SELECTED = Why(
-    "device.selected",
-    "leaves by {device}, a selected device: {reason}",
-    "pkg/datapath/linux/devices_controller.go isSelectedDevice",
-)
-NOT_SELECTED = Why(
-    "device.not-selected",
-    "leaves by {device}, which is not selected: {reason}",
-    "pkg/datapath/linux/devices_controller.go isSelectedDevice",
-)
 LEAVES = Why("device.other", "leaves by {device}", "[kernel]")
 ANSWER = Why("nat.answer", "not masqueraded: it answers a connection that came in", "[kernel] nf_nat_inet_fn")
 TRANSLATED_BACK = Why(
@@ -97,6 +89,18 @@ NO_NEIGHBOUR = Why("neighbour.none", "nobody on {fabric} has {address}", "[kerne
 NOWHERE = Why("device.nowhere", "{device} leads nowhere", "[kernel]")
 ARRIVED = Why("arrived", "{end} sees the source {source}, {whose}", "[kernel]")
 LOOP = Why("loop", "it goes round in a loop", "[kernel] TTL")
+
+
+@functools.cache
+def _of_device(selected: bool, source: str) -> Why:
+    if selected:
+        return Why("device.selected", "leaves by {device}, a selected device: {reason} (rule {number})", source)
+    return Why("device.not-selected", "leaves by {device}, which is not selected: {reason} (rule {number})", source)
+
+
+def of_device(device: Device) -> Why:
+    """Whether Cilium is where the packet leaves; the rule's number is its place in the version's order."""
+    return _of_device(device.selected, device.source)
 
 
 def of_route(found: Lookup, direct: Collection[Route]) -> Why:

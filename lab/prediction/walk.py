@@ -211,8 +211,10 @@ class Walker:
         chosen = next((one for one in node.devices if one.name == device), None) if node else None
         if chosen is None:
             return trip.noting(machine.name, reasons.LEAVES, device=device)
-        why = reasons.SELECTED if chosen.selected else reasons.NOT_SELECTED
-        return trip.noting(machine.name, why, device=device, reason=chosen.reason)
+        why = reasons.of_device(chosen)
+        return trip.noting(
+            machine.name, why, device=device, reason=chosen.reason, rule=str(chosen.rule), number=chosen.number
+        )
 
     def _seen(self, where: str, trip: Trip) -> Trip:
         source = trip.packet.source
