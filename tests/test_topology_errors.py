@@ -269,6 +269,36 @@ CLOUD_MISTAKES: dict[str, tuple[str, str]] = {
     "vpc without pod addresses": (", pod_addresses: 10.0.0.16/28}", "}"),
 }
 
+FAR = "  far:\n    nics: {p0: {fabric: f2, addresses: 10.0.2.1/24}}\n"
+SPEAKING = (
+    BASE.replace("routers:\n", "  f2: {}\nrouters:\n" + FAR)
+    + "bgp:\n  nodes: {asn: 65000}\n  routers:\n    gw: {asn: 65010}\n"
+)
+# The same, of the base with BGP.
+BGP_MISTAKES: dict[str, tuple[str, str]] = {
+    "BGP without nodes": ("  nodes: {asn: 65000}\n", ""),
+    "BGP without routers": ("  routers:\n    gw: {asn: 65010}\n", ""),
+    "BGP without an AS number": ("gw: {asn: 65010}", "gw: {}"),
+    "BGP router that is a number": ("gw: {asn: 65010}", "gw: 65010"),
+    "BGP with AS number 0": ("asn: 65010", "asn: 0"),
+    "BGP with an AS number in words": ("asn: 65010", "asn: AS65010"),
+    "BGP with one AS number for all": ("asn: 65010", "asn: 65000"),
+    "BGP of an unknown router": ("    gw: {asn", "    gv: {asn"),
+    "BGP of a router that has no peer": (
+        "  routers:\n    gw: {asn: 65010}\n",
+        "  routers:\n    gw: {asn: 65010}\n    far: {asn: 65011}\n",
+    ),
+    "BGP with an unknown field": ("  nodes: {asn: 65000}\n", "  nodes: {asn: 65000}\n  neighbours: [gw]\n"),
+    "BGP router with an unknown field": ("{asn: 65010}", "{asn: 65010, network: 10.9.0.0/24}"),
+    "BGP node with networks": ("{asn: 65000}", "{asn: 65000, networks: 10.9.0.0/24}"),
+    "BGP network without a prefix": ("{asn: 65010}", "{asn: 65010, networks: 10.9.0.0}"),
+    "BGP that advertises something else": ("bgp:\n", "bgp:\n  advertise: pods\n"),
+    "BGP that advertises nothing": ("bgp:\n", "bgp:\n  advertise: []\n"),
+    "BGP with a hold time of 1 s": ("bgp:\n", "bgp:\n  timers: {hold: 1}\n"),
+    "BGP with late keepalives": ("bgp:\n", "bgp:\n  timers: {keepalive: 9}\n"),
+    "BGP with a timer that is none": ("bgp:\n", "bgp:\n  timers: {dead: 9}\n"),
+}
+
 FILES = {
     "empty file": "",
     "only a comment": "# nothing\n",
@@ -292,7 +322,7 @@ def test_every_mistake_is_explained() -> None:
         assert BASE.count(old) >= 1, name
         parts.append(f"# {name}\n{said(BASE.replace(old, new, 1))}\n")
     others = (SERVED, SERVICE_MISTAKES), (GATED, EGRESS_MISTAKES), (POOLED, POOL_MISTAKES), (CLOUD, CLOUD_MISTAKES)
-    for base, mistakes in others:
+    for base, mistakes in (*others, (SPEAKING, BGP_MISTAKES)):
         loads(base, "lab.yaml")
         for name, (old, new) in mistakes.items():
             assert base.count(old) >= 1, name

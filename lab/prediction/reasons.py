@@ -8,7 +8,7 @@ from collections.abc import Collection
 from lab.datapath import builtin, egressroutes
 from lab.fib import Lookup
 from lab.nat import Why
-from lab.route import TABLES, Route
+from lab.route import PROTOCOLS, TABLES, Route
 from lab.selection import Device
 
 ROUTE = Why("route", "{destination}: by the route {route}", "[kernel] fib_table_lookup")
@@ -77,6 +77,11 @@ DIRECT_ROUTE = Why(
     "{destination}: {route}, the one route that auto-direct-node-routes made: by the NIC of the route to the node IP",
     "pkg/datapath/linux/node.go createDirectRouteSpec",
 )
+BGP_ROUTE = Why(
+    "route.bgp",
+    "{destination}: {route}, which BGP taught this router: the next hop is the peer's own address",
+    "RFC 4271",
+)
 
 LEAVES = Why("device.other", "leaves by {device}", "[kernel]")
 ANSWER = Why("nat.answer", "not masqueraded: it answers a connection that came in", "[kernel] nf_nat_inet_fn")
@@ -124,5 +129,7 @@ def of_route(found: Lookup, direct: Collection[Route]) -> Why:
         return MULTIPATH
     if route in direct:
         return DIRECT_ROUTE
+    if route.protocol == PROTOCOLS["bgp"]:
+        return BGP_ROUTE
     own_rule = found.rule.table in TABLES.values() and found.rule.source is None and found.rule.mark is None
     return ROUTE if own_rule else ROUTE_OF_RULE

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from lab.bgp.learned import learned_routes
 from lab.datapath import builtin
 from lab.datapath.decision import Decisions, pod_interface
 from lab.fib import Fib
@@ -76,16 +77,22 @@ class World:
         own = Fib.of(host)
         kept = [route for route in own.routes if _place(route) not in planned.routes]
         local = [_local(dev, address) for dev, found in planned.addresses.items() for address in found]
+        learned = self._learned.get(name, ())
         pods = self.topology.nodes[name].pods if name in self.topology.nodes else ()
         return Machine(
             name=name,
             host=host,
-            fib=Fib((*kept, *local, *planned.routes.values()), (*own.rules, *planned.rules)),
+            fib=Fib((*kept, *local, *planned.routes.values(), *learned), (*own.rules, *planned.rules)),
             packet_rules=planned.packet_rules,
             pods={pod_interface(pod): pod for pod in pods},
             forwards=name not in self.topology.externals,
             extra={dev: tuple(found) for dev, found in planned.addresses.items()},
         )
+
+    @cached_property
+    def _learned(self) -> Mapping[str, tuple[Route, ...]]:
+        """Router → the routes that BGP gives it."""
+        return learned_routes(self.decisions)
 
     @cached_property
     def machines(self) -> Mapping[str, Machine]:

@@ -20,6 +20,7 @@ MODELLED: frozenset[str] = frozenset(
         "direct-routing-device",
         "direct-routing-skip-unreachable",
         "egress-masquerade-interfaces",
+        "enable-bgp-control-plane",
         "enable-bpf-masquerade",
         "enable-egress-gateway",
         "enable-endpoint-routes",

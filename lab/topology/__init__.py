@@ -1,10 +1,11 @@
 """Topologies: what exists in a lab, as data."""
 
 from lab.topology.file import find, load, loads, names
-from lab.topology.model import External, Fabric, Flow, Host, Interface, Nic, Node, Pod, Router, Service, Topology
+from lab.topology.model import Bgp, External, Fabric, Flow, Host, Interface, Nic, Node, Pod, Router, Service, Topology
 from lab.topology.schema import schema
 
 __all__ = [
+    "Bgp",
     "External",
     "Fabric",
     "Flow",

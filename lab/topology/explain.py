@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from lab.topology.bgp import Bgp, BgpRouter, BgpSpeaker, BgpTimers
 from lab.topology.finding import Finding, nearest
 from lab.topology.model import EgressPolicy, External, Fabric, Nic, Node, Pod, Router, Service, Topology
 
@@ -58,6 +59,14 @@ _MEND = {
     "interface": "the name of one of the gateway's NICs, e.g. eth1",
     "egress_ip": "write the address alone, e.g. 10.0.1.2",
     "labels": "KEY: VALUE, e.g. app: web",
+    "bgp": "bgp: {nodes: {asn: 65000}, routers: {tor0: {asn: 65010}}}",
+    "asn": "the number of an autonomous system, 1 to 4294967295, e.g. 65000",
+    "networks": "write ADDRESS/LENGTH, e.g. 10.9.0.0/24",
+    "advertise": "pod-cidrs, services, or a list of both",
+    "timers": "timers: {connect: 1, keepalive: 1, hold: 3}, in seconds",
+    "connect": "a whole number of seconds, 1 or more",
+    "keepalive": "a whole number of seconds, 1 or more",
+    "hold": "a whole number of seconds, 3 or more (RFC 4271)",
     "name": "write it in lower case, e.g. two-nic",
 }
 _HOST_NAME = "lower-case letters, digits and dashes, at most 32"
@@ -85,6 +94,7 @@ def explain(error: dict[str, Any]) -> Finding:
         )
     if kind == "missing":
         mend = _mend(path) if path[-1] in _MEND else f"add `{path[-1]}: …`"
+        mend = _MEND["bgp"] if path[0] == "bgp" and len(path) == 2 else mend
         return Finding(path, f"the field {path[-1]!r} is missing", mend)
     if kind == "value_error":
         return Finding(path, str(context["error"]), _mend(path))
@@ -113,11 +123,16 @@ def _shown(value: Any) -> str:
 
 def _model(path: Field) -> type[BaseModel]:
     """The model whose fields stand at a path: `nodes.NAME`, `nodes.NAME.nics.NAME`, or the top."""
+    if path[:1] == ("bgp",):
+        below: dict[str, type[BaseModel]] = {"timers": BgpTimers, "routers": BgpRouter}
+        return Bgp if len(path) == 1 else below.get(str(path[1]), BgpSpeaker)
     return _MODELS.get(str(path[-2]), Topology) if len(path) >= 2 else Topology
 
 
 def _mend_mapping(path: Field) -> str:
-    if len(path) >= 2 and path[-2] in _MODELS:
+    if path == ("bgp", "routers"):
+        return "routers: {tor0: {asn: 65010}}"
+    if path[:1] == ("bgp",) or (len(path) >= 2 and path[-2] in _MODELS):
         return f"write its fields: {', '.join(_model(path).model_fields)}"
     return _MEND.get(_field(path), "write `name: …` entries below it")
 

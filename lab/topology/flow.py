@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PlainSerializer
 
+from lab.errors import InputError, Problem
 from lab.topology.fields import Model, Protocol, parsed, words
 
 _FLOW = re.compile(
@@ -70,3 +71,11 @@ FlowWords = Annotated[
     PlainSerializer(str),
     words("FROM -> TO, optionally :udp:PORT or :tcp:PORT", examples=["pod1 -> ext1:udp:53"]),
 ]
+
+
+def asked(text: str) -> Flow:
+    """A flow as somebody asks for it. Raises InputError."""
+    try:
+        return Flow.parse(text)
+    except ValueError as error:
+        raise InputError([Problem(f"flow {text!r}", 0, "", str(error), "e.g. pod1 -> ext1:udp:53")]) from None

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StringConstraints
 
 from lab.route import Address, Family, Network
+from lab.topology.bgp import Bgp
 from lab.topology.egress import EgressPolicy
 from lab.topology.fields import (
     HostName,
@@ -191,6 +192,7 @@ class Topology(Model):
     ] = ()
     services: Annotated[dict[ServiceName, Service], BeforeValidator(or_empty)] = {}
     egress_policies: Annotated[dict[HostName, EgressPolicy], BeforeValidator(or_empty)] = {}
+    bgp: Bgp | None = None
     flows: Annotated[tuple[FlowWords, ...], BeforeValidator(one_or_many)] = ()
 
     @property
@@ -279,6 +281,7 @@ def _free(cidr: Network, taken: set[Address]) -> Iterator[Address]:
 
 __all__ = [
     "Address",
+    "Bgp",
     "EgressPolicy",
     "External",
     "Fabric",

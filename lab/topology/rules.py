@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 
-from lab.topology import egress_rules, ipam_rules, routing, service_flows, service_rules
+from lab.topology import bgp_rules, egress_rules, ipam_rules, routing, service_flows, service_rules
 from lab.topology.finding import Finding, Path, nearest
 from lab.topology.model import Address, Flow, Host, Interface, Nic, Topology
 from lab.topology.routing import check_route, check_rule
@@ -41,6 +41,7 @@ def check(topology: Topology) -> list[Finding]:
         *(finding for part in _sections(topology) for finding in _sysctls(*part)),
         *service_rules.check(topology),
         *egress_rules.check(topology),
+        *bgp_rules.check(topology),
         *_flows(topology),
     ]
 
