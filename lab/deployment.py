@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lab.bgp.learned import speaks
 from lab.datapath import builtin
 from lab.datapath.decision import Decisions
 from lab.datapath.said import NodeSaid
@@ -20,6 +21,7 @@ from lab.substrate.ownership import Ledger
 from lab.topology import Topology
 
 if TYPE_CHECKING:
+    from lab.bgp.speakers import Speakers
     from lab.bundle import KubernetesBundle
     from lab.controlplane import Kind
     from lab.datapath.cilium.deploy import CiliumDatapath
@@ -40,6 +42,8 @@ class Deployment:
     pod_addresses: Mapping[str, tuple[Address, ...]]
     description: str
     cilium: CiliumDatapath | None = None
+    speakers: Speakers | None = None
+    """Where the topology has BGP."""
     _closed: bool = field(default=False, repr=False)
 
     @property
@@ -59,6 +63,8 @@ class Deployment:
         with contextlib.ExitStack() as undo:
             undo.callback(self.ledger.release)
             undo.callback(self.substrate.close)
+            if self.speakers is not None and not self.ledger.kept:
+                undo.callback(self.speakers.close)
             if self.cilium is not None and not self.ledger.kept:
                 undo.callback(self.cilium.close)
 
@@ -75,8 +81,25 @@ def deploy_builtin(topology: Topology, settings: Settings, version: Version, lab
         substrate.apply(plan.operations)
         substrate.apply(builtin.operations(decisions))
         readiness.wait(substrate)
+        speakers = _speakers(decisions, substrate, ledger)
+        if speakers is not None:
+            undo.callback(speakers.close)
+            nodes = [name for name in decisions.running if speaks(decisions.nodes[name])]
+            speakers.start(nodes)
+            speakers.wait(nodes)
+        made = _built_in(plan, decisions, substrate, ledger)
+        made.speakers = speakers
         undo.pop_all()
-    return _built_in(plan, decisions, substrate, ledger)
+    return made
+
+
+def _speakers(decisions: Decisions, substrate: Substrate, ledger: Ledger) -> Speakers | None:
+    """What speaks BGP in this topology, if it has any; not started. Raises LabError where FRR is not installed."""
+    if decisions.topology.bgp is None:
+        return None
+    from lab.bgp.speakers import Speakers
+
+    return Speakers(ledger, substrate, decisions)
 
 
 def attach(
@@ -97,6 +120,9 @@ def attach(
 
             kept = real.Kept.from_json(cilium)
             made = _real(decisions, real.attach(topology, substrate=substrate, ledger=ledger, kept=kept))
+        made.speakers = _speakers(decisions, substrate, ledger)
+        if made.speakers is not None and made.cilium is not None:
+            made.speakers.agents = made.cilium.bgp
         undo.pop_all()
     return made
 
@@ -131,6 +157,10 @@ def deploy_cilium(
         undo.callback(substrate.close)
         substrate.apply(plan.operations)
         readiness.wait(substrate)
+        speakers = _speakers(decisions, substrate, ledger)
+        if speakers is not None:
+            undo.callback(speakers.close)
+            speakers.start()
         with contextlib.ExitStack() as holding:
             bundles_in_use = [holding.enter_context(bundles.held(one)) for one in (bundle, kubernetes) if one]
             cilium = deploy(
@@ -144,7 +174,11 @@ def deploy_cilium(
             )
         undo.callback(cilium.close)
         readiness.wait(substrate)
+        if speakers is not None:
+            speakers.agents = cilium.bgp
+            speakers.wait(speaking(decisions, cilium))
         made = _real(decisions, cilium)
+        made.speakers = speakers
         undo.pop_all()
     return made
 
@@ -160,6 +194,11 @@ def _real(decisions: Decisions, cilium: CiliumDatapath) -> Deployment:
         description=cilium.description,
         cilium=cilium,
     )
+
+
+def speaking(decisions: Decisions, cilium: CiliumDatapath) -> list[str]:
+    """The nodes whose agents should speak BGP: those that run, unless they are told not to."""
+    return [agent.node for agent in cilium.running if speaks(decisions.nodes[agent.node])]
 
 
 def _kubernetes(kind: str | None) -> KubernetesBundle | None:

@@ -15,14 +15,16 @@ from lab import command, room
 from lab.command import Command
 from lab.datapath.decision import Decisions
 from lab.datapath.said import NodeSaid
-from lab.deployment import Deployment, attach, deploy_builtin, deploy_cilium
+from lab.deployment import Deployment, attach, deploy_builtin, deploy_cilium, speaking
 from lab.errors import InputError, LabError, Problem
 from lab.fit import fit
 from lab.modelled import DEFAULT_VERSION, modelled_version
+from lab.outage import link_down
 from lab.route import Address
 from lab.settings import LAB_BASELINE, Settings, stored, unmodelled
 from lab.substrate import ownership
 from lab.topology import Flow, Topology, load
+from lab.topology.flow import asked
 from lab.topology.rules import check_flow
 from lab.topology.service_flows import service_of
 from lab.traffic.capture import Capture
@@ -34,6 +36,9 @@ from lab.traffic.tap import Taps
 from lab.verdict import Context, FlowResult
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from lab.bgp.speaker import Speaker
     from lab.controlplane import Kind
 
 _DEVICE_KEYS = frozenset({"devices", "direct-routing-device", "force-device-detection"})
@@ -98,6 +103,8 @@ class Lab:
         decisions = replace(self._deployment.decisions, settings=settings)
         cilium.start(decisions)
         self._deployment.decisions = decisions
+        if self._deployment.speakers is not None:
+            self._deployment.speakers.wait(speaking(decisions, cilium))
         self._deployment.said = cilium.said()
         self.settings = settings
 
@@ -262,7 +269,7 @@ class Lab:
         With `vary_ports` each probe of a flow has a source port of its own, with `vary_addresses` each goes to the next
         of the destination's addresses: then a hash may send them by different NICs (`FlowResult.shares`).
         """
-        parsed = [flow if isinstance(flow, Flow) else _flow(flow) for flow in flows]
+        parsed = [flow if isinstance(flow, Flow) else asked(flow) for flow in flows]
         problems = [(flow, problem) for flow in parsed if (problem := check_flow(self.topology, flow))]
         if problems:
             raise InputError([Problem(f"flow {str(flow)!r}", 0, "", *problem) for flow, problem in problems])
@@ -289,6 +296,18 @@ class Lab:
         """Keep what real agents logged and said, and the nodes' addresses, routes and rules; nothing for the model."""
         if self._deployment.cilium is not None:
             self._deployment.cilium.collect(directory)
+        if self._deployment.speakers is not None:
+            self._deployment.speakers.collect(directory / "bgp")
+
+    def bgp(self, name: str) -> Speaker:
+        """A router or node that speaks BGP: what it has learned, and what it should have. Raises LabError."""
+        from lab.bgp.speaker import find
+
+        return find(self._deployment.speakers, name)
+
+    def without_link(self, tap: str) -> AbstractContextManager[None]:
+        """Run the block while a router's or external's NIC (`tor0.down`) is down, and mend it. Raises LabError."""
+        return link_down(self._deployment, tap)
 
     def can_change_to(self, settings: Settings) -> bool:
         """May real agents be told these settings in place? Only the choice of devices: more leaves traces behind."""
@@ -367,10 +386,3 @@ class Lab:
             said={name: str(said) for name, said in self.said.items()},
             unmasqueraded=self.decisions.native_node_ends,
         )
-
-
-def _flow(text: str) -> Flow:
-    try:
-        return Flow.parse(text)
-    except ValueError as error:
-        raise InputError([Problem(f"flow {text!r}", 0, "", str(error), "e.g. pod1 -> ext1:udp:53")]) from None

@@ -20,7 +20,7 @@ SHELL = [
     for path in (*sorted((ROOT / "scripts").iterdir()), ROOT / ".ci" / "run")
     if path.is_file() and path.read_bytes().startswith(b"#!/usr/bin/env bash\n")
 ]
-COMMANDS = ("scripts/run", "scripts/test", "scripts/setup", "scripts/provision", ".ci/run")
+COMMANDS = ("scripts/run", "scripts/test", "scripts/setup", "scripts/provision", "scripts/optional", ".ci/run")
 
 each_script = pytest.mark.parametrize("script", SHELL, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -99,6 +99,30 @@ def test_ci_runs_both_commands_and_fails_with_either(tmp_path: Path) -> None:
         command = [str(tmp_path / ".ci" / "run")]
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd="/", stdin=subprocess.DEVNULL)
         assert (done.returncode, done.stdout.split()) == (wanted, ["test", "run"])
+
+
+def test_ci_runs_without_what_is_optional(tmp_path: Path) -> None:
+    """Where nothing can be installed that is said, and no failure: without apt-get, and when it fails."""
+    text = (ROOT / "scripts" / "optional").read_text()
+    script, commands = tmp_path / "optional", tmp_path / "bin"
+    script.write_text(text.replace("/usr/lib/frr/bgpd", "/nonexistent").replace("/run/systemd/system", "/nonexistent"))
+    commands.mkdir()
+    bash, env = shutil.which("bash"), shutil.which("env")
+    assert bash is not None
+    assert env is not None
+    (commands / "env").symlink_to(env)
+
+    def said() -> str:
+        command = [bash, str(script)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PATH": str(commands)})
+        return done.stderr
+
+    assert said() == "optional: no apt-get here: FRR is not installed\n"
+    apt = commands / "apt-get"
+    apt.write_text(f"#!{bash}\nexit 100\n")
+    apt.chmod(0o755)
+    expected = "could not install frr" if os.geteuid() == 0 else "not root"
+    assert expected in said()
 
 
 def test_workflow_runs_both_commands() -> None:

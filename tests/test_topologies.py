@@ -30,10 +30,10 @@ NATIVE = Settings.of(
 
 
 def test_the_shipped_ones_are_there() -> None:
-    assert set(SHIPPED) <= set(names())
+    assert {*SHIPPED, "two-tors"} <= set(names())
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [*SHIPPED, "two-tors"])
 def test_each_says_what_it_is_for(name: str) -> None:
     topology = load(name)
     assert topology.name == name
@@ -41,7 +41,7 @@ def test_each_says_what_it_is_for(name: str) -> None:
     assert topology.flows
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [*SHIPPED, "two-tors"])
 def test_one_survives_being_kept(name: str) -> None:
     """A kept lab describes its topology as JSON, and another process reads it back."""
     topology = load(name)
@@ -50,7 +50,7 @@ def test_one_survives_being_kept(name: str) -> None:
 
 @privileged
 @pytest.mark.parametrize("settings", [Settings.of(), NATIVE], ids=["tunnel", "native"])
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", [*SHIPPED, pytest.param("two-tors", marks=pytest.mark.needs("frr"))])
 def test_its_flows_arrive(name: str, settings: Settings) -> None:
     chosen = LAB_BASELINE.merged(Settings.of(enable_ipv6=name == "dual-stack")).merged(settings)
     with Lab.deploy(name, chosen) as lab:

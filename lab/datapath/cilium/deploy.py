@@ -14,9 +14,10 @@ from typing import TypeVar
 import tenacity
 
 from lab import controlplane, kube
+from lab.bgp.learned import SWITCH
 from lab.bundle import CiliumBundle, KubernetesBundle
 from lab.controlplane import ControlPlane, Kind
-from lab.datapath.cilium import api, cgroups, cni, egress, ipam, said, seed, services
+from lab.datapath.cilium import api, bgp, cgroups, cni, egress, ipam, said, seed, services
 from lab.datapath.cilium.agent import Agent, prepare
 from lab.datapath.decision import Decisions
 from lab.datapath.said import NodeSaid
@@ -24,7 +25,6 @@ from lab.errors import LabError
 from lab.operation import AddNamespace
 from lab.plan import BASE_SYSCTLS
 from lab.route import Address, Family
-from lab.settings import Settings
 from lab.substrate.netns import Substrate
 from lab.substrate.ownership import Ledger
 from lab.topology import Topology
@@ -118,6 +118,8 @@ class CiliumDatapath:
             for family, cidr in decision.pod_cidrs.items():
                 if family == 4 or view.enable_ipv6:
                     values[f"ipv{family}-range"] = str(cidr)
+        if self.topology.bgp is not None:
+            values[SWITCH] = "true"
         values.update(view.values)
         if view.egress_gateway:
             values.update(dict.fromkeys(EGRESS_GATEWAY_KEYS, "true"))
@@ -208,6 +210,11 @@ class CiliumDatapath:
         if found:
             raise LabError(f"the agents are not ready for traffic after {TRAFFIC_DEADLINE:g} s", why="; ".join(found))
 
+    @property
+    def bgp(self) -> dict[str, bgp.AgentBgp]:
+        """Node → its agent's BGP."""
+        return {name: bgp.AgentBgp(agent) for name, agent in self.agents.items()}
+
     def cgroup(self, node: str) -> Path:
         """The cgroup whose sockets a node's agent sees: its own programs', and its pods'."""
         return cgroups.lab_cgroup(self.ledger) / node
@@ -278,9 +285,11 @@ def _missing(agent: Agent, wanted: set[str]) -> list[str]:
     return found
 
 
-def features_of(settings: Settings) -> list[str]:
+def features_of(decisions: Decisions) -> list[str]:
     """Settings for which the operator makes definitions of their own, as it calls them."""
-    found = [key for key in ("enable-bgp-control-plane",) if settings.values.get(key) == "true"]
+    settings = decisions.settings
+    spoken = str(decisions.topology.bgp is not None).lower()
+    found = [SWITCH] if settings.values.get(SWITCH, spoken) == "true" else []
     if any(settings.values.get(key) == "true" for key in EGRESS_GATEWAY_KEYS):
         found += EGRESS_GATEWAY_KEYS
     return found
@@ -325,7 +334,7 @@ def deploy(
             if key in _OPERATOR_SETTINGS and (key, value) not in (("ipam", mode) for mode in ipam.ALLOCATED)
         },
         versions=(bundle.version,),
-        features=features_of(decisions.settings),
+        features=features_of(decisions),
         families=families,
     )
     agents: dict[str, Agent] = {}
@@ -353,6 +362,8 @@ def deploy(
             seed.sow(agents[name].state, decisions, name, substrate[name].indices)
         for agent in agents.values():
             agent.wait_for_room()
+        if topology.bgp is not None and SWITCH in features_of(decisions):
+            control_plane.apply(bgp.objects(topology, families))
         datapath = CiliumDatapath(topology, substrate, ledger, bundle, control_plane, agents, families)
         datapath.start(decisions)
     except BaseException:

@@ -1,0 +1,150 @@
+"""BGP with two top-of-rack routers: it leads traffic to the nodes, by either NIC; it does not choose what they send by.
+
+Every node has a session with tor0 on eth0's fabric and with tor1 on eth1's, and advertises its pod CIDR and the
+addresses of services to both. The routers tell the spine, behind which the client is, and the spine tells them of the
+client's network. Three rules explain everything:
+
+* the next hop of a prefix is the node's address on the router's own fabric: the router decides which NIC traffic comes
+  in by;
+* an agent advertises and installs nothing: which NIC a reply leaves by is decided as for any packet of a pod;
+* `devices` has no part in it: sessions follow the kernel's route to the router's address.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from lab import Lab, Settings
+from lab.scenarios.test_devices_matrix import VXLAN, Row, rows
+
+POD1, CLIENTS = "10.244.1.0/24", "10.9.0.0/24"
+VIA_TOR0, VIA_TOR1 = "10.1.0.1", "10.1.1.1"
+BOTH = Settings.of(devices="eth0,eth1")
+ROUTERS, NODES = ("tor0", "tor1", "spine"), ("node1", "node2")
+
+pytestmark = [pytest.mark.topology("two-tors"), pytest.mark.needs("frr")]
+
+
+@pytest.fixture(autouse=True)
+def _kubernetes(request: pytest.FixtureRequest) -> None:
+    if request.config.getoption("--control-plane") == "kvstore":
+        pytest.skip("BGP is configured by Kubernetes objects")
+
+
+@pytest.mark.settings(VXLAN, BOTH)
+def test_each_router_learns_the_address_on_its_own_fabric(lab: Lab) -> None:
+    """One pod CIDR, two next hops: the node's NIC that the router shares a fabric with."""
+    for router in ROUTERS:
+        assert lab.bgp(router).learned == lab.bgp(router).expected
+    assert lab.bgp("tor0").next_hops(POD1) == {"10.0.0.1"}
+    assert lab.bgp("tor1").next_hops(POD1) == {"10.0.1.1"}
+    assert lab.bgp("spine").next_hops(POD1) == {VIA_TOR0, VIA_TOR1}
+
+
+@pytest.mark.settings(VXLAN, BOTH)
+def test_a_service_address_is_advertised_by_the_nodes_that_serve_it(lab: Lab) -> None:
+    """`externalTrafficPolicy: Cluster` by every node, `Local` only by a node with a backend."""
+    shop, till = "192.0.2.80/32", "192.0.2.81/32"
+    assert lab.bgp("tor0").next_hops(shop) == {"10.0.0.1", "10.0.0.2"}
+    assert lab.bgp("tor1").next_hops(shop) == {"10.0.1.1", "10.0.1.2"}
+    assert lab.bgp("tor0").next_hops(till) == {"10.0.0.2"}
+    assert lab.bgp("tor1").next_hops(till) == {"10.0.1.2"}
+
+
+@pytest.mark.settings(VXLAN, BOTH)
+def test_the_router_decides_which_nic_traffic_comes_in_by(lab: Lab) -> None:
+    """Through tor0 by eth0, through tor1 by eth1; the client's, which the spine spreads over both, by either."""
+    by_tor0, by_tor1 = lab.send_all(["tor0.up -> pod1", "tor1.up -> pod1"])
+    assert by_tor0.entered("node1") == {"eth0"}
+    assert by_tor1.entered("node1") == {"eth1"}
+    client = lab.send_all(["client -> pod1:udp:5353"], count=40, vary_ports=True)[0]
+    assert client.entered("node1") == {"eth0", "eth1"}
+    client.must_receive()
+
+
+@pytest.mark.settings(VXLAN, BOTH)
+def test_the_way_back_is_not_bgps(lab: Lab) -> None:
+    """The node hears of the client's network from both routers, and answers by its default route all the same."""
+    assert lab.bgp("node1").heard[CLIENTS] == {"10.0.0.254", "10.0.1.254"}
+    flow = lab.send_all(["client -> pod1:udp:5353"], count=40, vary_ports=True)[0]
+    assert flow.entered("node1") == {"eth0", "eth1"}
+    assert flow.answered_by("node1") == {"eth0"}
+
+
+@pytest.mark.settings(VXLAN, BOTH)
+def test_the_agent_installs_no_route(lab: Lab) -> None:
+    """It rejects all it hears. The node's routes are the same whether its sessions stand or not."""
+    assert lab.bgp("node1").learned == lab.bgp("node2").learned == {}
+    with_sessions = {node: lab.run(node, "ip", "route", "show", "table", "all") for node in NODES}
+    with lab.bgp("tor0").stopped(), lab.bgp("tor1").stopped():
+        assert {node: lab.run(node, "ip", "route", "show", "table", "all") for node in NODES} == with_sessions
+        assert "proto bgp" not in lab.run("tor0", "ip", "route")
+    assert "proto bgp" in lab.run("tor0", "ip", "route")
+    for routes in with_sessions.values():
+        assert CLIENTS not in routes
+        assert "proto bgp" not in routes
+
+
+@rows("unset", "eth0", "eth1", routing="vxlan")
+def test_devices_changes_neither_sessions_nor_next_hops(lab: Lab, row: Row) -> None:
+    """BGP does not follow `devices`: a NIC that is not selected has its session, and its address is a next hop."""
+    assert lab.said["node1"].devices == row.selected
+    for node in NODES:
+        assert set(lab.bgp(node).sessions.items()) == {("tor0.down", "Established"), ("tor1.down", "Established")}
+    assert lab.bgp("tor0").next_hops(POD1) == {"10.0.0.1"}
+    assert lab.bgp("tor1").next_hops(POD1) == {"10.0.1.1"}
+    by_tor0, by_tor1 = lab.send_all(["tor0.up -> pod1", "tor1.up -> pod1"])
+    assert by_tor0.entered("node1") == {"eth0"}
+    assert by_tor1.entered("node1") == {"eth1"}
+
+
+@pytest.mark.settings(VXLAN, BOTH)
+def test_a_router_whose_bgp_ends_is_avoided(lab: Lab) -> None:
+    """The connection is reset, the routes are gone at once: all comes in by eth1. Replies still leave by eth0."""
+    with lab.bgp("tor0").stopped():
+        lab.bgp("spine").must_learn(POD1, {VIA_TOR1})
+        flow = lab.send_all(["client -> pod1:udp:5353"], count=20, vary_ports=True)[0]
+        assert flow.entered("node1") == {"eth1"}
+        assert flow.answered_by("node1") == {"eth0"}
+        flow.must_receive()
+    assert lab.bgp("spine").next_hops(POD1) == {VIA_TOR0, VIA_TOR1}
+
+
+@pytest.mark.settings(VXLAN, BOTH)
+def test_a_router_that_says_nothing_is_avoided_after_the_hold_time(lab: Lab) -> None:
+    """Nothing ends, but no keepalive comes: the peers give up after the hold time of 3 s."""
+    with lab.bgp("tor1").frozen():
+        assert lab.bgp("spine").next_hops(POD1) == {VIA_TOR0, VIA_TOR1}
+        lab.bgp("spine").must_learn(POD1, {VIA_TOR0})
+        flow = lab.send_all(["client -> pod1:udp:5353"], count=20, vary_ports=True)[0]
+        assert flow.entered("node1") == {"eth0"}
+        flow.must_receive()
+    assert lab.bgp("spine").next_hops(POD1) == {VIA_TOR0, VIA_TOR1}
+
+
+@pytest.mark.settings(VXLAN, BOTH)
+def test_a_router_that_loses_its_link_to_the_nodes(lab: Lab) -> None:
+    """BGP mends the way in, by eth1. Nobody mends the way back: the default route leads to that router."""
+    lab.send("client", "pod1")
+    with lab.without_link("tor0.down"):
+        lab.bgp("spine").must_learn(POD1, {VIA_TOR1})
+        flow = lab.send_all(["client -> pod1:udp:5353"], count=20, vary_ports=True)[0]
+        assert flow.entered("node1") == {"eth1"}
+        assert flow.answered_by("node1") <= {"eth0"}
+        flow.must_not_receive()
+    assert lab.bgp("spine").next_hops(POD1) == {VIA_TOR0, VIA_TOR1}
+
+
+@pytest.mark.settings(VXLAN, BOTH)
+def test_a_service_address_by_either_nic(lab: Lab) -> None:
+    """The address is on no NIC; the node with the backend takes it in by whichever NIC the router leads to."""
+    if lab.datapath == "builtin":
+        pytest.skip("the built-in datapath does not model services")
+    by_tor0, by_tor1 = lab.send_all(["tor0.down -> till", "tor1.down -> till"])
+    assert by_tor0.entered("node2") == by_tor0.answered_by("node2") == {"eth0"}
+    assert by_tor1.entered("node2") == by_tor1.answered_by("node2") == {"eth1"}
+    client = lab.send_all(["client -> till"], count=40, vary_ports=True)[0]
+    assert client.entered("node2") == {"eth0", "eth1"}
+    assert client.answered_by("node2") == {"eth0"}
+    for flow in (by_tor0, by_tor1, client):
+        flow.must_receive()
