@@ -122,7 +122,7 @@ def _chosen(link: Link, choice: Choice) -> _Found | None:
         return None if choice.forced else (Rule.NOT_LISTED, f"not matching user filter {choice}")
     if match.excluded:
         return Rule.EXCLUDED_BY_LIST, f"excluded by {match.entry} of devices {choice}"
-    return Rule.LISTED, f"matches {match.entry} of devices {choice}"
+    return Rule.LISTED, f"matches devices {choice}"
 
 
 def _excluded(link: Link) -> _Found | None:
