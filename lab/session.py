@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +227,7 @@ class Session:
             yield ""
             rows: list[Row] = [unfolded(record["matrix"]) for record in self._records if record["matrix"]["cells"]]
             yield from render(sorted(rows, key=lambda one: one.table), width=self._width()).splitlines()
+            yield from _unpredicted(self._records)
             yield ""
             yield self._complaint or f"record: {os.path.relpath(self.directory / 'run.json')}"
         for lab_id in self._kept:
@@ -235,6 +236,20 @@ class Session:
     def _width(self) -> int:
         reporter: Any = self._config.pluginmanager.getplugin("terminalreporter")
         return max(100, reporter._tw.fullwidth) if reporter else 100
+
+
+def _unpredicted(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Flows that did what nothing said they would: a finding about the model, or about who is measured."""
+    found = [
+        f"{record['test']}: {flow['from']} → {flow['to']}: {flow['unpredicted']}"
+        for record in records
+        for flow in record["flows"]
+        if flow["unpredicted"]
+    ]
+    if found:
+        yield ""
+        yield f"not as predicted ({len(found)}):"
+        yield from (f"  {line}" for line in found)
 
 
 def _told(lab: Lab) -> Iterator[tuple[str, str, str]]:

@@ -13,7 +13,12 @@ from typing import Any
 
 import pytest
 
-from lab.cli import PASS, main
+from lab.cli import PASS, arguments, main, request
+from lab.datapath.decision import Decisions
+from lab.datapath.said import NodeSaid
+from lab.prediction import Prediction, World
+from lab.selection import Version
+from lab.topology import Flow
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: builds network namespaces")
 
@@ -103,6 +108,73 @@ def test_case_agrees_with_the_recording(version: str, case: dict[str, Any], caps
     trace = json.loads(capsys.readouterr().out)
     assert trace["measurement"] == {"canaries": "ok", "drops": 0, "without_carrier": []}
     assert differences(case, trace, either="ecmp" in case["case"]) == []
+
+
+def predicted(version: str, case: dict[str, Any]) -> list[str]:
+    """Every disagreement of the recording with `niclab predict` and `explain`: no packet, no kernel."""
+    words = command(version, case)
+    options = arguments.parser().parse_args(["explain", *words[1:]])
+    topology = request.topology(options)
+    settings, _ = request.settings(options, topology)
+    world = World(Decisions(topology, settings, Version.parse(version)))
+    found: list[str] = []
+    said = case.get("said") or {}
+    for name, node in world.decisions.nodes.items():
+        now = NodeSaid.of(node)
+        if now.agent_exits != case.get("agent_exits"):
+            found.append(f"{name} agent_exits: recorded {case.get('agent_exits')!r}, predicted {now.agent_exits!r}")
+        for key in said:
+            value = getattr(now, key)
+            value = list(value) if isinstance(value, tuple) else value
+            if value != said[key]:
+                found.append(f"{name} {key}: recorded {said[key]!r}, predicted {value!r}")
+    names = {"POD1": "10.244.1.10", "POD2": "10.244.2.10"}
+    for name, recorded in case.get("flows", {}).items():
+        text = json.dumps(recorded)
+        for placeholder, address in names.items():
+            text = text.replace(placeholder, address)
+        wanted = in_shape(json.loads(text))
+        ways = [shape(world, FLOWS[name], way) for way in world.predict(Flow.parse(FLOWS[name]))]
+        if wanted not in ways:
+            found.append(f"{name}: recorded {wanted}, predicted {ways}")
+    return found
+
+
+def in_shape(recorded: dict[str, Any]) -> dict[str, Any]:
+    """A recorded flow as one probe's: by whom it is sent, whether it is answered, whom the server sees."""
+    sent = {
+        tap: (
+            count["requests"] > 0,
+            count["replies"] > 0,
+            sorted(count["inner_src"]),
+            sorted(map(tuple, count["outer"])),
+        )
+        for tap, count in recorded["transmitted_by"].items()
+    }
+    assert recorded["received"] in (0, recorded["sent"])
+    return {"sent": sent, "answered": recorded["received"] > 0, "seen": recorded["server_saw_source"]}
+
+
+def shape(world: World, flow: str, way: Prediction) -> dict[str, Any]:
+    sent = {
+        tap: (one.requests, one.replies, sorted(one.inner_src), sorted(one.outer))
+        for tap, one in way.transmitted_by(world.topology.nodes).items()
+    }
+    server = way.request.arrived if way.request.arrived in world.topology.externals else None
+    return {"sent": sent, "answered": way.carried, "seen": {server: [str(way.request.source)]} if server else {}}
+
+
+@pytest.mark.parametrize(("version", "case"), cases())
+def test_case_agrees_with_the_prediction(version: str, case: dict[str, Any]) -> None:
+    assert predicted(version, case) == []
+
+
+def test_a_wrong_prediction_is_named() -> None:
+    """What 1.20 did is not what is predicted of 1.18: every difference is named."""
+    case = next(one for one in json.loads((DATA / "cilium-1.20-dev.json").read_text()) if one["case"] == "vxlan-auto")
+    found = predicted("1.18", case)
+    assert [line.partition(":")[0] for line in found] == ["pod-ext1", "pod-remote-node-eth1"]
+    assert found[0].startswith("pod-ext1: recorded {'sent': {'node1.eth1'")
 
 
 @pytest.mark.parametrize("change", ["nic", "count", "source", "device"])

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lab.agreement import unpredicted
 from lab.lab import Lab
-from lab.prediction import World
+from lab.prediction import Prediction, World
 from lab.verdict import FlowResult, Measurement
 
 
@@ -60,11 +62,14 @@ class TracedFlow(Model):
     expected: Annotated[
         tuple[str, ...], Field(description="every way predicted from the settings; several where a hash decides")
     ] = ()
+    unpredicted: Annotated[
+        str | None, Field(description="what a probe did that is none of the expected ways, else null")
+    ] = None
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     @classmethod
-    def of(cls, result: FlowResult, externals: frozenset[str], expected: tuple[str, ...] = ()) -> TracedFlow:
+    def of(cls, result: FlowResult, externals: frozenset[str], ways: Sequence[Prediction] = ()) -> TracedFlow:
         flow = result.flow
         suffix = "6" if flow.family == 6 else ""
         target = flow.destination.partition(".")[0]
@@ -86,7 +91,8 @@ class TracedFlow(Model):
             },
             server_saw_source={end: sources for end in answering if (sources := _sources(result, end))},
             refusal=result.refusal or None,
-            expected=expected,
+            expected=tuple(map(str, ways)),
+            unpredicted=unpredicted(result, ways) or None,
         )
 
 
@@ -180,9 +186,7 @@ class Trace(Model):
                 for name, said in lab.said.items()
             },
             addresses=first,
-            flows=tuple(
-                TracedFlow.of(result, externals, tuple(map(str, world.predict(result.flow)))) for result in results
-            ),
+            flows=tuple(TracedFlow.of(result, externals, world.predict(result.flow)) for result in results),
             measurement=TracedMeasurement.of([result.measurement for result in results]),
         )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from lab.agreement import unpredicted
 from lab.datapath.said import NodeSaid
 from lab.prediction import Prediction
 from lab.record.matrix import cell
@@ -72,29 +73,9 @@ def _flow(result: FlowResult, expected: Expected) -> Iterator[str]:
     lines += [f"refused: {result.refusal}"] if result.refusal else []
     lines += [f"noticed: {note}" for note in notes(result)]
     ways = " or ".join(map(str, expected)) or ("services are not modelled" if result.served else "nothing is sent")
-    lines.append(f"expected: {ways}" + ("" if agrees(result, expected) else " — and it was not so"))
+    lines.append(f"expected: {ways}" + (" — and it was not so" if unpredicted(result, expected) else ""))
     for line in lines:
         yield from _indented(line, INDENT)
-
-
-def agrees(result: FlowResult, expected: Expected) -> bool:
-    """Did the flow leave by the NICs that were predicted? Where a hash decides, by those of any of the ways."""
-    if result.verdict == "unmeasured" or not expected:
-        return True
-    observed = {(tap, kind) for tap, n in result.transmitted_by.items() for kind in _kinds(n.requests, n.replies)}
-    ways = [
-        {
-            (tap, kind)
-            for tap, n in one.transmitted_by(result.context.nodes).items()
-            for kind in _kinds(n.requests, n.replies)
-        }
-        for one in expected
-    ]
-    return observed in ways or (len(ways) > 1 and observed <= set().union(*ways))
-
-
-def _kinds(requests: int, replies: int) -> Iterable[str]:
-    return [name for name, some in (("requests", requests), ("replies", replies)) if some]
 
 
 def _indented(line: str, indent: str) -> list[str]:

@@ -1,0 +1,92 @@
+"""Did a flow do what was predicted? Every probe's sightings against every way the flow may go. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from lab.prediction.model import Prediction, Transmission
+from lab.traffic.path import Sighting
+from lab.verdict import FlowResult
+
+
+def unpredicted(result: FlowResult, ways: Sequence[Prediction]) -> str:
+    """What a flow did that is none of its predicted ways, in words; empty when it did one of them.
+
+    Each probe may take another way, for each may be hashed otherwise. Nothing is said of a flow that was not measured,
+    nor of one whose probes went to several addresses: one of them was predicted.
+    """
+    if result.verdict == "unmeasured":
+        return ""
+    host = result.flow.source.partition(".")[0]
+    sent_to = {s.destination for s in result.sightings if s.host == host and s.outbound and s.kind == "request"}
+    if len(sent_to) > 1:
+        return ""
+    if not ways:
+        taps = ", ".join(result.transmitted_by)
+        return f"nothing was predicted, and {taps} sent some" if taps else ""
+    probes: dict[int, list[Sighting]] = {number: [] for number in range(result.sent)}
+    for sighting in result.sightings:
+        if sighting.kind != "error":
+            probes.setdefault(sighting.number, []).append(sighting)
+    for number, sightings in probes.items():
+        if not any(_agrees(way, sightings, result) for way in ways):
+            return f"probe {number}: {_shown(sightings, result)}; predicted: {' or '.join(map(str, ways))}"
+    return ""
+
+
+def _agrees(way: Prediction, sightings: Sequence[Sighting], result: FlowResult) -> bool:
+    nodes = result.context.nodes
+    return (
+        way.transmitted_by(nodes) == transmitted(sightings, nodes)
+        and (way.carried == _answered(sightings, result) or _unseen(way, result))
+        and _source_as_seen(way, sightings, result)
+    )
+
+
+def transmitted(sightings: Iterable[Sighting], nodes: Collection[str]) -> Mapping[str, Transmission]:
+    """Tap → what it sent, of NICs of these nodes; in the shape of what is predicted."""
+    found: dict[str, Transmission] = {}
+    for one in sightings:
+        if not (one.nic and one.outbound and one.host in nodes) or one.kind == "error":
+            continue
+        so_far = found.get(one.tap, Transmission())
+        found[one.tap] = Transmission(
+            requests=so_far.requests or one.kind == "request",
+            replies=so_far.replies or one.kind == "reply",
+            inner_src=so_far.inner_src | {one.source},
+            outer=so_far.outer | set(one.outer),
+        )
+    return found
+
+
+def _answered(sightings: Iterable[Sighting], result: FlowResult) -> bool:
+    host = result.flow.source.partition(".")[0]
+    return any(one.kind == "reply" and one.arrives and one.host == host for one in sightings)
+
+
+def _unseen(way: Prediction, result: FlowResult) -> bool:
+    """An answer to a node from one of its own pods, or from itself, passes no tap of the node's."""
+    host = result.flow.source.partition(".")[0]
+    return host not in result.context.pod_node and way.reply is not None and not way.reply.sent
+
+
+def _source_as_seen(way: Prediction, sightings: Iterable[Sighting], result: FlowResult) -> bool:
+    host = result.flow.destination.partition(".")[0]
+    if way.request.arrived != host or (host not in result.context.pod_node and not way.request.sent):
+        return True
+    return any(
+        one.kind == "request" and one.arrives and one.host == host and one.source == str(way.request.source)
+        for one in sightings
+    )
+
+
+def _shown(sightings: Sequence[Sighting], result: FlowResult) -> str:
+    """What was seen of a probe, in the words of predictions."""
+    host, end = (name.partition(".")[0] for name in (result.flow.source, result.flow.destination))
+    requests = [s for s in sightings if s.kind == "request" and s.nic and s.outbound]
+    way = " then ".join(s.tap + (" in a tunnel" if s.outer else "") for s in requests) or "no NIC"
+    seen = [s.source for s in sightings if s.kind == "request" and s.arrives and s.host == end]
+    back = " then ".join(s.tap for s in sightings if s.kind == "reply" and s.nic and s.outbound) or "no NIC"
+    answered = any(s.kind == "reply" and s.arrives and s.host == host for s in sightings)
+    words = f"{way}, {seen[-1]} seen at {end}" if seen else f"{way}, never seen at {end}"
+    return f"{words}; back by {back}" + ("" if answered else ", not answered")
