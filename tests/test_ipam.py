@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from lab import LAB_BASELINE, InputError, Settings, Version, load
+from lab import LAB_BASELINE, InputError, Lab, Settings, Version, load
+from lab.datapath import eni
 from lab.datapath.cilium import egress, ipam
 from lab.datapath.decision import Decisions
 from lab.fit import fit
-from lab.operation import AddNeighbour
+from lab.operation import AddNeighbour, AddRoute, AddRule
 from lab.plan import Plan
-from lab.topology import Topology, loads
+from lab.scenarios.test_ipam import NATIVE, VXLAN
+from lab.topology import Flow, Topology, loads
+from tests.kernel import privileged
+from tests.test_prediction import disagreements
 from tests.test_topology_errors import CLOUD, GATED, POOLED
 
 
@@ -96,3 +102,80 @@ def test_an_agent_lacks_a_policy_until_its_map_has_every_network() -> None:
     ]
     row = '[{"SourceIP": "10.244.1.10", "DestCIDR": "10.0.1.0/24", "EgressIP": "0.0.0.0", "GatewayIP": "10.0.0.2"}]'
     assert egress.lacking(row, found, pods, node="node1", ipv6=False) == []
+
+
+@privileged
+@pytest.mark.parametrize("version", ["1.18", "1.20", "1.21"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"devices": "eth0"}, {"enable_bpf_masquerade": False, "enable_ipv4_masquerade": False}],
+    ids=["unset", "eth0", "unmasqueraded"],
+)
+@pytest.mark.parametrize(
+    ("name", "routing"),
+    [("eni", None), ("multi-pool", VXLAN), ("multi-pool", NATIVE)],
+    ids=["eni", "pools-vxlan", "pools-native"],
+)
+def test_packets_do_what_is_predicted(
+    name: str, routing: Settings | None, settings: dict[str, Any], version: str
+) -> None:
+    told = Settings.of(**{"devices": "eth0,eth1", **settings})
+    with Lab.deploy(name, LAB_BASELINE.merged(routing or Settings()).merged(told), cilium_version=version) as lab:
+        flows: list[Flow | str] = [
+            *lab.topology.flows,
+            *(f"{pod} -> {other}" for pod in lab.topology.pods for other in ("node1.eth1", "node2.eth1")),
+        ]
+        assert disagreements(lab, lab.send_all(flows, count=2)) == []
+
+
+def enis(version: tuple[int, int], **told: str) -> list[str]:
+    """The rules and routes of node1 of the topology `eni`."""
+    topology = load("eni")
+    found = Decisions(topology, fit(LAB_BASELINE.merged(Settings.of(**told)), topology), Version(*version))
+    operations = eni.operations(found, found.nodes["node1"])
+    kept = [
+        one.rule if isinstance(one, AddRule) else one.route for one in operations if isinstance(one, AddRule | AddRoute)
+    ]
+    return [str(one) for one in kept]
+
+
+def test_rules_and_tables_of_enis() -> None:
+    """As `ip rule` and `ip route` show them of agents of 1.18.10 and 1.20-dev."""
+    assert (
+        enis((1, 20))
+        == enis((1, 18))
+        == [
+            "from all fwmark 0x80/0x80 lookup 254 priority 109",
+            "10.0.0.1/32 dev eth0 table 10 proto kernel scope link",
+            "default via 10.0.0.1 dev eth0 table 10 proto kernel",
+            "10.1.0.1/32 dev eth1 table 11 proto kernel scope link",
+            "default via 10.1.0.1 dev eth1 table 11 proto kernel",
+            "from 10.0.11.1/32 to 10.0.0.0/15 lookup 10 priority 111",
+            "10.0.11.10/32 dev lxcpod1-eth0 proto kernel scope link",
+            "from all to 10.0.11.10/32 lookup 254 priority 20",
+            "from 10.0.11.10/32 to 10.0.0.0/15 lookup 10 priority 111",
+            "10.1.11.10/32 dev lxcpod1-eth1 proto kernel scope link",
+            "from all to 10.1.11.10/32 lookup 254 priority 20",
+            "from 10.1.11.10/32 to 10.0.0.0/15 lookup 11 priority 111",
+        ]
+    )
+
+
+def test_rules_of_enis_by_version_and_masquerading() -> None:
+    latest = enis((1, 21))
+    assert [rule for rule in latest if "from 10.1.11.10/32" in rule] == ["from 10.1.11.10/32 lookup 11 priority 111"]
+    unmasqueraded = enis((1, 20), enable_ipv4_masquerade="false", enable_bpf_masquerade="false")
+    assert [rule for rule in unmasqueraded if "10.1.11.10" in rule and "lookup 11" in rule] == [
+        "from 10.1.11.10/32 lookup 11 priority 111"
+    ]
+    old = enis((1, 18), egress_multi_home_ip_rule_compat="true")
+    assert "from 10.1.11.10/32 to 10.0.0.0/15 lookup 3 priority 110" in old
+    assert enis((1, 20), egress_multi_home_ip_rule_compat="true") == enis((1, 20))
+
+
+def test_the_mtu_is_the_primary_enis() -> None:
+    text = CLOUD.replace("addresses: 10.0.0.12/24}", "addresses: 10.0.0.12/24, mtu: 1400}")
+    found = Decisions(
+        topology(text), fit(LAB_BASELINE.merged(Settings.of(devices="eth0,eth1")), topology(text)), Version(1, 20)
+    )
+    assert found.nodes["node1"].mtu == 1500

@@ -15,7 +15,7 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import replace
 
-from lab.datapath import egressroutes, masquerade, replies
+from lab.datapath import egressroutes, eni, masquerade, replies
 from lab.datapath.decision import ROUTER_DEVICE, TUNNEL_DEVICE, Decisions, NodeDecision, pod_interface
 from lab.nat import PacketRule
 from lab.operation import (
@@ -59,8 +59,8 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
         yield AddVxlan(node.node, TUNNEL_DEVICE, mac(5, number, 0), node.settings.tunnel_port, node.mtu)
         for peer in decisions.peers(node.node):
             peer_number = list(decisions.topology.nodes).index(peer.node) + 1
-            for family, cidr in peer.pod_cidrs.items():
-                if family in node.families:
+            for cidr in peer.announced:
+                if cidr.version in node.families:
                     yield AddNeighbour(node.node, TUNNEL_DEVICE, cidr.network_address, mac(5, peer_number, 0))
         for table in (REMOTE_PODS, TABLES["main"]):
             for route in decisions.tunnel_routes(node.node, table):
@@ -78,6 +78,7 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
     for pod_number, pod in enumerate(decisions.topology.nodes[node.node].pods):
         yield from _pod(decisions, node, pod, number, pod_number)
     yield from egressroutes.operations(decisions, node)
+    yield from eni.operations(decisions, node)
     if rules := packet_rules(decisions, node):
         yield SetPacketRules(node.node, rules)
 

@@ -13,7 +13,7 @@ from functools import cached_property
 
 from lab.fib import Fib
 from lab.refusal import Refusal, refused
-from lab.route import Address, Encap, Family, Network, NextHop, Route
+from lab.route import TABLES, Address, Encap, Family, Network, NextHop, Route
 from lab.selection import (
     FALLBACK,
     Device,
@@ -31,7 +31,7 @@ from lab.selection import (
     skips_fib,
 )
 from lab.settings import NodeView, Settings
-from lab.topology import Topology
+from lab.topology import Node, Topology
 
 ROUTER_DEVICE = "cilium_host"
 TUNNEL_DEVICE = "cilium_vxlan"
@@ -56,6 +56,18 @@ class NodeDecision:
     drd: DirectRouting
     kernel_fib: Fib
     pod_cidrs: Mapping[Family, Network]
+    pod_networks: tuple[Network, ...] = ()
+    """All networks that the node's pods have addresses of: other pools' too, or its ENIs'."""
+    vpc: tuple[Network, ...] = ()
+    """With ENIs: the cloud's networks, the primary one first."""
+
+    @property
+    def announced(self) -> tuple[Network, ...]:
+        """The networks that peers have routes to; a cloud brings packets to its ENIs' addresses by itself."""
+        return () if self.vpc else self.pod_networks
+
+    def pods_of(self, family: Family) -> tuple[Network, ...]:
+        return tuple(network for network in self.pod_networks if network.version == family)
 
     @cached_property
     def selected(self) -> tuple[str, ...]:
@@ -123,14 +135,20 @@ class NodeDecision:
         return self.native_routing_cidr(family) or self.pod_cidrs.get(family)
 
     def native_routing_cidr(self, family: Family) -> Network | None:
-        return self.settings.ipv4_native_routing_cidr if family == 4 else self.settings.ipv6_native_routing_cidr
+        """As set; with ENIs IPv4's is the VPC's primary CIDR otherwise (pkg/ipam/crd.go)."""
+        if family == 6:
+            return self.settings.ipv6_native_routing_cidr
+        return self.settings.ipv4_native_routing_cidr or next(iter(self.vpc), None)
 
     def masquerade_address(self, device: str, family: Family) -> Address | None:
-        """What BPF masquerading writes as the source on one selected device: its Primary, else the fallback `*`."""
+        """What BPF masquerading writes as the source on one selected device: its Primary, else the fallback `*`.
+
+        `derive-masq-ip-addr-from-device` names one device for all (pkg/datapath/loader bpfMasqAddrs).
+        """
         primary = {
             row.device: row.address for row in self.node_addresses if row.primary and row.address.version == family
         }
-        return primary.get(device) or primary.get(FALLBACK)
+        return primary.get(self.settings.derive_masquerade_from or device) or primary.get(FALLBACK)
 
 
 @dataclass(frozen=True)
@@ -188,8 +206,10 @@ class Decisions:
             links=links,
             devices=devices,
             drd=direct_routing(devices, links, view, k8s_ip, self.version),
-            kernel_fib=fib,
-            pod_cidrs={cidr.version: cidr for cidr in sorted(node.pod_cidrs, key=lambda cidr: cidr.version)},
+            kernel_fib=_without_subnets(fib, node),
+            pod_cidrs={family: cidr for family in (4, 6) if (cidr := node.pod_cidr_of(family)) is not None},
+            pod_networks=node.every_pod_cidr,
+            vpc=self.topology.vpc_cidrs if node.enis else (),
         )
 
     def peers(self, name: str) -> tuple[NodeDecision, ...]:
@@ -202,7 +222,8 @@ class Decisions:
         found = []
         for peer in self.peers(name):
             remote = peer.node_ips.get(4) or peer.node_ips.get(6)
-            for family, cidr in peer.pod_cidrs.items():
+            for cidr in peer.announced:
+                family: Family = 4 if cidr.version == 4 else 6
                 if remote is None or family not in node.families or family not in peer.families:
                     continue
                 hop = NextHop(via=cidr.network_address, dev=TUNNEL_DEVICE, onlink=True)
@@ -232,7 +253,8 @@ class Decisions:
         if node.tunnels or not node.settings.auto_direct_node_routes:
             return (), ()
         for peer in self.peers(name):
-            for family, cidr in peer.pod_cidrs.items():
+            for cidr in peer.announced:
+                family: Family = 4 if cidr.version == 4 else 6
                 target = peer.node_ips.get(family)
                 if target is None or family not in node.families:
                     continue
@@ -246,6 +268,21 @@ class Decisions:
                     continue
                 routes.append(Route(cidr, (NextHop(via=target, dev=hop.dev),), protocol=2))
         return tuple(routes), tuple(warnings)
+
+
+def _without_subnets(fib: Fib, node: Node) -> Fib:
+    """The FIB without the routes of ENIs' subnets, which agents take out of table main (pkg/ipam/crd_eni.go)."""
+    own = {(interface.network, name) for name, nic in node.enis.items() for interface in nic.addresses_of(4)[:1]}
+    main = TABLES["main"]
+    gone = [
+        route
+        for route in fib.routes
+        if route.table == main
+        and route.protocol == 2
+        and route.nexthops
+        and (route.destination, route.nexthops[0].dev) in own
+    ]
+    return Fib(tuple(route for route in fib.routes if route not in gone), fib.rules) if gone else fib
 
 
 def _gateway_warning(settings: NodeView, target: Address, gateway: Address) -> str:

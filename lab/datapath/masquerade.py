@@ -9,9 +9,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
+from lab import ipmasq
 from lab.datapath.decision import Decisions, NodeDecision
 from lab.nat import Devices, Exempt, Masquerade, Match, PacketRule, Snat, Why
-from lab.route import Family
+from lab.route import TABLES, Family
 
 _BPF = "bpf/lib/nat.h snat_v4_needs_masquerade"
 _IPTABLES = "pkg/datapath/iptables/iptables.go installMasqueradeRules"
@@ -28,11 +29,14 @@ def rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRule]:
 def _excluded(decisions: Decisions, node: NodeDecision, family: Family) -> Iterator[PacketRule]:
     excluded = node.exclusion(family)
     source = _BPF if node.settings.bpf_masquerade else _IPTABLES
-    if excluded is not None:
+    by_route = node.settings.masquerade_to_route_source and not node.settings.bpf_masquerade
+    if excluded is not None and not by_route:
         native = f"ipv{family}-native-routing-cidr" if node.native_routing_cidr(family) else "the node's own pod CIDR"
         why = Why("masquerade.native-cidr", f"not masqueraded: {{destination}} is in {excluded}, {native}", source)
         yield PacketRule("postrouting", Match(destinations=(excluded,)), Exempt(), why, family)
-    if node.tunnels:
+    if node.settings.bpf_masquerade and node.settings.ip_masq_agent:
+        yield from _listed(node, family)
+    if node.tunnels or _masquerades_to_nodes(node):
         return
     nodes = [peer.node_ips[family] for peer in decisions.peers(node.node) if family in peer.node_ips]
     if nodes:
@@ -45,8 +49,26 @@ def _excluded(decisions: Decisions, node: NodeDecision, family: Family) -> Itera
         yield PacketRule("postrouting", Match(destinations=alone), Exempt(), why, family)
 
 
+def _listed(node: NodeDecision, family: Family) -> Iterator[PacketRule]:
+    """The networks of the ip-masq-agent: one list, the same on every device. It is for pods' packets alone."""
+    found = ipmasq.read(node.settings.ip_masq_agent_config).networks
+    mine = tuple(ipaddress.collapse_addresses(network for network in found if network.version == family))  # type: ignore[type-var]  # of one family
+    if mine:
+        why = Why(
+            "masquerade.ip-masq-agent",
+            "not masqueraded: {destination} is in a network that the ip-masq-agent lists",
+            f"{_BPF} (cilium_ipmasq_v{family}); pkg/ipmasq/ipmasq.go",
+        )
+        yield PacketRule("postrouting", Match(destinations=mine), Exempt(), why, family)
+
+
+def _masquerades_to_nodes(node: NodeDecision) -> bool:
+    """`enable-remote-node-masquerade` (3f0383ba60, 1.19): node IPs are no exception."""
+    return node.settings.bpf_masquerade and node.settings.remote_node_masquerade and node.version >= (1, 19)
+
+
 def _by_bpf(node: NodeDecision, family: Family) -> Iterator[PacketRule]:
-    pods = (node.pod_cidrs[family],)
+    pods = node.pods_of(family)
     for device in node.selected:
         address = node.masquerade_address(device, family)
         if address is None:
@@ -70,6 +92,9 @@ def _by_bpf(node: NodeDecision, family: Family) -> Iterator[PacketRule]:
 
 
 def _by_iptables(node: NodeDecision, family: Family) -> Iterator[PacketRule]:
+    if node.settings.masquerade_to_route_source:
+        yield from _to_route_source(node, family)
+        return
     listed = node.settings.egress_masquerade_interfaces
     for entry in listed:
         # One rule an entry, and no source match.
@@ -87,6 +112,38 @@ def _by_iptables(node: NodeDecision, family: Family) -> Iterator[PacketRule]:
         )
         match = Match(oif=Devices(("cilium_+",), negated=True), sources=(node.pod_cidrs[family],))
         yield PacketRule("postrouting", match, Masquerade(), why, family)
+
+
+def _to_route_source(node: NodeDecision, family: Family) -> Iterator[PacketRule]:
+    """One rule for each route of table main that has a source: what goes by another route keeps the pod's address.
+
+    A default route has one only where it says so (`src`).
+    """
+    excluded = node.exclusion(family)
+    listed = node.settings.egress_masquerade_interfaces or node.selected
+    routes = [
+        route
+        for route in node.kernel_fib.routes
+        if route.table == TABLES["main"] and route.family == family and route.kind == "unicast"
+    ]
+    for route in sorted(routes, key=lambda route: -route.destination.prefixlen):
+        device = route.nexthops[0].dev if len(route.nexthops) == 1 else None
+        if route.source is None or route.destination == excluded:
+            continue
+        if device is not None and not Devices(listed).include(device):
+            continue
+        why = Why(
+            "masquerade.route-source",
+            f"masqueraded: the route {route} has the source {route.source}",
+            "pkg/datapath/iptables/iptables.go installMasqueradeRouteSourceRules",
+        )
+        match = Match(
+            oif=Devices((device,)) if device else Devices(("cilium_+",), negated=True),
+            sources=(node.pod_cidrs[family],),
+            destinations=() if route.is_default else (route.destination,),
+            not_destinations=(excluded,) if route.is_default and excluded is not None else (),
+        )
+        yield PacketRule("postrouting", match, Snat(route.source), why, family)
 
 
 __all__ = ["rules"]

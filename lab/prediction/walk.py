@@ -257,12 +257,18 @@ class Walker:
 
     @cached_property
     def _holders(self) -> Mapping[tuple[str, Address], tuple[tuple[str, str], ...]]:
-        """(fabric, address) → the NICs there that are up and have it."""
+        """(fabric, address) → the NICs there that are up and have it, or to which a cloud brings what is for it."""
         found: dict[tuple[str, Address], tuple[tuple[str, str], ...]] = {}
         for host, name, nic in self.decisions.topology.nic_pairs():
             for interface in nic.addresses if nic.up else ():
                 key = nic.fabric, interface.ip
                 found[key] = (*found.get(key, ()), (host, name))
+        for pod, (node, spec) in self.decisions.topology.pods.items():
+            home = self.decisions.topology.nodes[node]
+            owner = home.nic_of(spec)
+            if owner is not None and home.nics[owner].up:
+                for address in self.decisions.pod_addresses[pod]:
+                    found[home.nics[owner].fabric, address] = ((node, owner),)
         return found
 
 

@@ -16,6 +16,7 @@ from lab.operation import AddAddress, AddRoute, AddRule, SetPacketRules
 from lab.prediction.machine import Machine, Made
 from lab.prediction.model import Prediction
 from lab.prediction.walk import Walker
+from lab.removal import DelRoute
 from lab.route import TABLES, Address, Family, NextHop, Route, Rule
 from lab.topology import Flow, Topology
 from lab.topology.service_flows import as_sent, service_of
@@ -32,6 +33,7 @@ class _Planned:
     rules: list[Rule] = field(default_factory=list)
     addresses: dict[str, list[Address]] = field(default_factory=dict)
     packet_rules: tuple[PacketRule, ...] = ()
+    gone: set[object] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class World:
                 mine = found.setdefault(operation.namespace, _Planned())
                 if isinstance(operation, AddRoute):
                     mine.routes[_place(operation.route)] = operation.route
+                elif isinstance(operation, DelRoute):
+                    mine.gone.add(_place(operation.route))
                 elif isinstance(operation, AddRule):
                     mine.rules.append(operation.rule)
                 elif isinstance(operation, AddAddress):
@@ -75,7 +79,7 @@ class World:
         host = self.topology.hosts[name]
         planned = self._planned(name).get(name, _Planned())
         own = Fib.of(host)
-        kept = [route for route in own.routes if _place(route) not in planned.routes]
+        kept = [route for route in own.routes if not {_place(route)} & (planned.gone | planned.routes.keys())]
         local = [_local(dev, address) for dev, found in planned.addresses.items() for address in found]
         learned = self._learned.get(name, ())
         pods = self.topology.nodes[name].pods if name in self.topology.nodes else ()

@@ -63,7 +63,9 @@ def _detected(links: Sequence[Link], node_ip: Address | None, routes: Iterable[R
 
 def route_mtu(device: int, settings: NodeView, version: Version) -> int:
     """What routes to other nodes' pods get: without what the tunnel and the encryption add (getRouteMTU)."""
-    tunnel = TUNNEL_OVERHEAD[_underlay(settings, version)] if settings.routing_mode == "tunnel" else 0
+    # What egress gateways are for goes through the tunnel in native routing too (pkg/egressgateway, tunnel.NewEnabler).
+    tunnelled = settings.routing_mode == "tunnel" or settings.egress_gateway
+    tunnel = TUNNEL_OVERHEAD[_underlay(settings, version)] if tunnelled else 0
     if settings.wireguard:
         return device - tunnel - (95 if version >= (1, 20) else 80)
     return device - tunnel - (IPSEC_OVERHEAD if settings.ipsec else 0)

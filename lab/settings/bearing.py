@@ -16,21 +16,27 @@ if TYPE_CHECKING:
 MODELLED: frozenset[str] = frozenset(
     [
         "auto-direct-node-routes",
+        "derive-masq-ip-addr-from-device",
         "devices",
         "direct-routing-device",
         "direct-routing-skip-unreachable",
         "egress-masquerade-interfaces",
         "enable-bgp-control-plane",
+        "egress-multi-home-ip-rule-compat",
         "enable-bpf-masquerade",
         "enable-egress-gateway",
         "enable-endpoint-routes",
         "enable-host-legacy-routing",
+        "enable-ip-masq-agent",
         "enable-ipv4",
         "enable-ipv4-egress-gateway",
         "enable-ipv4-masquerade",
         "enable-ipv6",
         "enable-ipv6-masquerade",
+        "enable-masquerade-to-route-source",
+        "enable-remote-node-masquerade",
         "force-device-detection",
+        "ip-masq-agent-config-path",
         "ipv4-native-routing-cidr",
         "ipv4-node",
         "ipv6-native-routing-cidr",
@@ -43,6 +49,9 @@ MODELLED: frozenset[str] = frozenset(
     ]
 )
 """The keys the built-in datapath acts on; of `tunnel-protocol` only vxlan."""
+
+IPAM_MODES = frozenset({"kubernetes", "cluster-pool", "multi-pool", "eni"})
+"""The values of `ipam` that it knows."""
 
 NEUTRAL: frozenset[str] = frozenset(
     [
@@ -225,6 +234,8 @@ def neutral(key: str) -> bool:
 def _ignored(key: str, value: str) -> bool:
     if key == "tunnel-protocol":
         return value != "vxlan"
+    if key == "ipam":
+        return value not in IPAM_MODES
     if key in MODELLED or neutral(key):
         return False
     default = DEFAULTS.get(key, _OTHER_DEFAULTS.get(key, ""))

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 DEFAULTS: Mapping[str, str] = MappingProxyType(
     {
         "auto-direct-node-routes": "false",
+        "derive-masq-ip-addr-from-device": "",
         "devices": "",
         "direct-routing-device": "",
         "direct-routing-skip-unreachable": "false",
         "egress-masquerade-interfaces": "",
+        "egress-multi-home-ip-rule-compat": "false",
         "enable-bpf-masquerade": "false",
         "enable-egress-gateway": "false",
         "enable-endpoint-routes": "false",
@@ -33,8 +35,10 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
         "enable-ipv6-masquerade": "true",
         "enable-l2-announcements": "false",
         "enable-masquerade-to-route-source": "false",
+        "enable-remote-node-masquerade": "false",
         "enable-wireguard": "false",
         "force-device-detection": "false",
+        "ip-masq-agent-config-path": "/etc/config/ip-masq-agent",
         "ipam": "cluster-pool",
         "ipv4-native-routing-cidr": "",
         "ipv4-node": "auto",
@@ -175,6 +179,26 @@ class NodeView:
     @property
     def ip_masq_agent(self) -> bool:
         return self._bool("enable-ip-masq-agent")
+
+    @property
+    def egress_rule_compatible(self) -> bool:
+        """Rules of ENIs' pods as they were before 1.8; the flag is gone with 1.19."""
+        return self._bool("egress-multi-home-ip-rule-compat")
+
+    @property
+    def ip_masq_agent_config(self) -> str:
+        """As it was said: `lab.ipmasq` reads it."""
+        return self.get("ip-masq-agent-config-path")
+
+    @property
+    def derive_masquerade_from(self) -> str:
+        """The device whose address all masqueraded packets get; the flag is hidden."""
+        return self.get("derive-masq-ip-addr-from-device")
+
+    @property
+    def remote_node_masquerade(self) -> bool:
+        """`enable-remote-node-masquerade` (1.18 and later), of eBPF masquerading alone."""
+        return self._bool("enable-remote-node-masquerade")
 
     @property
     def egress_gateway(self) -> bool:

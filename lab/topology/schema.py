@@ -36,6 +36,9 @@ def _as_written(name: str, field: dict[str, Any]) -> dict[str, Any]:
         field["propertyNames"] = {"pattern": _NAMES.get(name, _NAMES["hosts"])}
     if name == "fabrics":
         field["additionalProperties"] = _or_nothing(field["additionalProperties"])
+    if name == "pools":
+        cidrs = field["additionalProperties"]
+        field["additionalProperties"] = {"anyOf": [cidrs["items"], cidrs, {"type": "null"}]}
     if name == "sysctls":
         field["additionalProperties"] = {"type": ["string", "integer", "boolean"]}
         field["propertyNames"] = {"pattern": "^net[./]"}

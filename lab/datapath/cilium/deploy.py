@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import tenacity
 
-from lab import controlplane, kube
+from lab import controlplane, ipmasq, kube
 from lab.bgp.learned import SWITCH
 from lab.bundle import CiliumBundle, KubernetesBundle
 from lab.controlplane import ControlPlane, Kind
@@ -121,9 +121,21 @@ class CiliumDatapath:
         if self.topology.bgp is not None:
             values[SWITCH] = "true"
         values.update(view.values)
+        if view.ip_masq_agent:
+            # Its own directory: the agent watches it, and refuses to run where there is none.
+            values["ip-masq-agent-config-path"] = str(self._ip_masq_file(node, view.ip_masq_agent_config))
         if view.egress_gateway:
             values.update(dict.fromkeys(EGRESS_GATEWAY_KEYS, "true"))
         return values
+
+    def _ip_masq_file(self, node: str, said: str) -> Path:
+        """Where the node's ip-masq-agent finds what it is told; nothing is there when it is told nothing."""
+        path = self.agents[node].directory / "ip-masq-agent" / "config"
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        if text := ipmasq.read(said).text:
+            path.write_text(text)
+        return path
 
     def _applies_egress_policies(self, decisions: Decisions) -> bool:
         """Without the feature there is no definition for them: they would be of no effect."""

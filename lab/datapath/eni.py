@@ -1,0 +1,106 @@
+"""Pods whose addresses belong to NICs (ipam=eni): rules and tables that send their packets out of their own NIC. Pure.
+
+pkg/datapath/linux/routing/routing.go Configure; the gateway is the subnet's first address (pkg/ipam/crd.go), the
+table's number that of the ENI on its instance, plus ten. For every ENI that it is told of, an agent takes the kernel's
+route of the subnet out of table main (pkg/ipam/crd_eni.go configureENINetlinkDevice).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+
+from lab.datapath.decision import Decisions, NodeDecision, pod_interface
+from lab.fib import Fib
+from lab.operation import AddRoute, AddRule, Operation, SetSysctl
+from lab.removal import DelRoute
+from lab.route import TABLES, Address, Network, NextHop, Route, Rule
+from lab.selection import Version
+from lab.topology import Nic, Node
+
+TO_POD, NODE_PORT, FROM_POD, COMPATIBLE = 20, 109, 111, 110
+"""Priorities (linux_defaults.go RulePriorityIngress, …Nodeport, …Egressv2, …Egress)."""
+FIRST_TABLE = 10
+_NODE_PORT_MARK = 0x80
+_KERNEL = 2
+
+
+def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
+    """What a node with ENIs has besides what every node has."""
+    host = decisions.topology.nodes[node.node]
+    if not host.enis:
+        return
+    for route in subnet_routes(host):
+        yield DelRoute(node.node, route)
+    if default := _default_nic(node.kernel_fib):
+        yield SetSysctl(node.node, f"net.ipv4.conf.{default}.rp_filter", "2")
+    yield AddRule(node.node, Rule(priority=NODE_PORT, mark=(_NODE_PORT_MARK, _NODE_PORT_MARK)))
+    for name, nic in host.enis.items():
+        for route in _table(nic, name, table_of(node, name)):
+            yield AddRoute(node.node, route, replace=True)
+    router = decisions.topology.router_address(node.node, 4)
+    if router is not None:
+        yield from _from(decisions, node, router, table_of(node, next(iter(host.enis))))
+    for pod, spec in host.pods.items():
+        for address in decisions.pod_addresses[pod]:
+            alone = ipaddress.ip_network(address)
+            hop = NextHop(dev=pod_interface(pod))
+            yield AddRoute(node.node, Route(alone, (hop,), protocol=_KERNEL, scope="link"), replace=True)
+            yield AddRule(node.node, Rule(priority=TO_POD, destination=alone))
+            yield from _from(decisions, node, address, table_of(node, str(host.nic_of(spec))))
+
+
+def _from(decisions: Decisions, node: NodeDecision, address: Address, table: int) -> Iterator[Operation]:
+    """With masquerading only what stays in the VPC leaves by the pod's NIC: the rest is masqueraded elsewhere (#20554).
+
+    From 1.21 on all of it leaves there, by one rule (58be8e42aa and 483fb470a0, #45137).
+    """
+    alone = ipaddress.ip_network(address)
+    priority = COMPATIBLE if _compatible(node) else FROM_POD
+    inside = node.masquerades(4) and node.version < (1, 21)
+    for cidr in coalesced(decisions.topology.vpc_cidrs) if inside else ():
+        to = cidr if cidr.prefixlen else None
+        yield AddRule(node.node, Rule(priority=priority, source=alone, destination=to, table=table))
+    if not inside:
+        yield AddRule(node.node, Rule(priority=priority, source=alone, table=table))
+
+
+def table_of(node: NodeDecision, nic: str) -> int:
+    """The table of an ENI: by its number on the instance, or, in the old scheme, by the interface's index."""
+    if _compatible(node):
+        return next(link.index for link in node.links if link.name == nic)
+    numbers = [link.name for link in node.links if not link.loopback]
+    return FIRST_TABLE + numbers.index(nic)
+
+
+def _compatible(node: NodeDecision) -> bool:
+    """`egress-multi-home-ip-rule-compat`, gone with 1.19."""
+    return node.settings.egress_rule_compatible and node.version < Version(1, 19)
+
+
+def _table(nic: Nic, name: str, table: int) -> Iterator[Route]:
+    subnet = nic.addresses_of(4)[0].network
+    gateway = subnet.network_address + 1
+    alone, everything = ipaddress.ip_network(gateway), ipaddress.ip_network("0.0.0.0/0")
+    yield Route(alone, (NextHop(dev=name),), table=table, protocol=_KERNEL, scope="link")
+    yield Route(everything, (NextHop(via=gateway, dev=name),), table=table, protocol=_KERNEL)
+
+
+def subnet_routes(node: Node) -> Iterator[Route]:
+    """The kernel's routes of the ENIs' subnets, which agents take away."""
+    for name, nic in node.enis.items():
+        for interface in nic.addresses_of(4)[:1]:
+            if nic.up and interface.network.prefixlen < 32:
+                hop = (NextHop(dev=name),)
+                yield Route(interface.network, hop, protocol=_KERNEL, scope="link", source=interface.ip)
+
+
+def coalesced(cidrs: Iterable[Network]) -> list[Network]:
+    """As few networks as cover the same (pkg/ip CoalesceCIDRs)."""
+    return list(ipaddress.collapse_addresses(cidr for cidr in cidrs if cidr.version == 4))
+
+
+def _default_nic(fib: Fib) -> str | None:
+    defaults = [route for route in fib.routes if route.is_default and route.table == TABLES["main"]]
+    best = min((one for one in defaults if one.family == 4), key=lambda one: one.effective_metric, default=None)
+    return best.nexthops[0].dev if best and len(best.nexthops) == 1 else None

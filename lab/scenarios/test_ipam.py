@@ -1,0 +1,101 @@
+"""Where a pod's address comes from, and what that has to do with NICs: nothing with pools, everything with ENIs.
+
+In `multi-pool` every node has a second pod CIDR, for which its routes have a rule: what has such an address leaves by
+eth1. In `eni` a pod's address belongs to a NIC of its node, and the agents make rules and tables of their own.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from lab import Lab, Settings
+
+BOTH = Settings.of(devices="eth0,eth1")
+ETH0 = Settings.of(devices="eth0")
+VXLAN = Settings.of(routing="tunnel", tunnel="vxlan")
+NATIVE = Settings.of(routing="native", ipv4_native_routing_cidr="10.244.0.0/15", auto_direct_node_routes=True)
+UNMASQUERADED = Settings.of(enable_ipv4_masquerade=False, enable_bpf_masquerade=False)
+
+pools = pytest.mark.topology("multi-pool")
+enis = pytest.mark.topology("eni")
+
+
+@pools
+@pytest.mark.settings(VXLAN, BOTH)
+def test_every_pool_of_a_node_is_tunnelled(lab: Lab) -> None:
+    """Peers know every CIDR of a node, and reach all by its node IP."""
+    for flow in lab.send_all(["pod1 -> pod2", "pod1 -> disk2", "disk1 -> pod2", "disk1 -> disk2"]):
+        assert flow.left("node1") == {"eth0"}
+        assert flow.outer_on("node1.eth0") == {("10.0.0.1", "10.0.0.2")}
+        flow.must_receive()
+
+
+@pools
+@pytest.mark.settings(NATIVE, BOTH)
+def test_every_pool_of_a_node_has_a_direct_route(lab: Lab) -> None:
+    """By the NIC of the route to the node IP. A pool makes no difference; the node's own rule for its CIDR does."""
+    plain, rule = lab.send_all(["pod1 -> disk2", "disk1 -> pod2"])
+    assert plain.left("node1") == {"eth0"}
+    assert plain.source_seen_by("disk2") == lab.address("pod1")
+    assert rule.left("node1") == {"eth1"}
+    assert rule.source_seen_by("pod2") == lab.address("disk1")
+    plain.must_receive()
+
+
+@pools
+@pytest.mark.settings(NATIVE, BOTH)
+def test_a_rule_for_a_pool_keeps_it_on_its_network(lab: Lab) -> None:
+    plain, rule = lab.send_all(["pod1 -> far", "disk1 -> far"])
+    assert plain.left("node1") == {"eth0"}
+    assert plain.source_seen_by("far") == "10.0.0.1"
+    assert rule.left("node1") == {"eth1"}
+    assert rule.source_seen_by("far") == "10.0.1.1"
+
+
+@pools
+@pytest.mark.settings(NATIVE, ETH0)
+def test_one_device_and_a_rule_for_a_pool(lab: Lab) -> None:
+    """Up to 1.18 nobody asks the rule: everything goes to the one device. Later eth1 is it, and does not masquerade."""
+    flow = lab.send("disk1", "far")
+    if lab.version <= (1, 18):
+        assert flow.left("node1") == {"eth0"}
+        assert flow.source_seen_by("far") == "10.0.0.1"
+    else:
+        assert flow.left("node1") == {"eth1"}
+        assert flow.source_seen_by("far") == lab.address("disk1")
+
+
+@enis
+@pytest.mark.parametrize(
+    "devices",
+    [
+        pytest.param("eth0,eth1", marks=pytest.mark.settings(BOTH)),
+        pytest.param("eth0", marks=pytest.mark.settings(ETH0)),
+    ],
+)
+def test_pods_of_one_node_leave_by_different_nics(lab: Lab, devices: str) -> None:
+    """Inside the cloud's network every pod uses the NIC its address belongs to, whatever `devices` says."""
+    for nic in ("eth0", "eth1"):
+        for flow in lab.send_all([f"pod1-{nic} -> pod2-eth0", f"pod1-{nic} -> pod2-eth1", f"pod1-{nic} -> ext0"]):
+            assert flow.left("node1") == {nic}
+            assert flow.source_seen_by(flow.flow.destination) == lab.address(f"pod1-{nic}")
+            flow.must_receive()
+
+
+@enis
+@pytest.mark.settings(BOTH)
+def test_the_world_is_left_to_the_default_route(lab: Lab) -> None:
+    """What is masqueraded leaves by eth0, with its address, up to 1.20: the rules are for the cloud's network alone."""
+    for flow in lab.send_all(["pod1-eth0 -> world", "pod1-eth1 -> world"]):
+        assert flow.left("node1") == {"eth0"}
+        assert flow.source_seen_by("world") == "10.0.0.11"
+        flow.must_receive()
+
+
+@enis
+@pytest.mark.settings(BOTH, UNMASQUERADED)
+def test_without_masquerading_the_world_is_reached_by_the_pods_nic(lab: Lab) -> None:
+    flow = lab.send("pod1-eth1", "world")
+    assert flow.left("node1") == {"eth1"}
+    assert flow.source_seen_by("world") == lab.address("pod1-eth1")
+    flow.must_receive()

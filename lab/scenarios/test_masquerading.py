@@ -1,0 +1,82 @@
+"""Whose address the world sees, beyond `devices`: exceptions from masquerading, and other ways to do it.
+
+Both NICs are selected. ext0 is on eth0's own network, ext1 on eth1's; both know the way back to the pods.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from lab import Lab, Settings
+from lab.scenarios.test_devices_matrix import NATIVE, VXLAN
+
+NODE1_ETH0, NODE1_ETH1 = "10.0.0.1", "10.0.1.1"
+BOTH = Settings.of(devices="eth0,eth1")
+ETH0 = Settings.of(devices="eth0")
+IPTABLES = Settings.of(enable_bpf_masquerade=False)
+AGENT = Settings.of(enable_ip_masq_agent=True)
+
+pytestmark = [pytest.mark.topology("two-nic"), pytest.mark.settings(VXLAN, BOTH)]
+
+
+def seen(lab: Lab) -> dict[str, str | None]:
+    """What ext0 and ext1 see of pod1: `pod`, or an address."""
+    found = {}
+    for flow in lab.send_all(["pod1 -> ext0", "pod1 -> ext1"]):
+        source = flow.source_seen_by(flow.flow.destination)
+        found[flow.flow.destination] = "pod" if source == lab.address("pod1") else source
+        flow.must_receive()
+    return found
+
+
+@pytest.mark.settings(AGENT)
+def test_the_ip_masq_agents_defaults(lab: Lab) -> None:
+    """Told nothing, it lists all private networks: nothing of this lab is masqueraded to any more."""
+    assert seen(lab) == {"ext0": "pod", "ext1": "pod"}
+
+
+@pytest.mark.settings(AGENT, ip_masq_agent_config_path="{nonMasqueradeCIDRs: [10.0.1.0/24]}")
+def test_the_ip_masq_agents_list(lab: Lab) -> None:
+    """One list for all devices; what is not on it is masqueraded as always."""
+    assert seen(lab) == {"ext0": NODE1_ETH0, "ext1": "pod"}
+
+
+@pytest.mark.settings(AGENT, routing="native", auto_direct_node_routes=True)
+@pytest.mark.settings(ip_masq_agent_config_path="{nonMasqueradeCIDRs: [10.244.0.0/16]}")
+def test_the_ip_masq_agent_in_native_routing(lab: Lab) -> None:
+    """Its list stands for the native routing CIDR, which nobody has to say then."""
+    assert seen(lab) == {"ext0": NODE1_ETH0, "ext1": NODE1_ETH1}
+    assert lab.send("pod1", "pod2").source_seen_by("pod2") == lab.address("pod1")
+
+
+@pytest.mark.settings(derive_masq_ip_addr_from_device="eth1")
+def test_one_devices_address_for_all(lab: Lab) -> None:
+    """A hidden flag. The answer to eth1's address comes back by eth1, where it is selected too."""
+    flow = lab.send("pod1", "ext0")
+    assert flow.left("node1") == {"eth0"}
+    assert flow.source_seen_by("ext0") == NODE1_ETH1
+
+
+@pytest.mark.settings(IPTABLES, egress_masquerade_interfaces="eth1")
+def test_iptables_on_listed_interfaces(lab: Lab) -> None:
+    """`devices` does not matter to iptables; on an interface that is not listed the pod's own address is seen."""
+    assert seen(lab) == {"ext0": "pod", "ext1": NODE1_ETH1}
+
+
+@pytest.mark.settings(IPTABLES, enable_masquerade_to_route_source=True)
+def test_iptables_to_the_source_of_routes(lab: Lab) -> None:
+    """Networks of the NICs have a source in their routes."""
+    assert seen(lab) == {"ext0": NODE1_ETH0, "ext1": NODE1_ETH1}
+
+
+@pytest.mark.settings(IPTABLES, ETH0, enable_masquerade_to_route_source=True)
+def test_iptables_to_the_source_of_a_selected_devices_routes(lab: Lab) -> None:
+    """Here `devices` matters to iptables: routes of other NICs have no rule."""
+    assert seen(lab) == {"ext0": NODE1_ETH0, "ext1": "pod"}
+
+
+@pytest.mark.cilium("1.20")
+@pytest.mark.settings(NATIVE, enable_remote_node_masquerade=True)
+def test_node_ips_are_no_exception_any_more(lab: Lab) -> None:
+    """`enable-remote-node-masquerade`, new in 1.19: natively too, remote nodes see the node's address."""
+    assert lab.send("pod1", "node2.eth0").source_seen_by("node2") == NODE1_ETH0
