@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from lab.route import TABLES, Address, Family, Network, NextHop, Route, Rule, numbered
 from lab.topology import Host
-from lab.topology.routing import connected, kept
+from lab.topology.routing import alive, connected, kept
 
 _ANY: dict[Family, Network] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 _LAST = 32767
@@ -53,7 +53,7 @@ class Fib:
     @classmethod
     def of(cls, host: Host, *, routes: Iterable[Route] = (), rules: Iterable[Rule] = ()) -> Fib:
         """The FIB of a host of a topology, with more routes and (numbered) rules on top."""
-        return cls((*connected(host), *kept(host, host.routes), *routes), (*numbered(host.rules), *rules))
+        return cls((*connected(host), *alive(host, kept(host, host.routes)), *routes), (*numbered(host.rules), *rules))
 
     def with_routes(self, routes: Iterable[Route]) -> Fib:
         return Fib((*self.routes, *routes), self.rules)

@@ -18,6 +18,7 @@ from lab.datapath.said import NodeSaid
 from lab.deployment import Deployment, attach, deploy_builtin, deploy_cilium, speaking
 from lab.errors import InputError, LabError, Problem
 from lab.fit import fit
+from lab.live import Live
 from lab.modelled import DEFAULT_VERSION, modelled_version
 from lab.outage import link_down
 from lab.route import Address
@@ -44,13 +45,12 @@ if TYPE_CHECKING:
 _DEVICE_KEYS = frozenset({"devices", "direct-routing-device", "force-device-detection"})
 
 
-class Lab:
+class Lab(Live):
     """Nodes that stand, a datapath between them, and taps on every cable. A context manager; `deploy` makes one."""
 
     def __init__(self, deployment: Deployment, settings: Settings) -> None:
-        self._deployment = deployment
+        super().__init__(deployment)
         self.settings = settings
-        self.topology = deployment.plan.topology
         self.version = deployment.decisions.version
         self.datapath = deployment.datapath
         self.flows: list[FlowResult] = []
@@ -59,7 +59,6 @@ class Lab:
         """Every command run on a host so far, with its output."""
         self.captures: list[Capture] = []
         """The frames of the flows measured since `forget_captures`."""
-        self._taps = Taps(deployment.substrate, deployment.plan.cables)
         number = secrets.randbits(32)
         self._decoder = Decoder(number, vxlan_ports=deployment.vxlan_ports)
         self._flow_names: dict[int, str] = {}
@@ -290,6 +289,7 @@ class Lab:
         sent = (result.name for index, result in enumerate(results) if index not in refusals)
         self._flow_names.update(zip(batch.numbers, sent, strict=True))
         self.flows += results
+        self._predicted_by.update(dict.fromkeys(map(id, results), self._world))
         return results
 
     def collect(self, directory: Path) -> None:

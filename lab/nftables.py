@@ -43,6 +43,10 @@ _KINDS: dict[bool, dict[Hook, str]] = {
 }
 
 
+CLEAR = "".join(f"table {family} niclab\ndelete table {family} niclab\n" for family in ("ip", "ip6"))
+"""Takes both tables away, whether they are there or not."""
+
+
 def ruleset(rules: Sequence[PacketRule]) -> str:
     """What `nft -f` takes; empty without rules. Raises ValueError for a translation where there is none (`forward`)."""
     families: tuple[Family, ...] = (4, 6)

@@ -183,14 +183,15 @@ class SetNftables:
 
 @dataclass(frozen=True, slots=True)
 class SetPacketRules:
-    """All that a namespace does to packets, as an nftables ruleset."""
+    """All that a namespace does to packets, as an nftables ruleset; `again`: in place of the one that is there."""
 
     namespace: str
     rules: tuple[PacketRule, ...]
+    again: bool = False
 
     @property
     def ruleset(self) -> str:
-        return nftables.ruleset(self.rules)
+        return (nftables.CLEAR if self.again else "") + nftables.ruleset(self.rules)
 
     def lines(self) -> list[str]:
         return SetNftables(self.namespace, self.ruleset).lines()

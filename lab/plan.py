@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -67,24 +68,27 @@ def mac(kind: int, host: int, number: int) -> str:
     return f"02:{kind:02x}:00:{host >> 8 & 0xFF:02x}:{host & 0xFF:02x}:{number & 0xFF:02x}"
 
 
-def cables(topology: Topology) -> tuple[Cable, ...]:
-    """Every NIC's cable, nodes first."""
+def cables(topology: Topology, standing: Sequence[Cable] = ()) -> tuple[Cable, ...]:
+    """Every NIC's cable, nodes first. Those that stand keep their numbers, and so their names and MACs."""
     numbers = {name: number for number, name in enumerate(topology.hosts, 1)}
+    known = {cable.tap: cable.number for cable in standing}
+    fresh = itertools.count(max(known.values(), default=-1) + 1)
     return tuple(
-        Cable(host, nic_name, nic, number, numbers[host])
-        for number, (host, nic_name, nic) in enumerate(topology.nic_pairs())
+        Cable(host, nic_name, nic, known[tap] if (tap := f"{host}.{nic_name}") in known else next(fresh), numbers[host])
+        for host, nic_name, nic in topology.nic_pairs()
     )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The operations of a topology, and the names they used."""
+    """The operations of a topology, and the names they used. `standing`: cables that are there already."""
 
     topology: Topology
+    standing: tuple[Cable, ...] = ()
 
     @cached_property
     def cables(self) -> tuple[Cable, ...]:
-        return cables(self.topology)
+        return cables(self.topology, self.standing)
 
     @cached_property
     def operations(self) -> tuple[Operation, ...]:

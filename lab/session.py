@@ -17,7 +17,6 @@ from lab.errors import LabError
 from lab.lab import Lab
 from lab.modelled import modelled_version
 from lab.plugin import RUN, datapath
-from lab.prediction import World
 from lab.record import capture, run
 from lab.record.matrix import Row, render, row, unfolded
 from lab.record.model import Trace
@@ -91,8 +90,8 @@ class Session:
         """Write the test's record: it goes with the report of its teardown."""
         lab, start, commands = item.stash[_BEGUN]
         results = lab.flows[start:]
-        if not all(result.measurement.holds for result in results):
-            self._standing.discard(lab)  # its taps are of no use to the next test
+        if lab.changed_after is not None or not all(result.measurement.holds for result in results):
+            self._standing.discard(lab)  # its agents remember, or its taps are blind: of no use to the next test
         told_stories = [story.folded() for story in stories(item)]
         ran = [one.folded() for one in lab.commands[commands:]]
         if not (results or ran or told_stories):
@@ -100,7 +99,9 @@ class Session:
         first = lab.settings.for_node(next(iter(lab.topology.nodes)))
         told = {(f"{who}: {key}" if who else key): value for who, key, value in _told(lab)}
         told |= self._wanted(item).amendments.told
-        cells = row(lab.title, ",".join(first.devices) or "(unset)", results, told).folded()
+        # The matrix tells of settings, not of what a test did to the lab.
+        shown = results if lab.changed_after is None else results[: max(0, lab.changed_after - start)]
+        cells = row(lab.title, ",".join(first.devices) or "(unset)", shown, told).folded()
         item.stash[_RECORD].update(
             {
                 "test": item.nodeid,
@@ -263,8 +264,7 @@ def _told(lab: Lab) -> Iterator[tuple[str, str, str]]:
 
 def _expected(lab: Lab, results: list[FlowResult]) -> dict[str, list[str]]:
     """Flow → every way that is predicted for it; none when it cannot be sent."""
-    world = World(lab.decisions)
-    return {result.name: [str(way) for way in world.predict(result.flow)] for result in results}
+    return {result.name: [str(way) for way in lab.expected(result)] for result in results}
 
 
 def _properties(lab: Lab, results: list[FlowResult]) -> list[tuple[str, object]]:

@@ -24,8 +24,7 @@ FLOWS = [
 
 def disagreements(lab: Lab, results: list[FlowResult]) -> list[str]:
     """Flows that did what no alternative of their prediction says."""
-    world = World(lab.decisions)
-    found = [(result, unpredicted(result, world.predict(result.flow))) for result in results]
+    found = [(result, unpredicted(result, lab.expected(result))) for result in results]
     return [f"{result.name}: {why}\n{result.explanation}" for result, why in found if why]
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from lab.datapath.memory import Memory
 from lab.fib import Fib
 from lab.refusal import Refusal, refused
 from lab.route import TABLES, Address, Encap, Family, Network, NextHop, Route
@@ -158,6 +159,8 @@ class Decisions:
     topology: Topology
     settings: Settings
     version: Version
+    memory: Mapping[str, Memory] = field(default_factory=dict)
+    """Node → what its agent remembers, once something has changed since it started."""
 
     @cached_property
     def nodes(self) -> Mapping[str, NodeDecision]:
@@ -194,10 +197,14 @@ class Decisions:
             address = ipaddress.ip_address(text) if text else node.node_ip_of(family)
             if address is not None:
                 node_ips[family] = address
-        links = links_of(node)
         fib = Fib.of(node)
-        devices = select(links, fib.routes, view, self.version)
+        memory = self.memory.get(name)
+        links = memory.links if memory else links_of(node)
+        devices = memory.devices if memory else select(links, fib.routes, view, self.version)
         k8s_ip = node_ips.get(4) or node_ips.get(6)
+        drd = direct_routing(devices, links, view, k8s_ip, self.version)
+        if memory and drd.exits:  # asked at start only (daemon.go); later there is an error in the log, and a retry
+            drd = replace(drd, exits=None)
         return NodeDecision(
             node=name,
             settings=view,
@@ -205,7 +212,7 @@ class Decisions:
             node_ips=node_ips,
             links=links,
             devices=devices,
-            drd=direct_routing(devices, links, view, k8s_ip, self.version),
+            drd=drd,
             kernel_fib=_without_subnets(fib, node),
             pod_cidrs={family: cidr for family in (4, 6) if (cidr := node.pod_cidr_of(family)) is not None},
             pod_networks=node.every_pod_cidr,
@@ -252,6 +259,8 @@ class Decisions:
         warnings: list[str] = []
         if node.tunnels or not node.settings.auto_direct_node_routes:
             return (), ()
+        if name in self.memory:
+            return self.memory[name].direct_routes, ()
         for peer in self.peers(name):
             for cidr in peer.announced:
                 family: Family = 4 if cidr.version == 4 else 6

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lab.agreement import unpredicted
 from lab.lab import Lab
-from lab.prediction import Prediction, World
+from lab.prediction import Prediction
 from lab.verdict import FlowResult, Measurement
 
 
@@ -156,7 +156,6 @@ class Trace(Model):
     @classmethod
     def of(cls, lab: Lab, results: list[FlowResult]) -> Trace:
         externals = frozenset(lab.topology.externals)
-        world = World(lab.decisions)
         first = {
             name: str(found[0])
             for name, found in lab.addresses.items()
@@ -186,7 +185,7 @@ class Trace(Model):
                 for name, said in lab.said.items()
             },
             addresses=first,
-            flows=tuple(TracedFlow.of(result, externals, world.predict(result.flow)) for result in results),
+            flows=tuple(TracedFlow.of(result, externals, lab.expected(result)) for result in results),
             measurement=TracedMeasurement.of([result.measurement for result in results]),
         )
 

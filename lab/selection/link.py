@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lab.route import SCOPES, Address, Network, Scope
@@ -102,15 +102,18 @@ def link_addresses(interfaces: Sequence[Interface]) -> tuple[LinkAddress, ...]:
     return (*primary, *secondary, *v6)
 
 
-def links_of(node: Node) -> tuple[Link, ...]:
-    """A lab node's interfaces before Cilium adds its own: `lo` and veths, with IPv6 link-locals when up."""
-    return tuple(_links(node))
+def links_of(node: Node, indices: Mapping[str, int] | None = None) -> tuple[Link, ...]:
+    """A lab node's interfaces before Cilium adds its own: `lo` and veths, with IPv6 link-locals when up.
+
+    `indices`: interface → its index, where they are not simply counted.
+    """
+    return tuple(sorted(_links(node, indices or {}), key=lambda link: link.index))
 
 
-def _links(node: Node) -> Iterator[Link]:
+def _links(node: Node, indices: Mapping[str, int]) -> Iterator[Link]:
     loopback = link_addresses([ipaddress.ip_interface("127.0.0.1/8"), ipaddress.ip_interface("::1/128")])
     yield Link("lo", 1, "device", loopback=True, addresses=loopback, mtu=65536)
     local = ipaddress.ip_interface("fe80::1/64")
     for index, (name, nic) in enumerate(node.nics.items(), 2):
         addresses = link_addresses((*nic.addresses, *((local,) if nic.up else ())))
-        yield Link(name, index, "veth", up=nic.up, addresses=addresses, mtu=nic.mtu)
+        yield Link(name, indices.get(name, index), "veth", up=nic.up, addresses=addresses, mtu=nic.mtu)

@@ -269,9 +269,12 @@ class Channel:
 
     def dump_links(self) -> list[bytes]:
         """Every link of the namespace: the body of each RTM_NEWLINK answer."""
+        return self.dump(RTM_GETLINK, RTM_NEWLINK, struct.pack("=BxHiII", socket.AF_UNSPEC, 0, 0, 0, 0))
+
+    def dump(self, asked: int, answer: int, body: bytes) -> list[bytes]:
+        """The bodies of all answers of one type to a dump request."""
         self._sequence += 1
-        body = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, 0, 0, 0)
-        request = struct.pack("=IHHII", 16 + len(body), RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0)
+        request = struct.pack("=IHHII", 16 + len(body), asked, NLM_F_REQUEST | NLM_F_DUMP, self._sequence, 0)
         self._socket.send(request + body)
         found: list[bytes] = []
         while True:
@@ -281,7 +284,7 @@ class Channel:
                 length, kind, _, sequence, _ = struct.unpack_from("=IHHII", data, at)
                 if sequence == self._sequence and kind in (NLMSG_DONE, NLMSG_ERROR):
                     return found
-                if sequence == self._sequence and kind == RTM_NEWLINK:
+                if sequence == self._sequence and kind == answer:
                     found.append(data[at + 16 : at + length])
                 at += (length + 3) & ~3
 

@@ -9,11 +9,11 @@ operational state does, which linkwatch changes together with the queue.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 
 import tenacity
 
 from lab.errors import LabError
+from lab.substrate.message import attributes
 from lab.substrate.netns import Substrate
 
 _IFF_UP = 1
@@ -34,23 +34,13 @@ def waiting_links(links: list[bytes]) -> list[str]:
 
 def _link(body: bytes) -> tuple[str, bool]:
     """Its name, and whether it still has to be activated."""
-    found = dict(_attributes(body[16:]))
+    found = dict(attributes(body[16:]))
     name = found[_IFLA_IFNAME].rstrip(b"\0").decode()
-    kind = dict(_attributes(found.get(_IFLA_LINKINFO, b""))).get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode()
+    kind = dict(attributes(found.get(_IFLA_LINKINFO, b""))).get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode()
     up = struct.unpack_from("=I", body, 8)[0] & _IFF_UP
     carrier = found.get(_IFLA_CARRIER, b"\0") != b"\0"
     ready = (_IF_OPER_UP,) if kind in _LATE else (_IF_OPER_UP, _IF_OPER_UNKNOWN)
     return name, bool(up and carrier and found[_IFLA_OPERSTATE][0] not in ready)
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    at = 0
-    while at + 4 <= len(data):
-        length, kind = struct.unpack_from("=HH", data, at)
-        if length < 4:
-            return
-        yield kind & 0x3FFF, data[at + 4 : at + length]
-        at += (length + 3) & ~3
 
 
 def wait(substrate: Substrate) -> None:

@@ -62,7 +62,7 @@ def _network(word: str) -> Network:
     return ip_network(word)
 
 
-def _interface(word: str) -> Interface:
+def parse_interface(word: str) -> Interface:
     address, slash, length = word.partition("/")
     try:
         ip = ip_address(address)
@@ -105,7 +105,7 @@ IpNetwork = Annotated[
 ]
 IpInterface = Annotated[
     Interface,
-    parsed((IPv4Interface, IPv6Interface), _interface),
+    parsed((IPv4Interface, IPv6Interface), parse_interface),
     PlainSerializer(str),
     words("ADDRESS/LENGTH", examples=["10.0.0.1/24"], pattern="/"),
 ]

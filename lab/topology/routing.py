@@ -50,6 +50,20 @@ def kept(host: Host, routes: Iterable[Route]) -> tuple[Route, ...]:
     return tuple(found)
 
 
+def alive(host: Host, routes: Iterable[Route]) -> Iterator[Route]:
+    """The routes without their dead hops; of a multipath route the others go on [kernel].
+
+    A hop dies with its NIC, an IPv4 one of a multipath route also with the NIC's last IPv4 address (fib_disable_ip).
+    """
+    down = {name for name, nic in host.nics.items() if not nic.up}
+    bare = down | {name for name, nic in host.nics.items() if not nic.addresses_of(4)}
+    for route in routes:
+        dead = bare if route.family == 4 and len(route.nexthops) > 1 else down
+        hops = tuple(hop for hop in route.nexthops if hop.dev not in dead or route.kind == "local")
+        if hops or not route.nexthops:
+            yield route if hops == route.nexthops else replace(route, nexthops=hops)
+
+
 def _kept(host: Host, route: Route, before: Sequence[Route]) -> Route:
     hops = tuple(_kept_hop(host, hop, before, route.table) for hop in route.nexthops)
     onlink = [hop.via for hop in hops] != [hop.via for hop in route.nexthops]

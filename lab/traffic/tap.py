@@ -80,6 +80,10 @@ class Tap:
             interface = 0 if outside else socket.if_nametoindex(next(iter(names)))
         _bind(self.socket, interface)
 
+    def rename(self, names: dict[str, str]) -> None:
+        """Tap these interfaces from now on: an outside tap hears them all anyway."""
+        self._names = names
+
     @property
     def capacity(self) -> int:
         """Bytes of frames, with the kernel's overhead for each, that wait here without loss."""
@@ -126,6 +130,11 @@ class Taps:
         self._senders: dict[str, socket.socket] = {}
         with substrate[FABRIC].entered():
             self._control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+    def plug(self, cables: Sequence[Cable]) -> None:
+        """These are the cables now."""
+        self.cables = tuple(cables)
+        self.fabric.rename({cable.port: cable.tap for cable in cables})
 
     def add_pod(self, pod: str) -> None:
         if pod not in self._pods:

@@ -200,12 +200,13 @@ class Agent:
             "devices.json": self.table("devices"),
             "node-addresses.json": self.table("node-addresses"),
             "status-verbose.txt": self.dbg("status", "--verbose") or "",
-            **{f"ip-{'-'.join(words)}.txt": self._ip(*words) for words in _IP},
+            **{f"ip-{'-'.join(words)}.txt": self.ip(*words) for words in _IP},
         }
         for name, text in outputs.items():
             (directory / name).write_text(text)
 
-    def _ip(self, *words: str) -> str:
+    def ip(self, *words: str) -> str:
+        """What `ip WORDS` prints on the node."""
         done = subprocess.run(
             self.command(["ip", *words]), capture_output=True, text=True, env=environment(), check=False, timeout=10
         )

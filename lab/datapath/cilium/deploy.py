@@ -19,6 +19,7 @@ from lab.bundle import CiliumBundle, KubernetesBundle
 from lab.controlplane import ControlPlane, Kind
 from lab.datapath.cilium import api, bgp, cgroups, cni, egress, ipam, said, seed, services
 from lab.datapath.cilium.agent import Agent, prepare
+from lab.datapath.cilium.settle import Settling
 from lab.datapath.decision import Decisions
 from lab.datapath.said import NodeSaid
 from lab.errors import LabError
@@ -246,6 +247,10 @@ class CiliumDatapath:
             return agent.node, said.said(status, devices, addresses, frontends, attached)
 
         return dict(_each(self.agents.values(), ask))
+
+    def settling(self) -> Settling:
+        """To be made before a change to the nodes, and asked to wait after it."""
+        return Settling(self.running)
 
     def collect(self, directory: Path) -> None:
         """Keep logs and outputs of every agent, and the control plane's logs."""

@@ -1,0 +1,86 @@
+"""The kernel operations between two states of a topology's hosts: no more than it takes, in an order that works. Pure.
+
+What the kernel does by itself on the way (a link that goes down loses routes) is neither done nor undone twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from lab.change import kernel
+from lab.operation import AddAddress, AddCable, AddRoute, AddRule, Operation, SetLink, SetSysctl
+from lab.plan import FABRIC, Cable, bridge_name
+from lab.removal import DelAddress, DelLink, DelRoute, DelRule
+from lab.topology import Host, Topology
+from lab.topology.routing import kept
+
+
+def difference(before: Topology, after: Topology, cables: Sequence[Cable]) -> tuple[Operation, ...]:
+    """Operations from `before` to `after`; `cables` are those of `after`."""
+    bridges = {fabric: bridge_name(fabric, number) for number, fabric in enumerate(after.fabrics)}
+    by_tap = {cable.tap: cable for cable in cables}
+    found: list[Operation] = []
+    for name, target in after.hosts.items():
+        start = before.hosts[name]
+        if start != target:
+            found += _host(name, start, target, by_tap, bridges)
+    return tuple(found)
+
+
+def _host(
+    name: str, host: Host, target: Host, cables: dict[str, Cable], bridges: dict[str, str]
+) -> Iterator[Operation]:
+    for nic in [nic for nic, one in host.nics.items() if _replaced(one, target.nics.get(nic))]:
+        yield DelLink(name, nic)
+        host = kernel.unplugged(host, nic)
+    for nic, wanted in target.nics.items():
+        if nic not in host.nics:
+            cable = cables[f"{name}.{nic}"]
+            yield AddCable(FABRIC, cable.port, cable.port_mac, name, nic, cable.mac, wanted.mtu, bridges[wanted.fabric])
+            host = kernel.plugged(host, nic, wanted.model_copy(update={"addresses": (), "up": False}))
+    for rule in [one for one in host.rules if one not in target.rules]:
+        yield DelRule(name, rule)
+    for route, full in zip(host.routes, kept(host, host.routes), strict=True):
+        # While the links are still as they were: what a link takes along is gone afterwards.
+        if route not in target.routes and not _goes_along(host, target, full.devices):
+            yield DelRoute(name, route)
+            host = kernel.with_(host, routes=tuple(one for one in host.routes if one != route))
+    for nic, wanted in target.nics.items():
+        if host.nics[nic].up and not wanted.up:
+            yield SetLink(name, nic, up=False)
+            host = kernel.link_down(host, nic)
+    for nic, wanted in target.nics.items():
+        for interface in host.nics[nic].addresses:
+            if interface not in wanted.addresses and interface in host.nics[nic].addresses:
+                yield DelAddress(name, nic, interface)
+                host = kernel.address_removed(host, nic, interface)
+        for interface in wanted.addresses:
+            if interface not in host.nics[nic].addresses:
+                yield AddAddress(name, nic, interface)
+                host = kernel.address_added(host, nic, interface)
+        if wanted.up and not host.nics[nic].up:
+            yield SetLink(name, nic)
+            host = kernel.link_up(host, nic)
+    for key, value in target.sysctls.items():
+        if host.sysctls.get(key) != value:
+            yield SetSysctl(name, key, value)
+    for route in target.routes:
+        if route not in host.routes:
+            yield AddRoute(name, route)
+    for rule in [one for one in target.rules if one not in host.rules]:
+        yield AddRule(name, rule)
+
+
+def _replaced(nic: object, wanted: object) -> bool:
+    """Is this cable to go? Fabric, MTU and MAC are a cable's for life."""
+
+    def cable(one: object) -> tuple[object, ...]:
+        return tuple(getattr(one, field, None) for field in ("fabric", "mtu", "mac"))
+
+    return wanted is None or cable(nic) != cable(wanted)
+
+
+def _goes_along(host: Host, target: Host, devices: frozenset[str]) -> bool:
+    """Do all the devices of a route go down, so that the kernel takes the route away itself?"""
+    down = {nic for nic in devices if nic in host.nics and host.nics[nic].up and not target.nics[nic].up}
+    return bool(devices) and devices == down

@@ -1,0 +1,196 @@
+"""Changes to a lab that runs, in the words of scenarios: a topology in, the topology after it out. Pure.
+
+Every name and word is checked first. All raise InputError with how to mend it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+from lab.change import kernel
+from lab.errors import InputError, Problem
+from lab.route import Route, Rule, numbered, parse_route, parse_rule
+from lab.topology import Host, Interface, Nic, Node, Topology
+from lab.topology.fields import parse_interface
+from lab.topology.finding import nearest
+from lab.topology.routing import check_route, check_rule, kept
+
+
+def pinned(topology: Topology) -> Topology:
+    """The same, with all said that was left to order: node IPs, which agents do not change, and rules' priorities."""
+    hosts: dict[str, Host] = {}
+    for name, host in topology.hosts.items():
+        pinned_host = kernel.with_(host, rules=numbered(host.rules))
+        if isinstance(host, Node):
+            ips = tuple(ip for family in (4, 6) if (ip := host.node_ip_of(family)) is not None)
+            pinned_host = kernel.with_(pinned_host, node_ip=ips)
+        hosts[name] = pinned_host
+    return with_hosts(topology, hosts)
+
+
+def with_hosts(topology: Topology, hosts: dict[str, Host]) -> Topology:
+    every = {**topology.hosts, **hosts}
+    kinds = (("nodes", topology.nodes), ("externals", topology.externals), ("routers", topology.routers))
+    return topology.model_copy(update={kind: {name: every[name] for name in names} for kind, names in kinds})
+
+
+def link(topology: Topology, nic: str, *, up: bool) -> Topology:
+    host, name = _nic(topology, nic)
+    before = topology.hosts[host]
+    return with_hosts(topology, {host: kernel.link_up(before, name) if up else kernel.link_down(before, name)})
+
+
+def plug(topology: Topology, nic: str, *, fabric: str, addresses: Sequence[str], mtu: int, up: bool) -> Topology:
+    host, name = _host_of(topology, nic)
+    if name in topology.hosts[host].nics:
+        _refuse(nic, "it is plugged already", "unplug it first, or choose another name")
+    if fabric not in topology.fabrics:
+        _refuse(nic, f"there is no fabric {fabric!r}", nearest(fabric, topology.fabrics))
+    made = Nic(fabric=fabric, addresses=tuple(_interface(nic, one) for one in addresses), mtu=mtu, up=up)
+    for interface in made.addresses:
+        _free(topology, nic, interface)
+    return with_hosts(topology, {host: kernel.plugged(topology.hosts[host], name, made)})
+
+
+def unplug(topology: Topology, nic: str) -> Topology:
+    host, name = _nic(topology, nic)
+    return with_hosts(topology, {host: kernel.unplugged(topology.hosts[host], name)})
+
+
+def add_address(topology: Topology, nic: str, words: str) -> Topology:
+    host, name = _nic(topology, nic)
+    interface = _interface(nic, words)
+    _free(topology, nic, interface)
+    return with_hosts(topology, {host: kernel.address_added(topology.hosts[host], name, interface)})
+
+
+def del_address(topology: Topology, nic: str, words: str) -> Topology:
+    host, name = _nic(topology, nic)
+    interface = _interface(nic, words)
+    mine = topology.hosts[host].nics[name].addresses
+    if interface not in mine:
+        _refuse(f"{nic} {words}", "the NIC has no such address", _one_of(mine))
+    return with_hosts(topology, {host: kernel.address_removed(topology.hosts[host], name, interface)})
+
+
+def add_route(topology: Topology, host: str, words: str) -> Topology:
+    before = _host(topology, host)
+    route = _route(host, words)
+    if why := check_route(before, route):
+        _refuse(f"{host}: {words}", why, f"its NICs: {', '.join(before.nics)}")
+    return with_hosts(topology, {host: kernel.with_(before, routes=(*before.routes, route))})
+
+
+def del_route(topology: Topology, host: str, words: str) -> Topology:
+    """The first of the host's own routes that `words` are, or with only a part of them said, that they fit."""
+    before = _host(topology, host)
+    wanted = _route(host, words)
+    found = next((i for i, one in enumerate(kept(before, before.routes)) if _fits(wanted, one)), None)
+    if found is None:
+        _refuse(f"{host}: {words}", "the host has no such route of its own", _one_of(before.routes))
+    routes = (*before.routes[:found], *before.routes[found + 1 :])
+    return with_hosts(topology, {host: kernel.with_(before, routes=routes)})
+
+
+def add_rule(topology: Topology, host: str, words: str) -> Topology:
+    before = _host(topology, host)
+    rule = _rule(host, words)
+    if why := check_rule(before, rule):
+        _refuse(f"{host}: {words}", why, "no two rules may be alike")
+    return with_hosts(topology, {host: kernel.with_(before, rules=numbered((*before.rules, rule)))})
+
+
+def del_rule(topology: Topology, host: str, words: str) -> Topology:
+    before = _host(topology, host)
+    wanted = _rule(host, words)
+    rules = numbered(before.rules)
+    found = next((i for i, one in enumerate(rules) if _same_rule(wanted, one)), None)
+    if found is None:
+        _refuse(f"{host}: {words}", "the host has no such rule", _one_of(before.rules))
+    return with_hosts(topology, {host: kernel.with_(before, rules=(*rules[:found], *rules[found + 1 :]))})
+
+
+def set_sysctl(topology: Topology, host: str, key: str, value: str) -> Topology:
+    before = _host(topology, host)
+    if not key.startswith("net."):
+        _refuse(f"{host}: {key}", "it does not belong to the host", "only net.* keys do; others are the machine's")
+    return with_hosts(topology, {host: kernel.with_(before, sysctls={**before.sysctls, key: value})})
+
+
+def _fits(wanted: Route, one: Route) -> bool:
+    """Is this what `ip route del` would take for it? What is not said is not compared."""
+    hops = [(hop.via, hop.dev) for hop in one.nexthops]
+    said = [(hop.via, hop.dev) for hop in wanted.nexthops]
+    same = (wanted.destination, wanted.table, wanted.kind) == (one.destination, one.table, one.kind)
+    close = len(hops) == len(said) and all(
+        via in (None, its_via) and dev in (None, its_dev)
+        for (via, dev), (its_via, its_dev) in zip(said, hops, strict=True)
+    )
+    return same and close and wanted.metric in (None, one.metric)
+
+
+def _same_rule(wanted: Rule, one: Rule) -> bool:
+    return _traits(wanted) == _traits(one) and wanted.priority in (None, one.priority)
+
+
+def _traits(rule: Rule) -> tuple[object, ...]:
+    """What tells rules apart, but for the priority."""
+    match = (rule.family, rule.source, rule.destination, rule.iif, rule.oif, rule.mark, rule.negated)
+    return (*match, rule.table, rule.action)
+
+
+def _host(topology: Topology, name: str) -> Host:
+    if name not in topology.hosts:
+        _refuse(name, f"there is no host {name!r}", nearest(name, topology.hosts))
+    return topology.hosts[name]
+
+
+def _host_of(topology: Topology, nic: str) -> tuple[str, str]:
+    host, dot, name = nic.partition(".")
+    if not dot or not name:
+        _refuse(nic, f"{nic!r} is not a host's NIC", "write HOST.NIC, e.g. node1.eth1")
+    _host(topology, host)
+    return host, name
+
+
+def _nic(topology: Topology, nic: str) -> tuple[str, str]:
+    host, name = _host_of(topology, nic)
+    if name not in topology.hosts[host].nics:
+        _refuse(nic, f"{host} has no NIC {name!r}", nearest(name, topology.hosts[host].nics))
+    return host, name
+
+
+def _free(topology: Topology, where: str, interface: Interface) -> None:
+    for host, name, nic in topology.nic_pairs():
+        if any(one.ip == interface.ip for one in nic.addresses):
+            _refuse(f"{where} {interface}", f"{interface.ip} is {host}.{name}'s", "an address belongs to one NIC")
+
+
+def _interface(where: str, words: str) -> Interface:
+    try:
+        return parse_interface(words)
+    except ValueError as error:
+        _refuse(where, str(error), "write ADDRESS/LENGTH, e.g. 10.0.1.9/24")
+
+
+def _route(host: str, words: str) -> Route:
+    try:
+        return parse_route(words)
+    except ValueError as error:
+        _refuse(f"{host}: {words}", str(error), "e.g. default via 10.0.0.254 dev eth0")
+
+
+def _rule(host: str, words: str) -> Rule:
+    try:
+        return parse_rule(words)
+    except ValueError as error:
+        _refuse(f"{host}: {words}", str(error), "e.g. from 10.244.1.0/24 lookup 100")
+
+
+def _one_of(things: Iterable[object]) -> str:
+    return f"it has {', '.join(map(str, things)) or 'none'}"
+
+
+def _refuse(where: str, why: str, mend: str) -> NoReturn:
+    raise InputError([Problem(where, 0, "", why, mend)])
