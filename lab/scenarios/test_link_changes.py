@@ -1,0 +1,104 @@
+"""NICs that go down, come back, are plugged and pulled while agents run: what they then select, and where packets go.
+
+Agents follow netlink by themselves, within seconds. Two things they do not notice [measured on 1.18.10 and 1.20.0-dev]:
+a selected NIC that loses its default route stays selected until something else happens to it, and the IPv4 routes that
+a NIC takes along when it goes down still count when it comes back.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from lab import Lab
+
+BOTH = pytest.mark.settings(routing="tunnel", devices="eth0,eth1")
+AUTOMATIC = pytest.mark.settings(routing="tunnel", devices="")
+NATIVE = pytest.mark.settings(
+    routing="native", devices="eth0,eth1", ipv4_native_routing_cidr="10.244.0.0/16", auto_direct_node_routes=True
+)
+
+
+@BOTH
+def test_a_listed_nic_that_is_down_is_left_out_up_to_1_18(lab: Lab) -> None:
+    """From 1.19 on the list alone decides. Either way its traffic takes the default route, with eth0's address."""
+    assert lab.send("pod1", "ext1").left("node1") == {"eth1"}
+    with lab.link_down("node1.eth1"):
+        assert lab.said["node1"].devices == (("eth0",) if lab.version <= (1, 18) else ("eth0", "eth1"))
+        flow = lab.send("pod1", "ext1")
+        assert flow.left("node1") == {"eth0"}
+        assert flow.source_seen_by("ext1") == "10.0.0.1"
+    flow = lab.send("pod1", "ext1")
+    assert flow.left("node1") == flow.came_back_to("node1") == {"eth1"}
+    assert flow.source_seen_by("ext1") == "10.0.1.1"
+
+
+@BOTH
+def test_a_nic_that_comes_back_has_lost_its_default_route(lab: Lab) -> None:
+    """The tunnel works again at once, over the connected route; the way to the world stays closed."""
+    lab.link_down("node1.eth0")
+    assert lab.send("pod1", "pod2").verdict == "lost"
+    lab.link_up("node1.eth0")
+    assert lab.send("pod1", "pod2").left("node1") == {"eth0"}
+    with lab.link_down("node1.eth1"):
+        assert lab.send("pod1", "ext1").left("node1") == set()
+    lab.add_route("node1", "default via 10.0.0.254 dev eth0")
+    with lab.link_down("node1.eth1"):
+        assert lab.send("pod1", "ext1").left("node1") == {"eth0"}
+
+
+@BOTH
+def test_routes_to_the_peers_node_ip_move_the_tunnel_to_the_nic_that_is_left(lab: Lab) -> None:
+    """On both nodes: the peer answers to the node IP, which is on the NIC that is down."""
+    with lab.link_down("node1.eth0"):
+        assert lab.send("pod1", "pod2").verdict == "lost"
+        lab.add_route("node1", "10.0.0.2/32 via 10.0.1.2 dev eth1")
+        lab.add_route("node2", "10.0.0.1/32 via 10.0.1.1 dev eth1")
+        flow = lab.send("pod1", "pod2")
+        assert flow.left("node1") == flow.came_back_to("node1") == {"eth1"}
+        assert ("10.0.1.1", "10.0.0.2") in flow.outer_on("node1.eth1")
+
+
+@pytest.mark.settings(routing="tunnel", devices="eth+")
+def test_a_hot_plugged_nic_that_devices_names_is_used_and_one_that_is_pulled_is_forgotten(lab: Lab) -> None:
+    with lab.plug("node1.eth2", fabric="f1", addresses="10.0.1.51/24"):
+        assert lab.said["node1"].devices == ("eth0", "eth1", "eth2")
+        lab.unplug("node1.eth1")
+        assert lab.said["node1"].devices == ("eth0", "eth2")
+        flow = lab.send("pod1", "ext1")
+        assert flow.left("node1") == {"eth2"}
+        assert flow.source_seen_by("ext1") == "10.0.1.51"
+
+
+@AUTOMATIC
+def test_selection_outlives_the_default_route_that_made_it(lab: Lab) -> None:
+    """A veth is detected by a default route; without it, it stays selected until an address on it changes."""
+    with lab.add_route("node1", "default via 10.0.1.254 dev eth1 metric 50"):
+        assert lab.said["node1"].devices == ("eth0", "eth1")
+    assert lab.said["node1"].devices == ("eth0", "eth1")
+    assert lab.send("pod1", "ext1").source_seen_by("ext1") == "10.0.1.1"
+    lab.add_address("node1.eth1", "10.0.1.77/24")
+    assert lab.said["node1"].devices == ("eth0",)
+
+
+@AUTOMATIC
+def test_a_route_that_a_nic_took_along_still_counts_when_it_comes_back(lab: Lab) -> None:
+    """The kernel flushes IPv4 routes silently, so the agent's route table keeps them: `ip route` and it disagree."""
+    lab.add_route("node1", "default via 10.0.1.254 dev eth1 metric 50")
+    lab.link_down("node1.eth1")
+    assert lab.said["node1"].devices == ("eth0",)
+    lab.link_up("node1.eth1")
+    assert "dev eth1" not in lab.run("node1", "ip", "route", "show", "default")
+    assert lab.said["node1"].devices == ("eth0", "eth1")
+
+
+@NATIVE
+@pytest.mark.topology(node_ips=["node1: 10.0.1.1", "node2: 10.0.1.2"])
+def test_a_direct_node_route_is_gone_until_the_agent_validates_its_nodes(lab: Lab) -> None:
+    """For up to a minute after the NIC is back pods of other nodes are out of reach: no agent looks earlier."""
+    assert lab.send("pod1", "pod2").left("node1") == {"eth1"}
+    with lab.link_down("node1.eth1"):
+        flow = lab.send("pod1", "pod2")
+        assert flow.left("node1") == {"eth0"}
+        assert flow.verdict == "lost"
+    lab.validate_nodes()
+    assert lab.send("pod1", "pod2").left("node1") == {"eth1"}
