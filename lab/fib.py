@@ -85,7 +85,7 @@ class Fib:
         if found.route.source is not None and not found.is_local:
             return found.route.source
         for hop in found.hops:
-            nic = host.nics.get(hop.dev or "")
+            nic = host.interfaces.get(hop.dev or "")
             interfaces = nic.addresses_of(4 if destination.version == 4 else 6) if nic else ()
             target = hop.via or destination
             near = [interface.ip for interface in interfaces if target in interface.network]

@@ -228,7 +228,7 @@ class Lab(Live):
         found: dict[str, tuple[Address, ...]] = dict.fromkeys(self.topology.pods, ())
         found.update(self._deployment.pod_addresses)
         for name, host in self.topology.hosts.items():
-            found[name] = tuple(i.ip for nic in host.nics.values() for i in nic.addresses)
+            found[name] = tuple(i.ip for one in host.interfaces.values() for i in one.addresses)
         return found
 
     def address(self, name: str) -> str:

@@ -50,7 +50,7 @@ class Live:
 
     def __init__(self, deployment: Deployment) -> None:
         self._deployment = deployment
-        self._taps = Taps(deployment.substrate, deployment.plan.cables)
+        self._taps = Taps(deployment.substrate, deployment.plan)
         self.topology = deployment.plan.topology
         """As it is now."""
         self.changed_after: int | None = None
@@ -148,7 +148,7 @@ def become(deployment: Deployment, taps: Taps, before: Topology, topology: Topol
     settling = deployment.cilium.settling() if deployment.cilium else None
     deployment.substrate.apply(difference(start, target, plan.cables))
     deployment.plan = plan
-    taps.plug(plan.cables)
+    taps.plug(plan)
     if settling is None:
         _follow(deployment, old, new, running.flushed(start, target))
     readiness.wait(deployment.substrate)

@@ -12,7 +12,6 @@ from lab.operation import (
     AddBridge,
     AddCable,
     AddNamespace,
-    AddNeighbour,
     AddRoute,
     AddRule,
     Operation,
@@ -20,7 +19,9 @@ from lab.operation import (
     SetSysctl,
 )
 from lab.route import numbered
+from lab.stacked import AddBond, AddDummy, AddVlan, AddVrf, SetMaster
 from lab.topology import Host, Nic, Topology
+from lab.topology.stacking import mtu_of
 
 FABRIC = "fabric"
 """The namespace that holds every fabric, and so the outer end of every cable."""
@@ -64,7 +65,8 @@ class Cable:
 
 
 def mac(kind: int, host: int, number: int) -> str:
-    """A locally administered MAC that says whose it is: 0 NIC, 1 fabric port, 2 bridge, 3 pod, 4 pod's other end."""
+    """A locally administered MAC that says whose it is: 0 NIC, 1 fabric port, 2 bridge, 3 pod, 4 pod's other end,
+    7 link."""
     return f"02:{kind:02x}:00:{host >> 8 & 0xFF:02x}:{host & 0xFF:02x}:{number & 0xFF:02x}"
 
 
@@ -91,6 +93,16 @@ class Plan:
         return cables(self.topology, self.standing)
 
     @cached_property
+    def macs(self) -> Mapping[str, frozenset[str]]:
+        """Tap → the MACs that its host's frames have there: the NIC's, and those of the links on top of it."""
+        found: dict[str, frozenset[str]] = {cable.tap: frozenset({cable.mac}) for cable in self.cables}
+        for name, host in self.topology.hosts.items():
+            for link, made in link_macs(host, self._cables_of(name), self._numbers[name]).items():
+                for nic in _nics_below(host, link):
+                    found[f"{name}.{nic}"] |= {made}
+        return found
+
+    @cached_property
     def operations(self) -> tuple[Operation, ...]:
         return tuple(self._operations())
 
@@ -114,21 +126,14 @@ class Plan:
                 bridges[cable.nic.fabric],
             )
         for name, host in topology.hosts.items():
-            yield from _host(name, host)
-        yield from self._cloud()
+            yield from _host(name, host, self._cables_of(name), self._numbers[name])
 
-    def _cloud(self) -> Iterator[Operation]:
-        """A cloud brings what is for a pod's address to the NIC that it belongs to; nobody asks by ARP."""
-        owners = {cable.tap: cable for cable in self.cables}
-        addresses = self.topology.pod_addresses()
-        for pod, (node, spec) in self.topology.pods.items():
-            if not self.topology.nodes[node].enis:
-                continue
-            owner = owners[f"{node}.{self.topology.nodes[node].nic_of(spec)}"]
-            for cable in self.cables:
-                if cable.nic.fabric == owner.nic.fabric and cable.host != node and cable.nic.up:
-                    for address in addresses[pod]:
-                        yield AddNeighbour(cable.host, cable.nic_name, address, owner.mac)
+    def _cables_of(self, host: str) -> Mapping[str, Cable]:
+        return {cable.nic_name: cable for cable in self.cables if cable.host == host}
+
+    @cached_property
+    def _numbers(self) -> Mapping[str, int]:
+        return {name: number for number, name in enumerate(self.topology.hosts, 1)}
 
 
 def bridge_name(fabric: str, number: int) -> str:
@@ -141,18 +146,81 @@ def host_sysctls(topology: Topology, name: str) -> Mapping[str, str]:
     return {**BASE_SYSCTLS, **(_FORWARDING if forwards else {})}
 
 
-def _host(name: str, host: Host) -> Iterator[Operation]:
-    for nic_name, nic in host.nics.items():
-        for interface in nic.addresses:
-            yield AddAddress(name, nic_name, interface)
-        if nic.up:
-            yield SetLink(name, nic_name)
+def _host(name: str, host: Host, cables: Mapping[str, Cable], number: int) -> Iterator[Operation]:
+    macs = link_macs(host, cables, number)
+    for link_name in _from_below(host):
+        yield from _link(name, host, link_name, macs)
+    for interface_name, one in host.interfaces.items():
+        for interface in one.addresses:
+            yield AddAddress(name, interface_name, interface)
+        # A VLAN goes up with its parent.
+        if one.up and interface_name != "lo":
+            yield SetLink(name, interface_name)
+        elif interface_name in host.links and host.links[interface_name].kind == "bridge":
+            yield SetLink(name, interface_name, up=False)
     for key, value in host.sysctls.items():
         yield SetSysctl(name, key.replace("/", ".") if "." not in key else key, value)
     for route in host.routes:
         yield AddRoute(name, route)
     for rule in numbered(host.rules):
         yield AddRule(name, rule)
+
+
+def _nics_below(host: Host, name: str) -> Iterator[str]:
+    if name in host.nics:
+        yield name
+    elif name in host.links:
+        for under in host.links[name].below:
+            yield from _nics_below(host, under)
+
+
+def _from_below(host: Host) -> list[str]:
+    """The links in an order in which each stands on what is there."""
+    found: list[str] = []
+
+    def add(name: str) -> None:
+        link = host.links.get(name)
+        if link is None or name in found or name == "lo":
+            return
+        for under in link.below:
+            add(under)
+        found.append(name)
+
+    for name in host.links:
+        add(name)
+    return found
+
+
+def _link(host_name: str, host: Host, name: str, macs: Mapping[str, str]) -> Iterator[Operation]:
+    link = host.links[name]
+    mtu = mtu_of(host, name)
+    match link.kind:
+        case "bond":
+            yield AddBond(host_name, name, macs[name], link.mode or "active-backup", mtu)
+        case "bridge":
+            yield AddBridge(host_name, name, macs[name])
+        case "vlan":
+            assert link.parent is not None and link.vlan is not None
+            yield AddVlan(host_name, name, link.parent, link.vlan, mtu)
+        case "vrf":
+            assert link.table is not None
+            yield AddVrf(host_name, name, macs[name], link.table)
+        case "dummy":
+            yield AddDummy(host_name, name, macs[name], mtu)
+        case _:
+            pass
+    for member in link.members:
+        yield SetMaster(host_name, member, name)
+
+
+def link_macs(host: Host, cables: Mapping[str, Cable], number: int) -> Mapping[str, str]:
+    """Link → the MAC of what it sends: its own, else of bonds, bridges and VLANs that of the first NIC below it."""
+    found: dict[str, str] = {}
+    for place, name in enumerate(_from_below(host)):
+        link = host.links[name]
+        below = next((cables[one].mac if one in cables else found.get(one) for one in link.below), None)
+        found[name] = link.mac or (below if link.kind != "vrf" else None) or mac(7, number, place)
+    return found
 
 
 __all__ = ["FABRIC", "Cable", "Plan", "cables", "host_sysctls", "mac"]

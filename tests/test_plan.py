@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from lab.operation import AddCable, AddNamespace, AddRoute, Operation, SetLink, script
+from lab.operation import AddBridge, AddCable, AddNamespace, AddRoute, Operation, SetLink, script
 from lab.plan import Plan, cables
 from lab.process import run
 from lab.topology import Topology, load, loads, names
@@ -62,6 +62,8 @@ def test_nothing_is_used_before_it_is_made(name: str) -> None:
         assert operation.namespace in made
         if isinstance(operation, AddCable):
             links |= {(operation.namespace, operation.name), (operation.peer_namespace, operation.peer_name)}
+        if isinstance(operation, AddBridge):
+            links.add((operation.namespace, operation.name))
         if isinstance(operation, SetLink):
             assert (operation.namespace, operation.name) in links
             up.add((operation.namespace, operation.name))

@@ -165,7 +165,7 @@ def test_whether_a_frame_arrives_is_told_by_its_address() -> None:
         Capture("ext1.eth0", 4, True, frame(mac)),
         Capture("pod1", 5, False, frame(other)),
     ]
-    found = sort(captures, Decoder(7, vxlan_ports=(8472,)), {"ext1.eth0": mac}, ["ext1.eth0", "pod1"]).flows
+    found = sort(captures, Decoder(7, vxlan_ports=(8472,)), {"ext1.eth0": [mac]}, ["ext1.eth0", "pod1"]).flows
     assert [one.arrives for one in found[Identity(7, 0, 0).flow]] == [True, False, True, False, True]
 
 

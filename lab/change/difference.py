@@ -13,6 +13,7 @@ from lab.plan import FABRIC, Cable, bridge_name
 from lab.removal import DelAddress, DelLink, DelRoute, DelRule
 from lab.topology import Host, Topology
 from lab.topology.routing import kept
+from lab.topology.stacking import is_up
 
 
 def difference(before: Topology, after: Topology, cables: Sequence[Cable]) -> tuple[Operation, ...]:
@@ -45,20 +46,20 @@ def _host(
         if route not in target.routes and not _goes_along(host, target, full.devices):
             yield DelRoute(name, route)
             host = kernel.with_(host, routes=tuple(one for one in host.routes if one != route))
-    for nic, wanted in target.nics.items():
-        if host.nics[nic].up and not wanted.up:
+    for nic, one in target.interfaces.items():
+        if host.interfaces[nic].up and not one.up:
             yield SetLink(name, nic, up=False)
             host = kernel.link_down(host, nic)
-    for nic, wanted in target.nics.items():
-        for interface in host.nics[nic].addresses:
-            if interface not in wanted.addresses and interface in host.nics[nic].addresses:
+    for nic, one in target.interfaces.items():
+        for interface in host.interfaces[nic].addresses:
+            if interface not in one.addresses and interface in host.interfaces[nic].addresses:
                 yield DelAddress(name, nic, interface)
                 host = kernel.address_removed(host, nic, interface)
-        for interface in wanted.addresses:
-            if interface not in host.nics[nic].addresses:
+        for interface in one.addresses:
+            if interface not in host.interfaces[nic].addresses:
                 yield AddAddress(name, nic, interface)
                 host = kernel.address_added(host, nic, interface)
-        if wanted.up and not host.nics[nic].up:
+        if one.up and not host.interfaces[nic].up:
             yield SetLink(name, nic)
             host = kernel.link_up(host, nic)
     for key, value in target.sysctls.items():
@@ -82,5 +83,5 @@ def _replaced(nic: object, wanted: object) -> bool:
 
 def _goes_along(host: Host, target: Host, devices: frozenset[str]) -> bool:
     """Do all the devices of a route go down, so that the kernel takes the route away itself?"""
-    down = {nic for nic in devices if nic in host.nics and host.nics[nic].up and not target.nics[nic].up}
+    down = {one for one in devices if one in host.interfaces and is_up(host, one) and not is_up(target, one)}
     return bool(devices) and devices == down

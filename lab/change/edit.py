@@ -36,14 +36,14 @@ def with_hosts(topology: Topology, hosts: dict[str, Host]) -> Topology:
 
 
 def link(topology: Topology, nic: str, *, up: bool) -> Topology:
-    host, name = _nic(topology, nic)
+    host, name = _interface_of(topology, nic)
     before = topology.hosts[host]
     return with_hosts(topology, {host: kernel.link_up(before, name) if up else kernel.link_down(before, name)})
 
 
 def plug(topology: Topology, nic: str, *, fabric: str, addresses: Sequence[str], mtu: int, up: bool) -> Topology:
     host, name = _host_of(topology, nic)
-    if name in topology.hosts[host].nics:
+    if name in topology.hosts[host].interfaces:
         _refuse(nic, "it is plugged already", "unplug it first, or choose another name")
     if fabric not in topology.fabrics:
         _refuse(nic, f"there is no fabric {fabric!r}", nearest(fabric, topology.fabrics))
@@ -55,20 +55,23 @@ def plug(topology: Topology, nic: str, *, fabric: str, addresses: Sequence[str],
 
 def unplug(topology: Topology, nic: str) -> Topology:
     host, name = _nic(topology, nic)
+    standing = [link for link, one in topology.hosts[host].links.items() if name in one.below]
+    if standing:
+        _refuse(nic, f"{', '.join(standing)} stands on it", "take it down instead: lab.link_down")
     return with_hosts(topology, {host: kernel.unplugged(topology.hosts[host], name)})
 
 
 def add_address(topology: Topology, nic: str, words: str) -> Topology:
-    host, name = _nic(topology, nic)
+    host, name = _interface_of(topology, nic)
     interface = _interface(nic, words)
     _free(topology, nic, interface)
     return with_hosts(topology, {host: kernel.address_added(topology.hosts[host], name, interface)})
 
 
 def del_address(topology: Topology, nic: str, words: str) -> Topology:
-    host, name = _nic(topology, nic)
+    host, name = _interface_of(topology, nic)
     interface = _interface(nic, words)
-    mine = topology.hosts[host].nics[name].addresses
+    mine = topology.hosts[host].interfaces[name].addresses
     if interface not in mine:
         _refuse(f"{nic} {words}", "the NIC has no such address", _one_of(mine))
     return with_hosts(topology, {host: kernel.address_removed(topology.hosts[host], name, interface)})
@@ -78,7 +81,7 @@ def add_route(topology: Topology, host: str, words: str) -> Topology:
     before = _host(topology, host)
     route = _route(host, words)
     if why := check_route(before, route):
-        _refuse(f"{host}: {words}", why, f"its NICs: {', '.join(before.nics)}")
+        _refuse(f"{host}: {words}", why, f"its NICs: {', '.join(before.interfaces)}")
     return with_hosts(topology, {host: kernel.with_(before, routes=(*before.routes, route))})
 
 
@@ -154,6 +157,13 @@ def _host_of(topology: Topology, nic: str) -> tuple[str, str]:
     return host, name
 
 
+def _interface_of(topology: Topology, nic: str) -> tuple[str, str]:
+    host, name = _host_of(topology, nic)
+    if name not in topology.hosts[host].interfaces:
+        _refuse(nic, f"{host} has no NIC {name!r}", nearest(name, topology.hosts[host].interfaces))
+    return host, name
+
+
 def _nic(topology: Topology, nic: str) -> tuple[str, str]:
     host, name = _host_of(topology, nic)
     if name not in topology.hosts[host].nics:
@@ -162,8 +172,8 @@ def _nic(topology: Topology, nic: str) -> tuple[str, str]:
 
 
 def _free(topology: Topology, where: str, interface: Interface) -> None:
-    for host, name, nic in topology.nic_pairs():
-        if any(one.ip == interface.ip for one in nic.addresses):
+    for host, name, one in topology.interface_pairs():
+        if any(other.ip == interface.ip for other in one.addresses):
             _refuse(f"{where} {interface}", f"{interface.ip} is {host}.{name}'s", "an address belongs to one NIC")
 
 

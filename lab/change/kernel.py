@@ -5,13 +5,14 @@ A host's state is its part of the topology: the NICs it has now, whether they ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from lab.route import Route
-from lab.topology import Host, Interface, Nic
+from lab.topology import Host, Interface, Link, Nic
 from lab.topology.routing import kept
+from lab.topology.stacking import is_up
 
 H = TypeVar("H", bound=Host)
 
@@ -25,28 +26,36 @@ def with_(host: H, **changes: Any) -> H:
 def link_down(host: H, name: str) -> H:
     """IPv4 routes go, silently; a multipath route stays while another hop is alive (fib_sync_down_dev).
 
-    IPv6: routes go, and the addresses too (addrconf_ifdown) unless `keep_addr_on_down` is set.
+    IPv6: routes go, and the addresses too (addrconf_ifdown) unless `keep_addr_on_down` is set. VLANs go down with what
+    they stand on.
     """
-    if not host.nics[name].up:
+    gone = {one for one in _with_vlans(host, name) if is_up(host, one)}
+    if not gone:
         return host
-    addresses = host.nics[name].addresses
-    if not any(host.sysctls.get(key.format(name), "0") not in ("0", "-1") for key in _KEEPS):
-        addresses = tuple(one for one in addresses if one.version == 4)
-    down = _nic(host, name, up=False, addresses=addresses)
-    up = {nic for nic, one in down.nics.items() if one.up}
+    down = _changed(host, name, up=False)
+    for one in gone:
+        if not any(host.sysctls.get(key.format(one), "0") not in ("0", "-1") for key in _KEEPS):
+            down = _changed(down, one, addresses=down.interfaces[one].addresses_of(4))
 
     def dead(route: Route) -> bool:
-        devices = {hop.dev for hop in route.nexthops if hop.dev in host.nics}
+        devices = {hop.dev for hop in route.nexthops if hop.dev in host.interfaces}
         # Local routes of IPv4 have a scope that the flush passes over.
         local = route.family == 4 and route.kind == "local"
-        return bool(devices) and not local and name in devices and devices.isdisjoint(up)
+        return not local and not devices.isdisjoint(gone) and not any(is_up(down, dev) for dev in devices if dev)
 
     return with_(down, routes=_living(host, dead))
 
 
 def link_up(host: H, name: str) -> H:
     """The connected routes of the addresses that are left come back; nothing else does."""
-    return _nic(host, name, up=True)
+    return _changed(host, name, up=True)
+
+
+def _with_vlans(host: Host, name: str) -> Iterator[str]:
+    yield name
+    for other, link in host.links.items():
+        if link.parent == name:
+            yield from _with_vlans(host, other)
 
 
 def plugged(host: H, name: str, nic: Nic) -> H:
@@ -68,13 +77,13 @@ def unplugged(host: H, name: str) -> H:
 
 
 def address_added(host: H, name: str, interface: Interface) -> H:
-    return _nic(host, name, addresses=(*host.nics[name].addresses, interface))
+    return _changed(host, name, addresses=(*host.interfaces[name].addresses, interface))
 
 
 def address_removed(host: H, name: str, interface: Interface) -> H:
     """IPv4: routes with it as their source go, secondaries go with their primary (unless `promote_secondaries`), and
     with the last address every route by this NIC (fib_del_ifaddr). IPv6: only its own."""
-    before = host.nics[name].addresses
+    before = host.interfaces[name].addresses
     kin = [one for one in before if one.version == 4 and one.network == interface.network]
     gone = set(kin) if kin[:1] == [interface] else {interface}
     left = tuple(one for one in before if one not in gone)
@@ -85,11 +94,13 @@ def address_removed(host: H, name: str, interface: Interface) -> H:
         devices = {hop.dev for hop in route.nexthops}
         return route.family == 4 and (route.source in lost or (last and devices == {name}))
 
-    return with_(_nic(host, name, addresses=left), routes=_living(host, dead))
+    return with_(_changed(host, name, addresses=left), routes=_living(host, dead))
 
 
-def _nic(host: H, name: str, **changes: Any) -> H:
-    return with_(host, nics={**host.nics, name: host.nics[name].model_copy(update=changes)})
+def _changed(host: H, name: str, **changes: Any) -> H:
+    field = "nics" if name in host.nics else "links"
+    known: Mapping[str, Nic | Link] = host.nics if name in host.nics else host.links
+    return with_(host, **{field: {**known, name: known[name].model_copy(update=changes)}})
 
 
 def _living(host: Host, dead: Callable[[Route], bool]) -> tuple[Route, ...]:

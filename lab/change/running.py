@@ -14,6 +14,7 @@ from lab.selection import links_of
 from lab.selection.routes import rows_of
 from lab.selection.runtime import Controller
 from lab.topology import Node, Topology
+from lab.topology.stacking import is_up
 
 
 def after(decisions: Decisions, topology: Topology) -> Decisions:
@@ -37,10 +38,10 @@ def flushed(before: Topology, after: Topology) -> Flushed:
     """What went down, or away: the routes by it are gone."""
     return frozenset(
         (host, name)
-        for host, name, nic in before.nic_pairs()
-        if (now := after.hosts[host].nics.get(name)) is None
-        or (nic.up and not now.up)
-        or (bool(nic.addresses_of(4)) and not now.addresses_of(4))
+        for host, name, one in before.interface_pairs()
+        if (now := after.hosts[host].interfaces.get(name)) is None
+        or (is_up(before.hosts[host], name) and not is_up(after.hosts[host], name))
+        or (bool(one.addresses_of(4)) and not now.addresses_of(4))
     )
 
 
@@ -64,9 +65,9 @@ def _start(decisions: Decisions, name: str) -> Memory:
 
 def _indices(known: Mapping[str, int], node: Node) -> Mapping[str, int]:
     """The indices of the interfaces that are there; a new one gets the next free number, never an old one."""
-    found = {name: index for name, index in known.items() if name == "lo" or name in node.nics}
+    found = {name: index for name, index in known.items() if name == "lo" or name in node.interfaces}
     highest = max(known.values())
-    for name in node.nics:
+    for name in node.interfaces:
         if name not in found:
             highest += 1
             found[name] = highest

@@ -183,7 +183,7 @@ class Decisions:
             f"{name}.{nic_name}"
             for name, node in self.nodes.items()
             if not node.tunnels
-            for nic_name, nic in self.topology.nodes[name].nics.items()
+            for nic_name, nic in self.topology.nodes[name].interfaces.items()
             if any(interface.ip in node.node_ips.values() for interface in nic.addresses)
         )
 

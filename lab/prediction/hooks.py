@@ -139,7 +139,7 @@ def _translated(machine: Machine, hook: Hook, trip: Trip, between: Between) -> I
     packet = trip.packet
     action = rule.action if rule is not None else None
     # That nothing is translated is told where it matters: on the way out of a NIC.
-    abroad = oif in machine.host.nics and trip.inner is None
+    abroad = oif in machine.host.interfaces and trip.inner is None
     if rule is not None and (abroad or not isinstance(action, Exempt)):
         trip = trip.noting(
             machine.name,
@@ -181,7 +181,7 @@ def _as_connection_says(machine: Machine, hook: Hook, trip: Trip, oif: str | Non
     if tracking.direction == "reply":
         if after != before:
             trip = trip.noting(machine.name, reasons.TRANSLATED_BACK, **_difference(before, after))
-        elif hook == "postrouting" and oif in machine.host.nics and trip.inner is None:
+        elif hook == "postrouting" and oif in machine.host.interfaces and trip.inner is None:
             trip = trip.noting(machine.name, reasons.ANSWER)
     return replace(trip, packet=after)
 

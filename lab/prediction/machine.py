@@ -10,6 +10,7 @@ from lab.fib import Fib
 from lab.nat import PacketRule
 from lab.route import Address, Family
 from lab.topology import Host
+from lab.topology.stacking import is_up
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Machine:
     @cached_property
     def own(self) -> frozenset[Address]:
         """The addresses that ARP is answered for."""
-        up = {i.ip for nic in self.host.nics.values() if nic.up for i in nic.addresses}
+        up = {i.ip for name, one in self.host.interfaces.items() if is_up(self.host, name) for i in one.addresses}
         return frozenset(up.union(*self.extra.values()))
 
     def masquerade_address(self, device: str, neighbour: Address) -> Address | None:
@@ -37,7 +38,7 @@ class Machine:
         the first of another device. IPv6 goes by source address selection (RFC 6724), which prefers the device's own.
         """
         family: Family = 4 if neighbour.version == 4 else 6
-        nic = self.host.nics.get(device)
+        nic = self.host.interfaces.get(device)
         interfaces = nic.addresses_of(family) if nic else ()
         near = [interface.ip for interface in interfaces if neighbour in interface.network]
         if near or interfaces:
@@ -47,7 +48,7 @@ class Machine:
         return next(self._others(family), None)
 
     def _others(self, family: Family) -> Iterator[Address]:
-        for nic in self.host.nics.values():
+        for nic in self.host.interfaces.values():
             yield from (interface.ip for interface in nic.addresses_of(family) if not interface.ip.is_link_local)
         for addresses in self.extra.values():
             yield from (address for address in addresses if address.version == family)

@@ -15,7 +15,7 @@ from lab.prediction.machine import Machine
 from lab.prediction.model import Prediction, Sent, Walk
 from lab.prediction.trip import NOTHING, Tracked, Trip
 from lab.route import Address, NextHop, Route
-from lab.topology import Nic
+from lab.topology.stacking import Segment, carriers, is_up, listening, segment
 
 Way = tuple[Walk, Tracked]
 
@@ -189,23 +189,25 @@ class Walker:
         if pod is not None:
             yield self._seen(pod, trip).ended(pod)
             return
-        nic = machine.host.nics.get(device)
-        if nic is None:
+        place = segment(machine.host, device)
+        if place is None:
             yield trip.noting(host, reasons.NOWHERE, device=device).ended(None, f"{device} of {host} leads nowhere")
             return
-        neighbour = self._neighbour(nic, host, to)
+        nics = carriers(machine.host, device) if is_up(machine.host, device) else ()
+        neighbour = self._neighbour(place, host, to) if nics else None
         if neighbour is None:
-            noted = trip.noting(host, reasons.NO_NEIGHBOUR, fabric=nic.fabric, address=to)
-            yield noted.ended(None, f"nobody on {nic.fabric} has {to}")
+            noted = trip.noting(host, reasons.NO_NEIGHBOUR, fabric=str(place), address=to)
+            yield noted.ended(None, f"nobody on {place} has {to}")
             return
         outer = (str(trip.packet.source), str(trip.packet.destination)) if trip.inner else None
-        here = Sent(f"{host}.{device}", str(trip.seen.source), outer, ".".join(neighbour))
         on_wire = trip.on(replace(trip.packet, mark=0), trip.inner)
-        yield from self._arrives(*neighbour, replace(on_wire, sent=(*trip.sent, here)))
+        for nic in nics:
+            here = Sent(f"{host}.{nic}", str(trip.seen.source), outer, self._tap_of(*neighbour))
+            yield from self._arrives(*neighbour, replace(on_wire, sent=(*trip.sent, here)))
 
     def _leaving(self, machine: Machine, device: str, trip: Trip) -> Trip:
         """With the step that says which device it leaves by, and whether Cilium is there."""
-        if device not in machine.host.nics:
+        if device not in machine.host.interfaces:
             return trip
         node = self.decisions.nodes.get(machine.name)
         chosen = next((one for one in node.devices if one.name == device), None) if node else None
@@ -226,7 +228,7 @@ class Walker:
     def _whose(self) -> Mapping[Address, str]:
         """Address → whose it is, in words."""
         topology = self.decisions.topology
-        found = {i.ip: f"{host}'s on {name}" for host, name, nic in topology.nic_pairs() for i in nic.addresses}
+        found = {i.ip: f"{host}'s on {name}" for host, name, one in topology.interface_pairs() for i in one.addresses}
         for node in topology.nodes:
             for family in topology.families:
                 if (router := topology.router_address(node, family)) is not None:
@@ -235,40 +237,45 @@ class Walker:
             found.update(dict.fromkeys(addresses, f"{pod}'s own"))
         return found
 
-    def _neighbour(self, nic: Nic, host: str, address: Address) -> tuple[str, str] | None:
+    def _neighbour(self, place: Segment, host: str, address: Address) -> tuple[str, str] | None:
         """Who answers for an address on a fabric. [kernel] ARP is answered for any of the host's addresses, ND not."""
-        if not nic.up:
-            return None
-        for name, nic_name in self._holders.get((nic.fabric, address), ()):
+        for name, interface in self._holders.get((place, address), ()):
             if name != host:
-                return name, nic_name
-        for name, nic_name in self._on_fabric[nic.fabric] if address.version == 4 else ():
+                return name, interface
+        for name, interface in self._on_segment.get(place, ()) if address.version == 4 else ():
             if name != host and address in self.machines[name].own:
-                return name, nic_name
+                return name, interface
         return None
 
-    @cached_property
-    def _on_fabric(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
-        """Fabric → its NICs that are up."""
-        found: dict[str, list[tuple[str, str]]] = {}
-        for host, name, nic in self.decisions.topology.nic_pairs():
-            found.setdefault(nic.fabric, []).extend([(host, name)] if nic.up else [])
-        return {fabric: tuple(nics) for fabric, nics in found.items()}
+    def _tap_of(self, host: str, interface: str) -> str:
+        """Where frames for an interface are seen."""
+        return f"{host}.{next(iter(carriers(self.machines[host].host, interface)), interface)}"
 
     @cached_property
-    def _holders(self) -> Mapping[tuple[str, Address], tuple[tuple[str, str], ...]]:
-        """(fabric, address) → the NICs there that are up and have it, or to which a cloud brings what is for it."""
-        found: dict[tuple[str, Address], tuple[tuple[str, str], ...]] = {}
-        for host, name, nic in self.decisions.topology.nic_pairs():
-            for interface in nic.addresses if nic.up else ():
-                key = nic.fabric, interface.ip
-                found[key] = (*found.get(key, ()), (host, name))
+    def _on_segment(self) -> Mapping[Segment, tuple[tuple[str, str], ...]]:
+        """Fabric or VLAN → the (host, interface) that hear what is on it."""
+        found: dict[Segment, list[tuple[str, str]]] = {}
+        for name, host in self.decisions.topology.hosts.items():
+            for place, interface in listening(host):
+                found.setdefault(place, []).append((name, interface))
+        return {place: tuple(several) for place, several in found.items()}
+
+    @cached_property
+    def _holders(self) -> Mapping[tuple[Segment, Address], tuple[tuple[str, str], ...]]:
+        """(fabric or VLAN, address) → the interfaces there that are up and have it, or to which a cloud
+        brings what is for it."""
+        hosts = self.decisions.topology.hosts
+        found: dict[tuple[Segment, Address], tuple[tuple[str, str], ...]] = {}
+        for place, several in self._on_segment.items():
+            for host, name in several:
+                for one in hosts[host].interfaces[name].addresses:
+                    found[place, one.ip] = (*found.get((place, one.ip), ()), (host, name))
         for pod, (node, spec) in self.decisions.topology.pods.items():
             home = self.decisions.topology.nodes[node]
             owner = home.nic_of(spec)
             if owner is not None and home.nics[owner].up:
                 for address in self.decisions.pod_addresses[pod]:
-                    found[home.nics[owner].fabric, address] = ((node, owner),)
+                    found[Segment(home.nics[owner].fabric), address] = ((node, owner),)
         return found
 
 

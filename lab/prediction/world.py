@@ -149,12 +149,12 @@ class World:
     def _addresses(self, end: str) -> tuple[Address, ...]:
         host, _, nic = end.partition(".")
         if nic:
-            return tuple(i.ip for i in self.topology.hosts[host].nics[nic].addresses)
+            return tuple(i.ip for i in self.topology.hosts[host].interfaces[nic].addresses)
         if end in self.home:
             planned = self._planned(self.home[end]).get(end)
             plugged = {address for found in planned.addresses.values() for address in found} if planned else set()
             return tuple(address for address in self.decisions.pod_addresses[end] if address in plugged)
-        return tuple(i.ip for one in self.topology.hosts[end].nics.values() for i in one.addresses)
+        return tuple(i.ip for one in self.topology.hosts[end].interfaces.values() for i in one.addresses)
 
 
 def _place(route: Route) -> tuple[object, int, int]:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lab.route import SCOPES, Address, Network, Scope
-from lab.topology import Interface, Node
+from lab.topology import Interface, Nic, Node
+from lab.topology.stacking import carriers, is_up, master_of, mtu_of
 
 IFF_UP, IFF_BROADCAST, IFF_LOOPBACK, IFF_RUNNING = 0x1, 0x2, 0x8, 0x40
 IFF_SLAVE, IFF_MULTICAST, IFF_LOWER_UP = 0x800, 0x1000, 0x10000
@@ -103,7 +104,7 @@ def link_addresses(interfaces: Sequence[Interface]) -> tuple[LinkAddress, ...]:
 
 
 def links_of(node: Node, indices: Mapping[str, int] | None = None) -> tuple[Link, ...]:
-    """A lab node's interfaces before Cilium adds its own: `lo` and veths, with IPv6 link-locals when up.
+    """A lab node's interfaces before Cilium adds its own: `lo`, veths and what stands on them.
 
     `indices`: interface → its index, where they are not simply counted.
     """
@@ -111,9 +112,34 @@ def links_of(node: Node, indices: Mapping[str, int] | None = None) -> tuple[Link
 
 
 def _links(node: Node, indices: Mapping[str, int]) -> Iterator[Link]:
-    loopback = link_addresses([ipaddress.ip_interface("127.0.0.1/8"), ipaddress.ip_interface("::1/128")])
+    more = node.links["lo"].addresses if "lo" in node.links else ()
+    loopback = link_addresses([ipaddress.ip_interface("127.0.0.1/8"), ipaddress.ip_interface("::1/128"), *more])
     yield Link("lo", 1, "device", loopback=True, addresses=loopback, mtu=65536)
-    local = ipaddress.ip_interface("fe80::1/64")
-    for index, (name, nic) in enumerate(node.nics.items(), 2):
-        addresses = link_addresses((*nic.addresses, *((local,) if nic.up else ())))
-        yield Link(name, indices.get(name, index), "veth", up=nic.up, addresses=addresses, mtu=nic.mtu)
+    numbers = {name: indices.get(name, number) for number, name in enumerate(_others(node), 2)}
+    for name in numbers:
+        yield _link(node, name, numbers)
+
+
+def _others(node: Node) -> list[str]:
+    return [name for name in node.interfaces if name != "lo"]
+
+
+def _link(node: Node, name: str, numbers: Mapping[str, int]) -> Link:
+    one, up = node.interfaces[name], is_up(node, name)
+    master = master_of(node, name)
+    owner = node.links[master].kind if master is not None else ""
+    kind = "veth" if isinstance(one, Nic) else one.kind
+    # [kernel] No link-local without a carrier, nor on what a bond holds (IFF_SLAVE, addrconf.c).
+    linked = up and owner != "bond" and not (kind == "bridge" and not carriers(node, name))
+    local = (ipaddress.ip_interface("fe80::1/64"),) if linked and kind != "vrf" else ()
+    return Link(
+        name,
+        numbers[name],
+        # The device of a bridge's port has no kind: a message of AF_BRIDGE, which says none, comes last.
+        "device" if owner == "bridge" else kind,
+        up=up,
+        addresses=link_addresses((*one.addresses, *local)),
+        master=numbers[master] if master is not None else 0,
+        slave=owner == "bond",
+        mtu=mtu_of(node, name),
+    )

@@ -1,7 +1,21 @@
 """Topologies: what exists in a lab, as data."""
 
 from lab.topology.file import find, load, loads, names
-from lab.topology.model import Bgp, External, Fabric, Flow, Host, Interface, Nic, Node, Pod, Router, Service, Topology
+from lab.topology.model import (
+    Bgp,
+    External,
+    Fabric,
+    Flow,
+    Host,
+    Interface,
+    Link,
+    Nic,
+    Node,
+    Pod,
+    Router,
+    Service,
+    Topology,
+)
 from lab.topology.schema import schema
 
 __all__ = [
@@ -11,6 +25,7 @@ __all__ = [
     "Flow",
     "Host",
     "Interface",
+    "Link",
     "Nic",
     "Node",
     "Pod",

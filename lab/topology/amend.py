@@ -129,7 +129,7 @@ def _routed(name: str, host: Host, words: str) -> Host | Why:
             mend = "--no-default-routes drops the topology's own" if route.is_default else "give it another metric"
             return f"{name} has {str(one)!r} already", mend
     if why := check_route(host, route):
-        return f"on {name}: {why}", f"its NICs: {', '.join(host.nics)}"
+        return f"on {name}: {why}", f"its NICs: {', '.join(host.interfaces)}"
     return _with(host, routes=(*host.routes, route))
 
 
@@ -157,7 +157,7 @@ def _addressed(name: str, host: Host, words: str) -> Host | Why:
         address = ipaddress.ip_address(words)
     except ValueError:
         return f"{words!r} is no address", "e.g. 'node1: 10.0.1.1'"
-    own = {interface.ip for nic in host.nics.values() for interface in nic.addresses}
+    own = {interface.ip for one in host.interfaces.values() for interface in one.addresses}
     if address not in own:
         return f"{name} has no address {address}", f"its addresses: {', '.join(map(str, sorted(own, key=str)))}"
     kept = tuple(one for one in host.node_ip if one.version != address.version)

@@ -52,11 +52,11 @@ def _gateways(topology: Topology, policy: EgressPolicy, path: Path) -> Iterator[
         node = topology.nodes.get(name)
         if node is None:
             yield Finding((*path, "gateways", index), f"there is no node {name!r}", nearest(name, topology.nodes))
-        elif policy.interface is not None and policy.interface not in node.nics:
+        elif policy.interface is not None and policy.interface not in node.interfaces:
             why = f"{name} has no NIC {policy.interface!r}"
-            yield Finding((*path, "interface"), why, nearest(policy.interface, node.nics))
+            yield Finding((*path, "interface"), why, nearest(policy.interface, node.interfaces))
         elif policy.egress_ip is not None:
-            mine = [interface.ip for nic in node.nics.values() for interface in nic.addresses]
+            mine = [interface.ip for one in node.interfaces.values() for interface in one.addresses]
             if policy.egress_ip not in mine:
                 why = f"{policy.egress_ip} is on none of {name}'s NICs"
                 yield Finding((*path, "egress_ip"), why, f"use one of {', '.join(map(str, mine))}")

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from lab.topology.bgp import Bgp, BgpRouter, BgpSpeaker, BgpTimers
 from lab.topology.finding import Finding, nearest
-from lab.topology.model import EgressPolicy, External, Fabric, Nic, Node, Pod, Router, Service, Topology
+from lab.topology.model import EgressPolicy, External, Fabric, Link, Nic, Node, Pod, Router, Service, Topology
 
 Field = tuple[str | int, ...]
 
@@ -17,6 +17,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "nodes": Node,
     "externals": External,
     "routers": Router,
+    "links": Link,
     "nics": Nic,
     "pods": Pod,
     "services": Service,
@@ -38,6 +39,15 @@ _MEND = {
     "vpc": "write ADDRESS/LENGTH, e.g. 10.0.0.0/16",
     "subnets": "write ADDRESS/LENGTH, e.g. 10.0.0.0/24",
     "fabrics": "fabrics: {f0: {subnets: 10.0.0.0/24}}",
+    "links": "links: {bond0: {bond: [eth0, eth1], addresses: 10.0.0.1/24}}",
+    "bond": "bond: [eth0, eth1]",
+    "bridge": "bridge: [eth2], or [] for none",
+    "vlan": "vlan: 100, with parent: eth0; tags are 1 to 4094",
+    "parent": "the name of a NIC or link, e.g. eth0",
+    "vrf": "vrf: [eth1], with table: 100",
+    "table": "the number of a routing table, e.g. 100",
+    "mode": "active-backup, balance-rr or balance-xor",
+    "dummy": "true or false",
     "nics": "nics: {eth0: {fabric: f0, addresses: [10.0.0.1/24]}}",
     "pods": "pods: [pod1, pod2]",
     "sysctls": "KEY: VALUE, e.g. net.ipv4.conf.eth0.rp_filter: 1",
@@ -142,7 +152,7 @@ def _mend_name(path: Field, error: dict[str, Any]) -> str:
         return f'put it in quotes: "{path[-1]}"'
     if len(path) >= 2 and path[-2] == "services":
         return _SERVICE_NAME
-    return _NIC_NAME if len(path) >= 2 and path[-2] == "nics" else _HOST_NAME
+    return _NIC_NAME if len(path) >= 2 and path[-2] in ("nics", "links") else _HOST_NAME
 
 
 def _field(path: Field) -> str:

@@ -32,6 +32,7 @@ from lab.topology.fields import (
     shown,
 )
 from lab.topology.flow import Flow, FlowWords
+from lab.topology.link import Link
 from lab.topology.service import Service, ServiceName, cluster_ips, node_ports
 
 
@@ -71,6 +72,11 @@ class Host(Model):
     """What has NICs on fabrics, its own routing tables and sysctls."""
 
     nics: Annotated[dict[NicName, Nic], Field(min_length=1)]
+    links: Annotated[
+        dict[NicName, Annotated[Link, BeforeValidator(or_empty)]],
+        BeforeValidator(or_empty),
+        Field(description="bonds, VLANs, bridges, VRFs and dummies on top of the NICs; `lo` for addresses on it"),
+    ] = {}
     routes: Annotated[tuple[RouteWords, ...], BeforeValidator(one_or_many)] = ()
     rules: Annotated[tuple[RuleWords, ...], BeforeValidator(one_or_many)] = ()
     sysctls: Annotated[
@@ -78,6 +84,11 @@ class Host(Model):
         BeforeValidator(or_empty),
         Field(description="net.* keys of the host's network namespace"),
     ] = {}
+
+    @property
+    def interfaces(self) -> Mapping[str, Nic | Link]:
+        """NICs and links: whatever can have an address."""
+        return {**self.nics, **self.links} if self.links else self.nics
 
 
 class Router(Host):
@@ -120,7 +131,7 @@ class Node(Host):
     node_ip: Annotated[
         tuple[IpAddress, ...],
         BeforeValidator(one_or_many),
-        Field(description="Kubernetes' InternalIP; default: the first NIC's first address of each family"),
+        Field(description="Kubernetes' InternalIP; default: the first address of each family, NICs before links"),
     ] = ()
     pod_cidrs: Annotated[tuple[IpNetwork, ...], BeforeValidator(one_or_many)] = ()
     pools: Annotated[
@@ -136,12 +147,12 @@ class Node(Host):
     labels: Annotated[dict[str, str], BeforeValidator(or_empty)] = {}
 
     def node_ip_of(self, family: Family) -> Address | None:
-        """The node IP of one family: as given, else the first address on the first NIC that has one."""
+        """The node IP of one family: as given, else the first address there is, NICs before links."""
         for address in self.node_ip:
             if address.version == family:
                 return address
-        for nic in self.nics.values():
-            for interface in nic.addresses_of(family):
+        for one in self.interfaces.values():
+            for interface in one.addresses_of(family):
                 return interface.ip
         return None
 
@@ -230,6 +241,12 @@ class Topology(Model):
             for nic_name, nic in host.nics.items():
                 yield name, nic_name, nic
 
+    def interface_pairs(self) -> Iterator[tuple[str, str, Nic | Link]]:
+        """Every (host, interface name, NIC or link) in the lab, nodes first."""
+        for name, host in self.hosts.items():
+            for interface, one in host.interfaces.items():
+                yield name, interface, one
+
     def pod_addresses(self) -> Mapping[str, tuple[Address, ...]]:
         """Pod name → its addresses, IPv4 first: as given, else the CIDR's 10th address and on."""
         found: dict[str, tuple[Address, ...]] = {}
@@ -291,6 +308,7 @@ __all__ = [
     "IPv4Network",
     "IPv6Network",
     "Interface",
+    "Link",
     "Network",
     "Nic",
     "Node",

@@ -12,6 +12,7 @@ from dataclasses import replace
 from lab.route import TABLES, NextHop, Route, Rule, numbered
 from lab.topology.finding import Finding, Path, nearest
 from lab.topology.model import Host
+from lab.topology.stacking import is_up, vrf_of
 
 # Interfaces that the lab or Cilium adds to a node after its rules; a rule may name what is not there yet.
 _LATER = ("lxc", "cilium_")
@@ -22,15 +23,16 @@ def connected(host: Host) -> Iterator[Route]:
 
     [kernel] a NIC that is down keeps the routes to its addresses in table local: the host answers on them.
     """
-    local, main = TABLES["local"], TABLES["main"]
     for loopback in (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1")):
-        yield Route(loopback, (NextHop(dev="lo"),), "local", local, protocol=2)
-    for name, nic in host.nics.items():
+        yield Route(loopback, (NextHop(dev="lo"),), "local", TABLES["local"], protocol=2)
+    for name, one in host.interfaces.items():
         hop = (NextHop(dev=name),)
-        for interface in nic.addresses:
+        vrf = vrf_of(host, name)
+        local, main = (vrf.table, vrf.table) if vrf and vrf.table else (TABLES["local"], TABLES["main"])
+        for interface in one.addresses:
             alone, v4 = ipaddress.ip_network(interface.ip), interface.version == 4
             yield Route(alone, hop, "local", local, protocol=2, source=interface.ip)
-            if nic.up and interface.network != alone:
+            if name != "lo" and is_up(host, name) and interface.network != alone:
                 yield Route(
                     interface.network,
                     hop,
@@ -55,11 +57,20 @@ def alive(host: Host, routes: Iterable[Route]) -> Iterator[Route]:
 
     A hop dies with its NIC, an IPv4 one of a multipath route also with the NIC's last IPv4 address (fib_disable_ip).
     """
-    down = {name for name, nic in host.nics.items() if not nic.up}
-    bare = down | {name for name, nic in host.nics.items() if not nic.addresses_of(4)}
-    for route in routes:
-        dead = bare if route.family == 4 and len(route.nexthops) > 1 else down
-        hops = tuple(hop for hop in route.nexthops if hop.dev not in dead or route.kind == "local")
+    down = {name for name in host.interfaces if not is_up(host, name)}
+    bare = {name for name, one in host.interfaces.items() if not one.addresses_of(4)}
+    every = tuple(routes)
+
+    def dies(hop: NextHop, route: Route) -> bool:
+        if hop.dev in down:
+            return route.kind != "local"
+        stranded = route.family == 4 and len(route.nexthops) > 1 and hop.via is not None and not hop.onlink
+        if not stranded or hop.dev not in bare:
+            return False
+        return link_to(host, hop, [one for one in every if one is not route], route.table) is None
+
+    for route in every:
+        hops = tuple(hop for hop in route.nexthops if not dies(hop, route))
         if hops or not route.nexthops:
             yield route if hops == route.nexthops else replace(route, nexthops=hops)
 
@@ -96,7 +107,7 @@ def _refusal(host: Host, route: Route, before: Sequence[Route]) -> str | None:
     hops = _kept(host, route, before).nexthops
     if route.family == 6 and len({(hop.via, hop.dev) for hop in hops}) < len(hops):
         return "two of its nexthops are the same"
-    own = {interface.ip for nic in host.nics.values() for interface in nic.addresses}
+    own = {interface.ip for one in host.interfaces.values() for interface in one.addresses}
     if route.source is not None and route.source not in own and not route.source.is_loopback:
         return f"src {route.source} is not an address of the host"
     twin = next((one for one in connected(host) if _key(one) == _key(route)), None)
@@ -104,13 +115,13 @@ def _refusal(host: Host, route: Route, before: Sequence[Route]) -> str | None:
 
 
 def _hop(host: Host, route: Route, hop: NextHop, before: Sequence[Route]) -> str | None:
-    if hop.dev not in (None, "lo", *host.nics):
+    if hop.dev not in (None, "lo", *host.interfaces):
         return f"there is no NIC {hop.dev!r} here"
-    if hop.dev in host.nics and not host.nics[hop.dev].up and not (route.kind == "local" and route.family == 4):
+    if hop.dev and hop.dev != "lo" and not is_up(host, hop.dev) and not (route.kind == "local" and route.family == 4):
         return f"NIC {hop.dev!r} is down: the kernel takes no route on it"
     if hop.via is None:
         return None
-    own = any(hop.via == interface.ip for nic in host.nics.values() for interface in nic.addresses)
+    own = any(hop.via == interface.ip for one in host.interfaces.values() for interface in one.addresses)
     if own and (hop.onlink or route.family == 6):
         return f"gateway {hop.via} is the host's own address"
     if hop.via.is_link_local and route.family == 6:
@@ -118,12 +129,12 @@ def _hop(host: Host, route: Route, hop: NextHop, before: Sequence[Route]) -> str
     if hop.onlink:
         return _elsewhere(host, hop, before) if route.family == 6 else None
     link = link_to(host, hop, before, route.table)
-    up = {"lo", *(name for name, nic in host.nics.items() if nic.up)}
+    up = {"lo", *(name for name in host.interfaces if is_up(host, name))}
     if link is None or link.devices.isdisjoint(up):
         down = [
             name
-            for name, nic in host.nics.items()
-            if not nic.up and any(hop.via in interface.network for interface in nic.addresses)
+            for name, one in host.interfaces.items()
+            if not is_up(host, name) and any(hop.via in interface.network for interface in one.addresses)
         ]
         if down:
             return f"gateway {hop.via} is on {down[0]}, which is down"
@@ -192,23 +203,23 @@ def routes(section: str, name: str, host: Host) -> Iterator[Finding]:
             why = f"route {str(route)!r} repeats {str(twin)!r}: same destination, table and metric"
             yield Finding(path, why, "give it another metric, or make one route with nexthops of both (ECMP)")
         elif why := _refusal(host, route, before):
-            unknown = [hop.dev for hop in route.nexthops if hop.dev not in (None, "lo", *host.nics)]
-            mend = nearest(str(unknown[0]), host.nics) if unknown else f"its NICs: {_nics(host)}"
+            unknown = [hop.dev for hop in route.nexthops if hop.dev not in (None, "lo", *host.interfaces)]
+            mend = nearest(str(unknown[0]), host.interfaces) if unknown else f"its NICs: {_nics(host)}"
             yield Finding(path, f"route {str(route)!r}: {why}", mend)
         before.append(_kept(host, route, before))
 
 
 def _nics(host: Host) -> str:
     words = []
-    for name, nic in host.nics.items():
-        words.append(" ".join([name, *map(str, nic.addresses), *([] if nic.up else ["(down)"])]))
+    for name, one in host.interfaces.items():
+        words.append(" ".join([name, *map(str, one.addresses), *([] if one.up else ["(down)"])]))
     return ", ".join(words)
 
 
 def check_rule(host: Host, rule: Rule) -> str | None:
     """Why the kernel would refuse this rule after the host's other ones, or why it can never match; or None."""
     for name in (rule.iif, rule.oif):
-        if name not in (None, "lo", *host.nics) and not str(name).startswith(_LATER):
+        if name not in (None, "lo", *host.interfaces) and not str(name).startswith(_LATER):
             return f"there is no NIC {name!r} here"
     index = next((index for index, one in enumerate(host.rules) if one is rule), len(host.rules))
     *before, made = numbered((*host.rules[:index], rule))
@@ -230,6 +241,6 @@ def _same(old: Rule, new: Rule) -> bool:
 def rules(section: str, name: str, host: Host) -> Iterator[Finding]:
     for index, rule in enumerate(host.rules):
         if why := check_rule(host, rule):
-            unknown = [one for one in (rule.iif, rule.oif) if one not in (None, "lo", *host.nics)]
-            mend = nearest(str(unknown[0]), host.nics) if unknown else "no two rules may be alike"
+            unknown = [one for one in (rule.iif, rule.oif) if one not in (None, "lo", *host.interfaces)]
+            mend = nearest(str(unknown[0]), host.interfaces) if unknown else "no two rules may be alike"
             yield Finding((section, name, "rules", index), f"rule {str(rule)!r}: {why}", mend)

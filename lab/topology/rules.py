@@ -10,10 +10,11 @@ import re
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 
-from lab.topology import bgp_rules, egress_rules, ipam_rules, routing, service_flows, service_rules
+from lab.topology import bgp_rules, egress_rules, ipam_rules, link_rules, routing, service_flows, service_rules
 from lab.topology.finding import Finding, Path, nearest
-from lab.topology.model import Address, Flow, Host, Interface, Nic, Topology
+from lab.topology.model import Address, Fabric, Flow, Host, Interface, Nic, Topology
 from lab.topology.routing import check_route, check_rule
+from lab.topology.stacking import segment
 
 # Names that the lab or Cilium gives to interfaces of its own (Cilium: pkg/defaults/node.go ExcludedDevicePrefixes).
 _RESERVED_PREFIXES = ("cilium_", "lxc")
@@ -31,6 +32,8 @@ Seen = dict[Address, str]
 
 def check(topology: Topology) -> list[Finding]:
     """Everything that is wrong with the topology, in the order of its parts."""
+    if stacks := [finding for part in _sections(topology) for finding in link_rules.check(*part)]:
+        return [*_names(topology), *_nics(topology), *stacks]  # whose fabric a link is on can then not be said
     return [
         *_names(topology),
         *_nics(topology),
@@ -98,18 +101,21 @@ def _mac(nic: Nic, path: Path, owner: str, seen: dict[str, str]) -> Iterator[Fin
 def _addresses(topology: Topology) -> Iterator[Finding]:
     seen: Seen = {}
     for section, host_name, host in _sections(topology):
-        for name, nic in host.nics.items():
-            for index, interface in enumerate(nic.addresses):
-                path: Path = (section, host_name, "nics", name, "addresses", index)
+        for name, one in host.interfaces.items():
+            kind = "nics" if name in host.nics else "links"
+            place = segment(host, name)
+            fabric = topology.fabrics.get(place.fabric) if place and place.vlan is None else None
+            for index, interface in enumerate(one.addresses):
+                path: Path = (section, host_name, kind, name, "addresses", index)
                 if interface.ip in seen:
                     why = f"{interface.ip} is already used by {seen[interface.ip]}"
                     yield Finding(path, why, "an address belongs to one NIC")
                 seen.setdefault(interface.ip, f"{host_name}.{name}")
-                yield from _address(topology, nic, interface, path)
+                yield from _address(interface, place.fabric if place else "", fabric, path)
     yield from ipam_rules.check(topology, seen)
 
 
-def _address(topology: Topology, nic: Nic, interface: Interface, path: Path) -> Iterator[Finding]:
+def _address(interface: Interface, name: str, fabric: Fabric | None, path: Path) -> Iterator[Finding]:
     ip, network = interface.ip, interface.network
     if ip.is_multicast or ip.is_loopback or ip.is_unspecified or str(ip) == "255.255.255.255":
         yield Finding(path, f"{ip} is not an address that a NIC can have", "use a private one, e.g. 10.0.0.1/24")
@@ -121,16 +127,16 @@ def _address(topology: Topology, nic: Nic, interface: Interface, path: Path) -> 
     ):
         why = f"{ip} is the network's or the broadcast address of {network}"
         yield Finding(path, why, f"use {network.network_address + 1} to {network.broadcast_address - 1}")
-    subnets = topology.fabrics[nic.fabric].subnets if nic.fabric in topology.fabrics else ()
+    subnets = fabric.subnets if fabric else ()
     if subnets and not any(ip in subnet for subnet in subnets):
-        why = f"{ip} is outside fabric {nic.fabric}'s subnets ({', '.join(map(str, subnets))})"
+        why = f"{ip} is outside fabric {name}'s subnets ({', '.join(map(str, subnets))})"
         yield Finding(path, why, "move the NIC to another fabric, or correct the address")
 
 
 def _node_ips(topology: Topology) -> Iterator[Finding]:
     for name, node in topology.nodes.items():
         path: Path = ("nodes", name, "node_ip")
-        mine = {interface.ip: None for nic in node.nics.values() for interface in nic.addresses}
+        mine = {interface.ip: None for one in node.interfaces.values() for interface in one.addresses}
         if not mine:
             yield Finding(("nodes", name, "nics"), "no NIC of the node has an address", "a node needs a node IP")
             continue
@@ -150,8 +156,8 @@ def _sysctls(section: str, name: str, host: Host) -> Iterator[Finding]:
             yield Finding(path, why, "only net.* keys are a host's own; others would change the machine")
             continue
         link = _SYSCTL_LINK.fullmatch(key)
-        if link and link[1] not in ("all", "default", "lo", *host.nics):
-            yield Finding(path, f"there is no NIC {link[1]!r} here", nearest(link[1], host.nics))
+        if link and link[1] not in ("all", "default", "lo", *host.interfaces):
+            yield Finding(path, f"there is no NIC {link[1]!r} here", nearest(link[1], host.interfaces))
 
 
 def end_exists(topology: Topology, end: str) -> bool:
@@ -159,7 +165,7 @@ def end_exists(topology: Topology, end: str) -> bool:
     if end in topology.pods or end in topology.externals:
         return True
     host, _, nic = end.partition(".")
-    return host in topology.hosts and nic in topology.hosts[host].nics
+    return host in topology.hosts and nic in topology.hosts[host].interfaces
 
 
 def ends(topology: Topology) -> list[str]:
@@ -168,7 +174,7 @@ def ends(topology: Topology) -> list[str]:
         *topology.pods,
         *topology.externals,
         *topology.services,
-        *(f"{host}.{nic}" for host, nic, _ in topology.nic_pairs()),
+        *(f"{host}.{name}" for host, name, _ in topology.interface_pairs()),
     ]
 
 

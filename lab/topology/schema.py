@@ -11,6 +11,7 @@ from lab.topology.model import Topology
 _NAMES = {
     "hosts": r"^[a-z0-9]([a-z0-9-]|\{n\}|\[[0-9]+-[0-9]+\])*$",
     "nics": r"^[A-Za-z0-9_]([A-Za-z0-9_.-]|\{n\}|\[[0-9]+-[0-9]+\])*$",
+    "links": r"^[A-Za-z0-9_]([A-Za-z0-9_.-]|\{n\}|\[[0-9]+-[0-9]+\])*$",
     "services": r"^[a-z]([a-z0-9-]|\{n\}|\[[0-9]+-[0-9]+\])*$",
 }
 
@@ -47,6 +48,9 @@ def _as_written(name: str, field: dict[str, Any]) -> dict[str, Any]:
         names = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
         field.pop("default")
         return {**description, "anyOf": [names, {"type": "string"}, {"type": "null"}, field]}
+    arrays = [one for one in field.get("anyOf", ()) if one.get("type") == "array"]
+    if arrays:  # a list that may be absent, which is not the same as empty
+        return {**description, "anyOf": [arrays[0]["items"], *field["anyOf"]]}
     if field.get("type") == "array":
         field.pop("default", None)
         return {**description, "anyOf": [field["items"], field, {"type": "null"}]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import select
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from lab.substrate.netns import Substrate
 from lab.topology import Flow
 from lab.traffic.capture import Capture
 from lab.traffic.decode import Decoder
-from lab.traffic.path import Sighting, sort
+from lab.traffic.path import Macs, Sighting, sort
 from lab.traffic.probe import Probe, build, canary
 from lab.traffic.sender import Responder, Sender, Service
 from lab.traffic.sockets import SocketSender
@@ -149,8 +149,8 @@ class Measurer:
         return {cable.tap for cable in self._taps.cables if self._taps.has_carrier(cable)}
 
     @property
-    def _macs(self) -> Mapping[str, str]:
-        return {cable.tap: cable.mac for cable in self._taps.cables}
+    def _macs(self) -> Macs:
+        return self._taps.macs
 
     def _build(self, orders: Sequence[Order]) -> tuple[list[tuple[Probe, ...]], list[int]]:
         probes, flows = [], []

@@ -93,7 +93,7 @@ class Ordering:
     def _end(self, end: str) -> tuple[Address, ...]:
         host, _, nic = end.partition(".")
         if nic:
-            return tuple(interface.ip for interface in self.topology.hosts[host].nics[nic].addresses)
+            return tuple(interface.ip for interface in self.topology.hosts[host].interfaces[nic].addresses)
         return self.addresses[end]
 
 

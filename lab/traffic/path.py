@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,6 +10,9 @@ from lab.traffic.capture import Capture
 from lab.traffic.decode import Decoded, Decoder
 
 _BROADCAST = "ff:ff:ff:ff:ff:ff"
+
+Macs = Mapping[str, Collection[str]]
+"""Tap → the MACs that frames for its host have there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +49,8 @@ class Sorted:
     canaries: frozenset[tuple[int, str, int, bool]]
 
 
-def sort(captures: Iterable[Capture], decoder: Decoder, macs: Mapping[str, str], taps: Sequence[str]) -> Sorted:
-    """Sort captures into flows and canaries; a canary counts only at its own tap. `macs`: tap → its NIC's MAC."""
+def sort(captures: Iterable[Capture], decoder: Decoder, macs: Macs, taps: Sequence[str]) -> Sorted:
+    """Sort captures into flows and canaries; a canary counts only at its own tap. `macs`: tap → its host's MACs."""
     flows: dict[int, list[Sighting]] = {}
     canaries: set[tuple[int, str, int, bool]] = set()
     for capture in captures:
@@ -69,15 +72,15 @@ def sort(captures: Iterable[Capture], decoder: Decoder, macs: Mapping[str, str],
     )
 
 
-def _sighting(capture: Capture, decoded: Decoded, macs: Mapping[str, str]) -> Sighting:
-    mac = macs.get(capture.tap)
+def _sighting(capture: Capture, decoded: Decoded, macs: Macs) -> Sighting:
+    mine = macs.get(capture.tap)
     assert decoded.kind != "canary"
     return Sighting(
         tap=capture.tap,
         timestamp_ns=capture.timestamp_ns,
         outbound=capture.outbound,
         # A bridge floods frames for a MAC it has not learnt: they pass other hosts' taps too.
-        arrives=not capture.outbound and (mac is None or decoded.destination_mac in (mac, _BROADCAST)),
+        arrives=not capture.outbound and (mine is None or decoded.destination_mac in (*mine, _BROADCAST)),
         kind=decoded.kind,
         number=decoded.identity.number,
         source=decoded.source,

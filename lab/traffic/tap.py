@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 
-from lab.plan import FABRIC, Cable
+from lab.plan import FABRIC, Cable, Plan
 from lab.substrate.netns import Namespace, Substrate
 from lab.traffic.bpf import Instruction, bpf_filter
 from lab.traffic.capture import Capture
@@ -122,19 +122,20 @@ class Tap:
 class Taps:
     """The lab's taps: one for all cables, and one for each pod, opened when it is first asked for."""
 
-    def __init__(self, substrate: Substrate, cables: Sequence[Cable]) -> None:
+    def __init__(self, substrate: Substrate, plan: Plan) -> None:
         self._substrate = substrate
-        self.cables = tuple(cables)
-        self.fabric = Tap(substrate[FABRIC], {cable.port: cable.tap for cable in cables}, outside=True)
+        self.cables = plan.cables
+        self.macs = plan.macs
+        self.fabric = Tap(substrate[FABRIC], {cable.port: cable.tap for cable in self.cables}, outside=True)
         self._pods: dict[str, Tap] = {}
         self._senders: dict[str, socket.socket] = {}
         with substrate[FABRIC].entered():
             self._control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
 
-    def plug(self, cables: Sequence[Cable]) -> None:
-        """These are the cables now."""
-        self.cables = tuple(cables)
-        self.fabric.rename({cable.port: cable.tap for cable in cables})
+    def plug(self, plan: Plan) -> None:
+        """Its cables are those that are there now."""
+        self.cables, self.macs = plan.cables, plan.macs
+        self.fabric.rename({cable.port: cable.tap for cable in self.cables})
 
     def add_pod(self, pod: str) -> None:
         if pod not in self._pods:
