@@ -37,8 +37,6 @@ from lab.traffic.tap import Taps
 from lab.verdict import Context, FlowResult
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
     from lab.bgp.speaker import Speaker
     from lab.controlplane import Kind
 
@@ -305,7 +303,7 @@ class Lab(Live):
 
         return find(self._deployment.speakers, name)
 
-    def without_link(self, tap: str) -> AbstractContextManager[None]:
+    def without_link(self, tap: str) -> contextlib.AbstractContextManager[None]:
         """Run the block while a router's or external's NIC (`tor0.down`) is down, and mend it. Raises LabError."""
         return link_down(self._deployment, tap)
 

@@ -84,6 +84,15 @@ def test_trace(user: User) -> None:
     assert not has_room(user)
 
 
+@pytest.mark.needs("frr")
+def test_bgp_is_spoken(user: User) -> None:
+    """FRR runs as the user who owns the room: its own user does not exist there."""
+    done = niclab(user, "trace", "two-tors", "--set", "devices=eth0,eth1", "--flow", "tor1.up -> pod1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "carried, 5 of 5 answered" in done.stdout
+    assert not has_room(user)
+
+
 def test_nothing_is_built_to_explain(user: User) -> None:
     done = niclab(user, "explain", "two-nic", "--flow", "pod1 -> ext1", "--expect", "pod1 -> ext1=eth1")
     assert (done.returncode, done.stderr) == (0, "")

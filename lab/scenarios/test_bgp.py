@@ -71,6 +71,12 @@ def test_the_way_back_is_not_bgps(lab: Lab) -> None:
     assert flow.answered_by("node1") == {"eth0"}
 
 
+@pytest.mark.claim(
+    "Cilium programs BGP so that traffic for pod CIDRs is routed through the chosen interfaces",
+    verdict="partly",
+    truth="It tells routers of pod CIDRs, with the node's address on their own fabric as next hop: they choose the NIC "
+    "that traffic comes in by. The agent rejects all it hears and installs no route.",
+)
 @pytest.mark.settings(VXLAN, BOTH)
 def test_the_agent_installs_no_route(lab: Lab) -> None:
     """It rejects all it hears. The node's routes are the same whether its sessions stand or not."""
@@ -85,7 +91,13 @@ def test_the_agent_installs_no_route(lab: Lab) -> None:
         assert "proto bgp" not in routes
 
 
-@rows("unset", "eth0", "eth1", routing="vxlan")
+@pytest.mark.claim(
+    "`devices` influences which interfaces are considered for BGP",
+    verdict="false",
+    truth="Sessions follow the kernel's route to the peer's address, over selected and unselected NICs alike; the "
+    "next hops are the same whatever `devices` says.",
+)
+@rows("unset", "eth1", routing="vxlan")
 def test_devices_changes_neither_sessions_nor_next_hops(lab: Lab, row: Row) -> None:
     """BGP does not follow `devices`: a NIC that is not selected has its session, and its address is a next hop."""
     assert lab.said["node1"].devices == row.selected
