@@ -20,7 +20,6 @@ from lab.errors import InputError, LabError, Problem
 from lab.fit import fit
 from lab.live import Live
 from lab.modelled import DEFAULT_VERSION, modelled_version
-from lab.outage import link_down
 from lab.route import Address
 from lab.settings import LAB_BASELINE, Settings, stored, unmodelled
 from lab.substrate import ownership
@@ -302,10 +301,6 @@ class Lab(Live):
         from lab.bgp.speaker import find
 
         return find(self._deployment.speakers, name)
-
-    def without_link(self, tap: str) -> contextlib.AbstractContextManager[None]:
-        """Run the block while a router's or external's NIC (`tor0.down`) is down, and mend it. Raises LabError."""
-        return link_down(self._deployment, tap)
 
     def can_change_to(self, settings: Settings) -> bool:
         """May real agents be told these settings in place? Only the choice of devices: more leaves traces behind."""

@@ -155,6 +155,8 @@ def become(deployment: Deployment, taps: Taps, before: Topology, topology: Topol
     neighbours.forget(deployment.substrate, target.hosts)
     if settling is not None:
         settling.wait(old, new)
+    if deployment.speakers is not None:
+        deployment.speakers.follow(new)
     _say(deployment, new)
 
 

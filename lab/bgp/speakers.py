@@ -125,6 +125,16 @@ class Speakers:
         """After an outage: return when all is as it was. Raises LabError."""
         self.wait(self._nodes)
 
+    def follow(self, decisions: Decisions) -> None:
+        """The lab was changed: return when everybody has learned what now is expected, or patience has ended.
+
+        Sessions over NICs that were not there from the beginning are configured nowhere.
+        """
+        self._decisions = decisions
+        self._sessions = sessions(decisions.topology)
+        with contextlib.suppress(LabError):
+            self.wait([name for name in self._nodes if name in decisions.running])
+
     def rib(self, name: str) -> Rib:
         """What a speaker has learned from others and would use: nothing where it does not run."""
         if name in self.agents:
@@ -187,6 +197,9 @@ class Speakers:
         daemon.process.kill()
         daemon.process.wait()
         self._away.add(router)
+        # zebra takes its routes back a moment later.
+        zebra = self._directory(router) / "zebra.vty"
+        _until_empty(lambda: list(map(str, vty.installed(zebra))), STARTING)
         try:
             yield
         finally:

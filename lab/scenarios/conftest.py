@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import Lab, World
+from lab import Lab
 from lab.agreement import unpredicted
 
 
@@ -20,7 +20,6 @@ def as_predicted(request: pytest.FixtureRequest) -> Iterator[None]:
     measured = len(lab.flows)
     yield
     if lab.datapath == "builtin":
-        world = World(lab.decisions)
-        found = {result.name: unpredicted(result, world.predict(result.flow)) for result in lab.flows[measured:]}
+        found = {result.name: unpredicted(result, lab.expected(result)) for result in lab.flows[measured:]}
         wrong = [f"{name} did not do what is predicted. {why}" for name, why in found.items() if why]
         assert not wrong, "\n".join(wrong)
