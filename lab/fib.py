@@ -7,7 +7,7 @@ NIC a packet leaves by; hashing among the hops of a multipath route is left to t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 
@@ -49,6 +49,8 @@ class Fib:
 
     routes: tuple[Route, ...]
     rules: tuple[Rule, ...]
+    local_priority: int = 0
+    """Where table `local` is asked; the kernel's own rule may be moved."""
 
     @classmethod
     def of(cls, host: Host, *, routes: Iterable[Route] = (), rules: Iterable[Rule] = ()) -> Fib:
@@ -56,7 +58,7 @@ class Fib:
         return cls((*connected(host), *alive(host, kept(host, host.routes)), *routes), (*numbered(host.rules), *rules))
 
     def with_routes(self, routes: Iterable[Route]) -> Fib:
-        return Fib((*self.routes, *routes), self.rules)
+        return replace(self, routes=(*self.routes, *routes))
 
     def lookup(
         self,
@@ -96,7 +98,8 @@ class Fib:
     @cached_property
     def _ordered(self) -> Mapping[Family, Sequence[Rule]]:
         """Both families' rules as they are asked; the kernel's own come before others of the same priority."""
-        local, main = Rule(table=TABLES["local"], priority=0), Rule(table=TABLES["main"], priority=32766)
+        local = Rule(table=TABLES["local"], priority=self.local_priority)
+        main = Rule(table=TABLES["main"], priority=32766)
         last = Rule(table=TABLES["default"], priority=_LAST)
         bases: dict[Family, tuple[Rule, ...]] = {4: (local, main, last), 6: (local, main)}
         return {

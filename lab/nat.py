@@ -17,11 +17,12 @@ from typing import Literal
 
 from lab.route import Address, Family, Network
 
-Hook = Literal["prerouting", "input", "forward", "output", "postrouting"]
+Hook = Literal["prerouting", "input", "forward", "output", "postrouting", "leaving"]
 Protocol = Literal["icmp", "tcp", "udp"]
 Direction = Literal["original", "reply"]
 
-HOOKS: tuple[Hook, ...] = ("prerouting", "input", "forward", "output", "postrouting")
+HOOKS: tuple[Hook, ...] = ("prerouting", "input", "forward", "output", "postrouting", "leaving")
+"""`leaving` is postrouting once more, after translation: filter rules that see the packet as it will be."""
 EVERY_BIT = 0xFFFFFFFF
 
 
@@ -29,6 +30,7 @@ EVERY_BIT = 0xFFFFFFFF
 class Why:
     """Why something happens to a packet: a stable id, words with `{inputs}` to fill in, and who decides it so.
 
+    Without words it is no step of its own: the rule only remembers something for another.
     `source` is a file of Cilium with its function, an RFC, or `[kernel]`.
     """
 
@@ -67,7 +69,8 @@ class Mark:
 class Packet:
     """A packet as rules see it. `answer`: an echo reply or a SYN-ACK, with which no connection begins [kernel].
 
-    The ports of ICMP are its id, twice, so that a reply is the request with its ends exchanged.
+    The ports of ICMP are its id, twice, so that a reply is the request with its ends exchanged. `note`: what one node
+    wrote into its header for the next, as Cilium does with an IP option; 0 for nothing.
     """
 
     source: Address
@@ -77,6 +80,7 @@ class Packet:
     port: int = 0
     answer: bool = False
     mark: int = 0
+    note: int = 0
 
     @property
     def family(self) -> Family:
@@ -88,7 +92,8 @@ class Match:
     """Which packets a rule is for: all that is said must hold, and what is not said does not matter.
 
     `port` is the destination's, and needs a protocol. `local`: the destination is, or is not, an address of the host.
-    `translated`: an address of the packet's connection has been, or has not been, replaced already.
+    `translated`: an address of the packet's connection has been, or has not been, replaced already. `route`: where the
+    FIB would send the packet as it is, asked before routing, and as if the host itself had made it [kernel] nft_fib.
     """
 
     iif: Devices | None = None
@@ -104,6 +109,8 @@ class Match:
     connection_mark: Mark | None = None
     translated: bool | None = None
     direction: Direction | None = None
+    note: int | None = None
+    route: Devices | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +167,15 @@ class RestoreMark:
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """Replace the source or destination of this packet alone, whatever its connection is."""
+    """Replace the source or destination of this packet alone, whatever its connection is; or the note in its header.
+
+    A port needs a match for its protocol. A note has 16 bits, and 0 takes one away.
+    """
 
     source: Address | None = None
     destination: Address | None = None
+    source_port: int | None = None
+    note: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +190,15 @@ class Drop:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """The packet ends here, and its sender is told: port unreachable. `reason`: words for people."""
+
+    reason: str
+
+
 Translation = Snat | Masquerade | Dnat | Exempt
-Filter = SetMark | SetConnectionMark | RestoreMark | Rewrite | Accept | Drop
+Filter = SetMark | SetConnectionMark | RestoreMark | Rewrite | Accept | Drop | Reject
 Action = Translation | Filter
 TRANSLATIONS = (Snat, Masquerade, Dnat, Exempt)
 
@@ -213,6 +232,7 @@ class Passing:
     connection_mark: int = 0
     translated: bool = False
     direction: Direction = "original"
+    route: str | None = None
 
 
 def matches(match: Match, passing: Passing) -> bool:
@@ -231,6 +251,8 @@ def matches(match: Match, passing: Passing) -> bool:
         and (match.connection_mark is None or match.connection_mark.fits(passing.connection_mark))
         and match.translated in (None, passing.translated)
         and match.direction in (None, passing.direction)
+        and match.note in (None, packet.note)
+        and (match.route is None or match.route.include(passing.route))
     )
 
 

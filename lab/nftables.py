@@ -17,6 +17,8 @@ from lab.nat import (
     Masquerade,
     Match,
     PacketRule,
+    Protocol,
+    Reject,
     RestoreMark,
     Rewrite,
     SetConnectionMark,
@@ -33,6 +35,7 @@ _KINDS: dict[bool, dict[Hook, str]] = {
         "forward": "filter hook forward priority mangle",
         "output": "route hook output priority mangle",
         "postrouting": "filter hook postrouting priority mangle",
+        "leaving": "filter hook postrouting priority srcnat + 10",
     },
     True: {
         "prerouting": "nat hook prerouting priority dstnat",
@@ -41,6 +44,9 @@ _KINDS: dict[bool, dict[Hook, str]] = {
         "postrouting": "nat hook postrouting priority srcnat",
     },
 }
+
+_NOTED = 0x3F
+"""The DSCP of packets with a note; it leaves the two bits of ECN alone."""
 
 
 CLEAR = "".join(f"table {family} niclab\ndelete table {family} niclab\n" for family in ("ip", "ip6"))
@@ -102,6 +108,12 @@ def _match(match: Match, family: Family) -> Iterator[str]:
         yield f"ct status & (snat | dnat) {'!=' if match.translated else '=='} 0"
     if match.direction:
         yield f"ct direction {match.direction}"
+    if match.route:
+        yield f"fib daddr oifname {_devices(match.route)}"
+    if match.note is not None:
+        yield f"{_ip(family)} dscp {_NOTED if match.note else 0:#x}"
+        if match.note:
+            yield f"{_note(family)} {match.note}"
 
 
 def _devices(devices: Devices) -> str:
@@ -137,9 +149,29 @@ def _action(rule: PacketRule, family: Family) -> str:
             return f"ct mark set {'meta mark' if value is None else f'{value:#x}'}"
         case RestoreMark():
             return "meta mark set ct mark"
-        case Rewrite(source, destination):
-            sides = (("saddr", source), ("daddr", destination))
-            return " ".join(f"{_ip(family)} {side} set {address}" for side, address in sides if address)
+        case Reject():
+            return f"reject with {'icmp' if family == 4 else 'icmpv6'} port-unreachable"
+        case Rewrite():
+            return " ".join(_rewrite(rule.action, rule.match.protocol, family))
+
+
+def _rewrite(action: Rewrite, protocol: Protocol | None, family: Family) -> Iterator[str]:
+    ip = _ip(family)
+    if action.source:
+        yield f"{ip} saddr set {action.source}"
+    if action.destination:
+        yield f"{ip} daddr set {action.destination}"
+    if action.source_port is not None:
+        yield f"{protocol} sport set {action.source_port}"
+    if action.note is not None:
+        if action.note:
+            yield f"{_note(family)} set {action.note}"
+        yield f"{ip} dscp set {_NOTED if action.note else 0:#x}"
+
+
+def _note(family: Family) -> str:
+    """Where a note is written: fields that no other packet of the lab has a use for."""
+    return "ip id" if family == 4 else "ip6 flowlabel"
 
 
 def _some_bits(value: int, mask: int) -> str:

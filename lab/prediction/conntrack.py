@@ -50,6 +50,14 @@ class Connection:
     def translated(self) -> bool:
         return self.reply != self.original.turned
 
+    @property
+    def source_translated(self) -> bool:
+        return (self.reply.destination, self.reply.port) != (self.original.source, self.original.source_port)
+
+    @property
+    def destination_translated(self) -> bool:
+        return (self.reply.source, self.reply.source_port) != (self.original.destination, self.original.port)
+
     def to(self, address: Address, port: int | None) -> Connection:
         """With its destination translated."""
         reply = replace(self.reply, source=address, source_port=self.reply.source_port if port is None else port)
@@ -75,7 +83,9 @@ def known(connections: Connections, packet: Packet) -> tuple[Connection, Directi
 
 
 def with_destination(packet: Packet, connection: Connection, direction: Direction) -> Packet:
-    """The packet as the connection has its destination."""
+    """The packet as the connection has its destination, where that was translated [kernel] nf_nat_packet."""
+    if not (connection.destination_translated if direction == "original" else connection.source_translated):
+        return packet
     if direction == "original":
         address, port = connection.reply.source, connection.reply.source_port
     else:
@@ -88,7 +98,9 @@ def with_destination(packet: Packet, connection: Connection, direction: Directio
 
 
 def with_source(packet: Packet, connection: Connection, direction: Direction) -> Packet:
-    """The packet as the connection has its source."""
+    """The packet as the connection has its source, where that was translated [kernel] nf_nat_packet."""
+    if not (connection.source_translated if direction == "original" else connection.destination_translated):
+        return packet
     if direction == "original":
         address, port = connection.reply.destination, connection.reply.port
     else:

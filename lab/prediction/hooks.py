@@ -15,6 +15,7 @@ from lab.nat import (
     Masquerade,
     Packet,
     Passing,
+    Reject,
     RestoreMark,
     Rewrite,
     SetConnectionMark,
@@ -29,6 +30,7 @@ from lab.prediction.machine import Machine
 from lab.prediction.trip import Tracking, Trip
 from lab.route import Address
 
+_FILTERED: frozenset[Hook] = frozenset({"forward", "leaving"})
 _DESTINATION: frozenset[Hook] = frozenset({"prerouting", "output"})
 
 
@@ -62,13 +64,13 @@ def through(machine: Machine, hook: Hook, trip: Trip, between: Between) -> Itera
         yield trip
         return
     after = _filtered(machine, hook, trip, between)
-    if after.dropped or after.tracking is None or hook == "forward":
+    if after.dropped or after.tracking is None or hook in _FILTERED:
         yield after
         return
     yield from _translated(machine, hook, after, between)
 
 
-def _passing(machine: Machine, trip: Trip, between: Between) -> Passing:
+def _passing(machine: Machine, hook: Hook, trip: Trip, between: Between) -> Passing:
     connection = _connection(machine, trip)
     return Passing(
         trip.packet,
@@ -78,6 +80,7 @@ def _passing(machine: Machine, trip: Trip, between: Between) -> Passing:
         connection_mark=connection.mark if connection else 0,
         translated=connection.translated if connection else False,
         direction=trip.tracking.direction if trip.tracking else "original",
+        route=machine.route_of(trip.packet) if hook in machine.asks_routes else None,
     )
 
 
@@ -93,23 +96,26 @@ def _with_connection(machine: Machine, trip: Trip, connection: Connection) -> Tr
 
 
 def _filtered(machine: Machine, hook: Hook, trip: Trip, between: Between) -> Trip:
-    for rule in machine.packet_rules:
-        family = trip.packet.family
-        if rule.hook != hook or rule.translates or not rule.applies_to(family):
+    rules = machine.rules_at(hook, trip.packet.family).filters
+    passing = _passing(machine, hook, trip, between) if rules else None
+    for rule in rules:
+        if passing is None:
+            passing = _passing(machine, hook, trip, between)
+        if not matches(rule.match, passing):
             continue
-        if not matches(rule.match, _passing(machine, trip, between)):
-            continue
+        passing = None
         packet, connection = trip.packet, _connection(machine, trip)
-        trip = trip.noting(
-            machine.name,
-            rule.why,
-            iif=between.iif,
-            oif=between.oif,
-            source=packet.source,
-            destination=packet.destination,
-        )
+        if rule.why.words:
+            trip = trip.noting(
+                machine.name,
+                rule.why,
+                iif=between.iif,
+                oif=between.oif,
+                source=packet.source,
+                destination=packet.destination,
+            )
         match rule.action:
-            case Drop(reason):
+            case Drop(reason) | Reject(reason):
                 return replace(trip, dropped=reason)
             case Accept():
                 return trip
@@ -120,10 +126,19 @@ def _filtered(machine: Machine, hook: Hook, trip: Trip, between: Between) -> Tri
                 trip = _with_connection(machine, trip, marked)
             case RestoreMark():
                 trip = replace(trip, packet=replace(packet, mark=connection.mark if connection else 0))
-            case Rewrite(source, destination):
-                changed = replace(packet, source=source or packet.source, destination=destination or packet.destination)
-                trip = replace(trip, packet=changed)
+            case Rewrite():
+                trip = replace(trip, packet=_rewritten(packet, rule.action))
     return trip
+
+
+def _rewritten(packet: Packet, action: Rewrite) -> Packet:
+    return replace(
+        packet,
+        source=action.source or packet.source,
+        destination=action.destination or packet.destination,
+        source_port=packet.source_port if action.source_port is None else action.source_port,
+        note=packet.note if action.note is None else action.note,
+    )
 
 
 def _translated(machine: Machine, hook: Hook, trip: Trip, between: Between) -> Iterator[Trip]:
@@ -135,7 +150,9 @@ def _translated(machine: Machine, hook: Hook, trip: Trip, between: Between) -> I
     if tracking.direction == "reply" or decided:
         yield _as_connection_says(machine, hook, trip, oif)
         return
-    rule = translation(machine.packet_rules, hook, _passing(machine, trip, between))
+    rule = translation(
+        machine.rules_at(hook, trip.packet.family).translations, hook, _passing(machine, hook, trip, between)
+    )
     packet = trip.packet
     action = rule.action if rule is not None else None
     # That nothing is translated is told where it matters: on the way out of a NIC.

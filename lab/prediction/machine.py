@@ -7,10 +7,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from lab.fib import Fib
-from lab.nat import PacketRule
+from lab.nat import HOOKS, Hook, Packet, PacketRule
 from lab.route import Address, Family
 from lab.topology import Host
 from lab.topology.stacking import is_up
+
+
+@dataclass(frozen=True, slots=True)
+class HookRules:
+    """One hook's rules for one family, in order."""
+
+    filters: tuple[PacketRule, ...]
+    translations: tuple[PacketRule, ...]
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,35 @@ class Machine:
     pods: Mapping[str, str]
     forwards: bool
     extra: Mapping[str, tuple[Address, ...]]
+
+    @cached_property
+    def _hooks(self) -> Mapping[tuple[Hook, Family], HookRules]:
+        families: tuple[Family, ...] = (4, 6)
+        found: dict[tuple[Hook, Family, bool], list[PacketRule]] = {}
+        for rule in self.packet_rules:
+            for family in families:
+                if rule.applies_to(family):
+                    found.setdefault((rule.hook, family, rule.translates), []).append(rule)
+        return {
+            (hook, family): HookRules(
+                tuple(found.get((hook, family, False), ())), tuple(found.get((hook, family, True), ()))
+            )
+            for hook in HOOKS
+            for family in families
+        }
+
+    def rules_at(self, hook: Hook, family: Family) -> HookRules:
+        return self._hooks[hook, family]
+
+    @cached_property
+    def asks_routes(self) -> frozenset[Hook]:
+        """The hooks at which a rule looks at where the FIB would send a packet."""
+        return frozenset(rule.hook for rule in self.packet_rules if rule.match.route)
+
+    def route_of(self, packet: Packet) -> str | None:
+        """Where the FIB would send a packet, as a rule asks it; of several hops the first."""
+        found = self.fib.lookup(packet.destination, source=packet.source)
+        return found.hops[0].dev if found and found.hops else None
 
     @cached_property
     def own(self) -> frozenset[Address]:

@@ -93,6 +93,14 @@ NO_ADDRESS = Why("nat.no-address", "{oif} has no address to masquerade with", "[
 NO_NEIGHBOUR = Why("neighbour.none", "nobody on {fabric} has {address}", "[kernel] ARP, ND")
 NOWHERE = Why("device.nowhere", "{device} leads nowhere", "[kernel]")
 ARRIVED = Why("arrived", "{end} sees the source {source}, {whose}", "[kernel]")
+MARTIAN = Why(
+    "source.own", "{source} comes in from outside and is this host's own: dropped", "[kernel] fib_validate_source"
+)
+NO_SERVER = Why(
+    "arrived.no-server",
+    "nothing listens at {destination} port {port}: the host itself refuses",
+    "[kernel] tcp_v4_send_reset, icmp_send",
+)
 LOOP = Why("loop", "it goes round in a loop", "[kernel] TTL")
 
 
