@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lab.bgp.learned import speaks
-from lab.datapath import builtin
+from lab.datapath import builtin, frontends
 from lab.datapath.decision import Decisions
 from lab.datapath.said import NodeSaid
 from lab.plan import Plan
@@ -223,6 +223,8 @@ def planned_addresses(decisions: Decisions) -> Mapping[str, tuple[Address, ...]]
 
 def said_by(decisions: Decisions) -> Mapping[str, NodeSaid]:
     return {
-        name: NodeSaid.of(node, decisions.direct_routes(name)[1] if node.agent_exits is None else ())
+        name: NodeSaid.of(node, decisions.direct_routes(name)[1], frontends.said(decisions, node))
+        if node.agent_exits is None
+        else NodeSaid.of(node)
         for name, node in decisions.nodes.items()
     }

@@ -26,7 +26,6 @@ from lab.substrate import ownership
 from lab.topology import Flow, Topology, load
 from lab.topology.flow import asked
 from lab.topology.rules import check_flow
-from lab.topology.service_flows import service_of
 from lab.traffic.capture import Capture
 from lab.traffic.decode import Decoder
 from lab.traffic.measure import Batch, Measurer, Observed, Order
@@ -269,7 +268,6 @@ class Lab(Live):
         problems = [(flow, problem) for flow in parsed if (problem := check_flow(self.topology, flow))]
         if problems:
             raise InputError([Problem(f"flow {str(flow)!r}", 0, "", *problem) for flow, problem in problems])
-        self._refuse_services(parsed)
         orders: list[Order] = []
         refusals: dict[int, str] = {}
         for index, flow in enumerate(parsed):
@@ -327,17 +325,6 @@ class Lab(Live):
         name = self._flow_names.get(decoded.identity.flow, "an earlier flow")
         note = f" ({decoded.note})" if decoded.note else ""
         return f"probe {decoded.identity.number} of {name}, {decoded.kind}{note}"
-
-    def _refuse_services(self, flows: Sequence[Flow]) -> None:
-        """Raises LabError for flows to services where nobody does them."""
-        found = [(flow, name) for flow in flows if (name := service_of(self.topology, flow))]
-        if found and self.datapath == "builtin":
-            flow, name = found[0]
-            raise LabError(
-                f"flow {str(flow)!r} goes to service {name!r}",
-                why="the built-in datapath does not model services yet",
-                mend="use --datapath cilium: its agents serve them",
-            )
 
     @property
     def _ordering(self) -> Ordering:

@@ -276,15 +276,6 @@ def standing() -> Iterator[Lab]:
 
 
 @privileged
-@pytest.mark.parametrize("flow", ["pod1 -> web", "ext1 -> shop", "ext0 -> node1.eth0:tcp:30080"])
-def test_the_built_in_datapath_says_that_it_does_not_serve(standing: Lab, flow: str) -> None:
-    with pytest.raises(LabError, match="does not model services") as refused:
-        standing.send_all(["pod1 -> ext1", flow])
-    assert "--datapath cilium" in (refused.value.mend or "")
-    assert World(standing.decisions).predict(Flow.parse(flow)) == ()
-
-
-@privileged
 def test_other_flows_of_a_topology_with_services_are_as_ever(standing: Lab) -> None:
     for flow in standing.send_all(["pod1 -> ext1", "ext0 -> node1.eth0:tcp:80", "ext1 -> pod2:udp:53"]):
         assert flow.verdict == "carried", flow.explanation
@@ -295,10 +286,11 @@ def test_other_flows_of_a_topology_with_services_are_as_ever(standing: Lab) -> N
 
 @privileged
 def test_the_backend_is_the_only_one_to_answer(standing: Lab) -> None:
-    """On the target port: a request to the backend's own is answered, one to the node port of the node is reset."""
+    """On the target port: a request to the backend's own is answered, one to a node port that nobody has is reset."""
     made = Ordering(standing.topology, standing.addresses)
-    to_node = made.order(Flow.parse("ext0 -> node2.eth0:tcp:30080"), count=3)
-    assert isinstance(to_node, Order)
+    served = made.order(Flow.parse("ext0 -> node2.eth0:tcp:30080"), count=3)
+    assert isinstance(served, Order)
+    to_node = replace(served, flow=Flow.parse("ext0 -> node2.eth0:tcp:30099"))
     to_pod = replace(to_node, flow=Flow.parse("ext0 -> pod2:tcp:8080"), destination=standing.addresses["pod2"][0])
     refused, answered = standing._measurer.measure([to_node, to_pod]).observed
     assert {one.note for one in refused.sightings if one.kind == "reply"} == {"rst"}

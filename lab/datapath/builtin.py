@@ -7,6 +7,7 @@ rule with a table of its own stands in for them:
     priority 10  every packet       table 2010  pods of this node
     priority 11  from pods (iif)    table 2011  pods of other nodes, encapsulated (tunnel mode)
     priority 12  from pods (iif)    table 2012  ≤1.18 with one selected device: everything to that device
+    priority 11, 12 and 13 by mark  what NICs' programs forward for services (lab.datapath.services)
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import replace
 
-from lab.datapath import egressroutes, eni, masquerade, replies
+from lab.datapath import egressroutes, eni, masquerade, ownaddresses, replies, services
 from lab.datapath.decision import ROUTER_DEVICE, TUNNEL_DEVICE, Decisions, NodeDecision, pod_interface
 from lab.nat import PacketRule
 from lab.operation import (
@@ -72,9 +73,13 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
         # mode the outer packets are the kernel's own, and follow the policy; one namespace cannot have both.
         for policy in ("net.ipv4.fib_multipath_hash_policy", "net.ipv6.fib_multipath_hash_policy"):
             yield SetSysctl(node.node, policy, "0")
-    if node.single_device:
+    if node.host_single_device:
         for route in single_device_routes(decisions, node):
             yield AddRoute(node.node, route, replace=True)
+        yield from ownaddresses.operations(decisions, node, SINGLE_DEVICE)
+    remote, single = (REMOTE_PODS, _PRIORITY[REMOTE_PODS]), (SINGLE_DEVICE, _PRIORITY[SINGLE_DEVICE])
+    for rule in services.routing_rules(decisions, node, tunnel=remote, single=single):
+        yield AddRule(node.node, rule)
     for pod_number, pod in enumerate(decisions.topology.nodes[node.node].pods):
         yield from _pod(decisions, node, pod, number, pod_number)
     yield from egressroutes.operations(decisions, node)
@@ -120,7 +125,7 @@ def single_device_routes(decisions: Decisions, node: NodeDecision) -> tuple[Rout
     [kernel] a lookup with the output device fixed and no route through it takes the destination for a neighbour
     (`ip route get 10.244.2.5 oif eth1` → `dev eth1`, without a gateway).
     """
-    device = node.single_device
+    device = node.host_single_device
     assert device is not None
     found: dict[tuple[object, int], Route] = {}
     direct = decisions.direct_routes(node.node)[0]
@@ -140,6 +145,8 @@ def single_device_routes(decisions: Decisions, node: NodeDecision) -> tuple[Rout
 def packet_rules(decisions: Decisions, node: NodeDecision) -> tuple[PacketRule, ...]:
     """All that a node does to packets, in the order it does it."""
     return (
+        *ownaddresses.rules(decisions, node),
+        *services.packet_rules(decisions, node),
         *replies.rules(node),
         *egressroutes.packet_rules(decisions, node),
         *masquerade.rules(decisions, node),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
+from lab.datapath.frontends import Frontend, Place, frontends, outside
 from lab.datapath.memory import Memory
 from lab.fib import Fib
 from lab.refusal import Refusal, refused
@@ -25,8 +26,10 @@ from lab.selection import (
     bpf_host_routing,
     device_mtu,
     direct_routing,
+    direct_routing_address,
     links_of,
     node_addresses,
+    node_port,
     route_mtu,
     select,
     skips_fib,
@@ -114,6 +117,24 @@ class NodeDecision:
         return self.drd.device if skips_fib(self.devices, self.drd, self.settings, self.version) else None
 
     @cached_property
+    def host_single_device(self) -> str | None:
+        """The device services' packets are sent to by the NICs' own programs without a FIB lookup (≤1.18), or None.
+
+        There `enable-endpoint-routes` makes no difference (pkg/datapath/linux/config/config.go writeTemplateConfig).
+        """
+        alone = self.version < (1, 19) and len(self.selected) == 1 and bpf_host_routing(self.settings, self.version)
+        return self.drd.device if alone else None
+
+    @property
+    def serves_node_ports(self) -> bool:
+        return node_port(self.settings, self.version)
+
+    def direct_routing_address(self, family: Family) -> Address | None:
+        """The address of the direct routing device that the datapath knows."""
+        link = next((link for link in self.links if link.name == self.drd.device), None)
+        return direct_routing_address(link, family, self.version) if link is not None else None
+
+    @cached_property
     def mtu(self) -> int:
         """Bytes: what pods' devices get (pkg/mtu/manager.go)."""
         node_ip = self.node_ips.get(4) or self.node_ips.get(6)
@@ -170,6 +191,22 @@ class Decisions:
     def pod_addresses(self) -> Mapping[str, tuple[Address, ...]]:
         """Pod → its planned addresses of every family."""
         return self.topology.pod_addresses()
+
+    @cached_property
+    def frontends(self) -> Mapping[str, tuple[Frontend, ...]]:
+        """Node → the frontends its agent has; a node port's is the surrogate for all of the node's addresses."""
+        return {name: frontends(self, node) for name, node in self.nodes.items() if name in self.running}
+
+    @cached_property
+    def frontends_outside(self) -> Mapping[str, tuple[Frontend, ...]]:
+        """Node → its frontends as clients outside the cluster ask for them."""
+        return {name: outside(found, self.nodes[name]) for name, found in self.frontends.items()}
+
+    @cached_property
+    def frontend_numbers(self) -> Mapping[Place, int]:
+        """Every place where a service is served → its number, from 1: the same on every node."""
+        places = (one.place for found in self.frontends_outside.values() for one in found)
+        return {place: number for number, place in enumerate(dict.fromkeys(places), 1)}
 
     @cached_property
     def running(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from lab import ipmasq
-from lab.datapath.decision import Decisions, NodeDecision
+from lab.datapath.decision import TUNNEL_DEVICE, Decisions, NodeDecision
 from lab.nat import Devices, Exempt, Masquerade, Match, PacketRule, Snat, Why
 from lab.route import TABLES, Family
 
@@ -22,8 +22,25 @@ def rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRule]:
     """Every family's rules, in the order they are asked."""
     for family in node.families:
         if node.masquerades(family):
+            if not node.settings.bpf_masquerade:
+                yield from _into_tunnel(decisions, node, family)
             yield from _excluded(decisions, node, family)
             yield from _by_bpf(node, family) if node.settings.bpf_masquerade else _by_iptables(node, family)
+
+
+def _into_tunnel(decisions: Decisions, node: NodeDecision, family: Family) -> Iterator[PacketRule]:
+    """What a node itself sends to pods of other nodes, or forwards to them, through a tunnel (`cilium_host`)."""
+    router = decisions.topology.router_address(node.node, family)
+    if not node.tunnels or router is None:
+        return
+    pods = (node.pod_cidrs[family],)
+    why = Why(
+        "masquerade.host-to-cluster",
+        f"masqueraded: not a pod's, and through the tunnel: its source becomes the router IP {router}",
+        f"{_IPTABLES} (cilium host->cluster masquerade)",
+    )
+    match = Match(oif=Devices((TUNNEL_DEVICE,)), not_sources=pods, not_destinations=pods)
+    yield PacketRule("postrouting", match, Snat(router), why, family)
 
 
 def _excluded(decisions: Decisions, node: NodeDecision, family: Family) -> Iterator[PacketRule]:

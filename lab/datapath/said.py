@@ -27,7 +27,7 @@ class NodeSaid:
     """Interface → the eBPF programs attached to it."""
 
     @classmethod
-    def of(cls, decision: NodeDecision, warnings: tuple[str, ...] = ()) -> NodeSaid:
+    def of(cls, decision: NodeDecision, warnings: tuple[str, ...] = (), services: tuple[str, ...] = ()) -> NodeSaid:
         """What the built-in model says: its decision."""
         return cls(
             devices=decision.selected if decision.agent_exits is None else (),
@@ -40,6 +40,7 @@ class NodeSaid:
             reasons={device.name: device.reason for device in decision.devices},
             direct_routing_reason=decision.drd.reason,
             warnings=warnings,
+            services=services,
         )
 
     def __str__(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -12,7 +12,7 @@ from lab.nat import Packet
 from lab.prediction import hooks, reasons
 from lab.prediction.hooks import Between
 from lab.prediction.machine import Machine
-from lab.prediction.model import Prediction, Sent, Walk
+from lab.prediction.model import Prediction, Sent, Step, Walk
 from lab.prediction.trip import NOTHING, Tracked, Trip
 from lab.route import Address, NextHop, Route
 from lab.topology.stacking import Segment, carriers, is_up, listening, segment
@@ -28,6 +28,7 @@ class Egress:
 
     found: Lookup
     hop: NextHop
+    iif: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,11 @@ class Walker:
     machines: Mapping[str, Machine]
     home: Mapping[str, str]
 
-    def exchange(self, start: str, packet: Packet) -> Iterator[Prediction]:
-        """Every way a packet may go from a host or pod, with every way of its answer."""
-        for request, tracked in self._walks(start, packet, NOTHING):
+    def exchange(self, start: str, packet: Packet, answers: Collection[str] | None = None) -> Iterator[Prediction]:
+        """Every way a packet may go from a host or pod, with every way of its answer. `answers`: who has a server for
+        it; None for everybody."""
+        for walked, tracked in self._walks(start, packet, NOTHING):
+            request = walked if answers is None else _answered(walked, answers)
             if request.arrived is None:
                 yield Prediction(request, None)
                 continue
@@ -90,7 +93,10 @@ class Walker:
         """The ways out of a host for a packet that came in by `iif` or was made there; None when there is none."""
         packet, host = trip.packet, machine.name
         found = machine.fib.lookup(packet.destination, source=packet.source, iif=iif, mark=packet.mark)
-        if iif is not None and not machine.forwards and not (found and found.is_local):
+        if iif in machine.host.nics and packet.family == 4 and packet.source in machine.own:
+            noted = trip.noting(host, reasons.MARTIAN, source=packet.source)
+            yield replace(noted, dropped=f"{packet.source} is {host}'s own address: nobody else may send from it"), None
+        elif iif is not None and not machine.forwards and not (found and found.is_local):
             yield replace(trip.noting(host, reasons.NO_FORWARDING), dropped=f"{host} does not forward"), None
         elif found is None or not found.hops:
             why = reasons.REFUSED if found else reasons.NO_ROUTE
@@ -98,7 +104,7 @@ class Walker:
             yield replace(noted, dropped=f"{host} has no route to {packet.destination}"), None
         else:
             for hop in found.hops:
-                yield self._noted(machine, trip, found, hop), Egress(found, hop)
+                yield self._noted(machine, trip, found, hop), Egress(found, hop, iif)
 
     def _noted(self, machine: Machine, trip: Trip, found: Lookup, hop: NextHop) -> Trip:
         """With the step that says which route was chosen, and why it is there."""
@@ -131,13 +137,21 @@ class Walker:
         elif egress.found.is_local:
             yield from self._taken(machine, trip)
         elif egress.found.route.encap is not None and trip.inner is None:
-            for after in hooks.through(machine, "postrouting", trip, Between(oif=TUNNEL_DEVICE)):
+            for after in self._post(machine, trip, Between(iif=egress.iif, oif=TUNNEL_DEVICE)):
                 yield from self._encapsulated(machine, egress.found.route.encap.remote, after)
         else:
             to, device = egress.hop.via or trip.packet.destination, egress.hop.dev or ""
             leaving = self._leaving(machine, device, trip)
-            for after in hooks.through(machine, "postrouting", leaving, Between(oif=device, neighbour=to)):
+            for after in self._post(machine, leaving, Between(iif=egress.iif, oif=device, neighbour=to)):
                 yield from self._through(machine, device, to, after)
+
+    def _post(self, machine: Machine, trip: Trip, between: Between) -> Iterator[Trip]:
+        """The packet after postrouting, and after what is asked once it is translated."""
+        for after in hooks.through(machine, "postrouting", trip, between):
+            if after.dropped:
+                yield after
+            else:
+                yield from hooks.through(machine, "leaving", after, between)
 
     def _taken(self, machine: Machine, trip: Trip) -> Iterator[Way]:
         """The packet is for the host itself; a tunnel's comes out of the tunnel's device."""
@@ -277,6 +291,16 @@ class Walker:
                 for address in self.decisions.pod_addresses[pod]:
                     found[Segment(home.nics[owner].fabric), address] = ((node, owner),)
         return found
+
+
+def _answered(request: Walk, answers: Collection[str]) -> Walk:
+    """A packet that comes to a host on which nothing listens, e.g. to a node port on a NIC that serves none, ends."""
+    where, packet = request.arrived, request.packet
+    if where is None or where in answers:
+        return request
+    step = Step(where, reasons.NO_SERVER, (("destination", packet.destination), ("port", packet.port)))
+    why = f"{where} itself has no server at {packet.destination} port {packet.port}"
+    return replace(request, arrived=None, why=why, steps=(*request.steps, step))
 
 
 def _answer(packet: Packet) -> Packet:

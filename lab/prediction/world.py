@@ -10,6 +10,7 @@ from functools import cached_property
 from lab.bgp.learned import learned_routes
 from lab.datapath import builtin
 from lab.datapath.decision import Decisions, pod_interface
+from lab.datapath.ownaddresses import MOVED_LOCAL
 from lab.fib import Fib
 from lab.nat import Packet, PacketRule
 from lab.operation import AddAddress, AddRoute, AddRule, SetPacketRules
@@ -19,7 +20,7 @@ from lab.prediction.walk import Walker
 from lab.removal import DelRoute
 from lab.route import TABLES, Address, Family, NextHop, Route, Rule
 from lab.topology import Flow, Topology
-from lab.topology.service_flows import as_sent, service_of
+from lab.topology.service_flows import as_sent, service_of, targets
 
 _SOURCE_PORT = 40000
 _ECHO_ID = 7
@@ -34,6 +35,7 @@ class _Planned:
     addresses: dict[str, list[Address]] = field(default_factory=dict)
     packet_rules: tuple[PacketRule, ...] = ()
     gone: set[object] = field(default_factory=set)
+    local_priority: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class World:
                     mine.routes[_place(operation.route)] = operation.route
                 elif isinstance(operation, DelRoute):
                     mine.gone.add(_place(operation.route))
+                elif isinstance(operation, AddRule) and operation.rule == Rule(TABLES["local"], priority=MOVED_LOCAL):
+                    mine.local_priority = MOVED_LOCAL
                 elif isinstance(operation, AddRule):
                     mine.rules.append(operation.rule)
                 elif isinstance(operation, AddAddress):
@@ -86,7 +90,11 @@ class World:
         return Machine(
             name=name,
             host=host,
-            fib=Fib((*kept, *local, *planned.routes.values(), *learned), (*own.rules, *planned.rules)),
+            fib=Fib(
+                (*kept, *local, *planned.routes.values(), *learned),
+                (*own.rules, *planned.rules),
+                planned.local_priority,
+            ),
             packet_rules=planned.packet_rules,
             pods={pod_interface(pod): pod for pod in pods},
             forwards=name not in self.topology.externals,
@@ -108,10 +116,7 @@ class World:
         return Walker(self.decisions, self.machines, self.home)
 
     def predict(self, flow: Flow) -> tuple[Prediction, ...]:
-        """Every way a flow may go; more than one only where a hash decides. Empty when it cannot be sent at all, and
-        for flows to services, which are not modelled."""
-        if service_of(self.topology, flow) is not None:
-            return ()
+        """Every way a flow may go; more than one only where a hash decides. Empty when it cannot be sent at all."""
         ends = self._ends(flow)
         if ends is None:
             return ()
@@ -121,7 +126,9 @@ class World:
             packet = Packet(source, target, "icmp", _ECHO_ID, _ECHO_ID)
         else:
             packet = Packet(source, target, sent.protocol, _SOURCE_PORT, sent.port or 0)
-        return tuple(dict.fromkeys(self._walker.exchange(start, packet)))
+        service = service_of(self.topology, flow)
+        answers = frozenset(self.topology.services[service].pods) if service is not None else None
+        return tuple(dict.fromkeys(self._walker.exchange(start, packet, answers)))
 
     def why_not(self, flow: Flow) -> str:
         """Why nothing is predicted for a flow; empty when something is."""
@@ -137,7 +144,9 @@ class World:
         return ""
 
     def _ends(self, flow: Flow) -> tuple[str, Address, Address] | None:
-        source, target = self._addresses(flow.source), self._addresses(flow.destination)
+        named = flow.destination in self.topology.services
+        source = self._addresses(flow.source)
+        target = targets(self.topology, flow) if named else self._addresses(flow.destination)
         wanted: tuple[Family, ...] = (flow.family,) if flow.family else (4, 6)
         for family in wanted:
             mine = [address for address in source if address.version == family]

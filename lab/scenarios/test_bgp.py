@@ -137,8 +137,6 @@ def test_a_router_that_says_nothing_is_avoided_after_the_hold_time(lab: Lab) -> 
 @pytest.mark.settings(VXLAN, BOTH)
 def test_a_service_address_by_either_nic(lab: Lab) -> None:
     """The address is on no NIC; the node with the backend takes it in by whichever NIC the router leads to."""
-    if lab.datapath == "builtin":
-        pytest.skip("the built-in datapath does not model services")
     by_tor0, by_tor1 = lab.send_all(["tor0.down -> till", "tor1.down -> till"])
     assert by_tor0.entered("node2") == by_tor0.answered_by("node2") == {"eth0"}
     assert by_tor1.entered("node2") == by_tor1.answered_by("node2") == {"eth1"}

@@ -1,12 +1,13 @@
 """Services on nodes with two NICs: which NIC takes a request in, which one sends the reply, and whom the backend sees.
 
-Only real agents serve services. The backend of every service is pod2 on node2: a request to node1 is forwarded, with
+The backend of every service is pod2 on node2: a request to node1 is forwarded, with
 node1's own address in place of the client's (SNAT); a request to node2 is answered where it came in.
 
-Three rules explain almost everything:
+A few rules explain almost everything:
 
 * a NIC that is not selected serves nothing: the node answers there as if no service existed;
 * the reply leaves by the route to the client, not by the NIC that took the request in;
+* where a backend is on the node itself, its answer is translated back on selected NICs only;
 * a request that begins inside the cluster is translated where it begins: to the wire it is traffic from pod to pod.
 """
 
@@ -28,12 +29,6 @@ ETH0 = Settings.of(devices="eth0")
 DRD_ETH1 = Settings.of(direct_routing_device="eth1")
 
 pytestmark = pytest.mark.topology("services")
-
-
-@pytest.fixture(autouse=True)
-def _real_agents(lab: Lab) -> None:
-    if lab.datapath == "builtin":
-        pytest.skip("the built-in datapath does not model services")
 
 
 def forwarded(flow: FlowResult, *, taken_in: str, answered_by: str) -> None:
@@ -108,6 +103,25 @@ def test_reply_of_a_local_backend_with_one_device(lab: Lab) -> None:
     flow.must_receive()
 
 
+@pytest.mark.cilium("1.20")
+@pytest.mark.settings(NATIVE, ETH0)
+def test_the_answer_of_a_local_backend_on_a_nic_that_is_not_selected(lab: Lab) -> None:
+    """Nobody translates it back there: it comes from the pod's own address, and no real client would take it."""
+    flow = lab.send("ext1", f"node2.eth0:{WEB}")
+    assert flow.transmitted_by["node2.eth1"].inner_src == (lab.address("pod2"),)
+    across = lab.send("ext0", f"node2.eth0:{WEB}")
+    assert across.transmitted_by["node2.eth0"].inner_src == ("10.0.0.2",)
+
+
+@pytest.mark.cilium("1.20")
+@pytest.mark.settings(NATIVE, ETH0)
+def test_the_answer_of_a_remote_backend_on_a_nic_that_is_not_selected(lab: Lab) -> None:
+    """It is translated where it comes in, by eth0: so it may leave by any NIC, with the address the client asked."""
+    flow = lab.send("ext1", f"node1.eth0:{WEB}")
+    forwarded(flow, taken_in="eth0", answered_by="eth1")
+    assert flow.transmitted_by["node1.eth1"].inner_src == (NODE1_ETH0,)
+
+
 @pytest.mark.settings(NATIVE, BOTH, DRD_ETH1)
 def test_the_remote_backend_sees_the_direct_routing_device(lab: Lab) -> None:
     """SNAT takes the direct routing device's address, whichever NIC the packet leaves by: here the answer comes back on
@@ -171,6 +185,53 @@ def test_direct_server_return(lab: Lab) -> None:
     assert flow.answered_by("node2") == {"eth1"}
     assert flow.came_back_to("node1") == set()
     flow.must_receive()
+
+
+@pytest.mark.cilium("1.20")
+@pytest.mark.settings(NATIVE, ETH0, bpf_lb_mode="dsr")
+def test_direct_server_return_by_a_nic_that_is_not_selected(lab: Lab) -> None:
+    """The backend's node translates on selected NICs only: this client gets its answer from the pod's address."""
+    here, across = lab.send_all([f"ext0 -> node1.eth0:{WEB}", f"ext1 -> node1.eth0:{WEB}"])
+    assert here.transmitted_by["node2.eth0"].inner_src == (NODE1_ETH0,)
+    assert across.transmitted_by["node2.eth1"].inner_src == (lab.address("pod2"),)
+
+
+@pytest.mark.settings(NATIVE, BOTH, bpf_lb_mode="hybrid")
+def test_hybrid_mode(lab: Lab) -> None:
+    """DSR for TCP, SNAT for UDP."""
+    tcp, udp = lab.send_all([f"ext1 -> node1.eth1:{WEB}", f"ext1 -> node1.eth1:{DNS}"])
+    assert tcp.source_seen_by("pod2") == CLIENT1
+    assert tcp.answered_by("node2") == {"eth1"}
+    assert udp.source_seen_by("pod2") == NODE1_ETH0
+    forwarded(udp, taken_in="eth1", answered_by="eth1")
+
+
+@pytest.mark.settings(NATIVE, BOTH, kube_proxy_replacement=False, enable_bpf_masquerade=False)
+def test_without_kube_proxy_replacement(lab: Lab) -> None:
+    """Nobody serves node ports, for there is no kube-proxy either; pods reach cluster IPs even so, nodes do not."""
+    for nic, client in (("eth0", "ext0"), ("eth1", "ext1")):
+        refused(lab.send(client, f"node1.{nic}:{WEB}"), node="node1", nic=nic)
+    flow = lab.send("pod1", "web")
+    assert flow.source_seen_by("pod2") == lab.address("pod1")
+    flow.must_receive()
+    by_node = lab.send("node1.eth0", "web")
+    assert by_node.left("node1") == {"eth0"}
+    assert by_node.source_seen_by("pod2") is None
+    by_node.must_not_receive()
+
+
+@pytest.mark.settings(NATIVE, ETH0)
+def test_a_pod_and_its_own_nodes_other_nic(lab: Lab) -> None:
+    """The agent does not know an address on a NIC that is not selected. Up to 1.18 the packet leaves by the only
+    device, and comes back to a node that does not believe its source; later the kernel delivers it.
+    """
+    flow = lab.send("pod1", "node1.eth1")
+    if lab.version <= (1, 18):
+        flow.must_leave("node1", by="eth0")
+        flow.must_not_receive()
+    else:
+        assert flow.left("node1") == set()
+        flow.must_receive()
 
 
 @pytest.mark.settings(NATIVE, BOTH)

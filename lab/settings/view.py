@@ -15,6 +15,11 @@ if TYPE_CHECKING:
 DEFAULTS: Mapping[str, str] = MappingProxyType(
     {
         "auto-direct-node-routes": "false",
+        "bpf-lb-dsr-dispatch": "opt",
+        "bpf-lb-external-clusterip": "false",
+        "bpf-lb-mode": "snat",
+        "bpf-lb-sock": "false",
+        "bpf-lb-sock-hostns-only": "false",
         "derive-masq-ip-addr-from-device": "",
         "devices": "",
         "direct-routing-device": "",
@@ -23,9 +28,11 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
         "egress-multi-home-ip-rule-compat": "false",
         "enable-bpf-masquerade": "false",
         "enable-egress-gateway": "false",
+        "enable-dynamic-source-lookup-nodeport": "false",
         "enable-endpoint-routes": "false",
         "enable-host-firewall": "false",
         "enable-host-legacy-routing": "false",
+        "enable-internal-traffic-policy": "true",
         "enable-ip-masq-agent": "false",
         "enable-ipsec": "false",
         "enable-ipv4": "true",
@@ -48,6 +55,7 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
         "mtu": "0",
         "nodeport-addresses": "",
         "routing-mode": "tunnel",
+        "service-no-backend-response": "reject",
         "tunnel-port": "0",
         "tunnel-protocol": "vxlan",
     }
@@ -224,3 +232,38 @@ class NodeView:
     @property
     def nodeport_addresses(self) -> tuple[str, ...]:
         return split_list(self.get("nodeport-addresses"))
+
+    @property
+    def load_balancer_mode(self) -> Literal["snat", "dsr", "hybrid"]:
+        """`bpf-lb-mode`: hybrid is DSR for TCP and SNAT for everything else (loadbalancer.go ToSVCForwardingMode)."""
+        value = self.get("bpf-lb-mode")
+        return "dsr" if value == "dsr" else "hybrid" if value == "hybrid" else "snat"
+
+    @property
+    def socket_load_balancing(self) -> bool:
+        """Services are translated at the sockets of programs: always so with kube-proxy replacement."""
+        return self.kube_proxy_replacement or self._bool("bpf-lb-sock")
+
+    @property
+    def socket_load_balancing_of_nodes_only(self) -> bool:
+        """Pods' packets are translated one by one, at the pod."""
+        return self._bool("bpf-lb-sock-hostns-only")
+
+    @property
+    def external_cluster_ip(self) -> bool:
+        """Cluster IPs are served to clients outside the cluster too."""
+        return self._bool("bpf-lb-external-clusterip")
+
+    @property
+    def dynamic_node_port_source(self) -> bool:
+        """≥1.20: what is forwarded to a backend of another node has the source that the routes say."""
+        return self._bool("enable-dynamic-source-lookup-nodeport")
+
+    @property
+    def internal_traffic_policy(self) -> bool:
+        return self._bool("enable-internal-traffic-policy")
+
+    @property
+    def refuses_without_backend(self) -> bool:
+        """`service-no-backend-response`: reject tells the client, drop does not."""
+        return self.get("service-no-backend-response") != "drop"
