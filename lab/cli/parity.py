@@ -5,56 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from lab import bundle, choice
 from lab.cli import FAIL, PASS
+from lab.cli.parity_cases import Case, cases, flows
 from lab.controlplane import Kind
 from lab.errors import LabError
 from lab.lab import Lab
 from lab.record import diff
 from lab.record.model import Trace
-from lab.settings import LAB_BASELINE, Settings
-from lab.topology import Topology, load
+from lab.selection import Version
+from lab.topology import Flow, Topology, load
 
-_DEVICES = {"unset": "", "eth0": "eth0", "eth1": "eth1", "both": "eth0,eth1", "wildcard": "eth+", "absent": "eth9"}
-_EGRESS = Settings.of(enable_egress_gateway=True)
-_ROUTING: Mapping[str, Settings] = {
-    "vxlan": Settings.of(routing="tunnel", tunnel="vxlan"),
-    "native": Settings.of(routing="native", ipv4_native_routing_cidr="10.244.0.0/16", auto_direct_node_routes=True),
-    "iptables": Settings.of(routing="tunnel", tunnel="vxlan", enable_bpf_masquerade=False),
-    "legacy": Settings.of(routing="tunnel", tunnel="vxlan", enable_host_legacy_routing=True),
-}
-
-
-@dataclass(frozen=True)
-class Case:
-    """One lab to build twice."""
-
-    name: str
-    settings: Settings
-
-
-def cases(topology: Topology) -> Iterator[Case]:
-    """Every routing and masquerading mode with every value of `devices` that the nodes' NICs suggest."""
-    nics = list(next(iter(topology.nodes.values())).nics)
-    renamed = {"eth0": nics[0], "eth1": nics[min(1, len(nics) - 1)]}
-    everywhere = _EGRESS if topology.egress_policies else Settings()
-    for mode, settings in _modes(topology).items():
-        for name, devices in _DEVICES.items():
-            value = ",".join(renamed.get(word, word) for word in devices.split(","))
-            yield Case(
-                f"{mode}-{name}", LAB_BASELINE.merged(everywhere).merged(settings).merged(Settings.of(devices=value))
-            )
-
-
-def _modes(topology: Topology) -> Mapping[str, Settings]:
-    """The routing and masquerading modes that the topology's features run with; other ones agents refuse."""
-    if topology.egress_policies:
-        return {mode: settings for mode, settings in _ROUTING.items() if mode != "iptables"}
-    return _ROUTING
+_BATCH, _PROBES = 40, 3
 
 
 def run(options: argparse.Namespace) -> int:
@@ -71,7 +37,8 @@ def run(options: argparse.Namespace) -> int:
     compared = 0
     for version in versions:
         print(f"Cilium {bundle.find_cilium(version).version}", file=sys.stderr)
-        for name, difference in _compare(topology, chosen, version, options.control_plane):
+        known = [case for case in chosen if case.since <= Version.parse(bundle.find_cilium(version).minor)]
+        for name, difference in _compare(topology, known, version, options.control_plane):
             compared += difference.compared
             found += [{"version": version, "case": name, **asdict(change)} for change in difference.changes]
             _tell(name, difference)
@@ -86,6 +53,7 @@ def _compare(
     topology: Topology, chosen: list[Case], version: str, control_plane: Kind
 ) -> Iterator[tuple[str, diff.Difference]]:
     real: Lab | None = None
+    sent = flows(topology)
     try:
         for case in chosen:
             if real is not None and real.can_change_to(case.settings):
@@ -97,14 +65,19 @@ def _compare(
                     topology, case.settings, datapath="cilium", cilium_version=version, control_plane=control_plane
                 )
             with Lab.deploy(topology, case.settings, datapath="builtin", cilium_version=str(real.version)) as model:
-                yield case.name, diff.compare([_measured(model)], [_measured(real)])
+                yield case.name, diff.compare([_measured(model, sent)], [_measured(real, sent)])
     finally:
         if real is not None:
             real.close()
 
 
-def _measured(lab: Lab) -> dict[str, Any]:
-    trace: dict[str, Any] = json.loads(Trace.of(lab, lab.send_all(lab.topology.flows)).to_json())
+def _measured(lab: Lab, every: Sequence[Flow]) -> dict[str, Any]:
+    results = [
+        result
+        for start in range(0, len(every), _BATCH)
+        for result in lab.send_all(every[start : start + _BATCH], count=_PROBES)
+    ]
+    trace: dict[str, Any] = json.loads(Trace.of(lab, results).to_json())
     return trace
 
 

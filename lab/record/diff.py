@@ -106,6 +106,9 @@ def _facts(flow: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
         "requests by": ", ".join(sorted(tap for tap, one in sent.items() if one["requests"])) or "no NIC",
         "replies by": ", ".join(sorted(tap for tap, one in sent.items() if one["replies"])) or "no NIC",
         "source": told(source for one in sent.values() if one["requests"] for source in one["inner_src"]),
+        "source of replies": told(
+            source for one in sent.values() if one["replies"] and not one["requests"] for source in one["inner_src"]
+        ),
         "tunnel": ", ".join(sorted(outer)) or "none",
         "seen by the server": told(source for seen in flow["server_saw_source"].values() for source in seen),
         "verdict": flow["verdict"],

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from lab.agreement import unpredicted
+from lab.datapath.decision import ROUTER_DEVICE
 from lab.lab import Lab
 from lab.prediction import Prediction
 from lab.verdict import FlowResult, Measurement
@@ -149,7 +150,9 @@ class Trace(Model):
     unmodelled: Annotated[tuple[str, ...], Field(description="settings that the built-in datapath does not model")]
     warnings: tuple[str, ...]
     nodes: dict[str, TracedNode]
-    addresses: Annotated[dict[str, str], Field(description="pod or external → its first address")]
+    addresses: Annotated[
+        dict[str, str], Field(description="pod, external or a node's `cilium_host` → its first address")
+    ]
     flows: tuple[TracedFlow, ...]
     measurement: TracedMeasurement
 
@@ -160,7 +163,7 @@ class Trace(Model):
             name: str(found[0])
             for name, found in lab.addresses.items()
             if found and (name in lab.topology.pods or name in externals)
-        }
+        } | dict(_routers(lab))
         return cls(
             topology=lab.topology.name,
             datapath="cilium" if lab.datapath == "cilium" else "builtin",
@@ -191,6 +194,16 @@ class Trace(Model):
 
     def to_json(self) -> str:
         return self.model_dump_json(indent=2, by_alias=True) + "\n"
+
+
+def _routers(lab: Lab) -> Iterator[tuple[str, str]]:
+    """Each node's router IP: as its agent said, else as planned."""
+    for name, said in lab.said.items():
+        told = [row.partition(" ")[0] for row in said.node_ips if f" on {ROUTER_DEVICE}" in row]
+        planned = lab.topology.router_address(name, 4)
+        found = next((one for one in told if "." in one), str(planned) if planned and not said.agent_exits else None)
+        if found:
+            yield f"{name}.{ROUTER_DEVICE}", found
 
 
 def schema() -> str:
