@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lab import steps
 from lab.bgp.learned import speaks
 from lab.datapath import builtin, frontends
 from lab.datapath.decision import Decisions
@@ -146,8 +149,11 @@ def deploy_cilium(
     from lab import bundle as bundles
     from lab.datapath.cilium.deploy import deploy
 
+    # Probes are made by scapy, which takes its time to load: while agents start there is some to spare.
+    threading.Thread(target=importlib.import_module, args=("scapy.layers.inet6",), daemon=True).start()
     bundle = bundles.find_cilium(wanted)
     kubernetes = None if control_plane == "kvstore" else _kubernetes(control_plane)
+    steps.done("bundles")
     decisions = Decisions(topology, settings, Version.parse(bundle.minor))
     plan = Plan(topology)
     with contextlib.ExitStack() as undo:
@@ -161,6 +167,7 @@ def deploy_cilium(
         if speakers is not None:
             undo.callback(speakers.close)
             speakers.start()
+        steps.done("topology")
         with contextlib.ExitStack() as holding:
             bundles_in_use = [holding.enter_context(bundles.held(one)) for one in (bundle, kubernetes) if one]
             cilium = deploy(

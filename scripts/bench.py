@@ -23,6 +23,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import bench_cilium
+
 from lab.errors import LabError
 from lab.lab import Lab
 from lab.operation import AddCable, AddNamespace, Operation, SetSysctl
@@ -318,7 +320,14 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=100, metavar="N", help="nodes to set up (default: 100)")
     parser.add_argument("--rounds", type=int, default=5, help="how often each is measured (default: 5)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--datapath", choices=("builtin", "cilium"), default="builtin", help="cilium: real agents")
+    parser.add_argument("--cilium", action="append", metavar="V", help="a bundle (default: every one at hand)")
+    parser.add_argument("--control-plane", choices=("kvstore", "kubernetes"), default="kvstore")
     arguments = parser.parse_args()
+    if arguments.datapath == "cilium":
+        return bench_cilium.run(
+            arguments.cilium, arguments.control_plane, rounds=arguments.rounds, as_json=arguments.json
+        )
     if not (1 <= arguments.nodes <= 1000 and arguments.rounds >= 1):
         parser.error("1 to 1000 nodes (a bridge has no more ports), 1 round or more")
     try:

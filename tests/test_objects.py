@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import subprocess
 import threading
 import time
@@ -19,6 +20,7 @@ _COMPILER = """#!/bin/sh
 [ "$1" = --version ] && exec echo "stand-in 19"
 for word; do [ "$previous" = -c ] && source=$word; [ "$word" = -E ] && preprocesses=yes; previous=$word; done
 if [ "$preprocesses" ]; then
+    case $(cat "$source") in opaque*) echo half; exit 1 ;; esac
     for word; do case $word in -I*) echo "# 1 \\"${{word#-I}}/ep_config.h\\"" ;; esac; done
     exec cat "$source"
 fi
@@ -27,6 +29,7 @@ case $(cat "$source") in
 fail*) echo "error: as told" >&2; echo half; exit 3 ;;
 warn*) echo "warning: as told" >&2 ;;
 slow*) sleep 0.3 ;;
+hang*) echo $$ >{calls}.pid && exec sleep 60 ;;
 change*) echo "slow later" >"$source" ;;
 esac
 printf 'object of '; cat "$source"
@@ -153,6 +156,12 @@ def test_sources_that_change_while_they_are_compiled_are_not_kept(kit: Kit) -> N
     assert kit.kept == []
 
 
+def test_what_cannot_be_preprocessed_is_never_handed_over(kit: Kit) -> None:
+    """The text breaks off at the same place whatever comes behind it."""
+    assert [kit.compile(f"opaque {number}").stdout for number in (1, 2)] == ["object of opaque 1", "object of opaque 2"]
+    assert kit.kept == []
+
+
 def test_a_killed_compilation_leaves_no_half_and_blocks_nobody(kit: Kit) -> None:
     kit.source.write_text("slow")
     line = [str(kit.wrapper), "-O2", "-c", str(kit.source), "-o", "-"]
@@ -168,6 +177,21 @@ def test_a_killed_compilation_leaves_no_half_and_blocks_nobody(kit: Kit) -> None
         os.utime(path, (old, old))
     objects.trim(kit.objects)
     assert kit.kept == [".o"]
+
+
+def test_the_compiler_ends_with_what_stands_before_it(kit: Kit) -> None:
+    """An agent kills what it has started, and knows of nothing behind it."""
+    kit.source.write_text("hang")
+    line = [str(kit.wrapper), "-O2", "-c", str(kit.source), "-o", "-"]
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, cwd=kit.directory)
+    pid = kit.calls.with_suffix(".pid")
+    while not (pid.exists() and pid.read_text().strip()):
+        time.sleep(0.01)
+    handle = os.pidfd_open(int(pid.read_text()))
+    process.kill()
+    process.wait()
+    assert select.select([handle], [], [], 10)[0]
+    os.close(handle)
 
 
 @pytest.mark.parametrize(

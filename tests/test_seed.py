@@ -12,7 +12,7 @@ import pytest
 from lab import LAB_BASELINE, Settings, Version, load
 from lab.datapath.cilium import seed
 from lab.datapath.decision import Decisions
-from lab.operation import AddCable
+from lab.operation import AddAddress, AddCable
 
 
 def decisions(version: str = "1.18", **settings: str) -> Decisions:
@@ -66,8 +66,17 @@ def test_the_host_endpoint_is_given_where_its_number_is_compiled_in(tmp_path: Pa
 
 def test_links_have_the_same_addresses_in_every_lab_and_others_on_every_node() -> None:
     found = [one for one in seed.links(decisions()) if isinstance(one, AddCable)]
-    assert found == list(seed.links(decisions(devices="eth1")))
+    assert list(seed.links(decisions())) == list(seed.links(decisions(devices="eth1")))
     assert [(one.namespace, one.name, one.peer_name) for one in found] == [
         (node, "cilium_net", "cilium_host") for node in ("node1", "node2")
     ]
     assert len({mac for one in found for mac in (one.mac, one.peer_mac)}) == 4
+
+
+def test_cilium_host_has_the_router_address_where_the_node_gives_the_addresses() -> None:
+    def given(**settings: str) -> list[tuple[str, str]]:
+        operations = seed.links(decisions(**settings))
+        return [(one.namespace, str(one.interface)) for one in operations if isinstance(one, AddAddress)]
+
+    assert given() == [("node1", "10.244.1.1/32"), ("node2", "10.244.2.1/32")]
+    assert given(ipam="multi-pool") == []

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lab.bundle import archive, reference, store, tools, version
+from lab.bundle.memory import remembered
 from lab.bundle.model import ROOTFS, Bundle, Product
 from lab.bundle.reference import Reference
 from lab.bundle.rootfs import inside, read_version
@@ -40,7 +41,9 @@ def directory(product: Product[B], name: str, path: Path) -> B:
             why=f"missing: {', '.join(lacking)}",
             mend=f"it holds {product.holds}",
         )
-    return product.make(name, read_version(absolute / "bin" / product.program, root=None), absolute, "directory")
+    program = absolute / "bin" / product.program
+    version = remembered(program, "version", lambda: read_version(program, root=None))
+    return product.make(name, version, absolute, "directory")
 
 
 def add(product: Product[B], name: str, path: Path) -> B:

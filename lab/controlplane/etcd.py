@@ -6,6 +6,7 @@ import http.client
 import shutil
 from pathlib import Path
 
+from lab.bundle.memory import remembered
 from lab.controlplane import program
 from lab.controlplane.relay import LOOPBACK, dial
 from lab.errors import LabError
@@ -36,7 +37,11 @@ def find(chosen: Path | None = None) -> Path:
 
 def version(etcd: Path) -> str:
     """What `etcd --version` says in its first line. Raises LabError."""
-    return run([str(etcd), "--version"], timeout=_QUICK).partition("\n")[0].rpartition(" ")[2]
+
+    def ask() -> str:
+        return run([str(etcd), "--version"], timeout=_QUICK).partition("\n")[0].rpartition(" ")[2]
+
+    return remembered(etcd, "version of etcd", ask)
 
 
 def start(ledger: Ledger, control: Namespace, *, etcd: Path, data: Path, log: Path) -> Daemon:
@@ -65,11 +70,15 @@ def start(ledger: Ledger, control: Namespace, *, etcd: Path, data: Path, log: Pa
 
 def _knows_no_fsync(etcd: Path) -> bool:
     """A lab's data need not survive the machine. Debian's 3.4 has the flag and does not list it in its help."""
-    try:
-        run([str(etcd), _HARMLESS, "--version"], timeout=_QUICK)
-    except LabError:
-        return False
-    return True
+
+    def ask() -> str:
+        try:
+            run([str(etcd), _HARMLESS, "--version"], timeout=_QUICK)
+        except LabError:
+            return "no"
+        return "yes"
+
+    return remembered(etcd, f"does it know {_HARMLESS}", ask) == "yes"
 
 
 def wait(daemon: Daemon, control: Namespace, *, deadline: float) -> None:

@@ -31,8 +31,10 @@ READY_DEADLINE = 60.0
 """Seconds for an agent to answer `Ok`; compiling its programs takes a few."""
 DBG_TIMEOUT = 20.0
 ROOM_DEADLINE = 10.0
-CNI_TIMEOUT = 90.0
-"""Seconds for a pod to be plugged: the plugin waits until the agent has compiled and loaded the pod's program."""
+CNI_TIMEOUT = 100.0
+"""Seconds for a pod to be plugged. The plugin itself gives up after 90 (pkg/client), with words of its own."""
+_UNHURRIED = {"GOGC": "400"}
+"""A starting agent spends a fifth of its time collecting garbage (Go's runtime); it may keep some."""
 _IP = (("addr",), ("route", "show", "table", "all"), ("-6", "route", "show", "table", "all"), ("rule",), ("-6", "rule"))
 
 
@@ -48,7 +50,7 @@ def directory_of(ledger: Ledger, node: str) -> Path:
 
 def environment_of(directory: Path, extra: Mapping[str, str]) -> dict[str, str]:
     """What an agent's environment has over this process's; its own tools are the first on PATH."""
-    return {**extra, "PATH": f"{directory / 'bin'}:{environment()['PATH']}"}
+    return {**_UNHURRIED, **extra, "PATH": f"{directory / 'bin'}:{environment()['PATH']}"}
 
 
 @dataclass

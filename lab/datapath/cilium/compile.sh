@@ -1,21 +1,31 @@
 # What an agent finds as `clang` on its PATH, behind a line that sets real, identity and objects (see objects.py).
 # POSIX sh with coreutils and flock, for it also runs inside the images of Cilium, which have no Python.
 set -u
+# Huge pages spare a compiler that is done in seconds most of its page faults; other libraries of C pass over it.
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
 plain() { # hand over to the compiler as though this file were not there
     exec "$real" "$@"
 }
 
-key() { # of what the compiler would read now; its preprocessed text stays in the draft
-    "$real" "$@" -E >"$draft/text" 2>"$draft/said" && [ ! -s "$draft/said" ] || return 1
-    { printf '%s\n' "$identity" "$PWD" "$@" && cat "$draft/text"; } |
-        sed 's#/templates/[0-9a-f]\{64\}#/templates/-#g' | sha256sum | cut -c -64
+compile() { # an agent that no longer wants an object kills this shell: the compiler goes with it
+    if command -v setpriv >/dev/null; then
+        setpriv --pdeathsig KILL "$real" "$@"
+    else
+        "$real" "$@"
+    fi
 }
 
-serve() { # an object that is there; the link keeps it while it is read
-    ln "$objects/$name.o" "$draft/object" 2>/dev/null || return 1
-    touch -c "$objects/$name.o"
-    cat "$draft/object"
+key() { # of what the compiler would read now; never the same twice where that cannot be said
+    {
+        printf '%s\n' "$identity" "$PWD" "$@"
+        "$real" "$@" -E 2>/dev/null || echo "broken off: $$ $(date +%s%N)"
+    } | sed 's#/templates/[0-9a-f]\{64\}#/templates/-#g' | sha256sum
+}
+
+serve() { # an object that is there: opened first, so that it may be removed while it is read
+    [ -f "$object" ] || return 1
+    { cat <&8 || exit 1; } 8<"$object" && touch -c "$object"
 }
 
 compiles='' output='' previous=''
@@ -28,26 +38,25 @@ for word; do
     previous=$word
 done
 [ "$compiles" ] && [ "$output" = - ] || plain "$@"
-draft=$(mktemp -d "$objects/.draft-XXXXXX" 2>/dev/null) || plain "$@"
-trap 'rm -rf "$draft"' EXIT
-
+[ -w "$objects" ] || plain "$@"
 name=$(key "$@")
-if [ "${#name}" -ne 64 ]; then
-    "$real" "$@"
-    exit
-fi
+name=${name%% *}
+[ "${#name}" -eq 64 ] || plain "$@"
+object=$objects/$name.o
 serve && exit
 exec 9>"$objects/$name.lock"
 # Whoever compiles the same at the moment is waited for, and not for ever.
 flock -w 60 9 2>/dev/null && serve && exit
+draft=$(mktemp -d "$objects/.draft-XXXXXX" 2>/dev/null) || plain "$@"
+trap 'rm -rf "$draft"' EXIT
 
-"$real" "$@" >"$draft/object" 2>"$draft/said"
+compile "$@" >"$draft/object" 2>"$draft/said"
 status=$?
 cat "$draft/said" >&2
 cat "$draft/object"
 # Kept only if it succeeded in silence, and the sources are still those that were looked up.
-if [ "$status" -eq 0 ] && [ ! -s "$draft/said" ] && [ "$(key "$@")" = "$name" ]; then
-    mv -f "$draft/object" "$objects/$name.o"
+if [ "$status" -eq 0 ] && [ ! -s "$draft/said" ] && [ "$(key "$@")" = "$name  -" ]; then
+    mv -f "$draft/object" "$object"
 fi
 # Those who wait for this file have it open; whoever comes now finds the object.
 rm -f "$objects/$name.lock"

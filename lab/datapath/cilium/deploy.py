@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import tenacity
 
-from lab import controlplane, ipmasq, kube
+from lab import controlplane, ipmasq, kube, steps
 from lab.bgp.learned import SWITCH
 from lab.bundle import CiliumBundle, KubernetesBundle
 from lab.controlplane import ControlPlane, Kind
@@ -93,17 +93,20 @@ class CiliumDatapath:
         for name, agent in self.agents.items():
             agent.start(self._values(decisions, name))
         _each(self.agents.values(), lambda agent: agent.wait())
+        steps.done("agents")
         for agent in self.agents.values():
             if agent.exited is not None:
                 agent.stop()
         pods = [(pod, node) for pod, (node, _) in self.topology.pods.items() if pod not in self.pod_addresses]
         self._plug([(pod, self.agents[node]) for pod, node in pods if self.agents[node] in self.running])
+        steps.done("pods")
         wanted = list(services.services(self.topology, self.pod_addresses, self.families))
         for service in wanted:
             self.control_plane.add_service(service)
         if self._applies_egress_policies(decisions):
             self.control_plane.apply(egress.policies(self.topology))
         self._wait_for_traffic(wanted, decisions)
+        steps.done("traffic")
 
     def _values(self, decisions: Decisions, node: str) -> dict[str, str]:
         """The ConfigMap of one node: what the lab and its control plane need, and over it what the user says."""
@@ -284,22 +287,19 @@ def _each(items: Iterable[S], work: Callable[[S], T]) -> list[T]:
 
 def _missing(agent: Agent, wanted: set[str]) -> list[str]:
     """What an agent still lacks before traffic can flow: endpoints not ready, pods not in its ipcache."""
-    found: list[str] = []
     endpoints = agent.get("endpoint")
     if endpoints is None:
         return [f"{agent.node} does not list its endpoints"]
     states = [endpoint.get("status", {}).get("state") for endpoint in endpoints]
     if not states or any(state != "ready" for state in states):
-        found.append(f"{agent.node}: endpoints are {', '.join(map(str, states)) or 'not there'}")
+        return [f"{agent.node}: endpoints are {', '.join(map(str, states)) or 'not there'}"]
     cache = agent.get(f"map/{_IPCACHE}")
     if cache is None:
         return [f"{agent.node} does not tell its ipcache"]
     # Only what the eBPF map itself has counts ("sync"): what is still to be written would drop the first packets.
     known = {entry["key"].partition("/")[0] for entry in cache.get("cache", ()) if "key" in entry}
     unknown = sorted(wanted - known)
-    if unknown:
-        found.append(f"{agent.node} does not know {', '.join(unknown)}")
-    return found
+    return [f"{agent.node} does not know {', '.join(unknown)}"] if unknown else []
 
 
 def features_of(decisions: Decisions) -> list[str]:
@@ -354,6 +354,7 @@ def deploy(
         features=features_of(decisions),
         families=families,
     )
+    steps.done("control plane")
     agents: dict[str, Agent] = {}
     try:
         substrate.apply(seed.links(decisions))
@@ -381,6 +382,7 @@ def deploy(
             agent.wait_for_room()
         if topology.bgp is not None and SWITCH in features_of(decisions):
             control_plane.apply(bgp.objects(topology, families))
+        steps.done("rooms")
         datapath = CiliumDatapath(topology, substrate, ledger, bundle, control_plane, agents, families)
         datapath.start(decisions)
     except BaseException:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from ipaddress import ip_interface
 from pathlib import Path
 
 from lab.datapath.decision import ROUTER_DEVICE, Decisions
-from lab.operation import AddCable, Operation
+from lab.operation import AddAddress, AddCable, Operation, SetLink
 from lab.plan import mac
 from lab.route import Address, Family
 from lab.selection import Version
@@ -29,24 +30,38 @@ _HOST_LABEL: Mapping[str, Mapping[str, str]] = {"host": {"key": "host", "source"
 
 
 def links(decisions: Decisions) -> Iterator[Operation]:
-    """The pair of links that every agent makes when it is missing (pkg/datapath/loader, setupVethPair)."""
+    """The pair of links that every agent makes when it is missing, as it leaves it (pkg/datapath/loader/netlink.go).
+
+    With its addresses: an agent that sees them come while it starts builds its datapath a second time
+    (pkg/datapath/orchestrator: they are part of what it compares).
+    """
     for name in decisions.running:
         host, peer = _macs(decisions, name)
         yield AddCable(name, PEER_DEVICE, peer, name, ROUTER_DEVICE, host, decisions.nodes[name].mtu)
+        yield SetLink(name, ROUTER_DEVICE)
+        for address in _routers(decisions, name).values():
+            yield AddAddress(name, ROUTER_DEVICE, ip_interface(address))
 
 
 def sow(state: Path, decisions: Decisions, node: str, indices: Mapping[str, int]) -> None:
     """Leave in the state directory of a node's agent what it takes up; `indices` are those of the node's links."""
-    decision = decisions.nodes[node]
-    if decision.settings.values.get("ipam", "") in _OWN_POOLS:
+    if routers := _routers(decisions, node):
         header = state / "globals" / "node_config.h"
         header.parent.mkdir(parents=True, exist_ok=True)
-        found = {family: decisions.topology.router_address(node, family) for family in decision.families}
-        header.write_text(node_config({family: address for family, address in found.items() if address}))
+        header.write_text(node_config(routers))
     if decisions.version <= _COMPILED_IN and ROUTER_DEVICE in indices:
         endpoint = state / str(HOST_ENDPOINT) / "ep_config.json"
         endpoint.parent.mkdir(parents=True, exist_ok=True)
         endpoint.write_text(json.dumps(host_endpoint(_macs(decisions, node)[0], indices[ROUTER_DEVICE])))
+
+
+def _routers(decisions: Decisions, node: str) -> dict[Family, Address]:
+    """The router's addresses; none where the topology does not say what addresses a node gives."""
+    decision = decisions.nodes[node]
+    if decision.settings.values.get("ipam", "") not in _OWN_POOLS:
+        return {}
+    found = {family: decisions.topology.router_address(node, family) for family in decision.families}
+    return {family: address for family, address in found.items() if address}
 
 
 def _macs(decisions: Decisions, node: str) -> tuple[str, str]:
