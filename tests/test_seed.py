@@ -51,17 +51,20 @@ def test_no_router_address_where_others_give_the_addresses(tmp_path: Path, ipam:
     assert not (tmp_path / "globals").exists()
 
 
-@pytest.mark.parametrize(("version", "there"), [("1.17", True), ("1.18", True), ("1.19", False), ("1.20", False)])
-def test_the_host_endpoint_is_given_where_its_number_is_compiled_in(tmp_path: Path, version: str, there: bool) -> None:
+@pytest.mark.parametrize("version", ["1.17", "1.18", "1.20"])
+def test_the_host_endpoint_is_that_of_cilium_host(tmp_path: Path, version: str) -> None:
     seed.sow(tmp_path, decisions(version), "node2", {"cilium_host": 7})
-    record = tmp_path / "1" / "ep_config.json"
-    assert record.exists() is there
-    if there:
-        told = json.loads(record.read_text())
-        assert (told["ID"], told["IfName"], told["IfIndex"]) == (1, "cilium_host", 7)
-        cable = next(one for one in seed.links(decisions(version)) if one.namespace == "node2")
-        assert isinstance(cable, AddCable)
-        assert told["NodeMAC"] == cable.peer_mac
+    told = json.loads((tmp_path / "1" / "ep_config.json").read_text())
+    assert (told["ID"], told["IfName"], told["IfIndex"]) == (1, "cilium_host", 7)
+    cable = next(one for one in seed.links(decisions(version)) if one.namespace == "node2")
+    assert isinstance(cable, AddCable)
+    assert told["NodeMAC"] == cable.peer_mac
+
+
+def test_no_host_endpoint_without_its_link(tmp_path: Path) -> None:
+    """A node whose agent is expected to exit gets no links."""
+    seed.sow(tmp_path, decisions(), "node1", {})
+    assert not (tmp_path / "1").exists()
 
 
 def test_links_have_the_same_addresses_in_every_lab_and_others_on_every_node() -> None:

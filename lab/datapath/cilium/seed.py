@@ -1,9 +1,10 @@
 """What an agent finds when it first starts on a node: what it would draw by lot is there, as though it had run before.
 
-Its router address, the MAC addresses of `cilium_host` and `cilium_net` and (to 1.18) the number of its host endpoint
-are compiled into its programs. With these the same in every lab, so are the sources, and what was compiled once serves
-again (`objects`). All of it is what an agent itself leaves behind and takes up when it is started again; what it cannot
-use it draws anew.
+Its router address and, in some versions, the MAC addresses of `cilium_host` and `cilium_net` and the number of its host
+endpoint are compiled into its programs. With these the same in every lab, so are the sources, and what was compiled
+once serves again (`objects`). Besides, an agent that learns them while it starts builds its datapath a second time
+(pkg/datapath/orchestrator: they are part of the configuration it compares). All of it is what an agent itself leaves
+behind and takes up when it is started again; what it cannot use it draws anew.
 """
 
 from __future__ import annotations
@@ -17,24 +18,17 @@ from lab.datapath.decision import ROUTER_DEVICE, Decisions
 from lab.operation import AddAddress, AddCable, Operation, SetLink
 from lab.plan import mac
 from lab.route import Address, Family
-from lab.selection import Version
 
 PEER_DEVICE = "cilium_net"
 HOST_ENDPOINT = 1
 """The lowest number an endpoint can have (pkg/endpoint/id, pkg/endpointmanager)."""
-_COMPILED_IN = Version(1, 18)
-"""The last version whose programs are compiled with the host endpoint's number (bpf: HOST_EP_ID)."""
 _OWN_POOLS = ("", "kubernetes", "cluster-pool")
 """IPAM modes whose pod CIDRs are those of the topology; the router's address is one of them."""
 _HOST_LABEL: Mapping[str, Mapping[str, str]] = {"host": {"key": "host", "source": "reserved"}}
 
 
 def links(decisions: Decisions) -> Iterator[Operation]:
-    """The pair of links that every agent makes when it is missing, as it leaves it (pkg/datapath/loader/netlink.go).
-
-    With its addresses: an agent that sees them come while it starts builds its datapath a second time
-    (pkg/datapath/orchestrator: they are part of what it compares).
-    """
+    """The pair of links that every agent makes when it is missing, as it leaves it (pkg/datapath/loader/netlink.go)."""
     for name in decisions.running:
         host, peer = _macs(decisions, name)
         yield AddCable(name, PEER_DEVICE, peer, name, ROUTER_DEVICE, host, decisions.nodes[name].mtu)
@@ -49,7 +43,7 @@ def sow(state: Path, decisions: Decisions, node: str, indices: Mapping[str, int]
         header = state / "globals" / "node_config.h"
         header.parent.mkdir(parents=True, exist_ok=True)
         header.write_text(node_config(routers))
-    if decisions.version <= _COMPILED_IN and ROUTER_DEVICE in indices:
+    if ROUTER_DEVICE in indices:
         endpoint = state / str(HOST_ENDPOINT) / "ep_config.json"
         endpoint.parent.mkdir(parents=True, exist_ok=True)
         endpoint.write_text(json.dumps(host_endpoint(_macs(decisions, node)[0], indices[ROUTER_DEVICE])))
