@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,15 +42,20 @@ class Configuration:
 
 def read(value: str) -> Configuration:
     """The configuration that a value of `ip-masq-agent-config-path` stands for. Raises InputError."""
-    text = _text(value)
+    inline = value.lstrip().startswith("{")
+    text = value if inline else _text(value)
     if not text.strip():
-        return Configuration(text, (*DEFAULT_NETWORKS, *_LINK_LOCAL.values()))
+        return Configuration("", (*DEFAULT_NETWORKS, *_LINK_LOCAL.values()))
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise _wrong(value, " ".join(str(error).split())) from None
     if not isinstance(data, dict):
         raise _wrong(value, "it is no mapping")
+    if inline:
+        text = json.dumps(data)
+    elif text.lstrip().startswith("{") and not _is_json(text):
+        raise _wrong(value, "agents take a file that begins with a brace for JSON, and it is none")
     listed = data.get("nonMasqueradeCIDRs") or []
     networks = [_network(value, one) for one in (listed if isinstance(listed, list) else [listed])]
     # As the agent has it: a file that lists nothing asks for the defaults no more.
@@ -60,12 +66,18 @@ def read(value: str) -> Configuration:
 def _text(value: str) -> str:
     if value in ("", DEFAULT_PATH):
         return ""
-    if value.lstrip().startswith("{") or "\n" in value:
-        return value
     try:
         return Path(value).read_text()
     except OSError as error:
         raise _wrong(value, f"{error.strerror or error}") from None
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _network(value: str, one: Any) -> Network:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,8 @@ def test_a_file_and_what_would_be_in_it_are_the_same(tmp_path: Path) -> None:
     inline = "{nonMasqueradeCIDRs: [10.0.1.7/24, 'fd00::/8'], masqLinkLocal: true}"
     assert networks(str(path)) == networks(inline) == ["10.0.1.0/24", "fd00::/8", "fe80::/10"]
     assert read(str(path)).text == path.read_text()
+    # Agents take what begins with a brace for JSON.
+    assert json.loads(read(inline).text)["masqLinkLocal"] is True
 
 
 def test_a_list_of_nothing_asks_for_no_defaults() -> None:
@@ -49,7 +52,7 @@ def test_a_list_of_nothing_asks_for_no_defaults() -> None:
         ("{nonMasqueradeCIDRs: [10.0.1.0]}", "has no prefix length"),
         ("{nonMasqueradeCIDRs: [ten/8]}", "ten/8"),
         ("{nonMasqueradeCIDRs: 10.0.0.0/33}", "10.0.0.0/33"),
-        ("- a\n- b\n", "it is no mapping"),
+        ("/dev/null/config", "Not a directory"),
     ],
 )
 def test_what_is_wrong_is_said_with_how_to_mend_it(value: str, why: str) -> None:
@@ -69,3 +72,13 @@ def exempt(**told: str) -> list[str]:
 def test_it_is_ebpf_masquerading_that_asks_it() -> None:
     assert "masquerade.ip-masq-agent" in exempt()
     assert "masquerade.ip-masq-agent" not in exempt(enable_bpf_masquerade="false")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("- a\n- b\n", "it is no mapping"), ("{nonMasqueradeCIDRs: []}", "for JSON, and it is none")]
+)
+def test_a_file_that_agents_would_not_understand(tmp_path: Path, text: str, why: str) -> None:
+    path = tmp_path / "config"
+    path.write_text(text)
+    with pytest.raises(InputError, match=why):
+        read(str(path))

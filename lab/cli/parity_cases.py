@@ -31,6 +31,19 @@ _SERVICES: Mapping[str, Settings] = {
     "no-replacement": _ROUTING["iptables"].merged(Settings.of(kube_proxy_replacement=False)),
 }
 """Modes that matter to services."""
+_TUNNEL, _WIDE = _ROUTING["vxlan"], _ROUTING["native"].merged(Settings.of(ipv4_native_routing_cidr="10.244.0.0/15"))
+_VARIANTS: Mapping[str, Settings] = {
+    "endpoint-routes": _TUNNEL.merged(Settings.of(enable_endpoint_routes=True)),
+    "endpoint-routes-native": _ROUTING["native"].merged(Settings.of(enable_endpoint_routes=True)),
+    "host-firewall": _TUNNEL.merged(Settings.of(enable_host_firewall=True)),
+    "ip-masq-agent": _TUNNEL.merged(
+        Settings.of(enable_ip_masq_agent=True, ip_masq_agent_config_path="{nonMasqueradeCIDRs: [10.0.1.0/24]}")
+    ),
+    "route-source": _ROUTING["iptables"].merged(Settings.of(enable_masquerade_to_route_source=True)),
+    "skip-unreachable": _ROUTING["native"].merged(Settings.of(direct_routing_skip_unreachable=True)),
+    "unmasqueraded": _TUNNEL.merged(_UNMASQUERADED),
+}
+"""Modes of masquerading and routes; each with one device, and with both."""
 _SERVED = ("unset", "eth0", "eth1", "both")
 
 
@@ -57,6 +70,9 @@ def cases(topology: Topology) -> Iterator[Case]:
     for mode, settings in _modes(topology).items():
         for name in _DEVICES:
             yield case(mode, name, settings)
+    for mode, settings in _variants(topology).items():
+        for name in ("eth0", "both"):
+            yield case(mode, name, settings)
     if not topology.services:
         return
     for mode, settings in _SERVICES.items():
@@ -77,7 +93,17 @@ def _modes(topology: Topology) -> Mapping[str, Settings]:
     """The routing and masquerading modes that the topology's features run with; other ones agents refuse."""
     if topology.egress_policies:
         return {mode: settings for mode, settings in _ROUTING.items() if mode != "iptables"}
+    if topology.ipam == "eni":
+        return {"eni": Settings()}
+    if topology.ipam == "multi-pool":
+        return {"vxlan": _TUNNEL, "native": _WIDE}
     return _ROUTING
+
+
+def _variants(topology: Topology) -> Mapping[str, Settings]:
+    if topology.ipam == "eni":
+        return {"eni-unmasqueraded": _UNMASQUERADED}
+    return {} if topology.egress_policies or topology.services or topology.ipam != "kubernetes" else _VARIANTS
 
 
 def _subnets(topology: Topology) -> Mapping[str, str]:

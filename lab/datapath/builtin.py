@@ -66,6 +66,8 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
         for table in (REMOTE_PODS, TABLES["main"]):
             for route in decisions.tunnel_routes(node.node, table):
                 yield AddRoute(node.node, route, replace=True)
+    for route in decisions.node_ip_tunnel_routes(node.node, REMOTE_PODS):
+        yield AddRoute(node.node, route, replace=True)
     for route in decisions.direct_routes(node.node)[0]:
         yield AddRoute(node.node, route, replace=True)
     if node.host_routing == "BPF" and not node.tunnels:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -284,6 +284,25 @@ class Decisions:
                     )
                 )
         return tuple(found)
+
+    def node_ip_tunnel_routes(self, name: str, table: int) -> Iterator[Route]:
+        """With the host firewall a remote node IP has a tunnel endpoint too: pods reach it through the tunnel.
+
+        pkg/node/manager/manager.go nodeAddressHasTunnelIP.
+        """
+        node = self.nodes[name]
+        if not node.tunnels or not node.settings.host_firewall:
+            return
+        for peer in self.peers(name):
+            remote = peer.node_ips.get(4) or peer.node_ips.get(6)
+            via = {cidr.version: cidr.network_address for cidr in reversed(peer.announced)}
+            for family in node.families:
+                address = peer.node_ips.get(family)
+                if address is None or remote is None or family not in via:
+                    continue
+                hop = NextHop(via=via[family], dev=TUNNEL_DEVICE, onlink=True)
+                alone = ipaddress.ip_network(address)
+                yield Route(alone, (hop,), table=table, protocol=2, mtu=node.route_mtu, encap=Encap(2, remote))
 
     def direct_routes(self, name: str) -> tuple[tuple[Route, ...], tuple[str, ...]]:
         """`auto-direct-node-routes`: one route per peer pod CIDR, and the warnings for those that cannot be installed.

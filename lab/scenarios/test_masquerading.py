@@ -80,3 +80,23 @@ def test_iptables_to_the_source_of_a_selected_devices_routes(lab: Lab) -> None:
 def test_node_ips_are_no_exception_any_more(lab: Lab) -> None:
     """`enable-remote-node-masquerade`, new in 1.19: natively too, remote nodes see the node's address."""
     assert lab.send("pod1", "node2.eth0").source_seen_by("node2") == NODE1_ETH0
+
+
+@pytest.mark.settings(enable_host_firewall=True)
+def test_the_host_firewall_tunnels_to_node_ips(lab: Lab) -> None:
+    """A remote node IP has a tunnel endpoint then: there and back through the tunnel, with the pod's own address."""
+    flow = lab.send("pod1", "node2.eth0")
+    assert flow.source_seen_by("node2") == lab.address("pod1")
+    assert flow.outer_on("node1.eth0") == {("10.0.0.1", "10.0.0.2")}
+    assert flow.outer_on("node2.eth0") == {("10.0.0.2", "10.0.0.1")}
+    flow.must_receive()
+    assert lab.send("pod1", "node2.eth1").source_seen_by("node2") == NODE1_ETH1
+
+
+@pytest.mark.settings(ETH0, enable_endpoint_routes=True)
+def test_endpoint_routes_bring_back_the_fib(lab: Lab) -> None:
+    """With a route per pod not even 1.18 sends everything to its only device."""
+    flow = lab.send("pod1", "ext1")
+    assert flow.left("node1") == {"eth1"}
+    assert flow.source_seen_by("ext1") == lab.address("pod1")
+    flow.must_receive()

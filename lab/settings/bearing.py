@@ -31,6 +31,7 @@ MODELLED: frozenset[str] = frozenset(
         "enable-dynamic-source-lookup-nodeport",
         "enable-egress-gateway",
         "enable-endpoint-routes",
+        "enable-host-firewall",
         "enable-host-legacy-routing",
         "enable-internal-traffic-policy",
         "enable-ip-masq-agent",
