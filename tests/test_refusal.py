@@ -249,6 +249,14 @@ CASES: list[Case] = [
         FROM_1_19,
         "egress gateway requires an IPv4 underlay",
     ),
+    (
+        {"ipam": "multi-pool", "enable_bpf_masquerade": False},
+        FROM_1_19,
+        (
+            "panic: Egress masquerading interfaces cannot be empty when IP masquerading is enabled with IPAM mode other "
+            "than ClusterPool or Kubernetes"
+        ),
+    ),
 ]
 
 
@@ -269,6 +277,8 @@ def test_what_agents_refuse(told: dict[str, Friendly], versions: Sequence[Versio
         ({"routing": "native", "ipam": "eni"}, VERSIONS),
         ({**NATIVE, "ipam": "eni", "enable_ipv6": True}, FROM_1_20),
         ({"ipam": "multi-pool"}, VERSIONS[2:]),
+        ({"ipam": "multi-pool", "enable_bpf_masquerade": False}, UP_TO_1_18[2:]),
+        ({"ipam": "multi-pool", "enable_bpf_masquerade": False, "egress_masquerade_interfaces": "eth+"}, VERSIONS[2:]),
         ({"routing": "native", "enable_ip_masq_agent": True}, VERSIONS),
         ({"kube_proxy_replacement": False}, FROM_1_19),
         ({"kube_proxy_replacement": False, "enable_bpf_masquerade": False}, VERSIONS),

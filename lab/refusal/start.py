@@ -18,7 +18,7 @@ _KPR = "unable to initialize kube-proxy replacement options: "
 
 def before_devices(settings: NodeView, version: Version) -> Refusal | None:
     """The checks of cells, encryption and kube-proxy replacement; from 1.19 on those of masquerading too."""
-    checks = (_replacement, _encryption, _egress_gateway, _node_port)
+    checks = (_replacement, _source_range, _encryption, _egress_gateway, _node_port)
     for check in checks if version < (1, 19) else (*checks, _masquerading):
         if found := check(settings, version):
             return found
@@ -42,6 +42,20 @@ def _replacement(settings: NodeView, version: Version) -> Refusal | None:
         words = f"{_KPR}Invalid value for --kube-proxy-replacement: {said}"
         return Refusal(words, "daemon/cmd/kube_proxy_replacement.go initKubeProxyReplacementOptions")
     return Refusal("invalid value for kube-proxy-replacement", "pkg/kpr/kpr.go NewKPRConfig")
+
+
+def _source_range(settings: NodeView, version: Version) -> Refusal | None:
+    """iptables masquerade what is from a pod CIDR, and other IPAM modes have none (9b3cdde533, 1.19)."""
+    by_iptables = masquerades(settings) and not settings.bpf_masquerade
+    if version < (1, 19) or not by_iptables or settings.egress_masquerade_interfaces:
+        return None
+    if settings.ipam in ("cluster-pool", "kubernetes"):
+        return None
+    return Refusal(
+        "panic: Egress masquerading interfaces cannot be empty when IP masquerading is enabled with IPAM mode other "
+        "than ClusterPool or Kubernetes",
+        "pkg/datapath/iptables/iptables.go newIptablesManager",
+    )
 
 
 def _encryption(settings: NodeView, version: Version) -> Refusal | None:
