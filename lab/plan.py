@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from lab import cloud
 from lab.operation import (
     AddAddress,
     AddBridge,
@@ -127,6 +128,7 @@ class Plan:
             )
         for name, host in topology.hosts.items():
             yield from _host(name, host, self._cables_of(name), self._numbers[name])
+        yield from cloud.neighbours(topology, self.cables)
 
     def _cables_of(self, host: str) -> Mapping[str, Cable]:
         return {cable.nic_name: cable for cable in self.cables if cable.host == host}

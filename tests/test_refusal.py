@@ -253,8 +253,8 @@ CASES: list[Case] = [
         {"ipam": "multi-pool", "enable_bpf_masquerade": False},
         FROM_1_19,
         (
-            "panic: Egress masquerading interfaces cannot be empty when IP masquerading is enabled with IPAM mode other "
-            "than ClusterPool or Kubernetes"
+            "panic: Egress masquerading interfaces cannot be empty when IP masquerading is enabled with IPAM mode "
+            "other than ClusterPool or Kubernetes"
         ),
     ),
 ]

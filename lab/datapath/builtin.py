@@ -151,5 +151,6 @@ def packet_rules(decisions: Decisions, node: NodeDecision) -> tuple[PacketRule, 
         *services.packet_rules(decisions, node),
         *replies.rules(node),
         *egressroutes.packet_rules(decisions, node),
+        *eni.packet_rules(decisions, node),
         *masquerade.rules(decisions, node),
     )

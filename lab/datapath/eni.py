@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from lab.datapath.decision import Decisions, NodeDecision, pod_interface
 from lab.fib import Fib
+from lab.nat import Devices, Match, PacketRule, SetMark, Why
 from lab.operation import AddRoute, AddRule, Operation, SetSysctl
 from lab.removal import DelRoute
 from lab.route import TABLES, Address, Network, NextHop, Route, Rule
@@ -23,6 +24,11 @@ TO_POD, NODE_PORT, FROM_POD, COMPATIBLE = 20, 109, 111, 110
 FIRST_TABLE = 10
 _NODE_PORT_MARK = 0x80
 _KERNEL = 2
+ANSWERS = 2700
+"""Tables: one for each pod whose NIC is not that of the default route."""
+ANSWERING = 0x4000
+_BEFORE = 9
+"""Before the rules of the built-in datapath's own, which are from 10 on."""
 
 
 def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
@@ -48,6 +54,56 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
             yield AddRoute(node.node, Route(alone, (hop,), protocol=_KERNEL, scope="link"), replace=True)
             yield AddRule(node.node, Rule(priority=TO_POD, destination=alone))
             yield from _from(decisions, node, address, table_of(node, str(host.nic_of(spec))))
+    yield from _answers(decisions, node)
+
+
+def _answers(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
+    """eBPF masquerading sends an answer that would leave by another NIC out of the pod's own (nodeport_egress.h, 1.17).
+
+    `cil_to_netdev` of the NIC that the routes chose does so. redirect_neigh looks for the destination on the pod's NIC
+    [kernel: without a route by it, as a neighbour], so the world beyond a gateway is not reached this way. Up to 1.18
+    (4e18049245) the frame does leave, to the MAC of the other NIC's next hop, and reaches nobody; here it stays.
+    """
+    if not _sends_answers_home(node):
+        return
+    for number, (pod, nic) in enumerate(_away(decisions, node)):
+        table = ANSWERS + number
+        everything = ipaddress.ip_network("0.0.0.0/0")
+        for cidr in coalesced(decisions.topology.vpc_cidrs):
+            yield AddRoute(node.node, Route(cidr, kind="throw", table=table), replace=True)
+        yield AddRoute(node.node, Route(everything, (NextHop(dev=nic),), table=table), replace=True)
+        yield AddRule(
+            node.node, Rule(priority=_BEFORE, iif=pod_interface(pod), mark=(ANSWERING, ANSWERING), table=table)
+        )
+
+
+def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRule]:
+    """The mark of answers whose pods have a NIC of their own."""
+    if not _sends_answers_home(node):
+        return
+    why = Why(
+        "eni.answer",
+        "it answers a connection that came in, and leaves by its pod's own NIC",
+        "bpf/lib/nodeport_egress.h nodeport_snat_fwd_ipv4 (parent_ifindex)",
+    )
+    for pod, _ in _away(decisions, node):
+        match = Match(iif=Devices((pod_interface(pod),)), direction="reply")
+        yield PacketRule("prerouting", match, SetMark(ANSWERING, ANSWERING), why, 4)
+
+
+def _sends_answers_home(node: NodeDecision) -> bool:
+    bpf = node.settings.bpf_masquerade and node.masquerades(4)
+    return bool(node.vpc) and bpf and (1, 17) <= node.version < (1, 21)
+
+
+def _away(decisions: Decisions, node: NodeDecision) -> Iterator[tuple[str, str]]:
+    """Pods whose NIC is not that of the default route, where that is selected, with their NIC."""
+    default = _default_nic(node.kernel_fib)
+    host = decisions.topology.nodes[node.node]
+    for pod, spec in host.pods.items() if default in node.selected else ():
+        nic = host.nic_of(spec)
+        if nic is not None and nic != default:
+            yield pod, nic
 
 
 def _from(decisions: Decisions, node: NodeDecision, address: Address, table: int) -> Iterator[Operation]:
