@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from lab import steps
@@ -193,7 +193,7 @@ def deploy_cilium(
 def _real(decisions: Decisions, cilium: CiliumDatapath) -> Deployment:
     return Deployment(
         Plan(decisions.topology),
-        decisions,
+        replace(decisions, plugged=dict(cilium.pod_addresses)),
         cilium.substrate,
         cilium.ledger,
         said=cilium.said(),

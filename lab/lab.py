@@ -97,7 +97,7 @@ class Lab(Live):
         settings = fit(settings, self.topology)
         decisions = replace(self._deployment.decisions, settings=settings)
         cilium.start(decisions)
-        self._deployment.decisions = decisions
+        self._deployment.decisions = replace(decisions, plugged=dict(cilium.pod_addresses))
         if self._deployment.speakers is not None:
             self._deployment.speakers.wait(speaking(decisions, cilium))
         self._deployment.said = cilium.said()

@@ -182,6 +182,8 @@ class Decisions:
     version: Version
     memory: Mapping[str, Memory] = field(default_factory=dict)
     """Node → what its agent remembers, once something has changed since it started."""
+    plugged: Mapping[str, tuple[Address, ...]] = field(default_factory=dict)
+    """Pod → the addresses that a real agent gave it; the others have those that are planned."""
 
     @cached_property
     def nodes(self) -> Mapping[str, NodeDecision]:
@@ -189,8 +191,8 @@ class Decisions:
 
     @cached_property
     def pod_addresses(self) -> Mapping[str, tuple[Address, ...]]:
-        """Pod → its planned addresses of every family."""
-        return self.topology.pod_addresses()
+        """Pod → its addresses of every family."""
+        return {**self.topology.pod_addresses(), **self.plugged}
 
     @cached_property
     def frontends(self) -> Mapping[str, tuple[Frontend, ...]]:
