@@ -284,7 +284,7 @@ class Lab(Live):
         sent = (result.name for index, result in enumerate(results) if index not in refusals)
         self._flow_names.update(zip(batch.numbers, sent, strict=True))
         self.flows += results
-        self._predicted_by.update(dict.fromkeys(map(id, results), self._world))
+        self._measured += len(results)
         return results
 
     def collect(self, directory: Path) -> None:
@@ -351,7 +351,16 @@ class Lab(Live):
             served = ordering.served(flow)
             sightings = without_resets(one.sightings) if served else one.sightings
             results.append(
-                FlowResult(flow, one.sent, sightings, batch.measurement, context, one.refusal, served=served)
+                FlowResult(
+                    flow,
+                    one.sent,
+                    sightings,
+                    batch.measurement,
+                    context,
+                    one.refusal,
+                    served=served,
+                    state=self._state,
+                )
             )
         return results
 

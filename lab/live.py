@@ -56,19 +56,20 @@ class Live:
         self.changed_after: int | None = None
         """How many flows were measured before the first change, undone or not; None: nothing was changed. Agents
         remember, so a lab that was changed is of no use to the next test."""
-        self._known_world: World | None = None
-        self._predicted_by: dict[int, World] = {}
-        """The flow results' identities, each with the lab as it was when the flow was measured."""
+        self._measured = 0
+        self._worlds: list[World] = []
+        """The lab in each of the states in which flows were measured."""
 
     @property
-    def _world(self) -> World:
-        if self._known_world is None or self._known_world.decisions is not self._deployment.decisions:
-            self._known_world = World(self._deployment.decisions)
-        return self._known_world
+    def _state(self) -> int:
+        """The number of the state the lab is in."""
+        if not self._worlds or self._worlds[-1].decisions is not self._deployment.decisions:
+            self._worlds.append(World(self._deployment.decisions))
+        return len(self._worlds) - 1
 
     def expected(self, result: FlowResult) -> tuple[Prediction, ...]:
         """Every way that was predicted for a measured flow, as the lab then was; none when it cannot be sent."""
-        return self._predicted_by[id(result)].predict(result.flow)
+        return self._worlds[result.state].predict(result.flow)
 
     def link_down(self, nic: str) -> Changed:
         """Take a NIC down. Its IPv4 routes go with it, its IPv6 routes and addresses too."""
@@ -125,7 +126,7 @@ class Live:
     def _become(self, topology: Topology, *, before: Topology | None = None) -> Changed:
         start = before or self.topology
         if self.changed_after is None:
-            self.changed_after = len(self._predicted_by)
+            self.changed_after = self._measured
         become(self._deployment, self._taps, start, topology)
         self.topology = self._deployment.plan.topology
 

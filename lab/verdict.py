@@ -8,7 +8,7 @@ measurement is never a pass.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -127,6 +127,8 @@ class FlowResult:
     leaks: tuple[str, ...] = ()
     """Taps where the flow must not have been seen and was."""
     served: Served | None = None
+    state: int = field(default=0, compare=False)
+    """Which state of a lab that changes it was measured in, from 0."""
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.outcome}>"
