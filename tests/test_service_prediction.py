@@ -19,7 +19,9 @@ from lab.topology import Flow, Topology, load
 from tests.kernel import privileged
 from tests.test_prediction import disagreements
 
-OBSERVED = json.loads((Path(__file__).parent / "data" / "services" / "observed.json").read_text())
+DATA = Path(__file__).parent / "data" / "services"
+OBSERVED = json.loads((DATA / "observed.json").read_text())
+RULED = json.loads((DATA / "observed-rules.json").read_text())
 
 
 def settings_of(case: Mapping[str, Any]) -> Settings:
@@ -61,19 +63,33 @@ def outcome(way: Prediction, topology: Topology) -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", OBSERVED["cases"], ids=title)
 def test_the_prediction_is_what_real_agents_did(case: Mapping[str, Any]) -> None:
-    topology = load("services")
+    assert not wrong(case, OBSERVED, load("services"))
+
+
+@pytest.mark.parametrize("case", RULED["cases"], ids=title)
+def test_the_prediction_is_what_real_agents_did_with_routing_rules(case: Mapping[str, Any]) -> None:
+    """With one device (≤1.18) the kernel asks such rules even so, for routes through that device: not modelled. What is
+    lost either way is lost on the other NIC.
+    """
+    found = wrong(case, RULED, ruled())
+    alone = case["version"] == "1.18" and case["settings"]["devices"] == "eth1"
+    assert all("node1.eth1" in words and "'carried': False" in words for words in found) if alone else not found
+
+
+def wrong(case: Mapping[str, Any], recorded: Mapping[str, Any], topology: Topology) -> list[str]:
+    """The flows of a case that were predicted otherwise, in words."""
     decisions = Decisions(topology, settings_of(case), Version.parse(case["version"]))
     assert {node.agent_exits for node in decisions.nodes.values()} == {case.get("agent_exits")}
     if "agent_exits" in case:
-        return
+        return []
     world = World(decisions)
-    wrong = []
-    for text, number in zip(OBSERVED["flows"], case["observed"], strict=True):
+    words = []
+    for text, number in zip(recorded["flows"], case["observed"], strict=True):
         found = [outcome(way, topology) for way in world.predict(Flow.parse(text))]
-        seen = OBSERVED["outcomes"][number]
+        seen = recorded["outcomes"][number]
         if not any(agree(one, seen) for one in found):
-            wrong.append(f"{text}\n  predicted {found}\n  observed  {seen}")
-    assert not wrong, "\n".join(wrong)
+            words.append(f"{text}\n  predicted {found}\n  observed  {seen}")
+    return words
 
 
 def agree(predicted: Mapping[str, Any], observed: Mapping[str, Any]) -> bool:

@@ -4,7 +4,7 @@ Pure: decisions in, kernel operations out. Where Cilium's programs decide before
 rule with a table of its own stands in for them:
 
     priority  9  egress gateways: lab.datapath.egressroutes
-    priority 10  every packet       table 2010  pods of this node
+    priority 10  what comes in      table 2010  pods of this node; what the node itself makes goes by table main
     priority 11  from pods (iif)    table 2011  pods of other nodes, encapsulated (tunnel mode)
     priority 12  from pods (iif)    table 2012  ≤1.18 with one selected device: everything to that device
     priority 11, 12 and 13 by mark  what NICs' programs forward for services (lab.datapath.services)
@@ -55,7 +55,8 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
         router = decisions.topology.router_address(node.node, family)
         assert router is not None
         yield AddAddress(node.node, ROUTER_DEVICE, ipaddress.ip_interface(router))
-        yield AddRule(node.node, _rule(LOCAL_PODS, family))
+        # [kernel] what the host itself makes "comes in" by lo: no program of Cilium's asks for it.
+        yield AddRule(node.node, replace(_rule(LOCAL_PODS, family, "lo"), negated=True))
     if node.tunnels:
         yield AddVxlan(node.node, TUNNEL_DEVICE, mac(5, number, 0), node.settings.tunnel_port, node.mtu)
         for peer in decisions.peers(node.node):
@@ -105,7 +106,8 @@ def _pod(decisions: Decisions, node: NodeDecision, pod: str, number: int, pod_nu
         if family not in node.families:
             continue
         alone = ipaddress.ip_network(address)
-        yield AddRoute(node.node, Route(alone, (NextHop(dev=lxc),), table=LOCAL_PODS))
+        for table in (LOCAL_PODS, TABLES["main"]):
+            yield AddRoute(node.node, Route(alone, (NextHop(dev=lxc),), table=table), replace=True)
         yield AddNeighbour(node.node, lxc, address, pod_mac)
         if node.tunnels:
             yield AddRule(node.node, _rule(REMOTE_PODS, family, lxc))
