@@ -198,7 +198,9 @@ def _link(host_name: str, host: Host, name: str, macs: Mapping[str, str]) -> Ite
     mtu = mtu_of(host, name)
     match link.kind:
         case "bond":
-            yield AddBond(host_name, name, macs[name], link.mode or "active-backup", mtu)
+            mode = link.mode or "active-backup"
+            primary = link.members[0] if mode == "active-backup" else None
+            yield AddBond(host_name, name, macs[name], mode, mtu, primary)
         case "bridge":
             yield AddBridge(host_name, name, macs[name])
         case "vlan":

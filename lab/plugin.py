@@ -31,6 +31,7 @@ _SESSION: pytest.StashKey[Session] = pytest.StashKey()
 RUN: pytest.StashKey[str] = pytest.StashKey()
 """What the processes of one run under pytest-xdist have in common."""
 _DATAPATH: pytest.StashKey[str] = pytest.StashKey()
+_NEEDS: pytest.StashKey[Needs] = pytest.StashKey()
 _LACKS_ROOM: pytest.StashKey[bool] = pytest.StashKey()
 
 
@@ -72,7 +73,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if config.getoption("--pause-on-error") and getattr(config.option, "numprocesses", None):
         raise pytest.UsageError("--pause-on-error needs the terminal, which workers do not have: leave out -n")
-    config.pluginmanager.register(Needs(), "niclab-needs")
+    config.stash[_NEEDS] = Needs()
+    config.pluginmanager.register(config.stash[_NEEDS], "niclab-needs")
     config.pluginmanager.register(Stories(config), "niclab-stories")
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Collector(config), "niclab-collector")
@@ -205,7 +207,9 @@ def pytest_testnodedown(node: Any) -> None:
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A lab of the test's topology, settings and Cilium version; shared, so leave it as it was."""
     session = _session(request.config)
+    needs: Needs = request.config.stash[_NEEDS]
     try:
+        needs.require(request.node, session.needs(request.node))
         found = session.begin(request.node)
     except LabError as error:
         raise pytest.fail.Exception(f"the lab could not be built:\n{error}", pytrace=False) from None

@@ -73,6 +73,10 @@ class Session:
         except LabError:  # told when the test runs
             return item
 
+    def needs(self, item: pytest.Item) -> tuple[str, ...]:
+        """What the kernel must have for the test's topology. Raises LabError."""
+        return self._standing.needs(self._wanted(item))
+
     def begin(self, item: pytest.Item) -> Lab:
         """A lab as the test's marks ask for. Raises LabError."""
         lab = self._standing.lab(self._wanted(item))

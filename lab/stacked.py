@@ -10,19 +10,24 @@ MIIMON = 10
 
 @dataclass(frozen=True, slots=True)
 class AddBond:
-    """A bond without slaves, down: a slave is given to it by SetMaster while both are down."""
+    """A bond without slaves, down: a slave is given to it by SetMaster while both are down.
+
+    `primary`: the slave that an active-backup bond goes back to whenever it is up.
+    """
 
     namespace: str
     name: str
     mac: str
     mode: str
     mtu: int
+    primary: str | None = None
 
     def lines(self) -> list[str]:
+        primary = f" primary {self.primary}" if self.primary else ""
         return [
             (
                 f"ip -n {self.namespace} link add {self.name} address {self.mac} mtu {self.mtu} "
-                f"type bond mode {self.mode} miimon {MIIMON}"
+                f"type bond mode {self.mode} miimon {MIIMON}{primary}"
             )
         ]
 

@@ -14,6 +14,7 @@ from lab.modelled import DEFAULT_VERSION
 from lab.settings import LAB_BASELINE, Settings, check_keys
 from lab.topology import Topology, load
 from lab.topology.amend import Amendments, amend
+from lab.topology.stacking import needs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -117,6 +118,15 @@ class Standing:
         self._labs: OrderedDict[Wanted, Lab] = OrderedDict()
         self._topologies: dict[str, Topology] = {}
 
+    def needs(self, wanted: Wanted) -> tuple[str, ...]:
+        """What the kernel must have for the topology. Raises LabError."""
+        return needs(self._topology(wanted))
+
+    def _topology(self, wanted: Wanted) -> Topology:
+        if wanted.topology not in self._topologies:
+            self._topologies[wanted.topology] = load(wanted.topology)
+        return self._topologies[wanted.topology]
+
     def lab(self, wanted: Wanted) -> Lab:
         """A lab as it is wanted. Raises LabError."""
         if wanted in self._labs:
@@ -125,9 +135,7 @@ class Standing:
         report = check_keys(wanted.settings, version=".".join(wanted.version.split(".")[:2]))
         if report.errors:
             raise InputError(list(report.errors))
-        if wanted.topology not in self._topologies:
-            self._topologies[wanted.topology] = load(wanted.topology)
-        topology = amend(self._topologies[wanted.topology], wanted.amendments)
+        topology = amend(self._topology(wanted), wanted.amendments)
         made = self._changed(wanted)
         if made is None:
             while len(self._labs) >= self._limit:

@@ -94,7 +94,7 @@ def test_the_plan_makes_them_from_below(topology: Topology) -> None:
     mine = [line.removeprefix("ip -n node1 ") for line in lines if line.startswith("ip -n node1 ")]
     assert mine == [
         "link set lo up",
-        "link add bond0 address 02:00:00:00:01:00 mtu 1400 type bond mode active-backup miimon 10",
+        "link add bond0 address 02:00:00:00:01:00 mtu 1400 type bond mode active-backup miimon 10 primary eth0",
         "link set eth0 master bond0",
         "link set eth1 master bond0",
         "link add link bond0 name bond0.5 mtu 1400 type vlan id 5",

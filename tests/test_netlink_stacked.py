@@ -26,11 +26,11 @@ def made(name: str, kind: str, data: dict[str, Any], **more: Any) -> dict[str, A
 
 
 def test_bond() -> None:
-    operation = AddBond("node1", "bond0", MAC, "active-backup", 1400)
-    data = {"IFLA_BOND_MODE": 1, "IFLA_BOND_MIIMON": 10}
-    found = decoded(ifinfmsg, stacked.add_bond(operation, 7))
+    operation = AddBond("node1", "bond0", MAC, "active-backup", 1400, "eth0")
+    data = {"IFLA_BOND_MODE": 1, "IFLA_BOND_MIIMON": 10, "IFLA_BOND_PRIMARY": 2}
+    found = decoded(ifinfmsg, stacked.add_bond(operation, 7, 2))
     assert found == made("bond0", "bond", data, IFLA_ADDRESS=MAC, IFLA_MTU=1400, **ONE_QUEUE)
-    line = f"ip -n node1 link add bond0 address {MAC} mtu 1400 type bond mode active-backup miimon 10"
+    line = f"ip -n node1 link add bond0 address {MAC} mtu 1400 type bond mode active-backup miimon 10 primary eth0"
     assert operation.lines() == [line]
 
 

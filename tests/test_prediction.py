@@ -9,7 +9,8 @@ import pytest
 from lab import LAB_BASELINE, FlowResult, Lab, Settings, World
 from lab.agreement import unpredicted
 from lab.scenarios.test_devices_matrix import DEVICES, NATIVE, VXLAN
-from lab.topology import names
+from lab.topology import load, names
+from lab.topology.stacking import needs
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: builds network namespaces")
 
@@ -39,7 +40,7 @@ def test_every_flow_of_the_matrix_does_what_is_predicted(devices: str, routing: 
 
 @pytest.mark.parametrize("devices", ["", "eth+"], ids=["unset", "wildcard"])
 @pytest.mark.parametrize("masquerading", ["bpf", "iptables"])
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.needs(*needs(load(n)))) for n in names()])
 def test_every_flow_of_a_shipped_topology_does_what_is_predicted(name: str, masquerading: str, devices: str) -> None:
     settings = LAB_BASELINE.merged(
         Settings.of(enable_ipv6=True, enable_bpf_masquerade=masquerading == "bpf", devices=devices)

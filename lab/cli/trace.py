@@ -11,7 +11,6 @@ from pathlib import Path
 from lab.cli import FAIL, PASS, request
 from lab.cli.request import Expectation
 from lab.errors import LabError
-from lab.prediction import World
 from lab.record import capture, text
 from lab.record.model import Trace
 from lab.verdict import FlowResult, NicMismatch
@@ -36,8 +35,7 @@ def run(options: argparse.Namespace) -> int:
         if options.output == "json":
             sys.stdout.write(Trace.of(lab, results).to_json())
         else:
-            world = World(lab.decisions)
-            ways = [world.predict(result.flow) for result in results]
+            ways = [lab.expected(result) for result in results]
             print(*text.trace(lab.title, results, lab.said, ways), sep="\n")
     said = [f"{node}: {words}" for node, one in lab.said.items() for words in one.warnings]
     for line in dict.fromkeys((*warnings, *said)):

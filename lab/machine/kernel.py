@@ -163,7 +163,7 @@ def _try(trials: list[Trial]) -> dict[str, str]:
             input=request,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=60,
             check=True,
             env=os.environ | rootless.room_environment("trial"),
         )

@@ -109,11 +109,11 @@ def _failure(words: list[str]) -> str:
         if words[0] in _BUILTIN:
             _BUILTIN[words[0]]()
             return ""
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5, check=False)
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=15, check=False)
     except FileNotFoundError:
         return f"not tried: the command {words[0]} is missing"
     except subprocess.TimeoutExpired:
-        return f"{' '.join(words)}: no answer within 5 s"
+        return f"{' '.join(words)}: no answer within 15 s"
     except OSError as error:
         return str(error.strerror or error)
     if done.returncode == 0:

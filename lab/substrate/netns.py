@@ -213,7 +213,8 @@ class Substrate:
             case AddNeighbour():
                 return netlink.add_neighbour(operation, index(operation.dev))
             case AddBond():
-                return stacked.add_bond(operation, _new_index(target, operation.name))
+                primary = index(operation.primary) if operation.primary else None
+                return stacked.add_bond(operation, _new_index(target, operation.name), primary)
             case AddVlan():
                 parent = index(operation.parent)
                 return stacked.add_vlan(operation, _new_index(target, operation.name), parent)

@@ -13,9 +13,10 @@ BOND_MODES = {"balance-rr": 0, "active-backup": 1, "balance-xor": 2}
 _MAKE = NLM_F_CREATE | NLM_F_EXCL
 
 
-def add_bond(operation: AddBond, index: int) -> bytes:
-    bond_mode, bond_miimon = 1, 3
+def add_bond(operation: AddBond, index: int, primary: int | None) -> bytes:
+    bond_mode, bond_miimon, bond_primary = 1, 3, 11
     data = attribute(bond_mode, struct.pack("=B", BOND_MODES[operation.mode])) + u32(bond_miimon, MIIMON)
+    data += u32(bond_primary, primary) if primary is not None else b""
     mtu = u32(IFLA["MTU"], operation.mtu)
     made = new_link(index, operation.name, operation.mac, mtu, info("bond", data), up=False)
     return message(RTM_NEWLINK, _MAKE, made)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from lab.topology.link import Link
-from lab.topology.model import Host, Nic
+from lab.topology.model import Host, Nic, Topology
 
 
 class Segment(NamedTuple):
@@ -17,6 +17,12 @@ class Segment(NamedTuple):
 
     def __str__(self) -> str:
         return self.fabric if self.vlan is None else f"{self.fabric}, VLAN {self.vlan}"
+
+
+def needs(topology: Topology) -> tuple[str, ...]:
+    """The kernel features that a topology cannot be built without, as `niclab check` names them."""
+    kinds = {link.kind for host in topology.hosts.values() for link in host.links.values()}
+    return tuple(sorted(kinds - {"bridge", "loopback"}))
 
 
 def master_of(host: Host, name: str) -> str | None:
@@ -50,8 +56,7 @@ def mtu_of(host: Host, name: str) -> int:
 def carriers(host: Host, name: str) -> tuple[str, ...]:
     """The NICs by one of which a frame of this interface leaves: several where a bond's policy chooses.
 
-    [kernel] An active-backup bond without a `primary` stays with the slave that it has; here that is the first that is
-    up, which it is as long as none came back.
+    An active-backup bond uses the first that is up: the plan makes its first NIC its `primary`.
     """
     one = host.interfaces.get(name)
     if one is None:
@@ -90,4 +95,4 @@ def listening(host: Host) -> Iterator[tuple[Segment, str]]:
             yield place, name
 
 
-__all__ = ["Segment", "carriers", "is_up", "listening", "master_of", "mtu_of", "segment", "vrf_of"]
+__all__ = ["Segment", "carriers", "is_up", "listening", "master_of", "mtu_of", "needs", "segment", "vrf_of"]

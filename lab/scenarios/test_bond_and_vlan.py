@@ -1,0 +1,103 @@
+"""Bonds, VLANs and VRFs: links that stand on NICs. Agents select links; what is on the wire is seen on the NICs below.
+
+Skipped where the kernel lacks them; `scripts/vm` runs them on one that has them.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from lab import Lab
+
+
+def selected(lab: Lab) -> set[str]:
+    """What node1's agent says it has selected."""
+    return set(lab.said["node1"].devices)
+
+
+@pytest.mark.needs("bond")
+@pytest.mark.topology("bond")
+@pytest.mark.settings(routing="tunnel", devices="")
+def test_a_bond_is_detected_and_its_nics_are_not(lab: Lab) -> None:
+    """A bond is no veth: it needs no default route to be selected."""
+    assert selected(lab) == {"bond0"}
+    assert lab.said["node1"].direct_routing_device == "bond0"
+    flow = lab.send("pod1", "ext0")
+    assert flow.left("node1") == {"eth0"}
+    assert flow.source_seen_by("ext0") == "10.0.0.1"
+
+
+@pytest.mark.needs("bond")
+@pytest.mark.topology("bond")
+@pytest.mark.settings(routing="tunnel", devices="bond0,eth2")
+def test_an_active_backup_bond_fails_over_and_no_agent_notices(lab: Lab) -> None:
+    """The tunnel and what pods send go on by the other NIC; the bond, its address and the selection stay."""
+    assert lab.send("pod1", "pod2").left("node1") == {"eth0"}
+    with lab.link_down("node1.eth0"):
+        assert selected(lab) == {"bond0", "eth2"}
+        flow = lab.send("pod1", "pod2")
+        assert flow.left("node1") == flow.came_back_to("node1") == {"eth1"}
+        assert lab.send("pod1", "ext0").left("node1") == {"eth1"}
+    assert lab.send("pod1", "pod2").left("node1") == {"eth0"}
+
+
+@pytest.mark.needs("bond")
+@pytest.mark.topology("bond")
+@pytest.mark.settings(routing="tunnel", devices="bond0,eth2")
+def test_a_bond_without_a_nic_carries_nothing(lab: Lab) -> None:
+    lab.link_down("node1.eth0")
+    lab.link_down("node1.eth1")
+    flow = lab.send("pod1", "pod2")
+    assert flow.left("node1") == set()
+    assert flow.verdict == "lost"
+    assert lab.send("pod1", "ext1").left("node1") == {"eth2"}
+
+
+@pytest.mark.needs("vlan")
+@pytest.mark.topology("vlan")
+@pytest.mark.settings(routing="tunnel", devices="")
+def test_a_vlan_is_a_device_of_its_own_on_the_same_cable(lab: Lab) -> None:
+    """Both are detected; each masquerades to its own address, and both are seen on eth0."""
+    assert selected(lab) == {"eth0", "eth0.100"}
+    for end, address in (("ext0", "10.0.0.1"), ("storage", "10.0.1.1")):
+        flow = lab.send("pod1", end)
+        assert flow.left("node1") == flow.came_back_to("node1") == {"eth0"}
+        assert flow.source_seen_by(end) == address
+
+
+@pytest.mark.needs("vlan")
+@pytest.mark.topology("vlan")
+@pytest.mark.settings(routing="tunnel", devices="eth0")
+def test_a_vlan_that_is_not_selected_shows_the_pods_address(lab: Lab) -> None:
+    """Up to 1.18 the only selected device takes it all, untagged: the storage network is out of reach."""
+    flow = lab.send("pod1", "storage")
+    if lab.version <= (1, 18):
+        assert flow.verdict == "lost"
+    else:
+        assert flow.source_seen_by("storage") == lab.address("pod1")
+        assert flow.verdict == "carried"
+
+
+@pytest.mark.needs("vlan")
+@pytest.mark.topology("vlan")
+@pytest.mark.settings(routing="tunnel", devices="eth0,eth0.100")
+def test_a_vlan_goes_down_and_comes_back_with_its_parent(lab: Lab) -> None:
+    assert lab.send("pod1", "storage").verdict == "carried"
+    lab.link_down("node1.eth0")
+    lab.link_up("node1.eth0")
+    flow = lab.send("pod1", "storage")
+    assert flow.verdict == "carried"
+    assert flow.source_seen_by("storage") == "10.0.1.1"
+
+
+@pytest.mark.needs("vrf")
+@pytest.mark.topology("vrf")
+@pytest.mark.settings(routing="tunnel", devices="eth0,eth1")
+def test_pods_do_not_leave_by_a_nic_in_a_vrf(lab: Lab) -> None:
+    """The routes to it are in a table of its own; `devices` makes no difference to that."""
+    assert selected(lab) == {"eth0", "eth1"}
+    assert lab.send("pod1", "ext1").left("node1") == {"eth0"}
+    with lab.add_route("node1", "10.0.1.100/32 dev eth1"):
+        flow = lab.send("pod1", "ext1")
+        assert flow.left("node1") == {"eth1"}
+        assert flow.source_seen_by("ext1") == "10.0.1.1"
