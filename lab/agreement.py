@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from lab.prediction.model import Prediction, Transmission
@@ -13,9 +15,10 @@ def unpredicted(result: FlowResult, ways: Sequence[Prediction]) -> str:
     """What a flow did that is none of its predicted ways, in words; empty when it did one of them.
 
     Each probe may take another way, for each may be hashed otherwise. Nothing is said of a flow that was not measured,
-    nor of one whose probes went to several addresses: one of them was predicted.
+    nor of one whose probes went to several addresses: one of them was predicted. Nor of probes that were too big for
+    some link, as the sender's kernel or an ICMP message said: predictions know no sizes.
     """
-    if result.verdict == "unmeasured":
+    if result.verdict == "unmeasured" or _too_big(result):
         return ""
     host = result.flow.source.partition(".")[0]
     sent_to = {s.destination for s in result.sightings if s.host == host and s.outbound and s.kind == "request"}
@@ -32,6 +35,11 @@ def unpredicted(result: FlowResult, ways: Sequence[Prediction]) -> str:
         if not any(_agrees(way, sightings, result) for way in ways):
             return f"probe {number}: {_shown(sightings, result)}; predicted: {' or '.join(map(str, ways))}"
     return ""
+
+
+def _too_big(result: FlowResult) -> bool:
+    told = {one.note.partition(",")[0] for one in result.sightings if one.kind == "error"}
+    return result.refusal == os.strerror(errno.EMSGSIZE) or bool(told & {"frag needed", "packet too big"})
 
 
 def _agrees(way: Prediction, sightings: Sequence[Sighting], result: FlowResult) -> bool:

@@ -21,8 +21,9 @@ class Memory:
 
     @property
     def links(self) -> tuple[Link, ...]:
-        return tuple(link for _, link in sorted(self.controller.links.items()))
+        """Without what messages of routes without a device leave in the agent's tables: a row without a name."""
+        return tuple(link for _, link in sorted(self.controller.links.items()) if link.name)
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        return tuple(device for _, device in sorted(self.controller.devices.items()))
+        return tuple(device for _, device in sorted(self.controller.devices.items()) if device.name)

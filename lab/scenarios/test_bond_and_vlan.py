@@ -1,6 +1,6 @@
 """Bonds, VLANs and VRFs: links that stand on NICs. Agents select links; what is on the wire is seen on the NICs below.
 
-Skipped where the kernel lacks them; `scripts/vm` runs them on one that has them.
+Skipped where the kernel lacks them; `scripts/vm.py` runs them on one that has them.
 """
 
 from __future__ import annotations

@@ -24,9 +24,7 @@ class Link(Model):
     One of `bond`, `bridge`, `vlan` (with `parent`), `vrf` (with `table`) and `dummy`; none of them for `lo`.
     """
 
-    bond: Annotated[Members, Field(description="the NICs that it bonds; of active-backup the first is the primary")] = (
-        None
-    )
+    bond: Annotated[Members, Field(description="the NICs that it bonds, the primary first")] = None
     mode: Annotated[
         Literal["active-backup", "balance-rr", "balance-xor"] | None,
         Field(description="a bond's: active-backup (the default), balance-rr, balance-xor"),

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Runs pytest in a virtual machine with Debian's cloud kernel, which has what this machine's kernel may lack.
 
-    scripts/vm                       # the scenarios and tests that need bonds, VLANs, VRFs or dummies
-    scripts/vm lab/ -k tunnel        # any others: the arguments are pytest's
-    NICLAB_KERNEL=DIR scripts/vm     # another kernel: DIR/boot/vmlinuz-VERSION and DIR/lib/modules/VERSION
+    scripts/vm.py                                          # what needs bonds, VLANs, VRFs or dummies
+    scripts/vm.py lab/scenarios/test_mtu.py -k tunnel      # any others: the arguments are pytest's
+    NICLAB_KERNEL=DIR scripts/vm.py                        # DIR/boot/vmlinuz-VERSION, DIR/lib/modules/VERSION
 
 The machine is its initial RAM disk: this Python, this project, and the programs they call, as they are here. Nothing is
 installed or written outside the cache; nothing in it is shared with this machine, and it has no network. Needs
@@ -19,19 +19,23 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "niclab" / "vm"
-PROGRAMS = (
-    "bash sh cat chmod cp cut date dirname env false find grep head id kill ln ls mkdir mktemp mount mv nsenter rm sed "
-    "sleep sort sysctl tail test touch tr true umount uname unshare ip tc nft iptables modprobe"
-).split()
+PROGRAMS = """
+bash sh cat chmod cp cut date dirname env false find grep head id kill ln ls mkdir mktemp mount mv nsenter rm sed sleep
+sort sysctl tail test touch tr true umount uname unshare ip tc nft iptables modprobe
+"""
 LEFT_OUT = re.compile(
-    r"/(__pycache__|test|tests|idlelib|tkinter|turtledemo|ensurepip|lib2to3|mypy|mypyc|ruff|pip|config-3[^/]*)$|\.(a|pyc)$|__mypyc\."
+    r"/(__pycache__|tests?|idlelib|tkinter|turtledemo|ensurepip|lib2to3|mypy|mypyc|ruff|pip|config-3[^/]*)$"
+    r"|\.(a|pyc)$|__mypyc\."
 )
-DEFAULT = ["lab/", "tests/", "-m", "needs_bond or needs_vlan or needs_vrf or needs_dummy", "--datapath", "builtin"]
+DEFAULT = ["lab/scenarios/test_bond_and_vlan.py", "tests/test_netlink_stacked.py"]
+ALWAYS = ["--datapath", "builtin", "--color", "no", "-p", "no:cacheprovider"]
+"""No eBPF, no bundles; and a terminal that is a serial line."""
 KVM_DEADLINE = 15.0
 """Seconds for the kernel's first words under KVM; a /dev/kvm that is there may hang for ever."""
 DEADLINE = 900.0
@@ -59,7 +63,7 @@ def main() -> int:
 
 
 def complain(words: str) -> int:
-    print(f"scripts/vm: {words}", file=sys.stderr)
+    print(f"scripts/vm.py: {words}", file=sys.stderr)
     return 2
 
 
@@ -89,16 +93,16 @@ def files(kernel: Path, version: str, python: Path, arguments: list[str]) -> Ite
     for one in tree(modules):
         if re.search(r"/(modules\.[^/]*|(drivers/net|net|lib|crypto)/.*)$", str(one.relative_to(modules.parent))):
             yield f"lib/modules/{version}/{one.relative_to(modules)}", one
-    asked = [python, "-c", "import sys; print(sys.base_prefix)"]
-    home = Path(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip())
-    programs = {name: Path(path) for name in PROGRAMS if (path := shutil.which(name))}
-    real = Path(python).resolve()
+    asked = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('stdlib'))"]
+    library = Path(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip())
+    programs = {name: Path(path) for name in PROGRAMS.split() if (path := shutil.which(name))}
+    real = python.resolve()
     copied = [real, *tree(python.parent.parent), *project()]
-    copied += [one for one in tree(home / "lib") if "site-packages" not in one.parts]
+    copied += [one for one in tree(library) if "site-packages" not in one.parts]
     if str(python.parent / "python") != str(real):
         yield from ((str(python.parent / name).lstrip("/"), f"-> {real}") for name in ("python", "python3"))
-    for name, path in programs.items():
-        yield f"usr/bin/{name}", path.resolve()
+    for name, program in programs.items():
+        yield f"usr/bin/{name}", program.resolve()
     seen: set[Path] = set()
     for one in [*copied, *libraries([real, *programs.values(), *(one for one in copied if ".so" in one.name)])]:
         if one not in seen:
@@ -122,7 +126,7 @@ ln -sf /proc/self/fd /dev/fd; mkdir -p /dev/shm; mount -t tmpfs shm /dev/shm
 ip link set lo up
 echo "{READY}: Linux $(uname -r)"
 cd {ROOT}
-{python} -m pytest -p no:cacheprovider --artifacts /tmp/artifacts --basetemp /tmp/pytest {words}
+{python} -m pytest {" ".join(ALWAYS)} --timeout 600 --artifacts /tmp/artifacts --basetemp /tmp/pytest {words}
 echo "niclab-vm: exit $?"
 echo o > /proc/sysrq-trigger
 sleep 60
@@ -141,7 +145,7 @@ def tree(directory: Path) -> Iterator[Path]:
 
 
 def project() -> Iterator[Path]:
-    listed = ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, capture_output=True, text=True, check=True).stdout
     yield from (ROOT / name for name in names.split("\0") if name and (ROOT / name).is_file())
 
@@ -152,7 +156,7 @@ def libraries(programs: list[Path]) -> list[Path]:
     return [Path(name) for name in dict.fromkeys(re.findall(r"(/\S+) \(0x", said))]
 
 
-def write_archive(file, entries) -> None:  # type: ignore[no-untyped-def]
+def write_archive(file: BinaryIO, entries: Iterable[tuple[str, Path | bytes | str]]) -> None:
     """A `newc` cpio archive (Documentation/driver-api/early-userspace/buffer-format.rst), its directories made up."""
     made: set[str] = set()
     number = 0
@@ -179,7 +183,7 @@ def write_archive(file, entries) -> None:  # type: ignore[no-untyped-def]
         elif isinstance(what, bytes):
             put(name, stat.S_IFREG | 0o755, what)
         elif what.is_symlink() and name == str(what).lstrip("/") and not libraries_like(what):
-            put(name, stat.S_IFLNK | 0o777, os.readlink(what).encode())
+            put(name, stat.S_IFLNK | 0o777, str(what.readlink()).encode())
         else:
             put(name, stat.S_IFREG | 0o755, what.read_bytes())
     put("TRAILER!!!", 0, b"")
@@ -193,8 +197,8 @@ def libraries_like(path: Path) -> bool:
 def boot(image: Path, disk: Path, accelerator: str) -> int | None:
     """pytest's exit status; None when this accelerator shows no life, or the machine does not end."""
     command = ["qemu-system-x86_64", "-accel", accelerator, "-m", "3G", "-smp", "2", "-nographic", "-no-reboot"]
-    command += ["-nic", "none", "-cpu", "host" if accelerator == "kvm" else "max", "-kernel", image, "-initrd", disk]
-    command += ["-append", "console=ttyS0 quiet panic=-1 rdinit=/init"]
+    command += ["-nic", "none", "-cpu", "host" if accelerator == "kvm" else "max", "-kernel", str(image)]
+    command += ["-initrd", str(disk), "-append", "console=ttyS0 quiet panic=-1 rdinit=/init"]
     log = CACHE / "console"
     with log.open("wb") as file:
         machine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
@@ -210,7 +214,7 @@ def boot(image: Path, disk: Path, accelerator: str) -> int | None:
             took = time.monotonic() - began
             dead = machine.poll() is not None or took > DEADLINE
             if dead or (accelerator == "kvm" and READY not in text and took > KVM_DEADLINE):
-                print(f"scripts/vm: no life with {accelerator} after {took:.0f} s", file=sys.stderr)
+                print(f"scripts/vm.py: no life with {accelerator} after {took:.0f} s", file=sys.stderr)
                 return None
             time.sleep(0.2)
     finally:

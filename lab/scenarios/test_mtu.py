@@ -1,0 +1,51 @@
+"""NICs of different MTUs: 1500 bytes on eth0, 1400 on eth1. The smallest MTU of the selected devices is the pods', so
+`devices` decides what pods may send, also where it does not decide by which NIC.
+
+Sizes are IPv4 packets with DF set, in bytes; VXLAN adds 50.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from lab import Lab
+
+pytestmark = pytest.mark.topology("mtu")
+
+
+@pytest.mark.settings(routing="tunnel", devices="eth0,eth1")
+def test_the_smallest_selected_nic_sets_the_mtu_of_every_pod(lab: Lab) -> None:
+    """1400 less the tunnel's 50, for eth0's sake too: more is refused in the pod, and does not get lost on the way."""
+    for end, nic in (("pod2", "eth0"), ("ext0", "eth0"), ("ext1", "eth1")):
+        flow = lab.send("pod1", end, size=1350)
+        assert flow.left("node1") == {nic}
+        assert flow.verdict == "carried"
+        assert lab.send("pod1", end, size=1351).refusal == "Message too long"
+
+
+@pytest.mark.settings(routing="tunnel", devices="eth0")
+def test_a_nic_that_is_not_selected_does_not_count_and_tells_by_icmp(lab: Lab) -> None:
+    """Pods may send 1450 bytes; from 1.19 on those for eth1's network meet its 1400, and the node says so."""
+    assert lab.send("pod1", "pod2", size=1450).verdict == "carried"
+    assert lab.send("pod1", "pod2", size=1451).refusal == "Message too long"
+    flow = lab.send("pod1", "ext1", size=1450)
+    if lab.version > (1, 18):
+        assert flow.verdict == "lost"
+        assert {one.note for one in flow.sightings if one.kind == "error"} == {"frag needed, mtu 1400"}
+        assert lab.send("pod1", "ext1", size=1400).verdict == "carried"
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param(1350, marks=pytest.mark.settings(routing="tunnel", devices="eth0,eth1"), id="both"),
+        pytest.param(1450, marks=pytest.mark.settings(routing="tunnel", devices="eth0"), id="eth0"),
+    ],
+)
+def test_the_tunnel_over_the_smaller_nic_is_no_black_hole(lab: Lab, size: int) -> None:
+    """Its outer packets have no DF: those that are too big for the NIC are fragmented, and arrive."""
+    lab.add_route("node1", "10.0.0.2/32 via 10.0.1.2 dev eth1")
+    lab.add_route("node2", "10.0.0.1/32 via 10.0.1.1 dev eth1")
+    flow = lab.send("pod1", "pod2", size=size)
+    assert flow.left("node1") == {"eth1"}
+    assert flow.verdict == "carried"
