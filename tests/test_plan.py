@@ -10,6 +10,7 @@ import pytest
 from lab.operation import AddBridge, AddCable, AddNamespace, AddRoute, Operation, SetLink, script
 from lab.plan import Plan, cables
 from lab.process import run
+from lab.stacked import AddBond, AddVlan, AddVrf
 from lab.topology import Topology, load, loads, names
 from tests.arena import able, in_arena
 from tests.golden_files import assert_golden
@@ -62,7 +63,7 @@ def test_nothing_is_used_before_it_is_made(name: str) -> None:
         assert operation.namespace in made
         if isinstance(operation, AddCable):
             links |= {(operation.namespace, operation.name), (operation.peer_namespace, operation.peer_name)}
-        if isinstance(operation, AddBridge):
+        if isinstance(operation, AddBridge | AddBond | AddVlan | AddVrf):
             links.add((operation.namespace, operation.name))
         if isinstance(operation, SetLink):
             assert (operation.namespace, operation.name) in links
