@@ -24,14 +24,17 @@ def test_the_smallest_selected_nic_sets_the_mtu_of_every_pod(lab: Lab) -> None:
 
 
 @pytest.mark.settings(routing="tunnel", devices="eth0")
-def test_a_nic_that_is_not_selected_does_not_count_and_tells_by_icmp(lab: Lab) -> None:
-    """Pods may send 1450 bytes; from 1.19 on those for eth1's network meet its 1400, and the node says so."""
+def test_a_smaller_nic_that_is_not_selected_loses_what_is_too_big_for_it(lab: Lab) -> None:
+    """From 1.19 on pods may send 1450 bytes by eth1, which takes 1400. Real agents' BPF host routing drops the rest and
+    tells nobody: a black hole [measured on 1.20.0-dev]. The built-in datapath's kernel answers by ICMP.
+    """
     assert lab.send("pod1", "pod2", size=1450).verdict == "carried"
     assert lab.send("pod1", "pod2", size=1451).refusal == "Message too long"
-    flow = lab.send("pod1", "ext1", size=1450)
     if lab.version > (1, 18):
+        flow = lab.send("pod1", "ext1", size=1450)
         assert flow.verdict == "lost"
-        assert {one.note for one in flow.sightings if one.kind == "error"} == {"frag needed, mtu 1400"}
+        told = {one.note for one in flow.sightings if one.kind == "error"}
+        assert told == ({"frag needed, mtu 1400"} if lab.datapath == "builtin" else set())
         assert lab.send("pod1", "ext1", size=1400).verdict == "carried"
 
 
