@@ -54,7 +54,7 @@ def _routed_as_service(services: NodeServices, one: Frontend) -> Iterator[Packet
 
 def _request(services: NodeServices, one: Frontend) -> Iterator[PacketRule]:
     """A client outside the cluster asks at a selected NIC."""
-    node, match = services.node, services.to(one, one.address, services.selected)
+    node, match = services.node, services.to(one, (one.address,), services.selected)
     if one.kind == "ClusterIP" and not node.settings.external_cluster_ip:
         why = Why(
             "service.cluster-ip",

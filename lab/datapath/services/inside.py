@@ -32,18 +32,16 @@ def rules(services: NodeServices) -> Iterator[PacketRule]:
 def _at_sockets(services: NodeServices, hook: Hook, one: Frontend, iif: Devices | None) -> Iterator[PacketRule]:
     """A socket looks for node ports at every node's address; it leaves external IPs alone, which anybody could claim
     (sock4_skip_xlate, CVE-2020-8554)."""
-    if one.kind == "NodePort":
-        for address in nodes_addresses(services, one.family):
-            yield from _translated(services, hook, one, services.to(one, address, iif), _SOCKET)
-    elif one.kind != "ExternalIPs":
-        yield from _translated(services, hook, one, services.to(one, one.address, iif), _SOCKET)
+    if one.kind != "ExternalIPs":
+        addresses = nodes_addresses(services, one.family) if one.kind == "NodePort" else (one.address,)
+        yield from _translated(services, hook, one, services.to(one, addresses, iif), _SOCKET)
 
 
 def _by_packet(services: NodeServices, one: Frontend, iif: Devices) -> Iterator[PacketRule]:
     """The pod's program knows this node's own frontends, each at its own address."""
     addresses = node_port_addresses(services.node, one.family) if one.kind == "NodePort" else (one.address,)
-    for address in addresses:
-        yield from _translated(services, "prerouting", one, services.to(one, address, iif), _PACKET)
+    if addresses:
+        yield from _translated(services, "prerouting", one, services.to(one, addresses, iif), _PACKET)
 
 
 def _translated(services: NodeServices, hook: Hook, one: Frontend, match: Match, source: str) -> Iterator[PacketRule]:

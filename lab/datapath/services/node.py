@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -117,8 +117,9 @@ class NodeServices:
             mark = SetMark(self.sources[address] << SOURCE_SHIFT, SOURCE_MASK)
             yield at("prerouting", match, mark, why, one.family)
 
-    def to(self, one: Frontend, address: Address, iif: Devices | None) -> Match:
-        alone = (ipaddress.ip_network(address),)
+    def to(self, one: Frontend, addresses: Iterable[Address], iif: Devices | None) -> Match:
+        """Packets for a frontend at any of these addresses."""
+        alone = tuple(ipaddress.ip_network(address) for address in addresses)
         return Match(iif=iif, destinations=alone, protocol=one.protocol, port=one.port)
 
 
