@@ -16,7 +16,7 @@ from lab import LAB_BASELINE, LabError, Settings, Version, kube, load
 from lab.bundle import CILIUM, CiliumBundle, store
 from lab.controlplane import Kind
 from lab.datapath.cilium import agent as agents
-from lab.datapath.cilium import attach, said
+from lab.datapath.cilium import attach, said, toolchain
 from lab.datapath.cilium.agent import Agent
 from lab.datapath.cilium.deploy import CiliumDatapath
 from lab.datapath.cilium.last_words import last_words
@@ -140,6 +140,32 @@ def test_the_compiler_is_the_newest_by_name_then_the_plain_one(tmp_path: Path) -
     (tmp_path / "clang-19").unlink()
     assert newest("clang", f"/nonexistent:{tmp_path}") == tmp_path / "clang"
     assert newest("llc", str(tmp_path)) is None
+
+
+def test_what_an_agent_finds_first_on_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest compiler of the host, behind what keeps its objects; by its own name where nothing is kept."""
+    host = tmp_path / "host"
+    host.mkdir()
+    for name in ("clang-19", "llc-19"):
+        (host / name).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(host))
+    bundle = CiliumBundle("mine", "1.20.7", tmp_path, "directory")
+    found = toolchain.provide(tmp_path / "bin", bundle, tmp_path / "kept")
+    assert f"real={host}/clang-19 " in (found / "clang").read_text()
+    assert (found / "llc").readlink() == host / "llc-19"
+    toolchain.provide(found, bundle, None)
+    assert (found / "clang").readlink() == host / "clang-19"
+
+
+def test_an_images_own_compiler_is_stood_before_as_the_image_names_it(tmp_path: Path) -> None:
+    bundle = CiliumBundle("v1", "1.20.7", tmp_path, "image")
+    assert list(toolchain.provide(tmp_path / "bin", bundle, tmp_path / "kept").iterdir()) == []
+    inner = tmp_path / "rootfs" / "usr" / "local" / "bin"
+    inner.mkdir(parents=True)
+    (inner / "clang").touch()
+    found = toolchain.provide(tmp_path / "bin", bundle, tmp_path / "kept")
+    assert "real=/usr/local/bin/clang " in (found / "clang").read_text()
+    assert list(toolchain.provide(found, bundle, None).iterdir()) == []
 
 
 class NoControlPlane:
