@@ -68,15 +68,19 @@ class Fib:
         iif: str | None = None,
         oif: str | None = None,
         mark: int = 0,
+        prefer: str | None = None,
     ) -> Lookup | None:
-        """The route for a packet, or None when there is none. With `oif` only hops through that device count."""
+        """The route for a packet, or None when there is none. With `oif` only hops through that device count.
+
+        `prefer`: a device that wins among IPv6 routes that are equal otherwise ([kernel] rt6_score_route).
+        """
         family: Family = 4 if destination.version == 4 else 6
         for rule in self._ordered[family]:
             if not _matches(rule, destination, source, (iif, oif), mark):
                 continue
             if rule.action != "lookup":
                 return Lookup(Route(_ANY[family], kind=rule.action), (), rule)
-            found = self._in_table(rule, destination, oif)
+            found = self._in_table(rule, destination, oif, prefer)
             if found is None or found.route.kind == "throw":
                 continue
             return found
@@ -123,11 +127,14 @@ class Fib:
                     routes.sort(key=lambda route: route.effective_metric)
         return {key: sorted(table.items(), reverse=True) for key, table in found.items()}
 
-    def _in_table(self, rule: Rule, destination: Address, oif: str | None) -> Lookup | None:
+    def _in_table(self, rule: Rule, destination: Address, oif: str | None, prefer: str | None) -> Lookup | None:
         number = int(destination)
         table = self._tables.get((rule.table or 0, 4 if destination.version == 4 else 6), ())
         for mask, networks in table:
-            for route in networks.get(number & mask, ()):
+            routes = networks.get(number & mask, ())
+            if prefer is not None and len(routes) > 1 and destination.version == 6:
+                routes = sorted(routes, key=lambda route: (route.effective_metric, prefer not in route.devices))
+            for route in routes:
                 if route.kind not in ("unicast", "local"):
                     if oif is not None and route.family == 6:
                         continue  # IPv6 keeps these on `lo`

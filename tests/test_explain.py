@@ -110,7 +110,7 @@ def test_every_way_of_a_multipath_route() -> None:
     )
     done = here("explain", "two-nic", *words, "--expect", "pod1 -> pod2=eth1")
     assert done.status == FAIL
-    assert "pod1 → pod2: carried (4 of 4, a hash decides)" in done.out
+    assert "pod1 → pod2: carried (4 of 4: chance decides)" in done.out
     assert "predicted to leave by node1.eth0 or node1.eth1" in done.err
 
 

@@ -65,7 +65,7 @@ class Packet(Model):
 
 
 class Way(Model):
-    """One way the flow may go; several where a hash decides."""
+    """One way the flow may go; several where a hash, or who answers first, decides."""
 
     verdict: Literal["carried", "lost"]
     chain: Annotated[str, Field(description="the request's decisions in one line")]

@@ -49,7 +49,7 @@ def _flow(flow: ExplainedFlow) -> Iterator[str]:
     if flow.not_sent is not None:
         yield from _folded(f"{name}: not sent: {flow.not_sent}", "")
     for number, way in enumerate(flow.ways, 1):
-        hashed = f" ({number} of {len(flow.ways)}, a hash decides)" if len(flow.ways) > 1 else ""
+        hashed = f" ({number} of {len(flow.ways)}: chance decides)" if len(flow.ways) > 1 else ""
         yield f"{name}: {way.verdict}{hashed}"
         yield from _way(way)
 

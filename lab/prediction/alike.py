@@ -18,7 +18,7 @@ from lab.topology import Host, Node
 from lab.wordreader import ip_network
 
 _COMPARED = frozenset({"name", "description", "fabrics", "nodes", "externals", "routers", "flows"})
-_OF_NODES = frozenset({"nics", "routes", "rules", "sysctls", "node_ip", "pod_cidrs", "pods", "labels"})
+_OF_HOSTS = frozenset({"nics", "routes", "rules", "sysctls", "node_ip", "pod_cidrs", "pods", "labels"})
 
 Token = str
 """What stands for one of a node's own addresses, the same in every node that is like it."""
@@ -96,7 +96,7 @@ class _Facts:
         topology = self.decisions.topology
         every = [i.ip for _, _, nic in topology.nic_pairs() for i in nic.addresses]
         more = [name for name, value in topology if name not in _COMPARED and value]
-        more += [name for node in topology.nodes.values() for name, value in node if name not in _OF_NODES and value]
+        more += [name for host in topology.hosts.values() for name, value in host if name not in _OF_HOSTS and value]
         return bool(more) or len(set(every)) < len(every)
 
     def _nics(self, node: Node, own: Own) -> Iterator[object]:

@@ -10,7 +10,6 @@ from lab.fib import Fib
 from lab.nat import HOOKS, Hook, Packet, PacketRule
 from lab.route import Address, Family
 from lab.topology import Host
-from lab.topology.stacking import is_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +63,15 @@ class Machine:
 
     @cached_property
     def own(self) -> frozenset[Address]:
-        """The addresses that ARP is answered for."""
-        up = {i.ip for name, one in self.host.interfaces.items() if is_up(self.host, name) for i in one.addresses}
-        return frozenset(up.union(*self.extra.values()))
+        """The addresses that ARP is answered for. [kernel] those of a link that is down are the host's too."""
+        found = {interface.ip for link in self.host.interfaces.values() for interface in link.addresses}
+        return frozenset(found.union(*self.extra.values()))
+
+    @cached_property
+    def minds_the_interface(self) -> bool:
+        """Can it matter by which of its interfaces on one fabric a packet comes in?"""
+        routing = any(rule.iif in self.host.interfaces for rule in self.fib.rules)
+        return routing or any(rule.match.iif is not None for rule in self.packet_rules)
 
     def masquerade_address(self, device: str, neighbour: Address) -> Address | None:
         """What the kernel's `masquerade` writes on packets that leave by a device for a neighbour there.

@@ -19,7 +19,7 @@ class Sent:
     tap: str
     source: str
     outer: tuple[str, str] | None = None
-    into: str = ""
+    into: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,10 @@ def shown(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """One packet's way. `arrived`: the host it ended at, or None, and then `why`; `source` as it was seen there."""
+    """One packet's way. `arrived`: the host it ended at, or None, and then `why`; `source` as it was seen there.
+
+    `iif`: the interface by which it came in there.
+    """
 
     sent: tuple[Sent, ...]
     arrived: str | None
@@ -58,6 +61,7 @@ class Walk:
     packet: Packet = field(compare=False, repr=False)
     why: str = ""
     steps: tuple[Step, ...] = field(default=(), compare=False)
+    iif: str | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

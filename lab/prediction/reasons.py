@@ -91,6 +91,11 @@ TRANSLATED_BACK = Why(
 NOT_TRANSLATED = Why("nat.none", "not masqueraded: no rule is for {source} on {oif}", "[kernel] nf_nat_inet_fn")
 NO_ADDRESS = Why("nat.no-address", "{oif} has no address to masquerade with", "[kernel] nf_nat_masquerade_ipv4")
 NO_NEIGHBOUR = Why("neighbour.none", "nobody on {fabric} has {address}", "[kernel] ARP, ND")
+SEVERAL_ANSWER = Why(
+    "neighbour.several",
+    "several interfaces answer for {address} ({several}): here it arrives by {into}",
+    "[kernel] arp_process, arp_ignore=0",
+)
 NOWHERE = Why("device.nowhere", "{device} leads nowhere", "[kernel]")
 ARRIVED = Why("arrived", "{end} sees the source {source}, {whose}", "[kernel]")
 MARTIAN = Why(

@@ -28,7 +28,9 @@ class Tracking:
 @dataclass(frozen=True, slots=True)
 class Trip:
     """`inner`: what the packet carries, while it is a tunnel's. `left`: how many more hops it may take.
-    `dropped`: why a packet rule ended it."""
+    `dropped`: why a packet rule ended it. `iif`: the interface it came in by. `prefer`: the device that a host's own
+    packet would rather leave by.
+    """
 
     packet: Packet
     tracked: Tracked
@@ -38,6 +40,8 @@ class Trip:
     steps: tuple[Step, ...] = ()
     left: int = HOPS
     dropped: str = ""
+    iif: str | None = None
+    prefer: str | None = None
 
     @property
     def seen(self) -> Packet:
@@ -52,4 +56,4 @@ class Trip:
         return replace(self, steps=(*self.steps, Step(where, why, tuple(inputs.items()))))
 
     def ended(self, where: str | None, why: str = "") -> tuple[Walk, Tracked]:
-        return Walk(self.sent, where, self.seen.source, self.seen, why, self.steps), self.tracked
+        return Walk(self.sent, where, self.seen.source, self.seen, why, self.steps, self.iif), self.tracked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -48,12 +49,14 @@ class Walker:
                 yield Prediction(request, None)
                 continue
             back = _answer(request.packet)
-            for reply, _ in self._walks(request.arrived, back, tracked):
+            # [kernel] icmpv6_echo_reply asks for a route by the interface that the request came in by; IPv4 does not.
+            prefer = request.iif if back.family == 6 and back.protocol == "icmp" else None
+            for reply, _ in self._walks(request.arrived, back, tracked, prefer):
                 yield Prediction(request, reply)
 
-    def _walks(self, start: str, packet: Packet, tracked: Tracked) -> Iterator[Way]:
+    def _walks(self, start: str, packet: Packet, tracked: Tracked, prefer: str | None = None) -> Iterator[Way]:
         """Walk one packet from a host or pod; `tracked` is what the hosts remember of those before it."""
-        trip = Trip(packet, tracked)
+        trip = Trip(packet, tracked, prefer=prefer)
         if start in self.home:
             yield from self._arrives(self.home[start], pod_interface(start), trip)
         else:
@@ -78,6 +81,7 @@ class Walker:
         if trip.left == 0:
             yield trip.noting(host, reasons.LOOP).ended(None, "the packet goes round in a loop")
             return
+        trip = replace(trip, iif=iif, prefer=None)
         for taken in hooks.through(machine, "prerouting", hooks.tracked(machine, trip), Between(iif=iif)):
             if taken.dropped:
                 yield taken.ended(None, taken.dropped)
@@ -92,8 +96,10 @@ class Walker:
     def _routed(self, machine: Machine, iif: str | None, trip: Trip) -> Iterator[tuple[Trip, Egress | None]]:
         """The ways out of a host for a packet that came in by `iif` or was made there; None when there is none."""
         packet, host = trip.packet, machine.name
-        found = machine.fib.lookup(packet.destination, source=packet.source, iif=iif, mark=packet.mark)
-        if iif in machine.host.nics and packet.family == 4 and packet.source in machine.own:
+        found = machine.fib.lookup(
+            packet.destination, source=packet.source, iif=iif, mark=packet.mark, prefer=trip.prefer
+        )
+        if iif is not None and packet.family == 4 and packet.source in machine.own:
             noted = trip.noting(host, reasons.MARTIAN, source=packet.source)
             yield replace(noted, dropped=f"{packet.source} is {host}'s own address: nobody else may send from it"), None
         elif iif is not None and not machine.forwards and not (found and found.is_local):
@@ -208,16 +214,20 @@ class Walker:
             yield trip.noting(host, reasons.NOWHERE, device=device).ended(None, f"{device} of {host} leads nowhere")
             return
         nics = carriers(machine.host, device) if is_up(machine.host, device) else ()
-        neighbour = self._neighbour(place, host, to) if nics else None
-        if neighbour is None:
+        neighbours = self._neighbours(place, host, to) if nics else ()
+        if not neighbours:
             noted = trip.noting(host, reasons.NO_NEIGHBOUR, fabric=str(place), address=to)
             yield noted.ended(None, f"nobody on {place} has {to}")
             return
         outer = (str(trip.packet.source), str(trip.packet.destination)) if trip.inner else None
-        on_wire = trip.on(replace(trip.packet, mark=0), trip.inner)
-        for nic in nics:
-            here = Sent(f"{host}.{nic}", str(trip.seen.source), outer, self._tap_of(*neighbour))
-            yield from self._arrives(*neighbour, replace(on_wire, sent=(*trip.sent, here)))
+        for nic, (peer, interface) in itertools.product(nics, neighbours):
+            noted = trip
+            if len(neighbours) > 1:
+                several = tuple(f"{host}.{name}" for host, name in neighbours)
+                noted = trip.noting(host, reasons.SEVERAL_ANSWER, address=to, several=several, into=interface)
+            here = Sent(f"{host}.{nic}", str(trip.seen.source), outer, self._tap_of(peer, interface))
+            on_wire = noted.on(replace(trip.packet, mark=0), trip.inner)
+            yield from self._arrives(peer, interface, replace(on_wire, sent=(*trip.sent, here)))
 
     def _leaving(self, machine: Machine, device: str, trip: Trip) -> Trip:
         """With the step that says which device it leaves by, and whether Cilium is there."""
@@ -251,15 +261,21 @@ class Walker:
             found.update(dict.fromkeys(addresses, f"{pod}'s own"))
         return found
 
-    def _neighbour(self, place: Segment, host: str, address: Address) -> tuple[str, str] | None:
-        """Who answers for an address on a fabric. [kernel] ARP is answered for any of the host's addresses, ND not."""
-        for name, interface in self._holders.get((place, address), ()):
-            if name != host:
-                return name, interface
-        for name, interface in self._on_segment.get(place, ()) if address.version == 4 else ():
-            if name != host and address in self.machines[name].own:
-                return name, interface
-        return None
+    def _neighbours(self, place: Segment, host: str, address: Address) -> tuple[tuple[str, str], ...]:
+        """Where a packet for an address may arrive: at one host, by any of its interfaces that answers.
+
+        [kernel] ARP is answered on every interface for any of the host's addresses (arp_ignore=0), and who answers
+        first is believed; ND is answered by the interface that has the address.
+        """
+        owner = next((one for one in self._holders.get((place, address), ()) if one[0] != host), None)
+        if address.version == 6:
+            return (owner,) if owner else ()
+        for name, _ in (owner,) if owner else self._on_segment.get(place, ()):
+            if name != host and (owner or address in self.machines[name].own):
+                several = tuple(one for one in self._on_segment.get(place, ()) if one[0] == name)
+                # Where the interface makes no difference, one stands for all of them.
+                return several if self.machines[name].minds_the_interface else (owner or several[0],)
+        return ()
 
     def _tap_of(self, host: str, interface: str) -> str:
         """Where frames for an interface are seen."""

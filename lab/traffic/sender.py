@@ -35,8 +35,13 @@ class Sender:
                 # IPPROTO_RAW: the header is ours, and nothing is ever received (raw(7)).
                 raw = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
             self._sockets[version] = raw
+        # The header's source is nothing to the routing rules: the kernel looks at the socket's own, or at this.
+        if version == 4:
+            source = (socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("=i4s4s", 0, probe.source.packed, bytes(4)))
+        else:
+            source = (socket.IPPROTO_IPV6, _IPV6_PKTINFO, struct.pack("=16si", probe.source.packed, 0))
         try:
-            self._sockets[version].sendto(probe.packet, (str(probe.destination), 0))
+            self._sockets[version].sendmsg([probe.packet], [source], 0, (str(probe.destination), 0))
         except OSError as error:
             if error.errno in _REFUSED:
                 return error.strerror or str(error)
