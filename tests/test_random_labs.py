@@ -107,4 +107,5 @@ def test_the_kernel_does_what_is_predicted() -> None:
     print(dict(counted))
     assert not wrong, "\n\n".join(f"seed {one['seed']}: {one.get('flow')}: {one['wrong']}" for one in wrong)
     assert counted["labs"] >= LABS * 0.8
+    assert counted["asked twice"] <= max(LABS // 20, 4)
     assert counted["carried"] > counted["labs"] and counted["lost"] > counted["labs"]
