@@ -37,6 +37,7 @@ from lab.selection import (
 from lab.settings import NodeView, Settings
 from lab.topology import Node, Topology
 
+_MOST = 65535
 ROUTER_DEVICE = "cilium_host"
 TUNNEL_DEVICE = "cilium_vxlan"
 
@@ -136,10 +137,10 @@ class NodeDecision:
 
     @cached_property
     def mtu(self) -> int:
-        """Bytes: what pods' devices get (pkg/mtu/manager.go)."""
+        """Bytes: what pods' devices get (pkg/mtu/manager.go). [kernel] no veth takes as much as `lo` has: 65536."""
         node_ip = self.node_ips.get(4) or self.node_ips.get(6)
         routes = self.kernel_fib.routes
-        return device_mtu(self.links, self.devices, self.settings, self.version, node_ip, routes=routes)
+        return min(device_mtu(self.links, self.devices, self.settings, self.version, node_ip, routes=routes), _MOST)
 
     @property
     def route_mtu(self) -> int:

@@ -27,9 +27,10 @@ class Tracking:
 
 @dataclass(frozen=True, slots=True)
 class Trip:
-    """`inner`: what the packet carries, while it is a tunnel's. `left`: how many more hops it may take.
-    `dropped`: why a packet rule ended it. `iif`: the interface it came in by. `prefer`: the device that a host's own
-    packet would rather leave by.
+    """`inner`: what the packet carries, while it is a tunnel's.
+
+    `left`: how many more hops it may take. `been`: where it has been, and as what. `dropped`: why a packet rule ended
+    it. `iif`: the interface it came in by. `prefer`: the device that a host's own packet would rather leave by.
     """
 
     packet: Packet
@@ -39,6 +40,7 @@ class Trip:
     sent: tuple[Sent, ...] = ()
     steps: tuple[Step, ...] = ()
     left: int = HOPS
+    been: frozenset[object] = frozenset()
     dropped: str = ""
     iif: str | None = None
     prefer: str | None = None

@@ -78,10 +78,12 @@ class Walker:
     def _arrives(self, host: str, iif: str, trip: Trip) -> Iterator[Way]:
         """A packet came in by an interface: to the host itself, out of a tunnel, or on its way."""
         machine = self.machines[host]
-        if trip.left == 0:
+        here = (host, iif, trip.packet, trip.inner)
+        if trip.left == 0 or here in trip.been:
+            # What comes back as it was goes the same way again, until its TTL ends.
             yield trip.noting(host, reasons.LOOP).ended(None, "the packet goes round in a loop")
             return
-        trip = replace(trip, iif=iif, prefer=None)
+        trip = replace(trip, iif=iif, prefer=None, been=trip.been | {here})
         for taken in hooks.through(machine, "prerouting", hooks.tracked(machine, trip), Between(iif=iif)):
             if taken.dropped:
                 yield taken.ended(None, taken.dropped)
