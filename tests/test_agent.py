@@ -215,6 +215,7 @@ class NoControlPlane:
 @contextmanager
 def standing(directory: Path, **settings: str) -> Iterator[tuple[CiliumDatapath, Decisions]]:
     """Two nodes with stand-in agents that are not started yet; `labels` tells the stand-in what to do."""
+    agents.LINK_PATIENCE = 0.05  # stand-ins make no links
     path = standin.make(directory / "bundle")
     bundle = CiliumBundle("stand-in", "1.20.7", path, "directory")
     topology = load("two-nic")

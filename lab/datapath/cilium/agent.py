@@ -31,6 +31,7 @@ READY_DEADLINE = 60.0
 """Seconds for an agent to answer `Ok`; compiling its programs takes a few."""
 DBG_TIMEOUT = 20.0
 ROOM_DEADLINE = 10.0
+LINK_PATIENCE = 5.0
 CNI_TIMEOUT = 100.0
 """Seconds for a pod to be plugged. The plugin itself gives up after 90 (pkg/client), with words of its own."""
 _UNHURRIED = {"GOGC": "400"}
@@ -78,6 +79,17 @@ class Agent:
     def bpffs(self) -> Path:
         """The node's bpffs, as the host sees it: through the room's root."""
         return Path(f"/proc/{self.holder.pid}/root/sys/fs/bpf")
+
+    def wait_for_link(self, name: str) -> bool:
+        """Whether the node has this link, at most LINK_PATIENCE seconds from now."""
+        link = Path(f"/proc/{self.holder.pid}/root/sys/class/net/{name}")
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_result(lambda there: not there),
+            wait=tenacity.wait_fixed(0.01),
+            stop=tenacity.stop_after_delay(LINK_PATIENCE),
+            retry_error_callback=lambda _: False,
+        )
+        return retrying(link.exists)
 
     @property
     def state(self) -> Path:

@@ -97,6 +97,11 @@ class CiliumDatapath:
         for agent in self.agents.values():
             if agent.exited is not None:
                 agent.stop()
+        for agent in self.running:
+            node = decisions.nodes[agent.node]
+            # Links are numbered as they come, and programs are compiled with the tunnel's number: pods come after it.
+            if node.tunnels:
+                agent.wait_for_link(f"cilium_{node.settings.tunnel_protocol}")
         pods = [(pod, node) for pod, (node, _) in self.topology.pods.items() if pod not in self.pod_addresses]
         self._plug([(pod, self.agents[node]) for pod, node in pods if self.agents[node] in self.running])
         steps.done("pods")
