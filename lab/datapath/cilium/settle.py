@@ -70,10 +70,15 @@ def loaded(health: str) -> float:
 
 
 def reloads(before: NodeDecision, after: NodeDecision) -> bool:
-    """Will the agent load its programs again? Its configuration has the selected devices and their addresses."""
+    """Will the agent load its programs again? Its configuration has the selected devices and their addresses, but for
+    link-local ones: a listed device that goes down is nothing new to 1.20 [measured]."""
 
     def configuration(one: NodeDecision) -> object:
-        return [(link.index, link.name, link.addresses, link.mtu) for link in one.links if link.name in one.selected]
+        return [
+            (link.index, link.name, link.mtu, [address for address in link.addresses if not address.ip.is_link_local])
+            for link in one.links
+            if link.name in one.selected
+        ]
 
     return configuration(before) != configuration(after)
 
