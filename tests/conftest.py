@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -20,3 +21,10 @@ for name in ("CI", "BUILD_NUMBER"):
 # The same examples every time: what a run finds must not depend on the day. NICLAB_EXPLORE=1 looks for new ones.
 hypothesis.settings.register_profile("steady", derandomize=not os.environ.get("NICLAB_EXPLORE"))
 hypothesis.settings.load_profile("steady")
+
+
+def pytest_sessionstart() -> None:
+    """A shell without job control starts what it puts in the background with SIGINT ignored, and programs that tests
+    interrupt would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
