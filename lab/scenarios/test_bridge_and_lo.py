@@ -13,6 +13,7 @@ from lab import Lab
 REFUSAL = "unable to determine direct routing device"
 
 
+@pytest.mark.issue(37427, "the agent exits when the node IP is on a bridge")
 @pytest.mark.topology("bridge")
 @pytest.mark.parametrize(
     "devices",
@@ -56,6 +57,7 @@ def test_agents_refuse_a_node_ip_on_lo_that_is_not_listed(lab: Lab) -> None:
     assert REFUSAL in (lab.said["node1"].agent_exits or "")
 
 
+@pytest.mark.issue(17463, "a node IP on lo")
 @pytest.mark.topology("loopback")
 @pytest.mark.settings(routing="tunnel", devices="eth0,eth1", direct_routing_device="eth0")
 def test_with_a_direct_routing_device_a_node_ip_on_lo_survives_the_loss_of_a_fabric(lab: Lab) -> None:

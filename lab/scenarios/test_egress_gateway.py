@@ -44,6 +44,7 @@ def test_a_policy_tunnels_to_the_gateway(lab: Lab, routing: Settings) -> None:
     assert flow.outer_on("node2.eth0") == BACK
 
 
+@pytest.mark.issue(21452, "egress gateway: the address of eth1, and yet it leaves by eth0")
 def test_the_egress_ip_does_not_choose_the_nic(lab: Lab) -> None:
     """The trap: eth1's address goes out of eth0, where the gateway's route to the world is. Here the router forwards
     it; many networks would not.
@@ -52,6 +53,7 @@ def test_the_egress_ip_does_not_choose_the_nic(lab: Lab) -> None:
     by_gateway(lab.send("by-address", "ext1"), nic="eth1", source="10.0.1.202")
 
 
+@pytest.mark.issue(28498, "egress gateway: the NIC of the policy is not the one that is used")
 def test_an_interface_fixes_the_nic_from_1_20_on(lab: Lab) -> None:
     """Before, it is only another way to say which address."""
     by_gateway(lab.send("by-nic", "far"), nic="eth0" if lab.version < (1, 20) else "eth1", source="10.0.1.2")

@@ -61,6 +61,7 @@ def test_node_port_with_a_remote_backend(lab: Lab, port: str) -> None:
         assert flow.came_back_to("node1") == {"eth0"}
 
 
+@pytest.mark.issue(40521, "replies to clients of a service leave another NIC than requests come in by")
 @pytest.mark.settings(NATIVE, BOTH)
 def test_the_reply_leaves_by_the_route_to_the_client(lab: Lab) -> None:
     """A client of the other fabric is answered by the other NIC: one connection, two NICs."""
@@ -220,6 +221,7 @@ def test_without_kube_proxy_replacement(lab: Lab) -> None:
     by_node.must_not_receive()
 
 
+@pytest.mark.issue(34050, "a pod and the address of its own node on a NIC that is not selected")
 @pytest.mark.settings(NATIVE, ETH0)
 def test_a_pod_and_its_own_nodes_other_nic(lab: Lab) -> None:
     """The agent does not know an address on a NIC that is not selected. Up to 1.18 the packet leaves by the only
