@@ -138,5 +138,5 @@ def test_what_is_not_modelled_is_listed(key: str, value: str, listed: bool) -> N
 
 
 def test_a_nodes_settings_are_looked_at_too() -> None:
-    node = NodeSettings.of("node1", {"enable-host-firewall": "true"})
-    assert unmodelled(Settings(Values({"enable-ipsec": "true"}), (node,))) == ("enable-host-firewall", "enable-ipsec")
+    node = NodeSettings.of("node1", {"enable-wireguard": "true"})
+    assert unmodelled(Settings(Values({"enable-ipsec": "true"}), (node,))) == ("enable-ipsec", "enable-wireguard")
