@@ -87,17 +87,23 @@ class Fib:
         return None
 
     def source_for(self, destination: Address, found: Lookup, host: Host) -> Address | None:
-        """The address a packet of the host itself gets: the route's `src`, else the device's first in that network."""
+        """The address a packet of the host itself gets: the route's `src`, else one of the device that it leaves by.
+
+        [kernel] inet_select_addr: for a gateway the device's first address in its network, else the device's first,
+        else any other link's. IPv6 prefers the device's own, the nearest to the destination (RFC 6724).
+        """
         if found.route.source is not None and not found.is_local:
             return found.route.source
+        family: Family = 4 if destination.version == 4 else 6
         for hop in found.hops:
-            nic = host.interfaces.get(hop.dev or "")
-            interfaces = nic.addresses_of(4 if destination.version == 4 else 6) if nic else ()
-            target = hop.via or destination
-            near = [interface.ip for interface in interfaces if target in interface.network]
+            link = host.interfaces.get(hop.dev or "")
+            interfaces = link.addresses_of(family) if link else ()
+            target = hop.via or (destination if family == 6 else None)
+            near = [interface.ip for interface in interfaces if target is not None and target in interface.network]
             if near or interfaces:
                 return near[0] if near else interfaces[0].ip
-        return None
+        others = (one.ip for link in host.interfaces.values() for one in link.addresses_of(family))
+        return next((ip for ip in others if not ip.is_link_local), None) if found.hops else None
 
     @cached_property
     def _ordered(self) -> Mapping[Family, Sequence[Rule]]:

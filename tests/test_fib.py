@@ -259,6 +259,20 @@ def test_the_source_of_what_the_host_sends() -> None:
         assert str(fib.source_for(ip_address(target), found, one)) == source
 
 
+def test_the_source_by_a_device_without_addresses_is_another_links() -> None:
+    one = External.model_validate(
+        {
+            "nics": {"eth0": {"fabric": "f"}, "eth1": {"fabric": "f", "addresses": ["10.0.1.1/24", "10.0.5.1/24"]}},
+            "routes": ["10.0.9.0/24 dev eth0", "10.9.0.0/16 dev eth1"],
+        }
+    )
+    fib = Fib.of(one)
+    for target, source in (("10.0.9.9", "10.0.1.1"), ("10.9.0.9", "10.0.1.1"), ("10.0.5.9", "10.0.5.1")):
+        found = fib.lookup(ip_address(target))
+        assert found is not None
+        assert str(fib.source_for(ip_address(target), found, one)) == source
+
+
 def _devices(
     fib: Fib, target: str, source: str | None = None, iif: str | None = None, oif: str | None = None
 ) -> set[str]:

@@ -41,11 +41,13 @@ def test_every_lab_has_an_answer(rng: Random) -> None:
     made = random_lab(rng, flows=3)
     hypothesis.assume(made is not None)
     assert made is not None
+    hypothesis.note(str(made))
     world = World(Decisions(made.topology, made.settings, made.version))
     for node in world.decisions.nodes.values():
         assert set(node.selected) <= {device.name for device in node.devices if device.selected}
         assert (node.agent_exits is None) == (node.node in world.decisions.running)
     for flow in made.flows:
+        hypothesis.note(str(flow))
         ways = world.predict(flow)
         assert len(ways) == len(set(ways))
         assert bool(ways) != bool(world.why_not(flow))

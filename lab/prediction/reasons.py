@@ -90,6 +90,7 @@ TRANSLATED_BACK = Why(
 )
 NOT_TRANSLATED = Why("nat.none", "not masqueraded: no rule is for {source} on {oif}", "[kernel] nf_nat_inet_fn")
 NO_ADDRESS = Why("nat.no-address", "{oif} has no address to masquerade with", "[kernel] nf_nat_masquerade_ipv4")
+NO_SOURCE = Why("tunnel.no-source", "this host has no address to send to {remote} from", "[kernel] ip_route_output_key")
 NO_NEIGHBOUR = Why("neighbour.none", "nobody on {fabric} has {address}", "[kernel] ARP, ND")
 SEVERAL_ANSWER = Why(
     "neighbour.several",

@@ -186,6 +186,8 @@ class Walker:
             assert found is not None
             source = machine.fib.source_for(remote, replace(found, hops=(hop,)), machine.host)
             if source is None:
+                noted = trip.noting(machine.name, reasons.NO_SOURCE, remote=remote)
+                yield noted.ended(None, f"{machine.name} has no address for the tunnel to {remote}")
                 continue
             outer = Packet(source, remote, "udp", _TUNNEL_SOURCE_PORT, node.settings.tunnel_port, mark=trip.packet.mark)
             noted = self._noted(machine, trip.on(outer, trip.packet), found, hop).noting(
