@@ -16,18 +16,6 @@ POOL_ANNOTATION = "ipam.cilium.io/ip-pool"
 """Of a pod: the pool it takes its address from (pkg/annotation/k8s.go IPAMPoolKey)."""
 
 
-def cilium_node_config(
-    name: str, values: Mapping[str, str], *, match_labels: Mapping[str, str], namespace: str = "kube-system"
-) -> Object:
-    """Settings for the nodes with these labels, over those of the `cilium-config` ConfigMap."""
-    return {
-        "apiVersion": "cilium.io/v2",
-        "kind": "CiliumNodeConfig",
-        "metadata": metadata(name, namespace),
-        "spec": {"nodeSelector": {"matchLabels": dict(match_labels)}, "defaults": dict(values)},
-    }
-
-
 def egress_policy(
     name: str,
     *,
@@ -55,12 +43,7 @@ def egress_policy(
         spec["excludedCIDRs"] = [str(network) for network in excluded]
     if len(entries) > 1:
         spec["egressGateways"] = entries
-    return {
-        "apiVersion": "cilium.io/v2",
-        "kind": "CiliumEgressGatewayPolicy",
-        "metadata": metadata(name),
-        "spec": spec,
-    }
+    return _object("cilium.io/v2", "CiliumEgressGatewayPolicy", metadata(name), spec)
 
 
 def pod_ip_pool(name: str, cidrs: Sequence[Network]) -> Object:

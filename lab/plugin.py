@@ -257,7 +257,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def pytest_sessionfinish(session: pytest.Session) -> None:
     config = session.config
     if config.stash.get(_LACKS_ROOM, False):
-        config.workeroutput["niclab_lacks_room"] = True  # type: ignore[attr-defined]  # pytest-xdist's
+        worker: Any = config
+        worker.workeroutput["niclab_lacks_room"] = True  # pytest-xdist's
     found = config.stash.get(_SESSION, None)
     if found is not None:
         found.finish()

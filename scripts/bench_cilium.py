@@ -14,8 +14,13 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lab import Lab
+    from lab.controlplane import Kind
 
 BARS = {"kvstore": 6.0, "kubernetes": 12.0}
 """Seconds to the first verdict."""
@@ -60,7 +65,7 @@ def one(start: float, version: str, control_plane: str) -> Run:
     logger.setLevel(logging.DEBUG)
     logger.addHandler(clock)
     clock.step("Python")
-    kind = "kubernetes" if control_plane == "kubernetes" else "kvstore"
+    kind: Kind = "kubernetes" if control_plane == "kubernetes" else "kvstore"
     settings = LAB_BASELINE.merged(Settings.of(devices="eth0"))
     with Lab.deploy("two-nic", settings, datapath="cilium", cilium_version=version, control_plane=kind) as lab:
         _carried(lab)
@@ -72,8 +77,8 @@ def one(start: float, version: str, control_plane: str) -> Run:
     return clock.steps
 
 
-def _carried(lab: object) -> None:
-    result = lab.send("pod1", "pod2")  # type: ignore[attr-defined]
+def _carried(lab: Lab) -> None:
+    result = lab.send("pod1", "pod2")
     if result.verdict != "carried":
         raise SystemExit(f"pod1 -> pod2 is {result.verdict}: what was measured means nothing")
 
@@ -108,28 +113,26 @@ def run(versions: Sequence[str] | None, control_plane: str, *, rounds: int, as_j
                 cold.append(_measure(version, control_plane, Path(objects)))
                 warm.append(_measure(version, control_plane, Path(objects)))
         everything[version] = {"cold": cold, "warm": warm}
+        bars = {_FIRST: BARS[control_plane], _NEXT: CHANGE_BAR}
+        missed |= any(statistics.median(run[step] for run in warm) > bar for step, bar in bars.items())
         if not as_json:
-            missed |= _table(f"Cilium {version} · {control_plane} · load {os.getloadavg()[0]:.1f}", cold, warm)
+            _table(f"Cilium {version} · {control_plane} · load {os.getloadavg()[0]:.1f}", cold, warm, bars)
     if as_json:
         print(json.dumps(everything, indent=1))
     return int(missed)
 
 
-def _table(title: str, cold: Sequence[Run], warm: Sequence[Run]) -> bool:
-    """Medians of each step and the totals' runs; whether a warm lab misses a bar."""
-    bars = {_FIRST: BARS["kubernetes" if "kubernetes" in title else "kvstore"], _NEXT: CHANGE_BAR}
+def _table(title: str, cold: Sequence[Run], warm: Sequence[Run], bars: Mapping[str, float]) -> None:
+    """Medians of each step, and the totals' runs beside their bars."""
     print(f"\n{title:<52}{'cold':>8}{'warm':>8}     bar   (seconds, medians of {len(cold)})")
-    missed = False
     for step in cold[0]:
         medians = [statistics.median(one[step] for one in runs) for runs in (cold, warm)]
         line = f"  {step:<50}{medians[0]:8.2f}{medians[1]:8.2f}"
         if step in bars:
             met = medians[1] <= bars[step]
-            missed |= not met
             runs = " / ".join(" ".join(f"{one[step]:.1f}" for one in runs) for runs in (cold, warm))
             line += f"{bars[step]:8.0f}   {'met' if met else 'NOT MET'} warm   {runs}"
         print(line)
-    return missed
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import tenacity
@@ -37,10 +37,11 @@ def in_arena(work: Callable[[], T]) -> T:
     succeeded, answer = forked(lambda: _in_arena(work))
     if not succeeded:
         pytest.fail(str(answer), pytrace=False)
-    return answer  # type: ignore[return-value]  # what `work` returned, through pickle
+    returned: T = answer
+    return returned
 
 
-def forked(work: Callable[[], object]) -> tuple[bool, object]:
+def forked(work: Callable[[], object]) -> tuple[bool, Any]:
     """Run `work` in a forked process: (True, its result), or (False, its traceback or how it died)."""
     reading, writing = os.pipe()
     pid = os.fork()

@@ -179,7 +179,7 @@ def both_archive(path: Path, **images: list[list[Entry]]) -> Path:
     """What docker ≥ 25 and containerd save: an OCI archive, with docker's table beside it."""
     oci_archive(path, **images)
     with tarfile.open(path) as tar:
-        files = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+        files = {member.name: file.read() for member in tar if (file := tar.extractfile(member)) is not None}
     table = []
     for name, layers in images.items():
         manifest = json.loads(build(layers).manifest)

@@ -15,6 +15,7 @@ from lab.agreement import unpredicted
 from lab.datapath.decision import Decisions
 from lab.prediction import Prediction
 from lab.selection import Version
+from lab.traffic.path import Sighting
 from tests.flows import numbered, result, seen, to_ext1, tunnelled
 
 
@@ -47,8 +48,8 @@ def test_a_flow_that_does_what_is_predicted() -> None:
     ],
     ids=["another NIC", "another source", "no answer", "not arrived", "nothing"],
 )
-def test_a_flow_that_does_something_else(way: list[object], words: str) -> None:
-    assert words in unpredicted(result("pod1 -> ext1", way), ways("pod1 -> ext1"))  # type: ignore[arg-type]
+def test_a_flow_that_does_something_else(way: list[Sighting], words: str) -> None:
+    assert words in unpredicted(result("pod1 -> ext1", way), ways("pod1 -> ext1"))
 
 
 def test_every_probe_counts() -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from lab import Lab
 from lab.cli import FAIL, main
-from lab.plan import FABRIC
+from lab.plan import FABRIC, Cable
 from lab.process import run
 from lab.traffic import measure, tap
+from lab.traffic.sender import Responder
 from lab.verdict import FlowResult, Unmeasured
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: builds network namespaces")
@@ -114,11 +115,11 @@ def test_a_lab_blinded_midway_answers_nothing(
     serve = measure._serve
     done: list[Lab] = []
 
-    def blind_and_serve(responders: object) -> None:
+    def blind_and_serve(responders: Sequence[Responder]) -> None:
         if not done:
             blind(standing)
             done.append(standing)
-        serve(responders)  # type: ignore[arg-type]  # what it was given
+        serve(responders)
 
     monkeypatch.setattr(measure, "_serve", blind_and_serve)
     flow = standing.send("pod1", "ext1")
@@ -143,11 +144,11 @@ def test_every_tap_sees_its_own_canary(standing: Lab, monkeypatch: pytest.Monkey
     sent: list[str] = []
     swallowed = ""
 
-    def note(self: tap.Taps, cable: object, frame: bytes, *, outbound: bool) -> None:
-        name = f"{getattr(cable, 'tap', '')} {'out' if outbound else 'in'}"
+    def note(self: tap.Taps, cable: Cable, frame: bytes, *, outbound: bool) -> None:
+        name = f"{cable.tap} {'out' if outbound else 'in'}"
         sent.append(name)
         if name != swallowed:
-            inject(self, cable, frame, outbound=outbound)  # type: ignore[arg-type]  # a Cable
+            inject(self, cable, frame, outbound=outbound)
 
     def note_pod(self: tap.Taps, pod: str, frame: bytes) -> None:
         sent.append(f"{pod} out")

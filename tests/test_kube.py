@@ -172,15 +172,6 @@ def test_everything_a_service_can_have() -> None:
     ]
 
 
-def test_a_node_config_selects_by_labels() -> None:
-    assert ciliumkube.cilium_node_config("eth1", {"devices": "eth1"}, match_labels={"rack": "a"}) == {
-        "apiVersion": "cilium.io/v2",
-        "kind": "CiliumNodeConfig",
-        "metadata": {"name": "eth1", "namespace": "kube-system"},
-        "spec": {"nodeSelector": {"matchLabels": {"rack": "a"}}, "defaults": {"devices": "eth1"}},
-    }
-
-
 def test_an_egress_policy_names_its_gateways() -> None:
     every, some = ip_network("0.0.0.0/0"), ip_network("10.0.0.0/8")
     pods = {"matchLabels": {"app": "web"}}

@@ -16,7 +16,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from lab.operation import AddAddress, AddCable, AddNamespace, AddNeighbour, AddRoute, AddRule, Operation, SetLink
 from lab.removal import DelAddress, DelLink, DelNeighbour, DelRoute, DelRule
 from lab.route import parse_route, parse_rule
-from lab.substrate import netlink, removal
+from lab.substrate import netlink, readiness, removal
 from tests.kernel import privileged, substrate
 from tests.test_netlink import decoded
 
@@ -71,6 +71,7 @@ def test_a_namespace_is_as_it_was_when_all_is_taken_away_again() -> None:
             SetLink("node1", "eth1"),
         ]
         real.apply(base)
+        readiness.wait(real)  # a link that is not activated yet shows other flags
         before = _state(real["node1"].name)
         interfaces = [("eth0", "10.0.0.1/24"), ("eth1", "10.0.1.1/24"), ("eth0", "fd00::1/64")]
         addresses = [(dev, ipaddress.ip_interface(text)) for dev, text in interfaces]

@@ -132,29 +132,34 @@ def test_any_sequence_number_is_read_without_raising(sequence: int, lab: int) ->
 # --- probes ---------------------------------------------------------------------------------------------------------
 
 
+def remade(probe: Probe) -> bytes:
+    """The probe's packet with every checksum and length as scapy computes them."""
+    from scapy.layers.inet import ICMP, IP, TCP, UDP
+    from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
+
+    again = parse(probe)
+    for layer, fields in (
+        (IP, ("chksum", "len", "ihl")),
+        (IPv6, ("plen",)),
+        (UDP, ("chksum", "len")),
+        (TCP, ("chksum", "dataofs")),
+        (ICMP, ("chksum",)),
+        (ICMPv6EchoRequest, ("cksum",)),
+    ):
+        for field in fields:
+            if again.haslayer(layer):
+                again[layer].delfieldval(field)
+    return bytes(again)
+
+
 @pytest.mark.parametrize("ends", [V4, V6], ids=["v4", "v6"])
 @pytest.mark.parametrize("size", [None, 100, 101, 1400, 1401])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_scapy_agrees_with_every_checksum_and_length(
     protocol: Protocol, size: int | None, ends: tuple[Any, Any]
 ) -> None:
-    from scapy.layers.inet import ICMP, IP, TCP, UDP
-    from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
-
     for probe in probes(protocol, ends, size=size):
-        again = parse(probe)
-        for layer, fields in (
-            (IP, ("chksum", "len", "ihl")),
-            (IPv6, ("plen",)),
-            (UDP, ("chksum", "len")),
-            (TCP, ("chksum", "dataofs")),
-            (ICMP, ("chksum",)),
-            (ICMPv6EchoRequest, ("cksum",)),
-        ):
-            for field in fields:
-                if again.haslayer(layer):
-                    again[layer].delfieldval(field)
-        assert bytes(again) == probe.packet
+        assert remade(probe) == probe.packet
         assert size is None or len(probe.packet) == size
 
 
@@ -240,6 +245,17 @@ def test_tcp_probes_are_syns_numbered_by_identity_each_from_its_own_port() -> No
 )
 def test_source_ports(protocol: Protocol, options: dict[str, Any], expected: list[int]) -> None:
     assert [parse(probe).sport for probe in probes(protocol, **options)] == expected
+
+
+@pytest.mark.parametrize("ends", [V4, V6], ids=["v4", "v6"])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_probes_go_to_each_destination_in_turn(protocol: Protocol, ends: tuple[Any, Any]) -> None:
+    other = type(ends[1])(int(ends[1]) + 1)
+    made = probes(protocol, ends, destinations=(ends[1], other))
+    assert [probe.destination for probe in made] == [ends[1], other, ends[1]]
+    for probe in made:
+        assert parse(probe).dst == str(probe.destination)
+        assert remade(probe) == probe.packet
 
 
 def test_dont_fragment_can_be_cleared() -> None:

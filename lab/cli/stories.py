@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -53,7 +52,7 @@ def _measured(options: argparse.Namespace, kind: str) -> Mapping[str, Any]:
         for version in options.cilium or ():
             command += ["--cilium", version]
         # What pytest prints goes beside the answer, where a person sees it and a program does not read it.
-        status = subprocess.run(command, stdout=sys.stderr, check=False, env=os.environ).returncode
+        status = subprocess.run(command, stdout=sys.stderr, check=False).returncode
         if status == _NOTHING_RAN:
             raise LabError(f"no scenario answers {chosen}", mend=f"niclab {options.stories} lists them all")
         records = sorted(Path(directory).glob("run-*/run.json"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 
 from lab.datapath.decision import Decisions, NodeDecision
 from lab.route import TABLES, Address, Family, Network
@@ -75,7 +76,9 @@ def covering(entries: Iterable[Entry], network: Network) -> Entry | None:
 
 
 def inside(network: Network, other: Network) -> bool:
-    return network.version == other.version and network.subnet_of(other)  # type: ignore[arg-type]  # of one family
+    if isinstance(network, IPv4Network):
+        return isinstance(other, IPv4Network) and network.subnet_of(other)
+    return isinstance(other, IPv6Network) and network.subnet_of(other)
 
 
 def way_out(decisions: Decisions, policy: EgressPolicy, pod: str, family: Family) -> WayOut | None:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Network
 
 from lab import ipmasq
 from lab.datapath.decision import TUNNEL_DEVICE, Decisions, NodeDecision
 from lab.nat import Devices, Exempt, Masquerade, Match, PacketRule, Snat, Why
-from lab.route import TABLES, Family
+from lab.route import TABLES, Family, Network
 
 _BPF = "bpf/lib/nat.h snat_v4_needs_masquerade"
 _IPTABLES = "pkg/datapath/iptables/iptables.go installMasqueradeRules"
@@ -69,7 +70,9 @@ def _excluded(decisions: Decisions, node: NodeDecision, family: Family) -> Itera
 def _listed(node: NodeDecision, family: Family) -> Iterator[PacketRule]:
     """The networks of the ip-masq-agent: one list, the same on every device. It is for pods' packets alone."""
     found = ipmasq.read(node.settings.ip_masq_agent_config).networks
-    mine = tuple(ipaddress.collapse_addresses(network for network in found if network.version == family))  # type: ignore[type-var]  # of one family
+    ipv4 = ipaddress.collapse_addresses(network for network in found if isinstance(network, IPv4Network))
+    ipv6 = ipaddress.collapse_addresses(network for network in found if isinstance(network, IPv6Network))
+    mine: tuple[Network, ...] = tuple(ipv4) if family == 4 else tuple(ipv6)
     if mine:
         why = Why(
             "masquerade.ip-masq-agent",

@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable
 
 from lab.substrate import netlink
-from lab.substrate.message import NLM_F_REQUEST, attribute, attributes
+from lab.substrate.message import attribute, attributes, message
 from lab.substrate.netns import Substrate
 
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
@@ -27,9 +27,9 @@ def forget(substrate: Substrate, hosts: Iterable[str]) -> None:
         channel = substrate[name].channel
         head = struct.pack("=BxHiHBB", socket.AF_UNSPEC, 0, 0, 0, 0, 0)
         for body in channel.dump(RTM_GETNEIGH, RTM_NEWNEIGH, head):
-            if (message := _removal(body)) is not None:
+            if (removal := _removal(body)) is not None:
                 try:
-                    channel.send([message])
+                    channel.send([removal])
                 except netlink.Refusal as refusal:
                     if refusal.errno != _ENOENT:  # it went by itself meanwhile
                         raise
@@ -43,4 +43,4 @@ def _removal(body: bytes) -> bytes | None:
     if told or address is None or family not in (socket.AF_INET, socket.AF_INET6):
         return None
     gone = struct.pack("=BxHiHBB", family, 0, index, 0, 0, 0) + attribute(_NDA_DST, address)
-    return struct.pack("=IHHII", 16 + len(gone), RTM_DELNEIGH, NLM_F_REQUEST, 0, 0) + gone
+    return message(RTM_DELNEIGH, 0, gone)

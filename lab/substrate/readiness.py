@@ -13,11 +13,10 @@ import struct
 import tenacity
 
 from lab.errors import LabError
-from lab.substrate.message import attributes
+from lab.substrate.message import IFF_UP, IFLA, attributes
 from lab.substrate.netns import Substrate
 
-_IFF_UP = 1
-_IFLA_IFNAME, _IFLA_OPERSTATE, _IFLA_LINKINFO, _IFLA_CARRIER = 3, 16, 18, 33
+_IFLA_OPERSTATE, _IFLA_CARRIER = 16, 33
 _IFLA_INFO_KIND = 1
 _IF_OPER_UNKNOWN, _IF_OPER_UP = 0, 6
 _LATE = ("veth", "bridge")
@@ -35,9 +34,9 @@ def waiting_links(links: list[bytes]) -> list[str]:
 def _link(body: bytes) -> tuple[str, bool]:
     """Its name, and whether it still has to be activated."""
     found = dict(attributes(body[16:]))
-    name = found[_IFLA_IFNAME].rstrip(b"\0").decode()
-    kind = dict(attributes(found.get(_IFLA_LINKINFO, b""))).get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode()
-    up = struct.unpack_from("=I", body, 8)[0] & _IFF_UP
+    name = found[IFLA["IFNAME"]].rstrip(b"\0").decode()
+    kind = dict(attributes(found.get(IFLA["LINKINFO"], b""))).get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode()
+    up = struct.unpack_from("=I", body, 8)[0] & IFF_UP
     carrier = found.get(_IFLA_CARRIER, b"\0") != b"\0"
     ready = (_IF_OPER_UP,) if kind in _LATE else (_IF_OPER_UP, _IF_OPER_UNKNOWN)
     return name, bool(up and carrier and found[_IFLA_OPERSTATE][0] not in ready)

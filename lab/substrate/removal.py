@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
 import struct
 
 from lab.operation import AddAddress, AddNeighbour, AddRoute, AddRule
 from lab.removal import DelAddress, DelNeighbour, DelRoute, DelRule
 from lab.substrate import netlink
-from lab.substrate.message import NLM_F_REQUEST, message
+from lab.substrate.message import NLM_F_REQUEST, link, message
 from lab.substrate.netlink import Index
 
 RTM_DELLINK = 17
@@ -23,7 +22,7 @@ def _opposite(made: bytes) -> bytes:
 
 
 def del_link(index: int) -> bytes:
-    return message(RTM_DELLINK, 0, struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0))
+    return message(RTM_DELLINK, 0, link(index, 0))
 
 
 def del_address(operation: DelAddress, index: int) -> bytes:

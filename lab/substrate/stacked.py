@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import struct
 
 from lab.stacked import MIIMON, AddBond, AddDummy, AddVlan, AddVrf
@@ -48,5 +47,4 @@ def add_dummy(operation: AddDummy, index: int) -> bytes:
 
 
 def set_master(index: int, master: int) -> bytes:
-    head = struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, 0, 0)
-    return message(RTM_NEWLINK, 0, head + u32(IFLA["MASTER"], master))
+    return message(RTM_NEWLINK, 0, link(index, 0, u32(IFLA["MASTER"], master)))

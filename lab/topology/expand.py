@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 Path = tuple[str | int, ...]
@@ -92,9 +93,13 @@ def _steps(text: str, path: Path) -> list[str]:
     found = []
     for step in range(lengths[0]):
         numbers = iter([low + step for low, _ in spans])
-        # node[01-12] keeps its zeros.
-        found.append(_RANGE.sub(lambda span, numbers=numbers: _padded(next(numbers), span[1]), text))  # type: ignore[misc]  # a default of a lambda
+        found.append(_RANGE.sub(partial(_next, numbers), text))
     return found
+
+
+def _next(numbers: Iterator[int], span: re.Match[str]) -> str:
+    """The next number in place of a range; `node[01-12]` keeps its zeros."""
+    return _padded(next(numbers), span[1])
 
 
 def _padded(number: int, low: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import IPv4Interface, IPv4Network
 
 from lab.topology.finding import Finding, Path, nearest
 from lab.topology.model import DEFAULT_POOL, Address, Network, Nic, Node, Topology, pod_hosts
@@ -78,9 +79,9 @@ def _enis(topology: Topology, name: str, node: Node) -> Iterator[Finding]:
     for nic_name, nic in node.enis.items():
         path: Path = ("nodes", name, "nics", nic_name, "pod_addresses")
         for index, cidr in enumerate(nic.pod_addresses):
-            if cidr.version == 6:
+            if not isinstance(cidr, IPv4Network):
                 yield Finding((*path, index), "only IPv4 addresses belong to ENIs", "leave the IPv6 ones out")
-            elif not any(cidr.subnet_of(i.network) for i in nic.addresses_of(4)):  # type: ignore[arg-type]  # IPv4 both
+            elif not any(isinstance(own, IPv4Interface) and cidr.subnet_of(own.network) for own in nic.addresses):
                 why = f"{cidr} is outside {nic_name}'s subnet"
                 yield Finding((*path, index), why, "an ENI's pods have addresses of its own subnet")
         yield from _gateway(topology, nic, path)

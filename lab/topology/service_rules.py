@@ -136,7 +136,7 @@ def _ranges(topology: Topology) -> Iterator[Finding]:
     for name, node in topology.nodes.items():
         for index, cidr in enumerate(node.pod_cidrs):
             services = SERVICE_CIDRS[4 if cidr.version == 4 else 6]
-            if cidr.subnet_of(services) or services.subnet_of(cidr):  # type: ignore[arg-type]  # both of one family
+            if cidr.overlaps(services):
                 why = f"pod CIDR {cidr} overlaps the service CIDR {services}"
                 yield Finding(("nodes", name, "pod_cidrs", index), why, "keep pods and services in different networks")
     for section, hosts in (("nodes", topology.nodes), ("externals", topology.externals), ("routers", topology.routers)):

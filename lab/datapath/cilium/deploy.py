@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from lab import controlplane, ipmasq, kube, steps
 from lab.bgp.learned import SWITCH
 from lab.bundle import CiliumBundle, KubernetesBundle
 from lab.controlplane import ControlPlane, Kind
-from lab.datapath.cilium import api, bgp, cgroups, cni, egress, ipam, said, seed, services
+from lab.datapath.cilium import api, bgp, cgroups, cni, configuration, egress, ipam, said, seed, services
 from lab.datapath.cilium.agent import Agent, prepare
 from lab.datapath.cilium.settle import Settling
 from lab.datapath.decision import Decisions
@@ -38,32 +38,6 @@ T = TypeVar("T")
 
 _IPCACHE = "cilium_ipcache_v2"
 """pkg/maps/ipcache/ipcache.go Name, 1.17 and later."""
-
-# What a node of the lab needs to run at all: everything else is the user's settings, or the agent's own default.
-_NODE_SETTINGS: Mapping[str, str] = {
-    "cgroup-root": "/run/cilium/cgroupv2",
-    "bpf-root": "/sys/fs/bpf",
-    "preallocate-bpf-maps": "false",
-    "enable-gops": "false",
-    "write-cni-conf-when-ready": "",
-    "cni-exclusive": "false",
-    "agent-liveness-update-interval": "1s",
-}
-LIBRARY = "/run/cilium/lib"
-"""The parent of a node's eBPF sources, in its room: the same name in every lab, for it gets into what is compiled."""
-IMAGE_LIBRARY = "/var/lib/cilium"
-_OPERATOR_SETTINGS = ("ipam", "cluster-pool-ipv4-cidr", "cluster-pool-ipv4-mask-size")
-EGRESS_GATEWAY_KEYS = ("enable-egress-gateway", "enable-ipv4-egress-gateway")
-"""Two names for one thing: 1.18 releases and later, and before."""
-
-_LEAN: Mapping[str, str] = {
-    "enable-l7-proxy": "false",
-    "enable-hubble": "false",
-    "enable-health-checking": "false",
-    "enable-endpoint-health-checking": "false",
-    "enable-policy": "never",
-}
-"""Said where the user says nothing: parts that need programs the lab has not, or that send packets of their own."""
 
 
 @dataclass
@@ -114,27 +88,18 @@ class CiliumDatapath:
         steps.done("traffic")
 
     def _values(self, decisions: Decisions, node: str) -> dict[str, str]:
-        """The ConfigMap of one node: what the lab and its control plane need, and over it what the user says."""
-        decision = decisions.nodes[node]
-        view = decision.settings
-        values = {**_LEAN, **_NODE_SETTINGS, **self.control_plane.agent_settings(node)}
-        values["lib-dir"] = IMAGE_LIBRARY if self.bundle.kind == "image" else LIBRARY
-        values.update(ipam.agent_settings(self.topology, view.ipam))
-        if self.control_plane.kind == "kvstore":
-            for family, address in decision.node_ips.items():
-                if family == 4 or view.enable_ipv6:
-                    values[f"ipv{family}-node"] = str(address)
-            for family, cidr in decision.pod_cidrs.items():
-                if family == 4 or view.enable_ipv6:
-                    values[f"ipv{family}-range"] = str(cidr)
-        if self.topology.bgp is not None:
-            values[SWITCH] = "true"
-        values.update(view.values)
+        """What one node's agent is told; the files that it names are written."""
+        view = decisions.nodes[node].settings
+        values = configuration.of_agent(
+            decisions,
+            node,
+            plane=self.control_plane.kind,
+            plane_settings=self.control_plane.agent_settings(node),
+            library=configuration.IMAGE_LIBRARY if self.bundle.kind == "image" else configuration.LIBRARY,
+        )
         if view.ip_masq_agent:
             # Its own directory: the agent watches it, and refuses to run where there is none.
             values["ip-masq-agent-config-path"] = str(self._ip_masq_file(node, view.ip_masq_agent_config))
-        if view.egress_gateway:
-            values.update(dict.fromkeys(EGRESS_GATEWAY_KEYS, "true"))
         return values
 
     def _ip_masq_file(self, node: str, said: str) -> Path:
@@ -307,16 +272,6 @@ def _missing(agent: Agent, wanted: set[str]) -> list[str]:
     return [f"{agent.node} does not know {', '.join(unknown)}"] if unknown else []
 
 
-def features_of(decisions: Decisions) -> list[str]:
-    """Settings for which the operator makes definitions of their own, as it calls them."""
-    settings = decisions.settings
-    spoken = str(decisions.topology.bgp is not None).lower()
-    found = [SWITCH] if settings.values.get(SWITCH, spoken) == "true" else []
-    if any(settings.values.get(key) == "true" for key in EGRESS_GATEWAY_KEYS):
-        found += EGRESS_GATEWAY_KEYS
-    return found
-
-
 def _on_host(program: Path | None, root: Path | None) -> Path | None:
     """Where the host finds a program that a bundle names by its place inside an image."""
     if program is None or root is None:
@@ -350,13 +305,9 @@ def deploy(
         kubernetes=apiserver,
         etcd_program=_on_host(kubernetes.etcd, kubernetes.etcd_root) if kubernetes else None,
         operator=_on_host(bundle.operator, bundle.root),
-        operator_settings={
-            key: value
-            for key, value in values.items()
-            if key in _OPERATOR_SETTINGS and (key, value) not in (("ipam", mode) for mode in ipam.ALLOCATED)
-        },
+        operator_settings=configuration.of_operator(values),
         versions=(bundle.version,),
-        features=features_of(decisions),
+        features=configuration.features_of(decisions),
         families=families,
     )
     steps.done("control plane")
@@ -385,7 +336,7 @@ def deploy(
             seed.sow(agents[name].state, decisions, name, substrate[name].indices)
         for agent in agents.values():
             agent.wait_for_room()
-        if topology.bgp is not None and SWITCH in features_of(decisions):
+        if topology.bgp is not None and SWITCH in configuration.features_of(decisions):
             control_plane.apply(bgp.objects(topology, families))
         steps.done("rooms")
         datapath = CiliumDatapath(topology, substrate, ledger, bundle, control_plane, agents, families)
