@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from lab.operation import (
@@ -270,3 +271,69 @@ def test_what_is_waited_for(kind: str, up: bool, carrier: bool, state: int, wait
     message.encode()
     octet = bytes([5, 0, 16, 0, state, 0, 0, 0])  # pyroute2 has words for IFLA_OPERSTATE
     assert readiness.waiting_links([bytes(message.data[16:]) + octet]) == ["eth0"] * waits
+
+
+TENTATIVE, DAD_FAILED, LOOPBACK = 0x40, 0x08, 0x8
+SOLICITED = "ff02::1:ff00:10"
+
+
+@pytest.mark.parametrize(
+    ("flags", "carrier", "address_flags", "groups", "waits"),
+    [
+        (1, True, 0, [SOLICITED], False),
+        (1, True, 0, ["ff02::1", "ff02::1:ff00:11"], True),
+        (1, True, 0, [], True),
+        (1, True, TENTATIVE, [SOLICITED], True),
+        (1, True, TENTATIVE | DAD_FAILED, [SOLICITED], False),
+        (1, False, TENTATIVE, [], False),
+        (0, True, TENTATIVE, [], False),
+        (1 | LOOPBACK, True, 0, [], False),
+    ],
+)
+def test_an_ipv6_address_is_waited_for_until_its_neighbours_can_resolve_it(
+    flags: int, carrier: bool, address_flags: int, groups: list[str], waits: bool
+) -> None:
+    link = ifinfmsg()
+    link["index"], link["flags"] = 7, flags
+    link["attrs"] = [("IFLA_IFNAME", "eth0"), ("IFLA_CARRIER", int(carrier))]
+    link.encode()
+    address = ifaddrmsg()
+    address["family"], address["index"] = socket.AF_INET6, 7
+    address["attrs"] = [("IFA_ADDRESS", "fd00::10"), ("IFA_FLAGS", address_flags)]
+    address.encode()
+    joined = []
+    for group in groups:
+        one = ifaddrmsg()
+        one["family"], one["index"] = socket.AF_INET6, 7
+        one["attrs"] = [("IFA_MULTICAST", group)]
+        one.encode()
+        joined.append(bytes(one.data[16:]))
+    links, addresses = [bytes(link.data[16:])], [bytes(address.data[16:])]
+    assert readiness.waiting_addresses(links, addresses, joined) == ["fd00::10"] * waits
+
+
+def test_a_new_ipv6_neighbour_is_resolved_at_once() -> None:
+    """The first packet to a new address finds its owner: its solicited-node group was joined before set-up returned."""
+    for _ in range(30):
+        with contextlib.ExitStack() as undo:
+            ledger = Ledger.open_new()
+            undo.callback(ledger.release)
+            substrate = Substrate(ledger)
+            undo.callback(substrate.close)
+            ends = {"node1": "fd00::10/64", "node2": "fd00::11/64"}
+            substrate.apply(
+                [
+                    AddNamespace("node1", {"net.ipv6.conf.default.accept_dad": "0"}),
+                    AddNamespace("node2", {"net.ipv6.conf.default.accept_dad": "0"}),
+                    AddBridge("node1", "f0", "02:02:00:00:00:00"),
+                    # Ends of different index: linkwatch lets those of the same one wait up to a second.
+                    AddCable("node1", "eth0", MAC, "node2", "eth0", PEER_MAC, 1500, None),
+                    SetLink("node2", "eth0"),
+                    *(AddAddress(role, "eth0", ipaddress.ip_interface(own)) for role, own in ends.items()),
+                ]
+            )
+            readiness.wait(substrate)
+            bodies = [substrate[role].channel.dump(58, 58, bytes([socket.AF_INET6]) + bytes(7)) for role in ends]
+            for body, own in zip(bodies, ends.values(), strict=True):
+                group = ipaddress.IPv6Address("ff02::1:ff00:0").packed[:13] + ipaddress.ip_interface(own).packed[-3:]
+                assert any(group in one for one in body)
