@@ -18,6 +18,7 @@ from lab.lab import Lab
 from lab.modelled import modelled_version
 from lab.plugin import RUN, datapath
 from lab.record import capture, run
+from lab.record.charts import charts
 from lab.record.matrix import Row, render, row, unfolded
 from lab.record.model import Trace
 from lab.standing import Standing, Wanted
@@ -232,6 +233,8 @@ class Session:
             yield ""
             rows: list[Row] = [unfolded(record["matrix"]) for record in self._records if record["matrix"]["cells"]]
             yield from render(sorted(rows, key=lambda one: one.table), width=self._width()).splitlines()
+            if charted := list(charts(self._records)):
+                yield from ("", "shares of NICs, with 95 % intervals:", *charted)
             yield from _unpredicted(self._records)
             yield ""
             yield self._complaint or f"record: {os.path.relpath(self.directory / 'run.json')}"

@@ -53,6 +53,20 @@ def test_address_pairs_are_spread_evenly_over_three_nics(lab: Lab) -> None:
     assert shares.fits({"eth0": 1, "eth1": 1, "eth2": 1}), shares.chart({"eth0": 1, "eth1": 1, "eth2": 1})
 
 
+@pytest.mark.topology("uplinks", routes=[f"node1: {TWO}"])
+@pytest.mark.settings(NATIVE)
+def test_a_nic_that_goes_down_hands_its_flows_over_and_takes_them_again(lab: Lab) -> None:
+    """The kernel's multipath route loses that hop and gets it back with the link; flows in between change their NIC."""
+    with lab.link_down("node1.eth1"):
+        flow = lab.send("pod1", "world", count=PAIRS, vary_addresses=True)
+        assert flow.shares("node1").counts == {"eth0": PAIRS, "eth1": 0, "eth2": 0}
+        flow.must_receive()
+    flow = lab.send("pod1", "world", count=PAIRS, vary_addresses=True)
+    shares = flow.shares("node1")
+    assert shares.fits({"eth0": 1, "eth1": 1}), shares.chart({"eth0": 1, "eth1": 1})
+    flow.must_receive()
+
+
 @pytest.mark.topology("uplinks", routes=[f"node1: {WEIGHTED}"])
 @pytest.mark.settings(NATIVE)
 def test_weights_are_kept(lab: Lab) -> None:
