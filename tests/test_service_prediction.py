@@ -108,6 +108,19 @@ def test_an_observation_of_other_settings_does_not_fit() -> None:
     assert not any(agree(outcome(way, load("services")), OBSERVED["outcomes"][number]) for way in ways)
 
 
+@pytest.mark.parametrize("flow", ["pod1 -> web", "pod1 -> node2.eth0:tcp:30080"])
+def test_why_a_flow_to_a_service_is_not_sent(flow: str) -> None:
+    def world(devices: str) -> World:
+        settings = LAB_BASELINE.merged(Settings.of(devices=devices))
+        return World(Decisions(load("services"), settings, Version(1, 20)))
+
+    refused, sound = world("eth9"), world("eth0")
+    assert refused.predict(Flow.parse(flow)) == ()
+    assert refused.why_not(Flow.parse(flow)).startswith("pod1 is not plugged: the agent on node1 exits: ")
+    assert sound.predict(Flow.parse(flow))
+    assert sound.why_not(Flow.parse(flow)) == ""
+
+
 NICS = ("eth0", "eth1")
 DEVICES = {"both": "eth0,eth1", "eth0": "eth0", "eth1": "eth1"}
 MODES: Mapping[str, Settings] = {

@@ -132,8 +132,6 @@ class World:
 
     def why_not(self, flow: Flow) -> str:
         """Why nothing is predicted for a flow; empty when something is."""
-        if service_of(self.topology, flow) is not None:
-            return "flows to services are not modelled"
         for end in (flow.source, flow.destination):
             if end in self.home:
                 node = self.home[end]

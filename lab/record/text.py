@@ -72,7 +72,7 @@ def _flow(result: FlowResult, expected: Expected) -> Iterator[str]:
         lines += [left for line in counters(result) if (left := line.removesuffix(str(result.measurement)).rstrip())]
     lines += [f"refused: {result.refusal}"] if result.refusal else []
     lines += [f"noticed: {note}" for note in notes(result)]
-    ways = " or ".join(map(str, expected)) or ("services are not modelled" if result.served else "nothing is sent")
+    ways = " or ".join(map(str, expected)) or "nothing is sent"
     lines.append(f"expected: {ways}" + (" — and it was not so" if unpredicted(result, expected) else ""))
     for line in lines:
         yield from _indented(line, INDENT)
