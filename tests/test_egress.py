@@ -131,11 +131,14 @@ def test_snat_is_on_selected_nics_and_knows_what_stays() -> None:
     assert any(isinstance(one.action, Drop) for one in rules)
 
 
-def test_several_gateways_share_the_pods() -> None:
-    text = GATED.replace("pods: pod1, ", "pods: [pod1, pod2], ").replace("gateways: node2", "gateways: [node2, node1]")
+@pytest.mark.parametrize("gateways", ["[node1, node2]", "[node2, node1]"])
+def test_several_gateways_share_the_pods(gateways: str) -> None:
+    """By a hash of the pod's name, which is even of pod1 and odd of web1, over the gateways by node IP."""
+    text = GATED.replace("      - pod{n}\n", "      - pod{n}\n      - web{n}\n")
+    text = text.replace("pods: pod1, ", "pods: [pod1, web1], ").replace("gateways: node2", f"gateways: {gateways}")
     found = decisions(topology=loads(text, "lab.yaml"))
-    ways = [way(found, pod) for pod in ("pod1", "pod2")]
-    assert {one.node for one in ways if one} <= {"node1", "node2"}
+    assert way(found, "pod1") == WayOut("node1", "eth1", ip_address("10.0.1.1"), True)
+    assert way(found, "web1") == WayOut("node2", "eth1", ip_address("10.0.1.2"), True)
 
 
 def test_explain_names_the_policys_rules() -> None:

@@ -49,7 +49,6 @@ def test_every_lab_has_an_answer(rng: Random) -> None:
     for flow in made.flows:
         hypothesis.note(str(flow))
         ways = world.predict(flow)
-        assert len(ways) == len(set(ways))
         assert bool(ways) != bool(world.why_not(flow))
         assert forecast.cell(world, flow, ways).text
         for way in ways:
