@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -36,6 +37,7 @@ LEFT_OUT = re.compile(
 DEFAULT = ["lab/scenarios/test_bond_and_vlan.py", "tests/test_netlink_stacked.py"]
 ALWAYS = ["--datapath", "builtin", "--color", "no", "-p", "no:cacheprovider"]
 """No eBPF, no bundles; and a terminal that is a serial line."""
+PLACES = ["--timeout", "600", "--artifacts", "/tmp/artifacts", "--basetemp", "/tmp/pytest"]
 KVM_DEADLINE = 15.0
 """Seconds for the kernel's first words under KVM; a /dev/kvm that is there may hang for ever."""
 DEADLINE = 900.0
@@ -50,6 +52,7 @@ def main() -> int:
     python = Path(os.environ.get("NICLAB_PYTHON", ROOT / ".venv" / "bin" / "python"))
     if not python.exists():
         return complain(f"no {python}: run scripts/setup first, or say NICLAB_PYTHON=…/bin/python")
+    CACHE.mkdir(parents=True, exist_ok=True)
     kernel = Path(os.environ["NICLAB_KERNEL"]) if "NICLAB_KERNEL" in os.environ else fetched_kernel()
     image = next(kernel.glob("boot/vmlinuz-*"))
     disk = CACHE / "initrd"
@@ -71,7 +74,6 @@ def fetched_kernel() -> Path:
     """Debian's newest cloud kernel, unpacked in the cache."""
     if found := sorted(CACHE.glob("kernel/*/boot/vmlinuz-*")):
         return found[-1].parent.parent
-    CACHE.mkdir(parents=True, exist_ok=True)
     said = subprocess.run(
         ["apt-cache", "depends", "linux-image-cloud-amd64"], capture_output=True, text=True, check=True
     ).stdout
@@ -116,7 +118,6 @@ def files(kernel: Path, version: str, python: Path, arguments: list[str]) -> Ite
 
 
 def init(python: Path, arguments: list[str]) -> str:
-    words = " ".join("'" + word.replace("'", "'\\''") + "'" for word in arguments)
     return f"""#!/bin/bash
 export PATH=/usr/bin HOME=/root PYTHONDONTWRITEBYTECODE=1 NICLAB_IN_VM=1
 mkdir -p /proc /sys /dev /run /tmp /root /var/lib
@@ -125,8 +126,8 @@ mount -t cgroup2 cgroup2 /sys/fs/cgroup; mount -t tmpfs run /run
 ln -sf /proc/self/fd /dev/fd; mkdir -p /dev/shm; mount -t tmpfs shm /dev/shm
 ip link set lo up
 echo "{READY}: Linux $(uname -r)"
-cd {ROOT}
-{python} -m pytest {" ".join(ALWAYS)} --timeout 600 --artifacts /tmp/artifacts --basetemp /tmp/pytest {words}
+cd {shlex.quote(str(ROOT))}
+{shlex.join([str(python), "-m", "pytest", *ALWAYS, *PLACES, *arguments])}
 echo "niclab-vm: exit $?"
 echo o > /proc/sysrq-trigger
 sleep 60
@@ -182,16 +183,12 @@ def write_archive(file: BinaryIO, entries: Iterable[tuple[str, Path | bytes | st
             put(name, stat.S_IFLNK | 0o777, what.removeprefix("-> ").encode())
         elif isinstance(what, bytes):
             put(name, stat.S_IFREG | 0o755, what)
-        elif what.is_symlink() and name == str(what).lstrip("/") and not libraries_like(what):
+        elif what.is_symlink() and name == str(what).lstrip("/") and ".so" not in what.name:
+            # A library is asked for by the name of a link to it: a copy under that name will do.
             put(name, stat.S_IFLNK | 0o777, str(what.readlink()).encode())
         else:
             put(name, stat.S_IFREG | 0o755, what.read_bytes())
     put("TRAILER!!!", 0, b"")
-
-
-def libraries_like(path: Path) -> bool:
-    """A library is asked for by the name of a link to it: a copy under that name will do."""
-    return ".so" in path.name
 
 
 def boot(image: Path, disk: Path, accelerator: str) -> int | None:
