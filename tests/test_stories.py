@@ -65,6 +65,27 @@ def test_shown_as_text_and_markdown() -> None:
     )
 
 
+def test_outputs_stand_once_under_their_story_and_name_the_versions_they_are_of() -> None:
+    other = measured(CLAIM, version="1.19")
+    other["commands"] = [{"host": "node1", "line": "ip route", "output": "\n"}]
+    found = told([measured(CLAIM), measured(CLAIM, version="1.18"), other], "claim")
+    document = storybook.markdown(found, title="Claims", measured="today")
+    assert document.count("### pods fly") == 1
+    assert (
+        "\n1.20 and 1.18:\n\n    node1$ ip route\n    default via 10.0.0.254\n\n1.19:\n\n    node1$ ip route\n"
+        in document
+    )
+
+
+def test_issues_are_told_by_number_and_claims_as_they_were_made() -> None:
+    issues = told([measured(ISSUE), measured(ISSUE | {"number": 9, "says": "early"})], "issue")
+    document = storybook.markdown(issues, title="Issues", measured="today")
+    assert document.index("| #9 |") < document.index("| #40521 |")
+    claims = told([measured(CLAIM | {"says": "z"}), measured(CLAIM | {"says": "a"})], "claim")
+    assert [claim["says"] for claim in storybook.as_json(claims)] == ["z", "a"]
+    assert storybook.text(claims).index("FALSE  z") < storybook.text(claims).index("FALSE  a")
+
+
 @pytest.mark.parametrize(("outcome", "status"), [("passed", PASS), ("failed", FAIL), ("skipped", FAIL)])
 def test_from_a_record(outcome: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.json"

@@ -28,11 +28,12 @@ def as_json(found: Sequence[Told]) -> list[dict[str, Any]]:
 
 
 def _together(found: Sequence[Told]) -> list[list[Told]]:
-    """The same story on each version."""
-    groups: dict[str, list[Told]] = {}
+    """The same story on each version: claims in the article's order, issues by number."""
+    groups: dict[tuple[int, str], list[Told]] = {}
     for one in found:
-        groups.setdefault(str(one.story["number"] or one.story["says"]), []).append(one)
-    return list(groups.values())
+        number = one.story["number"]
+        groups.setdefault((number, "") if number else (0, one.story["says"]), []).append(one)
+    return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
 
 
 def verdict(versions: Sequence[Told]) -> str:
@@ -83,12 +84,23 @@ def markdown(found: Sequence[Told], *, title: str, measured: str) -> str:
         by_version = {one.version: one for one in group}
         cells += [_cell(by_version.get(version)) for version in versions]
         lines.append(_line(cells))
-    ran = [(one, text) for one in found for text in one.ran]
-    if ran:
-        lines += ["", "## What the commands printed", ""]
-        for one, output in ran:
-            lines += [f"{one.version}, {one.story['says']}:", "", *(f"    {line}" for line in output.splitlines()), ""]
+    printed = [group for group in _together(found) if any(one.ran for one in group)]
+    if printed:
+        lines += ["", "## What the commands printed"]
+    for group in printed:
+        lines += ["", f"### {group[0].story['says']}"]
+        for output, on in _outputs(group).items():
+            lines += ["", f"{' and '.join(on)}:", "", *(f"    {line}".rstrip() for line in output.splitlines())]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _outputs(group: Sequence[Told]) -> dict[str, list[str]]:
+    """What was printed → the versions it was the same on."""
+    found: dict[str, list[str]] = {}
+    for one in group:
+        for output in dict.fromkeys(one.ran):
+            found.setdefault(output, []).append(one.version)
+    return found
 
 
 def _cell(one: Told | None) -> str:

@@ -21,6 +21,7 @@ POD1, CLIENTS = "10.244.1.0/24", "10.9.0.0/24"
 VIA_TOR0, VIA_TOR1 = "10.1.0.1", "10.1.1.1"
 BOTH = Settings.of(devices="eth0,eth1")
 ROUTERS, NODES = ("tor0", "tor1", "spine"), ("node1", "node2")
+ROUTES = ("ip", "-4", "route", "show", "table", "all", "type", "unicast")
 
 pytestmark = [pytest.mark.topology("two-tors"), pytest.mark.needs("frr")]
 
@@ -81,9 +82,9 @@ def test_the_way_back_is_not_bgps(lab: Lab) -> None:
 def test_the_agent_installs_no_route(lab: Lab) -> None:
     """It rejects all it hears. The node's routes are the same whether its sessions stand or not."""
     assert lab.bgp("node1").learned == lab.bgp("node2").learned == {}
-    with_sessions = {node: lab.run(node, "ip", "route", "show", "table", "all") for node in NODES}
+    with_sessions = {node: lab.run(node, *ROUTES) for node in NODES}
     with lab.bgp("tor0").stopped(), lab.bgp("tor1").stopped():
-        assert {node: lab.run(node, "ip", "route", "show", "table", "all") for node in NODES} == with_sessions
+        assert {node: lab.run(node, *ROUTES) for node in NODES} == with_sessions
         assert "proto bgp" not in lab.run("tor0", "ip", "route")
     assert "proto bgp" in lab.run("tor0", "ip", "route")
     for routes in with_sessions.values():
