@@ -64,6 +64,13 @@ class Cable:
     def port_mac(self) -> str:
         return mac(1, self.host_number, self.number & 0xFF)
 
+    def plugged(self, bridges: Mapping[str, str]) -> AddCable:
+        """What plugs it; `bridges`: fabric → its bridge."""
+        bridge = bridges[self.nic.fabric]
+        return AddCable(
+            FABRIC, self.port, self.port_mac, self.host, self.nic_name, self.mac, self.nic.mtu, master=bridge
+        )
+
 
 def mac(kind: int, host: int, number: int) -> str:
     """A locally administered MAC that says whose it is: 0 NIC, 1 fabric port, 2 bridge, 3 pod, 4 pod's other end,
@@ -112,20 +119,11 @@ class Plan:
         yield AddNamespace(FABRIC)
         for name in topology.hosts:
             yield AddNamespace(name, host_sysctls(topology, name))
-        for number, fabric in enumerate(topology.fabrics):
-            yield AddBridge(FABRIC, bridge_name(fabric, number), mac(2, 0, number))
-        bridges = {fabric: bridge_name(fabric, number) for number, fabric in enumerate(topology.fabrics)}
+        names = bridges(topology)
+        for number, name in enumerate(names.values()):
+            yield AddBridge(FABRIC, name, mac(2, 0, number))
         for cable in self.cables:
-            yield AddCable(
-                FABRIC,
-                cable.port,
-                cable.port_mac,
-                cable.host,
-                cable.nic_name,
-                cable.mac,
-                cable.nic.mtu,
-                bridges[cable.nic.fabric],
-            )
+            yield cable.plugged(names)
         for name, host in topology.hosts.items():
             yield from _host(name, host, self._cables_of(name), self._numbers[name])
         yield from cloud.neighbours(topology, self.cables)
@@ -138,8 +136,9 @@ class Plan:
         return {name: number for number, name in enumerate(self.topology.hosts, 1)}
 
 
-def bridge_name(fabric: str, number: int) -> str:
-    return fabric if len(fabric) <= _IFNAMSIZ else f"fabric{number}"
+def bridges(topology: Topology) -> Mapping[str, str]:
+    """Fabric → the name of its bridge."""
+    return {name: name if len(name) <= _IFNAMSIZ else f"fabric{n}" for n, name in enumerate(topology.fabrics)}
 
 
 def host_sysctls(topology: Topology, name: str) -> Mapping[str, str]:
@@ -227,4 +226,4 @@ def link_macs(host: Host, cables: Mapping[str, Cable], number: int) -> Mapping[s
     return found
 
 
-__all__ = ["FABRIC", "Cable", "Plan", "cables", "host_sysctls", "mac"]
+__all__ = ["FABRIC", "Cable", "Plan", "bridges", "cables", "host_sysctls", "mac"]

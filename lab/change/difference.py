@@ -5,39 +5,37 @@ What the kernel does by itself on the way (a link that goes down loses routes) i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from lab.change import kernel
 from lab.operation import AddAddress, AddCable, AddRoute, AddRule, Operation, SetLink, SetSysctl
-from lab.plan import FABRIC, Cable, bridge_name
+from lab.plan import Cable, bridges
 from lab.removal import DelAddress, DelLink, DelRoute, DelRule
-from lab.topology import Host, Topology
+from lab.topology import Host, Nic, Topology
 from lab.topology.routing import kept
 from lab.topology.stacking import is_up
 
 
 def difference(before: Topology, after: Topology, cables: Sequence[Cable]) -> tuple[Operation, ...]:
     """Operations from `before` to `after`; `cables` are those of `after`."""
-    bridges = {fabric: bridge_name(fabric, number) for number, fabric in enumerate(after.fabrics)}
-    by_tap = {cable.tap: cable for cable in cables}
+    names = bridges(after)
+    plugs = {cable.tap: cable.plugged(names) for cable in cables}
     found: list[Operation] = []
     for name, target in after.hosts.items():
         start = before.hosts[name]
         if start != target:
-            found += _host(name, start, target, by_tap, bridges)
+            found += _host(name, start, target, plugs)
     return tuple(found)
 
 
-def _host(
-    name: str, host: Host, target: Host, cables: dict[str, Cable], bridges: dict[str, str]
-) -> Iterator[Operation]:
+def _host(name: str, host: Host, target: Host, plugs: Mapping[str, AddCable]) -> Iterator[Operation]:
+    """`plugs`: tap → what plugs its cable."""
     for nic in [nic for nic, one in host.nics.items() if _replaced(one, target.nics.get(nic))]:
         yield DelLink(name, nic)
         host = kernel.unplugged(host, nic)
     for nic, wanted in target.nics.items():
         if nic not in host.nics:
-            cable = cables[f"{name}.{nic}"]
-            yield AddCable(FABRIC, cable.port, cable.port_mac, name, nic, cable.mac, wanted.mtu, bridges[wanted.fabric])
+            yield plugs[f"{name}.{nic}"]
             host = kernel.plugged(host, nic, wanted.model_copy(update={"addresses": (), "up": False}))
     for rule in [one for one in host.rules if one not in target.rules]:
         yield DelRule(name, rule)
@@ -72,13 +70,9 @@ def _host(
         yield AddRule(name, rule)
 
 
-def _replaced(nic: object, wanted: object) -> bool:
+def _replaced(nic: Nic, wanted: Nic | None) -> bool:
     """Is this cable to go? Fabric, MTU and MAC are a cable's for life."""
-
-    def cable(one: object) -> tuple[object, ...]:
-        return tuple(getattr(one, field, None) for field in ("fabric", "mtu", "mac"))
-
-    return wanted is None or cable(nic) != cable(wanted)
+    return wanted is None or (nic.fabric, nic.mtu, nic.mac) != (wanted.fabric, wanted.mtu, wanted.mac)
 
 
 def _goes_along(host: Host, target: Host, devices: frozenset[str]) -> bool:
