@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.kube import NOTHING, Object, metadata
+from lab.route import FAMILIES
 from lab.wordreader import Address, Network
 
 POOL_ANNOTATION = "ipam.cilium.io/ip-pool"
@@ -49,7 +50,7 @@ def egress_policy(
 def pod_ip_pool(name: str, cidrs: Sequence[Network]) -> Object:
     """A CiliumPodIPPool that hands out just these CIDRs, of one length per family."""
     spec: Object = {}
-    for family in (4, 6):
+    for family in FAMILIES:
         mine = [cidr for cidr in cidrs if cidr.version == family]
         if mine:
             spec[f"ipv{family}"] = {"cidrs": [str(cidr) for cidr in mine], "maskSize": mine[0].prefixlen}

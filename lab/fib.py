@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 
-from lab.route import TABLES, Address, Family, Network, NextHop, Route, Rule, numbered
+from lab.route import TABLES, Address, Family, Network, NextHop, Route, Rule, family_of, numbered
 from lab.topology import Host
 from lab.topology.routing import alive, connected, kept
 
@@ -74,7 +74,7 @@ class Fib:
 
         `prefer`: a device that wins among IPv6 routes that are equal otherwise ([kernel] rt6_score_route).
         """
-        family: Family = 4 if destination.version == 4 else 6
+        family = family_of(destination)
         for rule in self._ordered[family]:
             if not _matches(rule, destination, source, (iif, oif), mark):
                 continue
@@ -94,7 +94,7 @@ class Fib:
         """
         if found.route.source is not None and not found.is_local:
             return found.route.source
-        family: Family = 4 if destination.version == 4 else 6
+        family = family_of(destination)
         for hop in found.hops:
             link = host.interfaces.get(hop.dev or "")
             interfaces = link.addresses_of(family) if link else ()
@@ -135,7 +135,7 @@ class Fib:
 
     def _in_table(self, rule: Rule, destination: Address, oif: str | None, prefer: str | None) -> Lookup | None:
         number = int(destination)
-        table = self._tables.get((rule.table or 0, 4 if destination.version == 4 else 6), ())
+        table = self._tables.get((rule.table or 0, family_of(destination)), ())
         for mask, networks in table:
             routes = networks.get(number & mask, ())
             if prefer is not None and len(routes) > 1 and destination.version == 6:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lab.route import Address, Family, Network
+from lab.route import Address, Family, Network, family_of
 
 Hook = Literal["prerouting", "input", "forward", "output", "postrouting", "leaving"]
 Protocol = Literal["icmp", "tcp", "udp"]
@@ -84,7 +84,7 @@ class Packet:
 
     @property
     def family(self) -> Family:
-        return 4 if self.destination.version == 4 else 6
+        return family_of(self.destination)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from lab.nat import (
     SetMark,
     Snat,
 )
-from lab.route import Address, Family, Network
+from lab.route import FAMILIES, Address, Family, Network
 
 _KINDS: dict[bool, dict[Hook, str]] = {
     # Marks set by `route` chains send locally made packets to the routing table again.
@@ -55,8 +55,7 @@ CLEAR = "".join(f"table {family} niclab\ndelete table {family} niclab\n" for fam
 
 def ruleset(rules: Sequence[PacketRule]) -> str:
     """What `nft -f` takes; empty without rules. Raises ValueError for a translation where there is none (`forward`)."""
-    families: tuple[Family, ...] = (4, 6)
-    return "\n".join(table for family in families if (table := _table(rules, family)))
+    return "\n".join(table for family in FAMILIES if (table := _table(rules, family)))
 
 
 def _table(rules: Sequence[PacketRule], family: Family) -> str:

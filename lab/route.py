@@ -16,6 +16,8 @@ Family = Literal[4, 6]
 Kind = Literal["unicast", "local", "blackhole", "unreachable", "prohibit", "throw"]
 Scope = Literal["global", "site", "link", "host"]
 
+FAMILIES: tuple[Family, ...] = (4, 6)
+
 TABLES = {"local": 255, "main": 254, "default": 253}
 PROTOCOLS = {"kernel": 2, "boot": 3, "static": 4, "ra": 9, "bgp": 186}
 SCOPES: dict[Scope, int] = {"global": 0, "site": 200, "link": 253, "host": 254}
@@ -29,6 +31,10 @@ _REFUSALS: dict[str, Literal["blackhole", "unreachable", "prohibit"]] = {
 }
 _ROUTE_WORDS = ("via", "dev", "onlink", "nexthop", "weight", "table", "metric", "mtu", "src", "scope", "proto")
 _RULE_WORDS = ("not", "from", "to", "iif", "oif", "fwmark", "priority", "lookup", *_REFUSALS)
+
+
+def family_of(one: Address | Network) -> Family:
+    return 4 if one.version == 4 else 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +81,7 @@ class Route:
 
     @property
     def family(self) -> Family:
-        return 4 if self.destination.version == 4 else 6
+        return family_of(self.destination)
 
     @property
     def devices(self) -> frozenset[str]:
@@ -150,7 +156,7 @@ class Rule:
     def family(self) -> Family:
         network = self.source or self.destination
         if network is not None:
-            return 4 if network.version == 4 else 6
+            return family_of(network)
         return self.explicit_family or 4
 
     def __str__(self) -> str:
@@ -311,7 +317,7 @@ def parse_rule(text: str) -> Rule:
                 continue
             networks.append(network)
             if network.prefixlen == 0:  # all of one family
-                rule = replace(rule, explicit_family=rule.explicit_family or (4 if network.version == 4 else 6))
+                rule = replace(rule, explicit_family=rule.explicit_family or family_of(network))
             elif word == "from":
                 rule = replace(rule, source=network)
             else:
@@ -361,6 +367,7 @@ def numbered(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
 
 
 __all__ = [
+    "FAMILIES",
     "PROTOCOLS",
     "SCOPES",
     "TABLES",
@@ -373,6 +380,7 @@ __all__ = [
     "Route",
     "Rule",
     "Scope",
+    "family_of",
     "numbered",
     "parse_route",
     "parse_rule",

@@ -10,14 +10,13 @@ from pathlib import Path
 
 from lab.bgp.session import Session
 from lab.errors import LabError
-from lab.route import Family, Network
+from lab.route import FAMILIES, Family, Network
 from lab.topology.bgp import BgpTimers
 
 HOME = Path("/usr/lib/frr")
 """Where Debian, Ubuntu and FRR's own packages have the daemons; they are not on PATH."""
 PROGRAMS = ("zebra", "bgpd")
 _NOTHING = "nothing"
-_FAMILIES: tuple[Family, ...] = (4, 6)
 
 
 def find() -> Path:
@@ -71,7 +70,7 @@ def configuration(
         ]
         if session.passive:
             lines.append(f"{peer} passive")
-    for family in _FAMILIES:
+    for family in FAMILIES:
         lines += _family(family, [one for one in mine if one.family == family], advertised, imports=imports)
     return "\n".join(lines) + "\n"
 

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
-from lab.route import Address, Family
+from lab.route import FAMILIES, Address, Family, family_of
 from lab.topology import Host, Interface, Topology
 
-_FAMILIES: tuple[Family, ...] = (4, 6)
 _Place = tuple[str, Address]
 """A NIC's name, and an address it has."""
 
@@ -41,7 +40,7 @@ class Session:
 
     @property
     def family(self) -> Family:
-        return 4 if self.own.address.version == 4 else 6
+        return family_of(self.own.address)
 
 
 def speakers(topology: Topology) -> dict[str, int]:
@@ -72,7 +71,7 @@ def sessions(topology: Topology) -> tuple[Session, ...]:
 def _ends(topology: Topology, one: str, other: str) -> Iterator[tuple[_Place, _Place]]:
     """Where two speakers meet: on each fabric they share, once for each family in which they have a common network."""
     for fabric in topology.fabrics:
-        for family in _FAMILIES:
+        for family in FAMILIES:
             places = (
                 ((mine, near.ip), (theirs, far.ip))
                 for mine, near in _on(topology.hosts[one], fabric, family)

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from lab.route import Address, Family, Network
+from lab.route import FAMILIES, Address, Family, Network
 from lab.wordreader import ip_address, ip_network
 
 TIMEOUT = 5.0
@@ -42,7 +42,7 @@ def ask_json(path: Path, command: str) -> dict[str, Any]:
     return {}
 
 
-def rib(path: Path, families: tuple[Family, ...] = (4, 6)) -> dict[Network, frozenset[Address]]:
+def rib(path: Path, families: tuple[Family, ...] = FAMILIES) -> dict[Network, frozenset[Address]]:
     """What bgpd uses: prefix → next hops."""
     found: dict[Network, frozenset[Address]] = {}
     for family in families:
@@ -66,7 +66,7 @@ def heard(path: Path, peers: Iterable[Address]) -> dict[Network, frozenset[Addre
     return found
 
 
-def installed(path: Path, families: tuple[Family, ...] = (4, 6)) -> dict[Network, frozenset[Address]]:
+def installed(path: Path, families: tuple[Family, ...] = FAMILIES) -> dict[Network, frozenset[Address]]:
     """BGP's routes that zebra has brought to the kernel, which takes a moment longer: prefix → gateways."""
     found: dict[Network, frozenset[Address]] = {}
     for family in families:
@@ -93,7 +93,7 @@ def used(table: Mapping[str, Any]) -> dict[Network, frozenset[Address]]:
     return found
 
 
-def states(path: Path, families: tuple[Family, ...] = (4, 6)) -> dict[Address, str]:
+def states(path: Path, families: tuple[Family, ...] = FAMILIES) -> dict[Address, str]:
     """Peer → the state of its session, as bgpd names it: `Established`, `Active` …"""
     found: dict[Address, str] = {}
     for family in families:

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from lab.change import kernel
 from lab.errors import InputError, Problem
-from lab.route import Route, Rule, numbered, parse_route, parse_rule
+from lab.route import FAMILIES, Route, Rule, numbered, parse_route, parse_rule
 from lab.topology import Host, Interface, Nic, Node, Topology
 from lab.topology.fields import parse_interface
 from lab.topology.finding import nearest
@@ -23,7 +23,7 @@ def pinned(topology: Topology) -> Topology:
     for name, host in topology.hosts.items():
         pinned_host = kernel.with_(host, rules=numbered(host.rules))
         if isinstance(host, Node):
-            ips = tuple(ip for family in (4, 6) if (ip := host.node_ip_of(family)) is not None)
+            ips = tuple(ip for family in FAMILIES if (ip := host.node_ip_of(family)) is not None)
             pinned_host = kernel.with_(pinned_host, node_ip=ips)
         hosts[name] = pinned_host
     return with_hosts(topology, hosts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from lab.route import FAMILIES
 from lab.topology import Host, Nic, Node, Topology
 
 Lines = Iterator[str]
@@ -75,7 +76,7 @@ def _nic_lines(host: Host, name: str, nic: Nic) -> Sequence[str]:
     """What is written in a NIC's box; only what is unusual of MTU and state."""
     unusual = [f"MTU {nic.mtu}"] if nic.mtu != _USUAL_MTU else []
     unusual += [] if nic.up else ["down"]
-    node_ips = {host.node_ip_of(family) for family in (4, 6)} if isinstance(host, Node) else set()
+    node_ips = {host.node_ip_of(family) for family in FAMILIES} if isinstance(host, Node) else set()
     addresses = [f"{one} (node IP)" if one.ip in node_ips else str(one) for one in nic.addresses]
     return [" · ".join([name, *unusual]), *addresses]
 

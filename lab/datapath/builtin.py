@@ -33,7 +33,7 @@ from lab.operation import (
     SetSysctl,
 )
 from lab.plan import BASE_SYSCTLS, mac
-from lab.route import TABLES, Family, NextHop, Route, Rule
+from lab.route import TABLES, Family, NextHop, Route, Rule, family_of
 
 LOCAL_PODS, REMOTE_PODS, SINGLE_DEVICE = 2010, 2011, 2012
 _PRIORITY = {LOCAL_PODS: 10, REMOTE_PODS: 11, SINGLE_DEVICE: 12}
@@ -102,7 +102,7 @@ def _pod(decisions: Decisions, node: NodeDecision, pod: str, number: int, pod_nu
     yield AddNamespace(pod, BASE_SYSCTLS)
     yield AddCable(node.node, lxc, lxc_mac, pod, "eth0", pod_mac, node.mtu)
     for address in decisions.pod_addresses[pod]:
-        family: Family = 4 if address.version == 4 else 6
+        family = family_of(address)
         if family not in node.families:
             continue
         alone = ipaddress.ip_network(address)

@@ -15,7 +15,7 @@ from lab.datapath.frontends import Frontend, Place, frontends, outside
 from lab.datapath.memory import Memory
 from lab.fib import Fib
 from lab.refusal import Refusal, refused
-from lab.route import TABLES, Address, Encap, Family, Network, NextHop, Route
+from lab.route import FAMILIES, TABLES, Address, Encap, Family, Network, NextHop, Route, family_of
 from lab.selection import (
     FALLBACK,
     Device,
@@ -232,7 +232,7 @@ class Decisions:
         view = self.settings.for_node(name, {"kubernetes.io/hostname": name, **node.labels})
         given = {4: view.ipv4_node, 6: view.ipv6_node}
         node_ips: dict[Family, Address] = {}
-        for family in (4, 6):
+        for family in FAMILIES:
             text = given[family]
             address = ipaddress.ip_address(text) if text else node.node_ip_of(family)
             if address is not None:
@@ -254,7 +254,7 @@ class Decisions:
             devices=devices,
             drd=drd,
             kernel_fib=_without_subnets(fib, node),
-            pod_cidrs={family: cidr for family in (4, 6) if (cidr := node.pod_cidr_of(family)) is not None},
+            pod_cidrs={family: cidr for family in FAMILIES if (cidr := node.pod_cidr_of(family)) is not None},
             pod_networks=node.every_pod_cidr,
             vpc=self.topology.vpc_cidrs if node.enis else (),
         )
@@ -270,7 +270,7 @@ class Decisions:
         for peer in self.peers(name):
             remote = peer.node_ips.get(4) or peer.node_ips.get(6)
             for cidr in peer.announced:
-                family: Family = 4 if cidr.version == 4 else 6
+                family = family_of(cidr)
                 if remote is None or family not in node.families or family not in peer.families:
                     continue
                 hop = NextHop(via=cidr.network_address, dev=TUNNEL_DEVICE, onlink=True)
@@ -322,7 +322,7 @@ class Decisions:
             return self.memory[name].direct_routes, ()
         for peer in self.peers(name):
             for cidr in peer.announced:
-                family: Family = 4 if cidr.version == 4 else 6
+                family = family_of(cidr)
                 target = peer.node_ips.get(family)
                 if target is None or family not in node.families:
                     continue

@@ -23,7 +23,7 @@ from lab.fib import Fib, Lookup
 from lab.nat import Devices, Drop, Match, PacketRule, SetMark, Snat, Why
 from lab.operation import AddNeighbour, AddRoute, AddRule, AddVxlan, Operation
 from lab.plan import mac
-from lab.route import Address, Encap, Family, Network, NextHop, Route, Rule
+from lab.route import FAMILIES, Address, Encap, Family, Network, NextHop, Route, Rule, family_of
 
 PRIORITY = 9
 FROM_PODS, FROM_TUNNEL, ANSWERS = range(2100, 2300), range(2300, 2500), range(2500, 2700)
@@ -68,7 +68,7 @@ class _Policed:
 
     @property
     def family(self) -> Family:
-        return 4 if self.address.version == 4 else 6
+        return family_of(self.address)
 
     @property
     def alone(self) -> Network:
@@ -86,7 +86,7 @@ def policed(decisions: Decisions) -> tuple[_Policed, ...]:
         if node not in decisions.running or not decisions.nodes[node].settings.egress_gateway:
             continue
         for address in decisions.pod_addresses[pod]:
-            family: Family = 4 if address.version == 4 else 6
+            family = family_of(address)
             mine = entries(decisions, pod, family) if family in decisions.nodes[node].families else ()
             if mine:
                 found.append(_Policed(pod, node, address, mine, len(found)))
@@ -194,7 +194,7 @@ class _Tables:
                 yield Route(network, found.hops, table=table)
 
     def _tunnel(self, network: Network, table: int, to: NodeDecision) -> Route:
-        via = _via(to, 4 if network.version == 4 else 6)
+        via = _via(to, family_of(network))
         hop = NextHop(via=via, dev=TUNNEL_DEVICE, onlink=True)
         mtu = self.node.route_mtu
         return Route(network, (hop,), table=table, encap=Encap(vni=2, remote=to.node_ips[4]), mtu=mtu)
@@ -204,8 +204,7 @@ class _Tables:
 
     @cached_property
     def _clusters(self) -> dict[Family, frozenset[Address]]:
-        families: tuple[Family, ...] = (4, 6)
-        return {family: frozenset(cluster(self.decisions, family)) for family in families}
+        return {family: frozenset(cluster(self.decisions, family)) for family in FAMILIES}
 
     def _parts(self, one: _Policed) -> Iterator[tuple[Network, Address]]:
         """The networks of a pod's entries in parts that the node's routes and rules treat alike.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from lab.nat import Backend
-from lab.route import Address, Family
+from lab.route import Address, Family, family_of
 from lab.topology.service import Service
 from lab.wordreader import ip_address
 
@@ -46,7 +46,7 @@ class Frontend:
 
     @property
     def family(self) -> Family:
-        return 4 if self.address.version == 4 else 6
+        return family_of(self.address)
 
     @property
     def place(self) -> Place:
@@ -86,7 +86,7 @@ def frontends(decisions: Decisions, node: NodeDecision) -> tuple[Frontend, ...]:
     virtual, ports = topology.service_addresses(), topology.service_node_ports()
     found: list[Frontend] = []
     for name, service in topology.services.items():
-        families: list[Family] = [4 if address.version == 4 else 6 for address in virtual[name]]
+        families: list[Family] = [family_of(address) for address in virtual[name]]
         found += [_made(decisions, node, name, "ClusterIP", (address, service.port)) for address in virtual[name]]
         if not node.serves_node_ports:
             continue
@@ -117,7 +117,7 @@ def node_port_addresses(node: NodeDecision, family: Family) -> tuple[Address, ..
 
 def _made(decisions: Decisions, node: NodeDecision, name: str, kind: Kind, at: tuple[Address, int]) -> Frontend:
     service, (address, port) = decisions.topology.services[name], at
-    family: Family = 4 if address.version == 4 else 6
+    family = family_of(address)
     every = tuple(_backends(decisions, service, family))
     own = tuple(one for one in every if one in set(_backends(decisions, service, family, node.node)))
     external, internal = service.external_traffic_policy == "Local", service.internal_traffic_policy == "Local"

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from lab.fib import Fib
 from lab.nat import HOOKS, Hook, Packet, PacketRule
-from lab.route import Address, Family
+from lab.route import FAMILIES, Address, Family, family_of
 from lab.topology import Host
 
 
@@ -34,10 +34,9 @@ class Machine:
 
     @cached_property
     def _hooks(self) -> Mapping[tuple[Hook, Family], HookRules]:
-        families: tuple[Family, ...] = (4, 6)
         found: dict[tuple[Hook, Family, bool], list[PacketRule]] = {}
         for rule in self.packet_rules:
-            for family in families:
+            for family in FAMILIES:
                 if rule.applies_to(family):
                     found.setdefault((rule.hook, family, rule.translates), []).append(rule)
         return {
@@ -45,7 +44,7 @@ class Machine:
                 tuple(found.get((hook, family, False), ())), tuple(found.get((hook, family, True), ()))
             )
             for hook in HOOKS
-            for family in families
+            for family in FAMILIES
         }
 
     def rules_at(self, hook: Hook, family: Family) -> HookRules:
@@ -79,7 +78,7 @@ class Machine:
         [kernel] inet_select_addr: the device's first address in the neighbour's network, else its first; without any,
         the first of another device. IPv6 goes by source address selection (RFC 6724), which prefers the device's own.
         """
-        family: Family = 4 if neighbour.version == 4 else 6
+        family = family_of(neighbour)
         nic = self.host.interfaces.get(device)
         interfaces = nic.addresses_of(family) if nic else ()
         near = [interface.ip for interface in interfaces if neighbour in interface.network]

@@ -18,7 +18,7 @@ from lab.prediction.machine import Machine, Made
 from lab.prediction.model import Prediction
 from lab.prediction.walk import Walker
 from lab.removal import DelRoute
-from lab.route import TABLES, Address, Family, NextHop, Route, Rule
+from lab.route import FAMILIES, TABLES, Address, Family, NextHop, Route, Rule
 from lab.topology import Flow, Topology
 from lab.topology.service_flows import as_sent, service_of, targets
 
@@ -145,7 +145,7 @@ class World:
         named = flow.destination in self.topology.services
         source = self._addresses(flow.source)
         target = targets(self.topology, flow) if named else self._addresses(flow.destination)
-        wanted: tuple[Family, ...] = (flow.family,) if flow.family else (4, 6)
+        wanted: tuple[Family, ...] = (flow.family,) if flow.family else FAMILIES
         for family in wanted:
             mine = [address for address in source if address.version == family]
             theirs = [address for address in target if address.version == family]

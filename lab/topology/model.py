@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
-from lab.route import Address, Family, Network
+from lab.route import FAMILIES, Address, Family, Network
 from lab.topology.bgp import Bgp
 from lab.topology.egress import EgressPolicy
 from lab.topology.fields import (
@@ -220,7 +220,7 @@ class Topology(Model):
     def families(self) -> tuple[Family, ...]:
         """The address families of the pods, IPv4 first."""
         present = {cidr.version for node in self.nodes.values() for cidr in node.every_pod_cidr}
-        return tuple(family for family in (4, 6) if family in present)
+        return tuple(family for family in FAMILIES if family in present)
 
     @property
     def ipam(self) -> Ipam:

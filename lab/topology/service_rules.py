@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from lab.route import family_of
 from lab.topology.finding import Finding, Path, nearest
 from lab.topology.model import Address, Service, Topology
 from lab.topology.service import NODE_PORTS, SERVICE_CIDRS
@@ -109,7 +110,7 @@ def _not_free(topology: Topology, address: Address, owners: dict[Address, str]) 
 
 
 def _cluster_ip(address: Address, path: Path, name: str, seen: dict[Address, str]) -> Iterator[Finding]:
-    cidr = SERVICE_CIDRS[4 if address.version == 4 else 6]
+    cidr = SERVICE_CIDRS[family_of(address)]
     if address in seen:
         yield Finding(path, f"{address} is already used by {seen[address]}", "a cluster IP belongs to one service")
     elif address not in cidr or not 2 <= int(address) - int(cidr.network_address) < cidr.num_addresses - 1:
@@ -122,7 +123,7 @@ def _outside(
     address: Address, path: Path, name: str, service: Service, seen: dict[tuple[Address, str, int], str]
 ) -> Iterator[Finding]:
     key = address, service.protocol, service.port
-    if address in SERVICE_CIDRS[4 if address.version == 4 else 6]:
+    if address in SERVICE_CIDRS[family_of(address)]:
         why = f"{address} is inside the service CIDR"
         yield Finding(path, why, "clients outside the cluster need another address, e.g. 192.0.2.80")
     elif key in seen:
@@ -135,7 +136,7 @@ def _ranges(topology: Topology) -> Iterator[Finding]:
     """The service CIDR must be nobody else's: where it overlaps, a node would take a packet for a service's."""
     for name, node in topology.nodes.items():
         for index, cidr in enumerate(node.pod_cidrs):
-            services = SERVICE_CIDRS[4 if cidr.version == 4 else 6]
+            services = SERVICE_CIDRS[family_of(cidr)]
             if cidr.overlaps(services):
                 why = f"pod CIDR {cidr} overlaps the service CIDR {services}"
                 yield Finding(("nodes", name, "pod_cidrs", index), why, "keep pods and services in different networks")
@@ -143,7 +144,7 @@ def _ranges(topology: Topology) -> Iterator[Finding]:
         for name, host in hosts.items():
             for nic_name, nic in host.nics.items():
                 for index, interface in enumerate(nic.addresses):
-                    services = SERVICE_CIDRS[4 if interface.version == 4 else 6]
+                    services = SERVICE_CIDRS[family_of(interface)]
                     if interface.ip in services:
                         path: Path = (section, name, "nics", nic_name, "addresses", index)
                         yield Finding(

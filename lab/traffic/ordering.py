@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.route import Address
+from lab.route import FAMILIES, Address
 from lab.topology import Flow, Topology
 from lab.topology.service_flows import as_sent, service_of, targets
 from lab.traffic.measure import Answer, Order
@@ -35,7 +35,7 @@ class Ordering:
         source, destination = self._end(flow.source), self._destination(flow)
         family = flow.family
         if family is None:
-            family = next((f for f in (4, 6) if _of(source, f) and _of(destination, f)), None)
+            family = next((f for f in FAMILIES if _of(source, f) and _of(destination, f)), None)
         if family is None or not _of(source, family) or not _of(destination, family):
             return f"{flow.source} and {flow.destination} share no address family"
         served = self.served(flow)
