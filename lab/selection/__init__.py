@@ -4,7 +4,7 @@ From links, addresses, routes and settings; the sources are named where each rul
 `lab.selection.runtime`'s.
 """
 
-from lab.selection.addresses import FALLBACK, NodeAddress, node_addresses, primary_address
+from lab.selection.addresses import FALLBACK, NodeAddress, node_addresses
 from lab.selection.devices import EXCLUDED_PREFIXES, Choice, Device, select
 from lab.selection.direct_routing import (
     NO_DEVICES,
@@ -46,7 +46,6 @@ __all__ = [
     "matches",
     "node_addresses",
     "node_port",
-    "primary_address",
     "requires_devices",
     "requires_direct_routing",
     "route_mtu",

@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lab.route import SCOPES, TABLES, Address, Family, Network, Route
+from lab.route import FAMILIES, SCOPES, TABLES, Address, Family, Network, Route
 from lab.selection.devices import Device, usable
 from lab.selection.link import Link, LinkAddress
 from lab.selection.version import Version
@@ -87,20 +87,6 @@ def node_addresses(
     return (*rows, *(NodeAddress(address, FALLBACK, primary=True) for address in fallback))
 
 
-def primary_address(
-    addresses: Iterable[LinkAddress], family: Family, node_ip: Address | None, version: Version
-) -> Address | None:
-    """The address packets are masqueraded to on one device (node_address.go): its Primary.
-
-    The node IP when it is on the device, else the first public, else the first private address. From 1.20 on the node
-    IP wins only within its own class: a public address comes before a private node IP (a598dfd64f). IPv6 link-local
-    addresses stood in for a missing one in 1.19 only (5b2dbd2421).
-    """
-    rules = _Rules(version, {} if node_ip is None else {family: node_ip}, (), _scope("", version))
-    found = rules.addresses(Link("", 0, "", addresses=usable(addresses, version)))
-    return next((row.address for row in found if row.primary and row.address.version == family), None)
-
-
 @dataclass(frozen=True, slots=True)
 class _Rules:
     version: Version
@@ -121,13 +107,13 @@ class _Rules:
     def addresses(self, link: Link) -> list[NodeAddress]:
         """One device's rows."""
         counted = [address.ip for address in ordered(link.addresses) if self._counts(link.name, address)]
-        primary = {self._pick(counted, family, public_first=True) for family in (4, 6)}
+        primary = {self._pick(counted, family, public_first=True) for family in FAMILIES}
         node_port: set[Address | None] = set()
         if link.name != HOST_DEVICE:
             if self.cidrs:
                 node_port = {ip for ip in counted if self.in_cidrs(ip)}
             elif link.up:
-                node_port = {self._pick(counted, family, public_first=False) for family in (4, 6)}
+                node_port = {self._pick(counted, family, public_first=False) for family in FAMILIES}
         return [NodeAddress(ip, link.name, ip in primary, ip in node_port) for ip in counted]
 
     def in_cidrs(self, ip: Address) -> bool:
@@ -137,10 +123,14 @@ class _Rules:
         near = name == HOST_DEVICE and address.scope == "link"
         return near or (address.distance <= self.largest_scope and not address.ip.is_loopback)
 
-    def _pick(self, addresses: Iterable[Address], family: int, *, public_first: bool) -> Address | None:
-        """The first public and the first private one, and of these two the one that is wanted first."""
+    def _pick(self, addresses: Iterable[Address], family: Family, *, public_first: bool) -> Address | None:
+        """The first public and the first private one, and of these two the one that is wanted first.
+
+        The node IP is chosen when it is there, from 1.20 on only within its own class: a public address comes before a
+        private node IP (a598dfd64f). IPv6 link-local addresses stood in for a missing one in 1.19 only (5b2dbd2421).
+        """
         public = private = None
-        node_ip = self.node_ips.get(4 if family == 4 else 6)
+        node_ip = self.node_ips.get(family)
         for ip in addresses:
             if ip.version != family or (self.version >= (1, 20) and ip.version == 6 and ip.is_link_local):
                 continue
@@ -170,18 +160,20 @@ def _scope(word: str, version: Version) -> int:
 def _fallback(links: Iterable[Link], selected: Collection[str]) -> tuple[Address, ...]:
     """The best address of each family on any device: up to 1.18 of all devices, from 1.19 on of those in the table."""
     candidates = [
-        (link.name not in selected, not is_public(one.ip), one.distance, link.index, int(one.ip), one)
+        (link, one)
         for link in links
         if not link.name.startswith("lxc") and link.name != HOST_DEVICE
         for one in link.addresses
         if not one.secondary
     ]
-    best = (min((row for row in candidates if row[5].version == family), default=None, key=_rank) for family in (4, 6))
-    return tuple(row[5].ip for row in best if row is not None)
 
+    def rank(row: tuple[Link, LinkAddress]) -> tuple[object, ...]:
+        link, one = row
+        return link.name not in selected, not is_public(one.ip), one.distance, link.index, int(one.ip)
 
-def _rank(row: tuple[bool, bool, int, int, int, LinkAddress]) -> tuple[bool, bool, int, int, int]:
-    return row[:5]
+    ranked = sorted(candidates, key=rank)
+    best = (next((one.ip for _, one in ranked if one.version == family), None) for family in FAMILIES)
+    return tuple(ip for ip in best if ip is not None)
 
 
 def _add_local_routes(table: dict[str, list[NodeAddress]], routes: Iterable[Route], rules: _Rules) -> None:
@@ -194,10 +186,10 @@ def _add_local_routes(table: dict[str, list[NodeAddress]], routes: Iterable[Rout
     ]
     for route in local:
         ip = route.destination.network_address
-        rows = table.get(route.nexthops[0].dev or "")
+        name = route.nexthops[0].dev or ""
+        rows = table.get(name)
         if rows is None or ip in there or ip.is_loopback or ip.is_unspecified:
             continue
-        name = route.nexthops[0].dev or ""
         taken = rules.version >= (1, 21) and any(row.primary and row.address.version == ip.version for row in rows)
         node_port = name != HOST_DEVICE and rules.in_cidrs(ip)
         rows.append(NodeAddress(ip, name, primary=not taken, node_port=node_port))
