@@ -40,5 +40,8 @@ class EgressPolicy(Model):
 
     def selects(self, pod: str, labels: Mapping[str, str]) -> bool:
         """Does the policy apply to a pod of this name with these labels?"""
-        by_label = bool(self.labels) and all(labels.get(key) == value for key, value in self.labels.items())
-        return pod in self.pods or by_label
+        return pod in self.pods or self.selects_by_label(labels)
+
+    def selects_by_label(self, labels: Mapping[str, str]) -> bool:
+        """Does the policy name labels, and does a pod with these have all of them?"""
+        return bool(self.labels) and self.labels.items() <= labels.items()

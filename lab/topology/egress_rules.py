@@ -22,7 +22,7 @@ def _pods(topology: Topology, policy: EgressPolicy, path: Path) -> Iterator[Find
     for index, pod in enumerate(policy.pods):
         if pod not in topology.pods:
             yield Finding((*path, "pods", index), f"there is no pod {pod!r}", nearest(pod, topology.pods))
-    labelled = any(policy.selects(pod, spec.labels) for pod, (_, spec) in topology.pods.items())
+    labelled = any(policy.selects_by_label(spec.labels) for _, spec in topology.pods.values())
     if not policy.pods and not policy.labels:
         yield Finding(path, "the policy says for no pod", "add pods: pod1, or labels: {app: web}")
     elif policy.labels and not labelled:
