@@ -201,6 +201,11 @@ SERVICE_MISTAKES: dict[str, tuple[str, str]] = {
     "external IP of a NIC": ("port: 80", "port: 80, external_ips: 10.0.1.1"),
     "external IP of a pod CIDR": ("port: 80", "port: 80, external_ips: [192.0.2.80, 10.244.2.80]"),
     "external IP of the service CIDR": ("port: 80", "port: 80, external_ips: 10.96.0.80"),
+    "NIC in the service CIDR": ("10.0.1.100/24", "10.0.1.100/24, 10.96.1.1/24"),
+    "NIC whose network holds the service CIDR": ("10.0.1.100/24", "10.0.1.100/24, 10.97.0.1/12"),
+    "link in the service CIDR": (NODE_IP, "    links: {lo: {addresses: '10.96.0.{n}/32'}}\n"),
+    "pod CIDR in the service CIDR": ("10.244.{n}.0/24", "10.96.{n}.0/24"),
+    "pool in the service CIDR": ("    pod_cidrs:", "    pools: {disks: '10.96.{n}.0/24'}\n    pod_cidrs:"),
     "external IP of a group": ("port: 80", "port: 80, external_ips: 224.0.0.5"),
     "external IP and port twice": (
         "[pod1]}\n",
@@ -220,6 +225,7 @@ EGRESS_MISTAKES: dict[str, tuple[str, str]] = {
     "egress policy of no pod": ("pods: pod1, ", ""),
     "egress policy of an unknown pod": ("pods: pod1, ", "pods: pod9, "),
     "egress policy of labels no pod has": ("pods: pod1, ", "labels: {app: web}, "),
+    "egress policy of a pod, and of labels no pod has": ("pods: pod1, ", "pods: pod1, labels: {app: web}, "),
     "egress policy without destinations": ("destinations: 10.0.1.0/24, ", ""),
     "egress policy excluding what it does not have": ("gateways", "excluded: 10.0.2.0/24, gateways"),
     "egress policy without a gateway": ("gateways: node2, ", ""),
@@ -329,6 +335,12 @@ def test_every_mistake_is_explained() -> None:
             parts.append(f"# {name}\n{said(base.replace(old, new, 1))}\n")
     parts += [f"# {name}\n{said(text)}\n" for name, text in FILES.items()]
     assert_golden("topology-errors.txt", "\n".join(parts))
+
+
+def test_an_external_ip_of_a_pool() -> None:
+    text = SERVED.replace("    pod_cidrs:", "    pools: {disks: '192.0.{n}.0/24'}\n    pod_cidrs:")
+    words = said(text.replace("port: 80", "port: 80, external_ips: 192.0.2.80"))
+    assert words.splitlines()[0].endswith("192.0.2.80 is inside node2's pod CIDR 192.0.2.0/24")
 
 
 @pytest.mark.parametrize("name", MISTAKES)

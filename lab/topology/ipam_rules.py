@@ -22,7 +22,7 @@ def check(topology: Topology, seen: Seen) -> Iterator[Finding]:
     yield from _vpc(topology)
 
 
-def _placed(name: str, node: Node) -> Iterator[tuple[Path, Network]]:
+def pod_networks(name: str, node: Node) -> Iterator[tuple[Path, Network]]:
     """Every CIDR of a node's pods, with the path of its field."""
     for index, cidr in enumerate(node.pod_cidrs):
         yield ("nodes", name, "pod_cidrs", index), cidr
@@ -43,9 +43,9 @@ def _cidrs(topology: Topology, nics: Seen) -> Iterator[Finding]:
             yield Finding(
                 ("nodes", name, "pod_cidrs"), why, "give one IPv4 and one IPv6 CIDR; more are pools: {a: 10.245.1.0/24}"
             )
-        for path, cidr in _placed(name, node):
+        for path, cidr in pod_networks(name, node):
             same = path[:-1]
-            twin = next((one for one in seen if _overlap(one[2], cidr) and (one[0], one[1]) != (name, same)), None)
+            twin = next((one for one in seen if one[2].overlaps(cidr) and (one[0], one[1]) != (name, same)), None)
             if twin:
                 why = f"pod CIDR {cidr} overlaps {twin[0]}'s {twin[2]}"
                 yield Finding(path, why, "each node needs pod CIDRs of its own")
@@ -57,10 +57,6 @@ def _cidrs(topology: Topology, nics: Seen) -> Iterator[Finding]:
             if len(mine) > pod_hosts(cidr):
                 why = f"{cidr} has room for {pod_hosts(cidr)} pods, not {len(mine)}"
                 yield Finding(path, why, "use a larger pod CIDR")
-
-
-def _overlap(one: Network, other: Network) -> bool:
-    return one.version == other.version and (one.network_address in other or other.network_address in one)
 
 
 def _kinds(name: str, node: Node) -> Iterator[Finding]:

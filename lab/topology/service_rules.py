@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from lab.route import family_of
 from lab.topology.finding import Finding, Path, nearest
+from lab.topology.ipam_rules import pod_networks
 from lab.topology.model import Address, Service, Topology
 from lab.topology.service import NODE_PORTS, SERVICE_CIDRS
 
@@ -76,9 +77,7 @@ def _ports(topology: Topology) -> Iterator[Finding]:
 
 def _addresses(topology: Topology) -> Iterator[Finding]:
     owners = {
-        interface.ip: f"{host}.{nic_name}"
-        for host, nic_name, nic in topology.nic_pairs()
-        for interface in nic.addresses
+        interface.ip: f"{host}.{name}" for host, name, one in topology.interface_pairs() for interface in one.addresses
     }
     for pod, addresses in topology.pod_addresses().items():
         owners.update(dict.fromkeys(addresses, pod))
@@ -101,7 +100,7 @@ def _not_free(topology: Topology, address: Address, owners: dict[Address, str]) 
     if address in owners:
         return f"{address} is already used by {owners[address]}"
     for name, node in topology.nodes.items():
-        for cidr in node.pod_cidrs:
+        for cidr in node.every_pod_cidr:
             if address in cidr:
                 return f"{address} is inside {name}'s pod CIDR {cidr}"
     if address.is_multicast or address.is_loopback or address.is_unspecified or address.is_link_local:
@@ -135,18 +134,18 @@ def _outside(
 def _ranges(topology: Topology) -> Iterator[Finding]:
     """The service CIDR must be nobody else's: where it overlaps, a node would take a packet for a service's."""
     for name, node in topology.nodes.items():
-        for index, cidr in enumerate(node.pod_cidrs):
+        for path, cidr in pod_networks(name, node):
             services = SERVICE_CIDRS[family_of(cidr)]
             if cidr.overlaps(services):
                 why = f"pod CIDR {cidr} overlaps the service CIDR {services}"
-                yield Finding(("nodes", name, "pod_cidrs", index), why, "keep pods and services in different networks")
+                yield Finding(path, why, "keep pods and services in different networks")
     for section, hosts in (("nodes", topology.nodes), ("externals", topology.externals), ("routers", topology.routers)):
         for name, host in hosts.items():
-            for nic_name, nic in host.nics.items():
-                for index, interface in enumerate(nic.addresses):
+            for interface_name, one in host.interfaces.items():
+                kind = "nics" if interface_name in host.nics else "links"
+                for index, interface in enumerate(one.addresses):
                     services = SERVICE_CIDRS[family_of(interface)]
-                    if interface.ip in services:
-                        path: Path = (section, name, "nics", nic_name, "addresses", index)
-                        yield Finding(
-                            path, f"{interface.ip} is inside the service CIDR {services}", "use another network"
-                        )
+                    if interface.network.overlaps(services):
+                        path = (section, name, kind, interface_name, "addresses", index)
+                        why = f"the network of {interface} overlaps the service CIDR {services}"
+                        yield Finding(path, why, "use another network")
