@@ -155,6 +155,23 @@ def test_expectations() -> None:
     assert "is not sent: pod1 is not plugged" in exits.err
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ([], "are of no effect: enable-egress-gateway is off"),
+        (
+            ["--set", "enable-egress-gateway=true", "--node-set", "node2:enable-egress-gateway=false"],
+            "effect on node2: ",
+        ),
+        (["--set", "enable-egress-gateway=true"], ""),
+    ],
+)
+def test_egress_policies_without_the_feature(settings: list[str], words: str) -> None:
+    done = here("explain", "egress-gateway", *settings, "--flow", "pod2 -> ext1")
+    assert done.status == PASS
+    assert words in done.err and ("egress policies (by-nic, " in done.err) == bool(words)
+
+
 def test_what_the_model_does_not_know_is_told() -> None:
     done = here("explain", "two-nic", *told("enable-wireguard=true"), "--flow", "pod1 -> ext0")
     assert done.status == PASS

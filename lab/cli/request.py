@@ -1,8 +1,9 @@
-"""From command-line words to a topology, settings and flows: shared by `trace` and `up`. Raises InputError."""
+"""From command-line words to a topology, settings and flows, shared by the commands. Raises InputError."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,16 @@ def settings(options: argparse.Namespace, found: Topology) -> tuple[Settings, tu
     report = check_keys(chosen, version=version(options))
     if report.errors:
         raise InputError(list(report.errors))
-    return chosen, (*chosen.warnings, *report.warnings)
+    return chosen, (*chosen.warnings, *report.warnings, *_without_effect(chosen, found))
+
+
+def _without_effect(chosen: Settings, found: Topology) -> Iterator[str]:
+    """What the topology has and the settings turn off."""
+    off = [name for name, node in found.nodes.items() if not chosen.for_node(name, node.labels).egress_gateway]
+    if found.egress_policies and off:
+        policies = ", ".join(found.egress_policies)
+        where = f" on {', '.join(off)}" if len(off) < len(found.nodes) else ""
+        yield f"egress policies ({policies}) are of no effect{where}: enable-egress-gateway is off"
 
 
 def flows(options: argparse.Namespace, found: Topology) -> list[Flow]:
