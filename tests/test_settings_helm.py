@@ -81,6 +81,14 @@ def problems(text: str) -> list[tuple[int, str, str]]:
         ("bgpControlPlane: {enabled: true}", {"enable-bgp-control-plane": "true"}),
         ("egressGateway: {enabled: true}", {"enable-egress-gateway": "true"}),
         ("ipMasqAgent: {enabled: true}", {"enable-ip-masq-agent": "true"}),
+        ("ipMasqAgent: {enabled: true, config: {}}", {"enable-ip-masq-agent": "true"}),
+        (
+            "ipMasqAgent: {enabled: true, config: {nonMasqueradeCIDRs: [10.0.1.0/24], masqLinkLocal: false}}",
+            {
+                "enable-ip-masq-agent": "true",
+                "ip-masq-agent-config-path": '{"nonMasqueradeCIDRs": ["10.0.1.0/24"], "masqLinkLocal": false}',
+            },
+        ),
         (
             "loadBalancer: {mode: dsr, acceleration: native, algorithm: maglev}",
             {"bpf-lb-mode": "dsr", "bpf-lb-acceleration": "native", "bpf-lb-algorithm": "maglev"},
@@ -170,6 +178,13 @@ def test_old_values_are_said() -> None:
         ("nodes: [a]\nfabrics: [b]", 1, "", "give Helm values, a ConfigMap or KEY=VALUE lines"),
         ("extraConfig:\n  divices: eth0", 2, "extraConfig.divices", "did you mean devices?"),
         ("extraConfig:\n  mtu: [1]", 2, "extraConfig.mtu", "write it as the ConfigMap has it"),
+        ("ipMasqAgent:\n  enabled: true\n  config: 10.0.0.0/8", 3, "ipMasqAgent.config", "nonMasqueradeCIDRs"),
+        (
+            "ipMasqAgent:\n  enabled: true\n  config:\n    nonMasqueradeCIDRs: [pods]",
+            3,
+            "ipMasqAgent.config",
+            "nonMasqueradeCIDRs",
+        ),
         ("extraConfig: [1]", 1, "extraConfig", "write key: value lines below it"),
         ("extraConfig: {enable-ipv6: maybe}", 1, "extraConfig.enable-ipv6", "write true or false"),
     ],
@@ -219,6 +234,21 @@ def test_written_values_read_well() -> None:
         "nodePort": {"directRoutingDevice": "eth0"},
         "routingMode": "native",
     }
+
+
+def test_the_masquerading_agents_configuration_is_written_as_the_chart_has_it() -> None:
+    told = helm("ipMasqAgent: {enabled: true, config: {nonMasqueradeCIDRs: [10.0.1.0/24]}}")
+    data = {"enabled": True, "config": {"nonMasqueradeCIDRs": ["10.0.1.0/24"]}}
+    assert yaml.safe_load(to_helm(told)) == {"ipMasqAgent": data}
+    assert loads(to_helm(told), name="v.yaml") == told
+    elsewhere = Settings.of(enable_ip_masq_agent=True, ip_masq_agent_config_path="/etc/masq")
+    assert loads(to_helm(elsewhere), name="v.yaml").values == elsewhere.values
+
+
+def test_a_configuration_of_what_is_off_is_told() -> None:
+    settings = helm("ipMasqAgent: {config: {nonMasqueradeCIDRs: [10.0.1.0/24]}}")
+    assert settings.values == {}
+    assert settings.warnings == ("values.yaml: ipMasqAgent.config is of no effect without ipMasqAgent.enabled",)
 
 
 @pytest.mark.parametrize("value", ["true", "false", "1", "a b", "a,b", ""])

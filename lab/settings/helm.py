@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lab import ipmasq
 from lab.errors import InputError, Problem
 from lab.settings.helm_table import branches, flag_of, known_paths, read, row_of_flag, rows, scalar, written
 from lab.settings.known import agent_keys, key_problem
@@ -23,6 +25,8 @@ _COMPUTED = frozenset(
     {"kubeProxyReplacement", "tunnel", "encryption.enabled", "encryption.type", "eni.enabled", "azure.enabled"}
     | {"gke.enabled", "alibabacloud.enabled", "aksbyocni.enabled"}
 )
+_MASQUERADED = ("ipMasqAgent", "config")
+_WHOLE = (("extraConfig",), _MASQUERADED)
 
 
 @dataclass
@@ -81,6 +85,9 @@ def to_helm_values(values: Values) -> dict[str, Any]:
     if len(chosen) == 1:
         del rest[f"enable-{chosen[0]}"]
         tree["encryption"] = {"enabled": True, "type": chosen[0]}
+    if rest.get("enable-ip-masq-agent") == "true" and (config := _inline(rest.get("ip-masq-agent-config-path", ""))):
+        del rest["ip-masq-agent-config-path"]
+        tree["ipMasqAgent"] = {"config": config}
     for key, text in rest.items():
         row = row_of_flag().get(key)
         value = written(row, text) if row else None
@@ -96,11 +103,20 @@ def to_helm_values(values: Values) -> dict[str, Any]:
     return tree
 
 
+def _inline(text: str) -> dict[str, Any] | None:
+    """What stands for the file that ip-masq-agent-config-path names, as one that reads back alike."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        return None
+    return data if isinstance(data, dict) and json.dumps(data) == text else None
+
+
 def _leaves(data: dict[Any, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every value that is no mapping, or that the table takes as a whole."""
     for key, value in data.items():
         here = (*path, str(key))
-        if isinstance(value, dict) and value and ".".join(here) not in rows() and here != ("extraConfig",):
+        if isinstance(value, dict) and value and ".".join(here) not in rows() and here not in _WHOLE:
             yield from _leaves(value, here)
         else:
             yield here, value
@@ -119,7 +135,7 @@ def _read_leaf(reading: _Reading, under: Field, path: tuple[str, ...], value: An
         if text is not None:
             reading.put(where, row.flag, text)
         return
-    if name in _COMPUTED or path == ("extraConfig",):
+    if name in _COMPUTED or path in _WHOLE:
         return
     told = value not in (None, "", {}, [])
     mixed = path[0] in branches()
@@ -193,10 +209,28 @@ def _computed(reading: _Reading, under: Field, values: dict[str, Any]) -> None:
             reading.values[f"enable-{kind}"] = "true"
         else:
             reading.problem((*under, "encryption", "type"), f"{kind!r} is no encryption", "write ipsec or wireguard")
+    _ip_masq_agent(reading, (*under, *_MASQUERADED), get(*_MASQUERADED), enabled=on("ipMasqAgent", "enabled"))
     if (chaining := reading.values.get("cni-chaining-mode", "none")) != "none":
         reading.values.setdefault("enable-host-legacy-routing", "true")
         if chaining != "portmap":
             reading.values.setdefault("enable-local-node-route", "false")
+
+
+def _ip_masq_agent(reading: _Reading, where: Field, config: Any, *, enabled: bool) -> None:
+    """The chart makes a ConfigMap of it, which the agent has as a file (cilium-agent/daemonset.yaml)."""
+    if config in (None, "", {}):
+        return
+    if not isinstance(config, dict):
+        reading.problem(where, "a mapping is wanted", "write nonMasqueradeCIDRs: [10.0.0.0/8] below it")
+    elif not enabled:
+        reading.warnings.append(f"{reading.name}: {dotted(where)} is of no effect without ipMasqAgent.enabled")
+    else:
+        text = json.dumps(config, default=str)
+        try:
+            ipmasq.read(text)
+        except InputError as error:
+            reading.problem(where, error.problems[0].why, "write nonMasqueradeCIDRs: [10.0.0.0/8] below it")
+        reading.values["ip-masq-agent-config-path"] = text
 
 
 def _legacy_tunnel(reading: _Reading, where: Field, tunnel: str) -> None:
