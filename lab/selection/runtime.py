@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from lab.selection.devices import Choice, Device, decide
+from lab.selection.devices import Choice, Device, decide, usable
 from lab.selection.link import Link, LinkAddress
 from lab.selection.routes import RouteRow
 from lab.selection.version import Version
@@ -108,9 +108,6 @@ class Controller:
         """The selected devices in the order of their indices."""
         return tuple(device.name for _, device in sorted(self.devices.items()) if device.selected)
 
-    def device(self, name: str) -> Device | None:
-        return next((device for device in self.devices.values() if device.name == name), None)
-
     def after(self, *events: Event) -> Controller:
         """The tables after one batch: what came within 100 ms. Only then are devices looked at, each one once.
 
@@ -130,17 +127,11 @@ class Controller:
             state = state._processed(index, about)
         return state
 
-    def changed(self, before: Controller) -> str | None:
-        """What the agent logs when the selected devices are others than before, with the names sorted."""
-        if set(before.selected) == set(self.selected):
-            return None
-        return f'msg="Devices changed" devices="[{" ".join(sorted(self.selected))}]"'
-
     def _resynced(self, event: Resync) -> Controller:
         messages: list[Event] = [LinkChanged(link) for link in event.links]
         messages += [AddressAdded(link.index, one) for link in event.links for one in link.addresses]
         messages += [RouteAdded(row) for row in sorted(event.rows, key=str)]
-        return replace(self, links={}, devices={}, rows=frozenset(), dead=self.dead).after(*messages)
+        return replace(self, links={}, devices={}, rows=frozenset()).after(*messages)
 
     def _processed(self, index: int, events: Iterable[Event]) -> Controller:
         link = self.links.get(index) or Link("", index, "")
@@ -180,7 +171,7 @@ class Controller:
         others = tuple(one for one in link.addresses if _key(one) != same)
         if isinstance(event, AddressRemoved):
             return others
-        if self.choice.version >= (1, 20) and (address.tentative or address.dadfailed):
+        if not usable([address], self.choice.version):
             return None
         return link.addresses if len(others) < len(link.addresses) else (*link.addresses, address)
 
