@@ -25,10 +25,4 @@ def refused(settings: NodeView, version: Version, drd: DirectRouting | None = No
     return after_devices(settings, version)
 
 
-def refusal(settings: NodeView, version: Version, drd: DirectRouting | None = None) -> str | None:
-    """The last words of an agent that is told this, or None."""
-    found = refused(settings, version, drd)
-    return None if found is None else found.words
-
-
-__all__ = ["Refusal", "refusal", "refused"]
+__all__ = ["Refusal", "refused"]
