@@ -230,7 +230,7 @@ def planned_addresses(decisions: Decisions) -> Mapping[str, tuple[Address, ...]]
 
 def said_by(decisions: Decisions) -> Mapping[str, NodeSaid]:
     return {
-        name: NodeSaid.of(node, decisions.direct_routes(name)[1], frontends.said(decisions, node))
+        name: NodeSaid.of(node, decisions.warnings(name), frontends.said(decisions, node))
         if node.agent_exits is None
         else NodeSaid.of(node)
         for name, node in decisions.nodes.items()

@@ -11,6 +11,7 @@ import pytest
 
 from lab.cli import COULD_NOT_RUN, FAIL, PASS
 from lab.explanation import mending, schema
+from lab.selection import NO_DEVICES
 from tests.command import here
 from tests.golden_files import assert_golden
 
@@ -139,6 +140,20 @@ def test_an_agent_that_exits_and_what_to_set() -> None:
 def test_every_refusal_says_what_to_set(refused: tuple[str, ...]) -> None:
     node = explained("two-nic", *told(*refused))["nodes"]["node1"]
     assert node["agent_exits"] and node["exits_in"] and node["mend"]
+
+
+def test_what_chose_the_direct_routing_device_and_what_is_warned_of() -> None:
+    node = explained("two-nic", *told("devices=eth0"), "--flow", "pod1 -> ext1")["nodes"]["node1"]
+    assert node["direct_routing_rule"] == "direct-routing.only-device"
+    assert node["direct_routing_source"] == "pkg/datapath/tables/direct_routing_device.go Get"
+    assert node["warnings"] == []
+    nothing = "kube-proxy-replacement=false", "enable-bpf-masquerade=false", "enable-host-legacy-routing=true"
+    words = ["two-nic", *told("devices=eth9", *nothing), "--cilium-version", "1.16", "--flow", "pod1 -> ext1"]
+    node = explained(*words)["nodes"]["node1"]
+    assert node["direct_routing_rule"] == "direct-routing.not-needed"
+    words[words.index("1.16")] = "1.17"
+    node = explained(*words)["nodes"]["node1"]
+    assert (node["direct_routing_rule"], node["warnings"]) == ("direct-routing.not-found", [NO_DEVICES])
 
 
 def test_expectations() -> None:

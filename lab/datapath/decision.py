@@ -307,6 +307,13 @@ class Decisions:
                 alone = ipaddress.ip_network(address)
                 yield Route(alone, (hop,), table=table, protocol=2, mtu=node.route_mtu, encap=Encap(2, remote))
 
+    def warnings(self, name: str) -> tuple[str, ...]:
+        """What a node's agent warns of while it runs."""
+        node = self.nodes[name]
+        if node.agent_exits is not None:
+            return ()
+        return (*([node.drd.warning] if node.drd.warning else ()), *self.direct_routes(name)[1])
+
     def direct_routes(self, name: str) -> tuple[tuple[Route, ...], tuple[str, ...]]:
         """`auto-direct-node-routes`: one route per peer pod CIDR, and the warnings for those that cannot be installed.
 

@@ -129,6 +129,8 @@ class ExplainedNode(Model):
     devices: Annotated[dict[str, ExplainedDevice], Field(description="every interface")]
     direct_routing_device: str | None
     direct_routing_reason: str
+    direct_routing_rule: Annotated[str, Field(description="a stable name of the rule that decided")]
+    direct_routing_source: Annotated[str, Field(description="Cilium's file and function")]
     node_ips: tuple[str, ...]
     routing: str
     host_routing: str
@@ -145,6 +147,8 @@ class ExplainedNode(Model):
             devices={one.name: ExplainedDevice.of(one) for one in node.devices},
             direct_routing_device=node.drd.device if exits is None else None,
             direct_routing_reason=node.drd.reason,
+            direct_routing_rule=str(node.drd.rule),
+            direct_routing_source=node.drd.source,
             node_ips=tuple(map(str, node.node_ips.values())),
             routing=f"tunnel ({node.settings.tunnel_protocol})" if node.tunnels else "native",
             host_routing=node.host_routing,
@@ -173,10 +177,7 @@ class Explanation(Model):
             settings=dict(settings.values),
             unmodelled=unmodelled(settings),
             warnings=settings.warnings,
-            nodes={
-                name: ExplainedNode.of(node, decisions.direct_routes(name)[1] if node.agent_exits is None else ())
-                for name, node in decisions.nodes.items()
-            },
+            nodes={name: ExplainedNode.of(node, decisions.warnings(name)) for name, node in decisions.nodes.items()},
             flows=tuple(_explained(world, flow) for flow in flows),
         )
 

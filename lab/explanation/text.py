@@ -35,7 +35,8 @@ def _node(node: ExplainedNode) -> Iterator[str]:
         if node.mend:
             yield f"mend: {node.mend}"
     else:
-        yield f"direct routing device {node.direct_routing_device or 'none'} ({node.direct_routing_reason})"
+        which = node.direct_routing_device or "none"
+        yield f"direct routing device {which} ({node.direct_routing_reason})  [{node.direct_routing_rule}]"
     for name, device in node.devices.items():
         if name != "lo":
             yield f"{name} {'selected' if device.selected else 'not selected'}: {device.reason} (rule {device.number})"
@@ -79,6 +80,8 @@ def _deciders(explanation: Explanation) -> Iterator[str]:
     ways = [way for flow in explanation.flows for way in flow.ways]
     packets = [packet for way in ways for packet in (way.request, way.reply) if packet]
     sources = {step.rule: step.source for packet in packets for step in _shown(packet)}
+    running = [node for node in explanation.nodes.values() if not node.agent_exits]
+    sources |= {node.direct_routing_rule: node.direct_routing_source for node in running}
     if not sources:
         return
     yield ""

@@ -27,11 +27,11 @@ NO_DEVICES = "failed to detect devices, disabling BPF NodePort"
 class DirectRoutingRule(StrEnum):
     """What chose the direct routing device; the value is a stable name for reports."""
 
-    CONFIGURED = "configured"
-    ONLY_DEVICE = "only-device"
-    NODE_IP = "node-ip"
-    NOT_FOUND = "not-found"
-    NOT_NEEDED = "not-needed"
+    CONFIGURED = "direct-routing.configured"
+    ONLY_DEVICE = "direct-routing.only-device"
+    NODE_IP = "direct-routing.node-ip"
+    NOT_FOUND = "direct-routing.not-found"
+    NOT_NEEDED = "direct-routing.not-needed"
 
 
 @dataclass(frozen=True, slots=True)
