@@ -11,13 +11,11 @@ from typing import Any
 
 from lab.datapath.decision import Decisions
 from lab.route import parse_route, parse_rule
-from lab.selection import Version
+from lab.selection import VERSIONS, Version
 from lab.settings import LAB_BASELINE, NodeSettings, Settings, Values
 from lab.topology import Flow, Host, Topology
 from lab.topology.routing import check_route, check_rule
 from lab.topology.rules import check, check_flow
-
-VERSIONS = [Version(1, minor) for minor in range(16, 22)]
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,5 @@ def on(settings: NodeView, key: str, *, default: bool = False) -> bool:
     return default if said is None else said
 
 
-def masquerades(settings: NodeView) -> bool:
-    """Populate takes masquerading of a family that is off for off (pkg/option/config.go)."""
-    return (settings.enable_ipv4 and settings.ipv4_masquerade) or (settings.enable_ipv6 and settings.ipv6_masquerade)
-
-
 def tunnels(settings: NodeView) -> bool:
     return settings.routing_mode != "native"

@@ -6,9 +6,10 @@ from 1.19 on initAndValidateDaemonConfig has them all before.
 
 from __future__ import annotations
 
-from lab.refusal.model import MASQUERADES, Refusal, masquerades, on, tunnels
+from lab.refusal.model import MASQUERADES, Refusal, on, tunnels
 from lab.refusal.options import dns_proxy
 from lab.selection import Version, node_port
+from lab.selection.features import masquerades
 from lab.settings import NodeView
 
 _IPTABLES = "install-no-conntrack-iptables-rules requires the agent to run with"

@@ -36,17 +36,19 @@ def requires_direct_routing(settings: NodeView, version: Version) -> bool:
     return node_port(settings, version) or host_routing or settings.wireguard
 
 
+def masquerades(settings: NodeView) -> bool:
+    """Populate takes masquerading of a family that is off for off (pkg/option/config.go)."""
+    return (settings.enable_ipv4 and settings.ipv4_masquerade) or (settings.enable_ipv6 and settings.ipv6_masquerade)
+
+
 def bpf_host_routing(settings: NodeView, version: Version) -> bool:
     """BPF host routing, or legacy: kube-proxy replacement and no iptables masquerading; up to 1.18 no IPsec either.
 
     daemon/cmd/kube_proxy_replacement.go finishKubeProxyReplacementInit, from 1.19 on pkg/kpr/initializer.
     """
-    masquerades = (settings.enable_ipv4 and settings.ipv4_masquerade) or (
-        settings.enable_ipv6 and settings.ipv6_masquerade
-    )
     return (
         settings.kube_proxy_replacement
         and not settings.host_legacy_routing
         and not (settings.ipsec and version < (1, 19))
-        and not (masquerades and not settings.bpf_masquerade)
+        and not (masquerades(settings) and not settings.bpf_masquerade)
     )
