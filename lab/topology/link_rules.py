@@ -8,7 +8,8 @@ from lab.topology.finding import Finding, Path, nearest
 from lab.topology.model import Host, Link
 from lab.topology.stacking import mtu_of, segment
 
-_RESERVED_PREFIXES = ("cilium_", "lxc")
+RESERVED_PREFIXES = ("cilium_", "lxc")
+"""Of names that the lab or Cilium gives to interfaces of its own (pkg/defaults/node.go ExcludedDevicePrefixes)."""
 _RESERVED_NAMES = frozenset({"all", "default"})
 
 
@@ -20,17 +21,18 @@ def check(section: str, name: str, host: Host) -> Iterator[Finding]:
         yield from _name(host, link_name, link, path)
         found = list(_below(host, link_name, link, path, owners))
         yield from found
-        if not found and _circle(host, link_name):
+        if found:
+            continue
+        if _circle(host, link_name):
             yield Finding(path, f"{link_name} stands on itself", "a link stands on NICs, or on links that do")
-            found = [Finding(path, "", "")]
-        if not found and link.kind in ("bond", "bridge", "vlan"):
+        elif link.kind in ("bond", "bridge", "vlan"):
             yield from _stands(host, link, path)
 
 
 def _name(host: Host, name: str, link: Link, path: Path) -> Iterator[Finding]:
     if name in host.nics:
         yield Finding(path, f"{name!r} is already the name of a NIC", "give every interface its own name")
-    if name in _RESERVED_NAMES or name.startswith(_RESERVED_PREFIXES):
+    if name in _RESERVED_NAMES or name.startswith(RESERVED_PREFIXES):
         yield Finding(path, f"the kernel or Cilium uses the name {name!r}", "name it bond0, br0, eth0.100, …")
     if (name == "lo") != (link.kind == "loopback"):
         why = "`lo` is the loopback interface" if name == "lo" else "nothing says what kind of link it is"
@@ -85,4 +87,4 @@ def _stands(host: Host, link: Link, path: Path) -> Iterator[Finding]:
         )
 
 
-__all__ = ["check"]
+__all__ = ["RESERVED_PREFIXES", "check"]

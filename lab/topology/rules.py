@@ -12,12 +12,11 @@ from ipaddress import IPv4Network
 
 from lab.topology import bgp_rules, egress_rules, ipam_rules, link_rules, routing, service_flows, service_rules
 from lab.topology.finding import Finding, Path, nearest
+from lab.topology.link_rules import RESERVED_PREFIXES
 from lab.topology.model import Address, Fabric, Flow, Host, Interface, Nic, Topology
 from lab.topology.routing import check_route, check_rule
 from lab.topology.stacking import segment
 
-# Names that the lab or Cilium gives to interfaces of its own (Cilium: pkg/defaults/node.go ExcludedDevicePrefixes).
-_RESERVED_PREFIXES = ("cilium_", "lxc")
 _RESERVED_NAMES = frozenset({"lo", "all", "default"})
 _RESERVED_HOSTS = frozenset({"fabric", "control", "all"})
 MIN_MTU = {4: 68, 6: 1280}
@@ -76,7 +75,7 @@ def _nics(topology: Topology) -> Iterator[Finding]:
     for section, host_name, host in _sections(topology):
         for name, nic in host.nics.items():
             path: Path = (section, host_name, "nics", name)
-            if name in _RESERVED_NAMES or name.startswith(_RESERVED_PREFIXES):
+            if name in _RESERVED_NAMES or name.startswith(RESERVED_PREFIXES):
                 yield Finding(path, f"the kernel or Cilium uses the name {name!r}", "name NICs eth0, eth1, …")
             if nic.fabric not in topology.fabrics:
                 mend = nearest(nic.fabric, topology.fabrics)
