@@ -49,8 +49,6 @@ class Lab(Live):
         self.settings = settings
         self.version = deployment.decisions.version
         self.datapath = deployment.datapath
-        self.flows: list[FlowResult] = []
-        """Every flow measured so far."""
         self.commands: list[Command] = []
         """Every command run on a host so far, with its output."""
         self.captures: list[Capture] = []
@@ -284,7 +282,6 @@ class Lab(Live):
         sent = (result.name for index, result in enumerate(results) if index not in refusals)
         self._flow_names.update(zip(batch.numbers, sent, strict=True))
         self.flows += results
-        self._measured += len(results)
         return results
 
     def collect(self, directory: Path) -> None:

@@ -53,10 +53,11 @@ class Live:
         self._taps = Taps(deployment.substrate, deployment.plan)
         self.topology = deployment.plan.topology
         """As it is now."""
+        self.flows: list[FlowResult] = []
+        """Every flow measured so far."""
         self.changed_after: int | None = None
         """How many flows were measured before the first change, undone or not; None: nothing was changed. Agents
         remember, so a lab that was changed is of no use to the next test."""
-        self._measured = 0
         self._worlds: list[World] = []
         """The lab in each of the states in which flows were measured."""
 
@@ -126,7 +127,7 @@ class Live:
     def _become(self, topology: Topology, *, before: Topology | None = None) -> Changed:
         start = before or self.topology
         if self.changed_after is None:
-            self.changed_after = self._measured
+            self.changed_after = len(self.flows)
         become(self._deployment, self._taps, start, topology)
         self.topology = self._deployment.plan.topology
 

@@ -22,16 +22,16 @@ def update(before: Sequence[Operation], after: Sequence[Operation], flushed: Flu
 
 
 def _removals(before: Sequence[Operation], after: Sequence[Operation], flushed: Flushed) -> Iterator[Operation]:
-    wanted = set(_places(after))
+    wanted, places = set(after), set(_places(after))
     for one in _standing(before, flushed):
         match one:
-            case AddRoute(namespace, route) if _place(namespace, route) not in wanted:
+            case AddRoute(namespace, route) if _place(namespace, route) not in places:
                 yield DelRoute(namespace, route)
-            case AddRule(namespace, rule) if one not in after:
+            case AddRule(namespace, rule) if one not in wanted:
                 yield DelRule(namespace, rule)
-            case AddAddress(namespace, dev, interface) if one not in after:
+            case AddAddress(namespace, dev, interface) if one not in wanted:
                 yield DelAddress(namespace, dev, interface)
-            case AddNeighbour(namespace, dev, address) if one not in after:
+            case AddNeighbour(namespace, dev, address) if one not in wanted:
                 yield DelNeighbour(namespace, dev, address)
             case _:
                 pass
@@ -39,7 +39,7 @@ def _removals(before: Sequence[Operation], after: Sequence[Operation], flushed: 
 
 def _additions(before: Sequence[Operation], after: Sequence[Operation], flushed: Flushed) -> Iterator[Operation]:
     standing = set(_standing(before, flushed))
-    rules_of = {one.namespace: one for one in after if isinstance(one, SetPacketRules)}
+    ruled = {one.namespace for one in after if isinstance(one, SetPacketRules)}
     for one in after:
         if one in standing:
             continue
@@ -53,7 +53,7 @@ def _additions(before: Sequence[Operation], after: Sequence[Operation], flushed:
             case _:
                 pass
     for one in before:
-        if isinstance(one, SetPacketRules) and one.namespace not in rules_of:
+        if isinstance(one, SetPacketRules) and one.namespace not in ruled:
             yield SetPacketRules(one.namespace, (), again=True)
 
 

@@ -90,11 +90,7 @@ def with_destination(packet: Packet, connection: Connection, direction: Directio
         address, port = connection.reply.source, connection.reply.source_port
     else:
         address, port = connection.original.source, connection.original.source_port
-    return (
-        packet
-        if (address, port) == (packet.destination, packet.port)
-        else replace(packet, destination=address, port=port)
-    )
+    return replace(packet, destination=address, port=port)
 
 
 def with_source(packet: Packet, connection: Connection, direction: Direction) -> Packet:
@@ -105,8 +101,4 @@ def with_source(packet: Packet, connection: Connection, direction: Direction) ->
         address, port = connection.reply.destination, connection.reply.port
     else:
         address, port = connection.original.destination, connection.original.port
-    return (
-        packet
-        if (address, port) == (packet.source, packet.source_port)
-        else replace(packet, source=address, source_port=port)
-    )
+    return replace(packet, source=address, source_port=port)
