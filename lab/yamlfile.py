@@ -48,7 +48,7 @@ def read_text(path: Path) -> str:
     raise InputError([Problem(str(path), 0, "", why, mend)])
 
 
-def load_with_lines(text: str, name: str) -> tuple[list[Any], LineOf]:
+def load_with_lines(text: str, name: str) -> tuple[list[object], LineOf]:
     """The documents of a YAML (or JSON) text, and where each field stands; `name` is the file's name in errors.
 
     A mapping key given twice, an alias that contains itself and a tag that is not plain data are errors.
@@ -61,7 +61,7 @@ def load_with_lines(text: str, name: str) -> tuple[list[Any], LineOf]:
             roots = list(_nodes(loader))
             if problems := [problem for root in roots for problem in _problems(root, name)]:
                 raise InputError(problems)
-            documents = [loader.construct_document(root) for root in roots]
+            documents: list[object] = [loader.construct_document(root) for root in roots]
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:

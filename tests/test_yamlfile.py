@@ -82,7 +82,7 @@ def test_scalars(text: str, value: object) -> None:
 def test_an_anchor_a_merge_and_their_lines() -> None:
     text = "base: &b\n  mtu: 1500\n  up: true\none:\n  <<: *b\n  mtu: 9000\n"
     documents, line_of = load_with_lines(text, "f")
-    assert documents[0]["one"] == {"mtu": 9000, "up": True}
+    assert documents == [{"base": {"mtu": 1500, "up": True}, "one": {"mtu": 9000, "up": True}}]
     assert line_of(0, ("one", "mtu")) == 6
     assert line_of(0, ("one", "up")) == 3
 

@@ -73,8 +73,8 @@ def loads(text: str, name: str) -> Topology:
 def _only_document(text: str, name: str) -> tuple[dict[Any, Any], LineOf]:
     documents, line_of = load_with_lines(text, name)
     held = [number for number, document in enumerate(documents) if document is not None]
-    if len(held) == 1 and isinstance(documents[held[0]], dict):
-        return documents[held[0]], lambda _, field=(), /: line_of(held[0], field)
+    if len(held) == 1 and isinstance(only := documents[held[0]], dict):
+        return only, lambda _, field=(), /: line_of(held[0], field)
     if not held:
         line, why = 1, "the file is empty"
     elif len(held) > 1:
