@@ -88,9 +88,6 @@ def test_kubernetes(site: Site, programs: Programs, home: Path) -> None:
     assert (service["spec"]["clusterIP"], service["spec"]["ports"][0]["nodePort"]) == ("10.96.0.80", 30080)
     assert [one["metadata"]["name"] for one in plane.api.objects("discovery.k8s.io/v1", "EndpointSlice")] == ["web-v4"]
     plane.api.apply({"apiVersion": "cilium.io/v2", "kind": "CiliumNode", "metadata": {"name": "node1"}, "spec": {}})
-    plane.remove_service("web")
-    plane.remove_service("web")
-    assert plane.api.objects("discovery.k8s.io/v1", "EndpointSlice") == []
     config = json.loads(Path(plane.agent_settings("node1")["k8s-kubeconfig-path"]).read_text())
     assert config["clusters"][0]["cluster"]["server"] == "https://127.0.0.1:6443"
     # By the relay, as an agent would: no plain HTTP is spoken there.

@@ -92,12 +92,6 @@ class Kubernetes:
     def add_service(self, service: Service) -> None:
         self.api.apply_all(service.objects())
 
-    def remove_service(self, name: str, *, namespace: str = NAMESPACE) -> None:
-        self.api.delete("v1", "Service", name, namespace=namespace)
-        label = f"kubernetes.io/service-name={name}"
-        for one in self.api.objects("discovery.k8s.io/v1", "EndpointSlice", namespace=namespace, labels=label):
-            self.api.delete(one["apiVersion"], one["kind"], one["metadata"]["name"], namespace=namespace)
-
     def kinds(self, group: str = "cilium.io") -> frozenset[str]:
         """Every kind of object that the API serves in a group, of any of its versions. Raises LabError."""
         versions = json.loads(self.api.text(f"/apis/{group}"))["versions"]

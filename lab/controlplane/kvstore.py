@@ -84,10 +84,6 @@ class Kvstore:
         self._services[service.namespace, service.name] = service.objects()
         self._write()
 
-    def remove_service(self, name: str, *, namespace: str = NAMESPACE) -> None:
-        if self._services.pop((namespace, name), None) is not None:
-            self._write()
-
     def apply(self, objects: Iterable[Object]) -> None:
         found = sorted({one["kind"] for one in objects})
         if found:

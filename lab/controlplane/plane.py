@@ -67,10 +67,6 @@ class ControlPlane(Protocol):
         """Make a service be as given, new or not."""
         ...
 
-    def remove_service(self, name: str, *, namespace: str = NAMESPACE) -> None:
-        """Take a service away; nothing happens when there is none."""
-        ...
-
     def apply(self, objects: Iterable[Object]) -> None:
         """Make Kubernetes objects of any kind be as given. Raises LabError where there is no Kubernetes."""
         ...
