@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lab import prediction
+from lab.contract import Document, Model
 from lab.datapath.decision import NodeDecision
 from lab.explanation.mending import mend
 from lab.prediction import Prediction, Walk, World
@@ -15,10 +15,6 @@ from lab.selection import Device
 from lab.settings import Settings, unmodelled
 from lab.topology import Flow
 from lab.topology.service_flows import as_sent
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Step(Model):
@@ -103,8 +99,6 @@ class ExplainedFlow(Model):
     not_sent: str | None
     ways: tuple[Way, ...]
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
 
 class ExplainedDevice(Model):
     """Is an interface selected, and by which rule?"""
@@ -157,7 +151,7 @@ class ExplainedNode(Model):
         )
 
 
-class Explanation(Model):
+class Explanation(Document):
     """Why each flow goes where it goes, without a packet sent."""
 
     topology: str
@@ -181,9 +175,6 @@ class Explanation(Model):
             flows=tuple(_explained(world, flow) for flow in flows),
         )
 
-    def to_json(self) -> str:
-        return self.model_dump_json(indent=2, by_alias=True) + "\n"
-
 
 def _explained(world: World, flow: Flow) -> ExplainedFlow:
     ways = world.predict(flow)
@@ -199,10 +190,5 @@ def _explained(world: World, flow: Flow) -> ExplainedFlow:
 
 
 def schema() -> str:
-    """The JSON Schema of `niclab explain -o json`. What is in it stays; later versions may add keys."""
-    document = Explanation.model_json_schema(by_alias=True, mode="serialization")
-    document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    document["title"] = "niclab explain"
-    for model in (document, *document["$defs"].values()):
-        del model["additionalProperties"]
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    """The JSON Schema of `niclab explain -o json`."""
+    return Explanation.contract("niclab explain")

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from lab.contract import Document, Model
 from lab.prediction import Prediction, World, alike
 from lab.record.cell import Cell, Inward, Outward, source_words, worded
 from lab.record.matrix import Row
 from lab.topology import Flow
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ForecastWay(Model):
@@ -40,8 +36,6 @@ class ForecastFlow(Model):
     not_sent: Annotated[str | None, Field(description="why nothing is sent, else null")]
     ways: tuple[ForecastWay, ...]
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
-
 
 class ForecastRow(Model):
     """One row of the matrix: what Cilium is told, and what becomes of every flow."""
@@ -52,16 +46,13 @@ class ForecastRow(Model):
     flows: tuple[ForecastFlow, ...]
 
 
-class Forecast(Model):
+class Forecast(Document):
     """The whole matrix, without a packet sent."""
 
     topology: str
     cilium_version: Annotated[str, Field(description="the version modelled")]
     nodes: int
     rows: tuple[ForecastRow, ...]
-
-    def to_json(self) -> str:
-        return self.model_dump_json(indent=2, by_alias=True) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,10 +197,5 @@ _MANY = 16
 
 
 def schema() -> str:
-    """The JSON Schema of `niclab predict -o json`. What is in it stays; later versions may add keys."""
-    document = Forecast.model_json_schema(by_alias=True, mode="serialization")
-    document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    document["title"] = "niclab predict"
-    for model in (document, *document["$defs"].values()):
-        del model["additionalProperties"]
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    """The JSON Schema of `niclab predict -o json`."""
+    return Forecast.contract("niclab predict")

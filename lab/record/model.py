@@ -5,21 +5,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from lab.agreement import unpredicted
+from lab.contract import Document, Model
 from lab.datapath.decision import ROUTER_DEVICE
 from lab.lab import Lab
 from lab.prediction import Prediction
 from lab.verdict import FlowResult, Measurement
-
-
-class Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Transmitted(Model):
@@ -66,8 +62,6 @@ class TracedFlow(Model):
     unpredicted: Annotated[
         str | None, Field(description="what a probe did that is none of the expected ways, else null")
     ] = None
-
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     @classmethod
     def of(cls, result: FlowResult, externals: frozenset[str], ways: Sequence[Prediction] = ()) -> TracedFlow:
@@ -140,7 +134,7 @@ class TracedMeasurement(Model):
         return cls(canaries=together.canaries, drops=together.drops, without_carrier=together.without_carrier)
 
 
-class Trace(Model):
+class Trace(Document):
     """One measured lab."""
 
     topology: str
@@ -192,9 +186,6 @@ class Trace(Model):
             measurement=TracedMeasurement.of([result.measurement for result in results]),
         )
 
-    def to_json(self) -> str:
-        return self.model_dump_json(indent=2, by_alias=True) + "\n"
-
 
 def _routers(lab: Lab) -> Iterator[tuple[str, str]]:
     """Each node's router IP: as its agent said, else as planned."""
@@ -207,10 +198,5 @@ def _routers(lab: Lab) -> Iterator[tuple[str, str]]:
 
 
 def schema() -> str:
-    """The JSON Schema of `niclab trace -o json`. What is in it stays; later versions may add keys."""
-    document = Trace.model_json_schema(by_alias=True, mode="serialization")
-    document["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    document["title"] = "niclab trace"
-    for model in (document, *document["$defs"].values()):
-        del model["additionalProperties"]
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    """The JSON Schema of `niclab trace -o json`."""
+    return Trace.contract("niclab trace")
