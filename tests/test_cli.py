@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from lab import __all__ as public
 from lab.cli import COULD_NOT_RUN, FAIL, PASS
@@ -59,6 +60,27 @@ def test_validate(tmp_path: Path) -> None:
     assert "two-nic: a topology of 2 nodes with 4 NICs" in everything.out
     for kind in ((), ("topology",), ("trace",), ("explain",), ("predict",)):
         assert json.loads(here("validate", "--schema", *kind).out)["type"] == "object"
+
+
+def test_settings_in_another_format(tmp_path: Path) -> None:
+    values, more = tmp_path / "values.yaml", tmp_path / "more"
+    values.write_text("devices: eth0\nbpf: {masquerade: true}\nimage: mine\n")
+    more.write_text("devices=eth1\n")
+    flags = here("validate", str(values), str(more), "--as", "flags")
+    assert (flags.status, flags.out) == (PASS, "devices=eth1\nenable-bpf-masquerade=true\n")
+    assert flags.err == f"warning: {values}: not an agent setting, left out: image\n"
+    assert yaml.safe_load(here("validate", str(values), "--as", "helm").out) == {
+        "devices": ["eth0"],
+        "bpf": {"masquerade": True},
+    }
+    made = tmp_path / "configmap.yaml"
+    made.write_text(here("validate", str(values), "--as", "configmap").out)
+    assert "devices=eth0, enable-bpf-masquerade=true" in here("validate", str(made)).out
+    (tmp_path / "topology.yaml").write_text(TINY)
+    for words, why in (([], "there are no settings"), ([str(tmp_path / "topology.yaml")], "is a topology")):
+        refused = here("validate", *words, "--as", "helm")
+        assert refused.status == COULD_NOT_RUN
+        assert why in refused.err
 
 
 def test_graph() -> None:

@@ -17,7 +17,7 @@ from lab.settings import (
     unmodelled,
 )
 from lab.settings.known import agent_flags, agent_keys, other_keys, release
-from lab.settings.values import BOOLEANS, CHOICES, CIDRS, LISTS, NODE_ADDRESSES, NUMBERS
+from lab.settings.values import BOOLEANS, CHOICES, CIDRS, NODE_ADDRESSES, NUMBERS
 from lab.settings.view import DEFAULTS
 
 
@@ -89,7 +89,7 @@ def test_a_key_that_may_well_be_read_is_no_warning(key: str, version: str) -> No
 
 
 def test_every_key_spoken_of_exists() -> None:
-    spoken = MODELLED | BOOLEANS | LISTS | CHOICES.keys() | NUMBERS.keys() | CIDRS.keys() | NODE_ADDRESSES.keys()
+    spoken = MODELLED | BOOLEANS | CHOICES.keys() | NUMBERS.keys() | CIDRS.keys() | NODE_ADDRESSES.keys()
     assert agent_keys() >= spoken | DEFAULTS.keys()
     assert agent_keys() | other_keys().keys() >= NEUTRAL
     assert not MODELLED & NEUTRAL

@@ -19,7 +19,6 @@ from lab.settings import (
     to_configmap,
     to_flags,
     to_helm,
-    to_node_config,
 )
 from lab.settings.known import agent_keys
 from lab.settings.values import BOOLEANS, CHOICES, CIDRS, NODE_ADDRESSES, NUMBERS
@@ -83,7 +82,8 @@ def test_flags_round_trip(told: Settings) -> None:
 @settings(max_examples=30, deadline=None)
 @given(_overrides | _objects)
 def test_node_config_round_trip(node: NodeSettings) -> None:
-    assert loads(to_node_config(node), name="cnc.yaml").per_node == (node,)
+    _, alone = yaml.safe_load_all(to_configmap(Settings(per_node=(node,))))
+    assert loads(yaml.safe_dump(alone), name="cnc.yaml").per_node == (node,)
 
 
 def test_a_configmap_can_be_applied() -> None:

@@ -82,6 +82,12 @@ def _validate(commands: Commands) -> None:
         choices=("topology", "trace", "explain", "predict"),
         help="print a JSON Schema",
     )
+    command.add_argument(
+        "--as",
+        dest="format",
+        choices=("configmap", "helm", "flags"),
+        help="write the settings of all files together in this format",
+    )
 
 
 def _graph(commands: Commands) -> None:

@@ -1,8 +1,9 @@
-"""`niclab validate`: check topologies and settings files; build nothing."""
+"""`niclab validate`: check topologies and settings files, write settings in another format; build nothing."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 from pathlib import Path
 
@@ -31,6 +32,8 @@ def run(options: argparse.Namespace) -> int:
         else:
             sys.stdout.write(topology.schema())
         return PASS
+    if options.format:
+        return _rewrite(options.file, options.format)
     status = PASS
     for name in options.file or topology.names():
         try:
@@ -39,6 +42,23 @@ def run(options: argparse.Namespace) -> int:
             print(error, file=sys.stderr)
             status = COULD_NOT_RUN
     return status
+
+
+def _rewrite(names: list[str], wanted: str) -> int:
+    """Settings that are said one on top of the other, as one text. Raises LabError."""
+    if not names:
+        raise LabError("there are no settings to write", mend=f"niclab validate values.yaml --as {wanted}")
+    if topologies := [name for name in names if _is_topology(Path(name))]:
+        raise LabError(
+            f"{topologies[0]} is a topology", why="settings are written as others", mend="name settings only"
+        )
+    parts = [settings.load(name) for name in names]
+    chosen = functools.reduce(settings.Settings.merged, parts)
+    write = {"configmap": settings.to_configmap, "flags": settings.to_flags, "helm": settings.to_helm}[wanted]
+    sys.stdout.write(write(chosen))
+    for line in chosen.warnings:
+        print(f"warning: {line}", file=sys.stderr)
+    return PASS
 
 
 def _describe(name: str) -> str:

@@ -14,7 +14,7 @@ from lab.settings.model import (
     Settings,
     effective,
 )
-from lab.settings.render import to_configmap, to_flags, to_helm, to_node_config
+from lab.settings.render import to_configmap, to_flags, to_helm
 from lab.settings.values import Values
 from lab.settings.view import NodeView
 
@@ -41,6 +41,5 @@ __all__ = [
     "to_configmap",
     "to_flags",
     "to_helm",
-    "to_node_config",
     "unmodelled",
 ]

@@ -28,11 +28,6 @@ def to_configmap(settings: Settings, *, namespace: str = NAMESPACE) -> str:
     return _yaml(config_map, *(_node_config(node, namespace) for node in settings.per_node))
 
 
-def to_node_config(node: NodeSettings, *, namespace: str = NAMESPACE) -> str:
-    """One CiliumNodeConfig; a node's own override selects it by its hostname label."""
-    return _yaml(_node_config(node, namespace))
-
-
 def to_helm(settings: Settings) -> str:
     """Helm values, and behind them as documents of their own the CiliumNodeConfigs, which the chart cannot make."""
     values = to_helm_values(settings.values)
@@ -52,6 +47,7 @@ def to_flags(settings: Settings) -> str:
 
 
 def _node_config(node: NodeSettings, namespace: str) -> dict[str, Any]:
+    """One CiliumNodeConfig; a node's own override selects it by its hostname label."""
     if node.selector is None:
         name, selector = f"{OVERRIDE_PREFIX}{node.name}", Selector(Values({HOSTNAME_LABEL: node.name}))
     else:

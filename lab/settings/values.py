@@ -74,8 +74,6 @@ CIDRS: Mapping[str, Literal[4, 6]] = MappingProxyType({"ipv4-native-routing-cidr
 
 NODE_ADDRESSES: Mapping[str, Literal[4, 6]] = MappingProxyType({"ipv4-node": 4, "ipv6-node": 6})
 
-LISTS: frozenset[str] = frozenset({"devices", "egress-masquerade-interfaces", "nodeport-addresses"})
-
 
 class Values(Mapping[str, str]):
     """An immutable, hashable mapping of text to text, sorted by key."""
