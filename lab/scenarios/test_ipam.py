@@ -34,6 +34,8 @@ def test_every_pool_of_a_node_is_tunnelled(lab: Lab) -> None:
 @pytest.mark.settings(NATIVE, BOTH)
 def test_every_pool_of_a_node_has_a_direct_route(lab: Lab) -> None:
     """By the NIC of the route to the node IP. A pool makes no difference; the node's own rule for its CIDR does."""
+    routes = lab.run("node1", "ip", "route", "show")
+    assert all(f"{cidr} via 10.0.0.2 dev eth0" in routes for cidr in ("10.244.2.0/24", "10.245.2.0/24"))
     plain, rule = lab.send_all(["pod1 -> disk2", "disk1 -> pod2"])
     assert plain.left("node1") == {"eth0"}
     assert plain.source_seen_by("disk2") == lab.address("pod1")

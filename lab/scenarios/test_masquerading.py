@@ -63,10 +63,13 @@ def test_iptables_on_listed_interfaces(lab: Lab) -> None:
     assert seen(lab) == {"ext0": "pod", "ext1": NODE1_ETH1}
 
 
+@pytest.mark.topology(routes=["node1: 10.0.1.100/32 dev eth1 src 10.0.0.1"])
 @pytest.mark.settings(IPTABLES, enable_masquerade_to_route_source=True)
 def test_iptables_to_the_source_of_routes(lab: Lab) -> None:
-    """Networks of the NICs have a source in their routes."""
-    assert seen(lab) == {"ext0": NODE1_ETH0, "ext1": NODE1_ETH1}
+    """Networks of the NICs have a source in their routes. Where a route says another, it is that."""
+    by_network, by_route = lab.send_all(["pod1 -> ext0", "pod1 -> ext1"])
+    assert by_network.source_seen_by("ext0") == by_route.source_seen_by("ext1") == NODE1_ETH0
+    assert by_route.left("node1") == {"eth1"}
 
 
 @pytest.mark.settings(IPTABLES, ETH0, enable_masquerade_to_route_source=True)
