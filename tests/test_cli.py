@@ -77,7 +77,12 @@ def test_settings_in_another_format(tmp_path: Path) -> None:
     made.write_text(here("validate", str(values), "--as", "configmap").out)
     assert "devices=eth0, enable-bpf-masquerade=true" in here("validate", str(made)).out
     (tmp_path / "topology.yaml").write_text(TINY)
-    for words, why in (([], "there are no settings"), ([str(tmp_path / "topology.yaml")], "is a topology")):
+    refusals = (
+        ([], "there are no settings"),
+        ([str(tmp_path / "topology.yaml")], "is a topology"),
+        ([str(tmp_path / "nothing.yaml")], "no such file"),
+    )
+    for words, why in refusals:
         refused = here("validate", *words, "--as", "helm")
         assert refused.status == COULD_NOT_RUN
         assert why in refused.err

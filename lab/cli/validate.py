@@ -48,7 +48,7 @@ def _rewrite(names: list[str], wanted: str) -> int:
     """Settings that are said one on top of the other, as one text. Raises LabError."""
     if not names:
         raise LabError("there are no settings to write", mend=f"niclab validate values.yaml --as {wanted}")
-    if topologies := [name for name in names if _is_topology(Path(name))]:
+    if topologies := [name for name in names if Path(name).is_file() and _is_topology(Path(name))]:
         raise LabError(
             f"{topologies[0]} is a topology", why="settings are written as others", mend="name settings only"
         )
