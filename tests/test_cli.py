@@ -77,7 +77,7 @@ def test_settings_in_another_format(tmp_path: Path) -> None:
     made.write_text(here("validate", str(values), "--as", "configmap").out)
     assert "devices=eth0, enable-bpf-masquerade=true" in here("validate", str(made)).out
     (tmp_path / "topology.yaml").write_text(TINY)
-    refusals = (
+    refusals: tuple[tuple[list[str], str], ...] = (
         ([], "there are no settings"),
         ([str(tmp_path / "topology.yaml")], "is a topology"),
         ([str(tmp_path / "nothing.yaml")], "no such file"),
