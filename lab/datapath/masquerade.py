@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 from lab import ipmasq
 from lab.datapath.decision import TUNNEL_DEVICE, Decisions, NodeDecision
 from lab.nat import Devices, Exempt, Masquerade, Match, PacketRule, Snat, Why
-from lab.route import TABLES, Family, Network
+from lab.route import TABLES, Family, Network, Route
 
 _BPF = "bpf/lib/nat.h snat_v4_needs_masquerade"
 _IPTABLES = "pkg/datapath/iptables/iptables.go installMasqueradeRules"
@@ -137,7 +137,8 @@ def _by_iptables(node: NodeDecision, family: Family) -> Iterator[PacketRule]:
 def _to_route_source(node: NodeDecision, family: Family) -> Iterator[PacketRule]:
     """One rule for each route of table main that has a source: what goes by another route keeps the pod's address.
 
-    A default route has one only where it says so (`src`).
+    A default route has one only where it says so (`src`). The longest prefix comes first from 1.20 on (f25e33390b); up
+    to 1.19 the first rule is that of the first route in the kernel's own order, with default routes last.
     """
     excluded = node.exclusion(family)
     listed = node.settings.egress_masquerade_interfaces or node.selected
@@ -146,7 +147,7 @@ def _to_route_source(node: NodeDecision, family: Family) -> Iterator[PacketRule]
         for route in node.kernel_fib.routes
         if route.table == TABLES["main"] and route.family == family and route.kind == "unicast"
     ]
-    for route in sorted(routes, key=lambda route: -route.destination.prefixlen):
+    for route in sorted(routes, key=_longest_first if node.version >= (1, 20) else _as_dumped):
         device = route.nexthops[0].dev if len(route.nexthops) == 1 else None
         if route.source is None or route.destination == excluded:
             continue
@@ -164,6 +165,15 @@ def _to_route_source(node: NodeDecision, family: Family) -> Iterator[PacketRule]
             not_destinations=(excluded,) if route.is_default and excluded is not None else (),
         )
         yield PacketRule("postrouting", match, Snat(route.source), why, family)
+
+
+def _longest_first(route: Route) -> tuple[int, ...]:
+    return (-route.destination.prefixlen,)
+
+
+def _as_dumped(route: Route) -> tuple[int, ...]:
+    """[kernel] fib_table_dump: by address, and by prefix where that is the same, the longest first."""
+    return route.is_default, int(route.destination.network_address), -route.destination.prefixlen
 
 
 __all__ = ["rules"]
