@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from lab.prediction import reasons
 from lab.prediction.model import Prediction, Transmission
 from lab.traffic.path import Sighting
 from lab.verdict import FlowResult
@@ -73,9 +74,15 @@ def _answered(sightings: Iterable[Sighting], result: FlowResult) -> bool:
 
 
 def _unseen(way: Prediction, result: FlowResult) -> bool:
-    """An answer to a node from one of its own pods, or from itself, passes no tap of the node's."""
+    """Taps are outside of hosts. An answer to a node from one of its own pods, or from itself, passes none of the
+    node's; and one that the host itself drops for its reverse path has come in.
+    """
     host = result.flow.source.partition(".")[0]
-    return host not in result.context.pod_node and way.reply is not None and not way.reply.sent
+    if host in result.context.pod_node or way.reply is None:
+        return False
+    last = way.reply.steps[-1] if way.reply.steps else None
+    dropped = last is not None and last.where == host and last.why == reasons.REVERSE_PATH
+    return dropped or not way.reply.sent
 
 
 def _source_as_seen(way: Prediction, sightings: Iterable[Sighting], result: FlowResult) -> bool:

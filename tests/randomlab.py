@@ -124,6 +124,10 @@ class _Maker:
             node["node_ip"] = [self.rng.choice(own)]
         if self.often(0.1):
             node["sysctls"] = {"net.ipv4.fib_multipath_hash_policy": 1}
+        if self.often(0.25):
+            links = [*nics, *(["all"] if self.often(0.2) else []), *(["default"] if self.often(0.2) else [])]
+            filters = {f"net.ipv4.conf.{link}.rp_filter": self.rng.randrange(3) for link in links}
+            node["sysctls"] = {**node.get("sysctls", {}), **filters}
         return node
 
     def _external(self, n: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 Pure: decisions in, kernel operations out. Where Cilium's programs decide before the kernel's FIB is asked, a routing
 rule with a table of its own stands in for them:
 
+    priority  8  the way back to what NICs' programs take: lab.datapath.unfiltered
     priority  9  egress gateways: lab.datapath.egressroutes
     priority 10  what comes in      table 2010  pods of this node; what the node itself makes goes by table main
     priority 11  from pods (iif)    table 2011  pods of other nodes, encapsulated (tunnel mode)
@@ -16,7 +17,7 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import replace
 
-from lab.datapath import egressroutes, eni, masquerade, ownaddresses, replies, services
+from lab.datapath import egressroutes, eni, masquerade, ownaddresses, replies, services, unfiltered
 from lab.datapath.decision import ROUTER_DEVICE, TUNNEL_DEVICE, Decisions, NodeDecision, pod_interface
 from lab.nat import PacketRule
 from lab.operation import (
@@ -87,6 +88,7 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
         yield from _pod(decisions, node, pod, number, pod_number)
     yield from egressroutes.operations(decisions, node)
     yield from eni.operations(decisions, node)
+    yield from unfiltered.operations(decisions, node)
     if rules := packet_rules(decisions, node):
         yield SetPacketRules(node.node, rules)
 
@@ -154,5 +156,6 @@ def packet_rules(decisions: Decisions, node: NodeDecision) -> tuple[PacketRule, 
         *replies.rules(node),
         *egressroutes.packet_rules(decisions, node),
         *eni.packet_rules(decisions, node),
+        *unfiltered.packet_rules(decisions, node),
         *masquerade.rules(decisions, node),
     )

@@ -121,6 +121,17 @@ def _egress(
     return (name, first.ip) if name is not None and first is not None else (None, None)
 
 
+def gateway_nics(decisions: Decisions, node: NodeDecision) -> Iterator[str]:
+    """The NICs by which a gateway sends, whose reverse path filter is loosened (manager.go relaxRPFilter)."""
+    if not node.settings.egress_gateway or not in_use(decisions):
+        return
+    host = decisions.topology.nodes[node.node]
+    for policy in decisions.topology.egress_policies.values():
+        nic = _egress(node, host, policy, 4)[0] if node.node in policy.gateways else None
+        if nic is not None:
+            yield nic
+
+
 def _default_nic(node: NodeDecision, family: Family) -> str | None:
     """The NIC of the default route in table main; one with several hops has none (route.NodeDeviceWithDefaultRoute)."""
     defaults = [

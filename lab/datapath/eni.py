@@ -8,13 +8,14 @@ route of the subnet out of table main (pkg/ipam/crd_eni.go configureENINetlinkDe
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from lab.datapath.decision import Decisions, NodeDecision, pod_interface
 from lab.fib import Fib
 from lab.nat import Devices, Match, PacketRule, SetMark, Why
-from lab.operation import AddRoute, AddRule, Operation, SetSysctl
+from lab.operation import AddRoute, AddRule, Operation
 from lab.removal import DelRoute
+from lab.reversepath import LOOSE, OFF
 from lab.route import TABLES, Address, Network, NextHop, Route, Rule
 from lab.selection import Version
 from lab.topology import Nic, Node
@@ -38,8 +39,6 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
         return
     for route in subnet_routes(host):
         yield DelRoute(node.node, route)
-    if default := _default_nic(node.kernel_fib):
-        yield SetSysctl(node.node, f"net.ipv4.conf.{default}.rp_filter", "2")
     yield AddRule(node.node, Rule(priority=NODE_PORT, mark=(_NODE_PORT_MARK, _NODE_PORT_MARK)))
     for name, nic in host.enis.items():
         for route in _table(nic, name, table_of(node, name)):
@@ -55,6 +54,18 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
             yield AddRule(node.node, Rule(priority=TO_POD, destination=alone))
             yield from _from(decisions, node, address, table_of(node, str(host.nic_of(spec))))
     yield from _answers(decisions, node)
+
+
+def filters(decisions: Decisions, node: NodeDecision) -> Mapping[str, int]:
+    """NIC → the reverse path filter that agents give it: loose on that of the default route, none on the other ENIs.
+
+    pkg/datapath/loader/base.go addENIRules; pkg/ipam/crd_eni.go.
+    """
+    enis = decisions.topology.nodes[node.node].enis
+    default = _default_nic(node.kernel_fib)
+    if not enis or default is None:
+        return {}
+    return {**dict.fromkeys(enis, OFF), default: LOOSE}
 
 
 def _answers(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:

@@ -6,8 +6,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from lab.fib import Fib
+from lab.fib import Fib, Lookup
 from lab.nat import HOOKS, Hook, Packet, PacketRule
+from lab.reversepath import OFF, believed
 from lab.route import FAMILIES, Address, Family, family_of
 from lab.topology import Host
 
@@ -22,7 +23,9 @@ class HookRules:
 
 @dataclass(frozen=True)
 class Machine:
-    """One host. `pods`: the node's end of a pod's veth pair → the pod. `extra`: addresses the datapath adds."""
+    """One host. `pods`: the node's end of a pod's veth pair → the pod. `extra`: addresses the datapath adds. `filters`:
+    the reverse path filters of interfaces that have one.
+    """
 
     name: str
     host: Host
@@ -31,6 +34,9 @@ class Machine:
     pods: Mapping[str, str]
     forwards: bool
     extra: Mapping[str, tuple[Address, ...]]
+    filters: Mapping[str, int]
+    minds_marks: bool
+    """Is the way back looked up with the packet's mark? [kernel] src_valid_mark"""
 
     @cached_property
     def _hooks(self) -> Mapping[tuple[Hook, Family], HookRules]:
@@ -70,7 +76,28 @@ class Machine:
     def minds_the_interface(self) -> bool:
         """Can it matter by which of its interfaces on one fabric a packet comes in?"""
         routing = any(rule.iif in self.host.interfaces for rule in self.fib.rules)
-        return routing or any(rule.match.iif is not None for rule in self.packet_rules)
+        return routing or bool(self.filters) or any(rule.match.iif is not None for rule in self.packet_rules)
+
+    def way_back(self, packet: Packet, oif: str | None) -> Lookup | None:
+        """The route to a packet's source, as the filter asks; `oif`: where the packet is to leave, None: nowhere."""
+        mark = packet.mark if self.minds_marks else 0
+        return self.fib.lookup(packet.source, source=packet.destination, iif=oif, mark=mark)
+
+    def believes(self, packet: Packet, iif: str, oif: str | None) -> bool:
+        """Does a packet that came in by one interface, to leave by another, pass its reverse path filter?"""
+        mode = self.filters.get(iif, OFF)
+        if mode == OFF or packet.family == 6:
+            return True
+        addressed = bool(self.host.interfaces[iif].addresses_of(4))
+        return believed(mode, iif, self.way_back(packet, oif), addressed=addressed)
+
+    def asks_as(self, device: str, source: Address, neighbour: Address) -> Address | None:
+        """The address in an ARP request for a neighbour; None for IPv6. [kernel] arp_solicit, arp_announce=0: the
+        packet's own source where that is the host's, else one of the device.
+        """
+        if neighbour.version == 6:
+            return None
+        return source if source in self.own else self.masquerade_address(device, neighbour)
 
     def masquerade_address(self, device: str, neighbour: Address) -> Address | None:
         """What the kernel's `masquerade` writes on packets that leave by a device for a neighbour there.

@@ -102,6 +102,16 @@ ARRIVED = Why("arrived", "{end} sees the source {source}, {whose}", "[kernel]")
 MARTIAN = Why(
     "source.own", "{source} comes in from outside and is this host's own: dropped", "[kernel] fib_validate_source"
 )
+REVERSE_PATH = Why(
+    "source.reverse-path",
+    "{source} comes in by {iif}, whose reverse path filter drops it: its way back is by {back} (rp_filter={mode})",
+    "[kernel] fib_validate_source",
+)
+ASKER_NOT_BELIEVED = Why(
+    "neighbour.not-believed",
+    "{end} does not answer who has {address}: {asker} asks by an interface by which it is not believed (rp_filter)",
+    "[kernel] arp_process",
+)
 NO_SERVER = Why(
     "arrived.no-server",
     "nothing listens at {destination} port {port}: the host itself refuses",

@@ -112,7 +112,11 @@ class Walker:
             yield replace(noted, dropped=f"{host} has no route to {packet.destination}"), None
         else:
             for hop in found.hops:
-                yield self._noted(machine, trip, found, hop), Egress(found, hop, iif)
+                oif = None if found.is_local else hop.dev
+                if iif is None or machine.believes(packet, iif, oif):
+                    yield self._noted(machine, trip, found, hop), Egress(found, hop, iif)
+                else:
+                    yield _disbelieved(machine, trip, iif, oif), None
 
     def _noted(self, machine: Machine, trip: Trip, found: Lookup, hop: NextHop) -> Trip:
         """With the step that says which route was chosen, and why it is there."""
@@ -219,6 +223,13 @@ class Walker:
             return
         nics = carriers(machine.host, device) if is_up(machine.host, device) else ()
         neighbours = self._neighbours(place, host, to) if nics else ()
+        asker = machine.asks_as(device, trip.packet.source, to)
+        answering = tuple(one for one in neighbours if self._is_answered(asker, to, *one))
+        if neighbours and not answering:
+            # Unless the neighbour is known already: then it goes its way.
+            noted = trip.noting(host, reasons.ASKER_NOT_BELIEVED, address=to, asker=asker, end=neighbours[0][0])
+            yield noted.ended(None, f"{neighbours[0][0]} does not answer who has {to}")
+        neighbours = answering or neighbours
         if not neighbours:
             noted = trip.noting(host, reasons.NO_NEIGHBOUR, fabric=str(place), address=to)
             yield noted.ended(None, f"nobody on {place} has {to}")
@@ -281,6 +292,10 @@ class Walker:
                 return several if self.machines[name].minds_the_interface else (owner or several[0],)
         return ()
 
+    def _is_answered(self, asker: Address | None, address: Address, host: str, interface: str) -> bool:
+        """[kernel] arp_process asks the reverse path filter of who asks, too."""
+        return asker is None or self.machines[host].believes(Packet(asker, address), interface, None)
+
     def _tap_of(self, host: str, interface: str) -> str:
         """Where frames for an interface are seen."""
         return f"{host}.{next(iter(carriers(self.machines[host].host, interface)), interface)}"
@@ -311,6 +326,14 @@ class Walker:
                 for address in self.decisions.pod_addresses[pod]:
                     found[Segment(home.nics[owner].fabric), address] = ((node, owner),)
         return found
+
+
+def _disbelieved(machine: Machine, trip: Trip, iif: str, oif: str | None) -> Trip:
+    source, mode = trip.packet.source, machine.filters[iif]
+    found = machine.way_back(trip.packet, oif)
+    back = ", ".join(sorted(found.devices)) if found and found.hops else "nothing"
+    noted = trip.noting(machine.name, reasons.REVERSE_PATH, source=source, iif=iif, back=back, mode=mode)
+    return replace(noted, dropped=f"{machine.name} does not believe that {source} comes in by {iif}")
 
 
 def _answered(request: Walk, answers: Collection[str]) -> Walk:

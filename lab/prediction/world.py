@@ -13,11 +13,12 @@ from lab.datapath.decision import Decisions, pod_interface
 from lab.datapath.ownaddresses import MOVED_LOCAL
 from lab.fib import Fib
 from lab.nat import Packet, PacketRule
-from lab.operation import AddAddress, AddRoute, AddRule, SetPacketRules
+from lab.operation import AddAddress, AddRoute, AddRule, SetPacketRules, SetSysctl
 from lab.prediction.machine import Machine, Made
 from lab.prediction.model import Prediction
 from lab.prediction.walk import Walker
 from lab.removal import DelRoute
+from lab.reversepath import ALL, filters, told
 from lab.route import FAMILIES, TABLES, Address, Family, NextHop, Route, Rule
 from lab.topology import Flow, Topology
 from lab.topology.service_flows import as_sent, service_of, targets
@@ -35,6 +36,7 @@ class _Planned:
     addresses: dict[str, list[Address]] = field(default_factory=dict)
     packet_rules: tuple[PacketRule, ...] = ()
     gone: set[object] = field(default_factory=set)
+    sysctls: dict[str, str] = field(default_factory=dict)
     local_priority: int = 0
 
 
@@ -73,6 +75,8 @@ class World:
                     mine.rules.append(operation.rule)
                 elif isinstance(operation, AddAddress):
                     mine.addresses.setdefault(operation.dev, []).append(operation.interface.ip)
+                elif isinstance(operation, SetSysctl):
+                    mine.sysctls[operation.key] = operation.value
                 elif isinstance(operation, SetPacketRules):
                     mine.packet_rules += operation.rules
             self._plans[node] = found
@@ -87,6 +91,7 @@ class World:
         local = [_local(dev, address) for dev, found in planned.addresses.items() for address in found]
         learned = self._learned.get(name, ())
         pods = self.topology.nodes[name].pods if name in self.topology.nodes else ()
+        sysctls = {**host.sysctls, **planned.sysctls}
         return Machine(
             name=name,
             host=host,
@@ -99,6 +104,8 @@ class World:
             pods={pod_interface(pod): pod for pod in pods},
             forwards=name not in self.topology.externals,
             extra={dev: tuple(found) for dev, found in planned.addresses.items()},
+            filters=filters(sysctls, host.interfaces),
+            minds_marks=bool(told(sysctls, "src_valid_mark").get(ALL)),
         )
 
     @cached_property
