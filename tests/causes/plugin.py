@@ -97,7 +97,7 @@ def _is_twisted(item: pytest.Item) -> bool:
     twist = _parameters(item).get("twist")
     if not isinstance(twist, Twist) or _parameters(item)["cilium_version"] != twist.version:
         return False
-    return twist.only in item.name
+    return twist.only in item.name.partition("[")[2]
 
 
 def _take_away(item: pytest.Item, twist: Twist, directory: Path) -> None:

@@ -8,6 +8,8 @@ from tests.causes.twist import Table, Twist
 BACKENDS_ON_NODE1 = {"pods: [pod2]": "pods: [pod1]"}
 BY_NIC = "by-nic: {pods: by-nic, destinations: 0.0.0.0/0, gateways: node2, interface: eth1}"
 BY_ITS_ADDRESS = BY_NIC.replace("interface: eth1", "egress_ip: 10.0.1.2")
+UNFILTERED = {"sysctls": ["all: net.ipv4.conf.eth0.rp_filter=0", "all: net.ipv4.conf.eth1.rp_filter=0"]}
+LEGACY = told(enable_host_legacy_routing=True)
 NO_GATEWAY = told(enable_egress_gateway=False)
 
 SERVICES: Table = {
@@ -70,6 +72,69 @@ SERVICES: Table = {
         Twist("test_load_balancer_and_external_ip_by_either_nic", "eth1 is selected", settings=ETH0),
         Twist("test_external_ip_on_a_nic_that_is_not_selected", "eth1 is not selected", settings=BOTH),
         Twist("test_load_balancer_on_a_nic_that_is_not_selected", "eth1 is not selected", settings=BOTH),
+    ),
+    "test_reverse_path.py": (
+        Twist(
+            "test_node_ports_of_a_remote_backend_are_taken_before_the_filter",
+            "eth1 is selected: no program is there",
+            settings=ETH0,
+            only="strict",
+        ),
+        Twist(
+            "test_legacy_host_routing_takes_them_before_the_filter_too",
+            "the backend is remote",
+            instead=BACKENDS_ON_NODE1,
+            only="strict",
+        ),
+        Twist(
+            "test_node_ports_of_a_local_backend_are_delivered_before_the_filter",
+            "BPF host routing",
+            settings=LEGACY,
+            only="strict",
+        ),
+        Twist(
+            "test_with_legacy_host_routing_strict_loses_requests_to_a_local_backend",
+            "legacy host routing",
+            settings=told(enable_host_legacy_routing=False),
+            only="strict",
+        ),
+        Twist(
+            "test_with_legacy_host_routing_strict_loses_requests_to_a_local_backend",
+            "the filter",
+            amended=UNFILTERED,
+            only="strict",
+        ),
+        Twist(
+            "test_with_legacy_host_routing_strict_loses_requests_to_a_local_backend",
+            "loose: strict",
+            amended={"sysctls": ["all: net.ipv4.conf.eth1.rp_filter=1"]},
+            only="loose",
+        ),
+        Twist("test_strict_loses_what_is_for_the_node_itself", "the filter", amended=UNFILTERED, only="strict"),
+        Twist(
+            "test_strict_loses_what_is_for_the_node_itself",
+            "the way back by eth0: by eth1",
+            amended=EXT0_BY_ETH1,
+            only="strict",
+        ),
+        Twist(
+            "test_on_a_nic_that_is_not_selected_strict_silences_the_refusal",
+            "the filter",
+            amended=UNFILTERED,
+            only="strict",
+        ),
+        Twist("test_direct_server_return", "BPF host routing", settings=LEGACY, only="BPF"),
+        Twist(
+            "test_direct_server_return",
+            "legacy host routing",
+            settings=told(enable_host_legacy_routing=False),
+            only="legacy",
+        ),
+        Twist(
+            "test_agents_turn_off_the_filter_of_all_interfaces",
+            "the NIC's own is off",
+            amended={"sysctls": ["all: net.ipv4.conf.eth1.rp_filter=1"]},
+        ),
     ),
     "test_egress_gateway.py": (
         Twist("test_a_policy_tunnels_to_the_gateway", "egress gateways", settings=NO_GATEWAY),

@@ -1,0 +1,141 @@
+"""The reverse path filter (`rp_filter`): on a node with two NICs the way back to a client need not be the way it came.
+
+Strict (1) drops a packet whose way back is by another NIC, loose (2) one that has no way back at all. It is the
+kernel's, asked when it routes what comes in. Four rules explain everything:
+
+* eBPF comes first: what a selected NIC's program redirects is never asked. With BPF host routing that is all that is
+  for pods and services; with legacy host routing only what goes to other nodes' backends;
+* what is for the node itself is asked, on selected NICs too;
+* agents turn `conf.all.rp_filter` off, and leave the NICs' as they are: the larger of the two counts;
+* it is asked of sources, where packets come in. Which NIC a reply leaves by has nothing to do with it.
+
+ext0 is on f0, ext1 on f1; the router brings what either sends to the other NIC of a node. So is a client behind the
+other NIC: its requests come in by one, and the way back to it is by the other.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from lab import FlowResult, Lab, Settings
+from lab.scenarios.test_devices_matrix import NATIVE
+from lab.scenarios.test_services import BOTH, DNS, ETH0, WEB, forwarded, refused
+
+LEGACY = Settings.of(enable_host_legacy_routing=True)
+MODES = {"off": 0, "strict": 1, "loose": 2}
+
+
+def modes(*names: str) -> pytest.MarkDecorator:
+    """The filter of both NICs of every node."""
+    return pytest.mark.parametrize(
+        "mode",
+        [
+            pytest.param(
+                name,
+                marks=pytest.mark.topology(
+                    sysctls=[f"all: net.ipv4.conf.{nic}.rp_filter={MODES[name]}" for nic in ("eth0", "eth1")]
+                ),
+            )
+            for name in names or MODES
+        ],
+    )
+
+
+STRICT = pytest.mark.topology(sysctls=[f"all: net.ipv4.conf.{nic}.rp_filter=1" for nic in ("eth0", "eth1")])
+
+pytestmark = [pytest.mark.topology("services"), pytest.mark.settings(NATIVE, BOTH)]
+
+
+def lost(flow: FlowResult, *, node: str, nic: str) -> None:
+    """It came in by this NIC, and that was all: nothing was forwarded, answered or refused."""
+    assert flow.entered(node) == {nic}
+    assert flow.left(node) == flow.answered_by(node) == set()
+    assert not [one for one in flow.sightings if one.kind == "error"]
+    flow.must_not_receive()
+
+
+@modes()
+def test_node_ports_of_a_remote_backend_are_taken_before_the_filter(lab: Lab, mode: str) -> None:
+    """On each NIC, for clients before it and behind the other one: strict makes no difference."""
+    for taken_in in ("eth0", "eth1"):
+        for client, answered_by in (("ext0", "eth0"), ("ext1", "eth1")):
+            flow = lab.send(client, f"node1.{taken_in}:{WEB}")
+            forwarded(flow, taken_in=taken_in, answered_by=answered_by)
+
+
+@modes()
+@pytest.mark.settings(LEGACY)
+def test_legacy_host_routing_takes_them_before_the_filter_too(lab: Lab, mode: str) -> None:
+    forwarded(lab.send("ext0", f"node1.eth1:{WEB}"), taken_in="eth1", answered_by="eth0")
+
+
+@modes()
+def test_node_ports_of_a_local_backend_are_delivered_before_the_filter(lab: Lab, mode: str) -> None:
+    """BPF host routing hands the packet to the pod; the reply leaves by the other NIC."""
+    flow = lab.send("ext0", f"node2.eth1:{WEB}")
+    assert flow.entered("node2") == {"eth1"}
+    assert flow.answered_by("node2") == {"eth0"}
+    flow.must_receive()
+
+
+@modes()
+@pytest.mark.settings(LEGACY)
+def test_with_legacy_host_routing_strict_loses_requests_to_a_local_backend(lab: Lab, mode: str) -> None:
+    """The kernel delivers it, so it is asked: only a client behind the NIC that it came in by passes."""
+    straight, across = lab.send_all([f"ext1 -> node2.eth1:{WEB}", f"ext0 -> node2.eth1:{WEB}"])
+    assert straight.answered_by("node2") == {"eth1"}
+    straight.must_receive()
+    if mode == "strict":
+        lost(across, node="node2", nic="eth1")
+    else:
+        assert across.answered_by("node2") == {"eth0"}
+        across.must_receive()
+
+
+@modes()
+def test_strict_loses_what_is_for_the_node_itself(lab: Lab, mode: str) -> None:
+    """The NIC is selected, and yet this is the kernel's."""
+    straight, across = lab.send_all(["ext1 -> node1.eth1", "ext0 -> node1.eth1"])
+    straight.must_receive()
+    if mode == "strict":
+        lost(across, node="node1", nic="eth1")
+    else:
+        assert across.answered_by("node1") == {"eth0"}
+        across.must_receive()
+
+
+@modes()
+@pytest.mark.settings(ETH0)
+def test_on_a_nic_that_is_not_selected_strict_silences_the_refusal(lab: Lab, mode: str) -> None:
+    """No program is there: the node refuses a node port, and a client behind the other NIC is not even told."""
+    straight, across = lab.send_all([f"ext1 -> node1.eth1:{DNS}", f"ext0 -> node1.eth1:{DNS}"])
+    refused(straight, node="node1", nic="eth1")
+    if mode == "strict":
+        lost(across, node="node1", nic="eth1")
+    else:
+        refused(across, node="node1", nic="eth1")
+        assert {one.note.partition(",")[0] for one in across.sightings if one.kind == "error"} == {"port unreachable"}
+
+
+@STRICT
+@pytest.mark.settings(bpf_lb_mode="dsr")
+@pytest.mark.parametrize("host_routing", ["BPF", pytest.param("legacy", marks=pytest.mark.settings(LEGACY))])
+def test_direct_server_return(lab: Lab, host_routing: str) -> None:
+    """The backend's node gets the client's own address by eth0, and its way back is by eth1: agents warn of that."""
+    flow = lab.send("ext1", f"node1.eth1:{WEB}")
+    assert flow.left("node1") == {"eth0"}
+    if host_routing == "legacy":
+        lost(flow, node="node2", nic="eth0")
+    else:
+        assert flow.answered_by("node2") == {"eth1"}
+        flow.must_receive()
+
+
+@pytest.mark.topology(sysctls=["all: net.ipv4.conf.all.rp_filter=1"])
+def test_agents_turn_off_the_filter_of_all_interfaces(lab: Lab) -> None:
+    """A distribution's strict default does not reach the NICs of a node with an agent."""
+    assert lab.run("node1", "sysctl", "-n", "net.ipv4.conf.all.rp_filter").strip() == "0"
+    flow = lab.send("ext0", "node1.eth1")
+    assert flow.entered("node1") == {"eth1"}
+    assert flow.answered_by("node1") == {"eth0"}
+    flow.must_receive()
