@@ -20,7 +20,13 @@ HEALTH = """\
 [stdout]
 {"ID": {"Module": ["agent", "controlplane", "auth"], "Component": ["job-gc"]}, "LastOK": "2026-11-23T12:40:00Z"}
 {"ID": {"Module": ["agent", "datapath", "orchestrator"], "Component": ["job-reinitialize"]}, "Level": "OK",
- "LastOK": "2026-11-23T12:32:12.894817505Z", "Count": 1}
+ "LastOK": "2026-11-23T12:32:12.894817505Z", "Updated": "2026-11-23T12:32:12.894817505Z", "Count": 1}
+"""
+DEGRADED = """\
+{"ID": {"Module": ["agent", "datapath", "orchestrator"], "Component": ["job-reinitialize"]}, "Level": "Degraded",
+ "Message": "Failed to reinitialize datapath",
+ "Error": "failed to write node configuration file at node_config.h: IPv4 direct routing device not found",
+ "LastOK": "0001-01-01T00:00:00Z", "Updated": "2026-11-23T16:32:36.380395081Z", "Count": 2}
 """
 
 
@@ -33,6 +39,10 @@ def test_when_programs_were_loaded_is_the_orchestrators_word() -> None:
     wanted = datetime.datetime(2026, 11, 23, 12, 32, 12, 894817, tzinfo=datetime.UTC)
     assert loaded(HEALTH) == wanted.timestamp()
     assert loaded("") == 0.0
+
+
+def test_an_agent_that_cannot_load_is_not_waited_for() -> None:
+    assert loaded(DEGRADED) == datetime.datetime(2026, 11, 23, 16, 32, 36, 380395, tzinfo=datetime.UTC).timestamp()
 
 
 def test_programs_are_loaded_again_when_the_selected_devices_or_their_addresses_change() -> None:

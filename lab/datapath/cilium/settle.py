@@ -3,7 +3,8 @@
 Measured on 1.18.10 and 1.20.0-dev: the devices table follows within 0.3 s (netlink's messages are collected for 100 ms,
 pkg/datapath/linux/devices_controller.go), the programs seconds later, as they are compiled. The orchestrator writes
 `node_config.h` when it begins and reports OK when every endpoint has its new program (orchestrator.go reinitialize);
-until then packets meet the old ones.
+until then packets meet the old ones. It may also fail, as 1.18 does when its direct routing device is gone ("IPv4
+direct routing device not found"): then it reports `Degraded`, tries again ever more rarely, and the old programs stay.
 """
 
 from __future__ import annotations
@@ -59,12 +60,12 @@ def look(agent: Agent) -> Seen:
 
 
 def loaded(health: str) -> float:
-    """When the orchestrator last said that all programs are loaded: from the table `health`."""
+    """When the orchestrator last said that all programs are loaded, or cannot be: from the table `health`."""
     for row in json_rows(health):
         words = json.dumps(row.get("ID"))
         if all(f'"{one}"' in words for one in _ORCHESTRATOR):
             # Nanoseconds are more than Python reads.
-            moment = str(row.get("LastOK", "")).removesuffix("Z")[:26]
+            moment = str(row.get("Updated", "")).removesuffix("Z")[:26]
             return datetime.datetime.fromisoformat(moment + "+00:00").timestamp()
     return 0.0
 
