@@ -126,25 +126,30 @@ def _pod(decisions: Decisions, node: NodeDecision, pod: str, number: int, pod_nu
 
 
 def single_device_routes(decisions: Decisions, node: NodeDecision) -> tuple[Route, ...]:
-    """The main table as `redirect_neigh` sees it: only hops through the device, and what has no route is on-link.
+    """The main table as `redirect_neigh` sees it, which sends by the device whatever it finds.
 
-    [kernel] a lookup with the output device fixed and no route through it takes the destination for a neighbour
-    (`ip route get 10.244.2.5 oif eth1` → `dev eth1`, without a gateway).
+    [kernel] net/core/filter.c looks routes up with the output device fixed. IPv4 takes only hops through the device,
+    and a destination without any for a neighbour (`ip route get 10.244.2.5 oif eth1` → `dev eth1`, without a gateway).
+    IPv6 takes the best route by whichever device, and asks the given device's neighbours for that route's gateway, or
+    for the destination that is on-link elsewhere: nobody answers, and the packet never leaves [measured on 1.18.10].
     """
     device = node.host_single_device
     assert device is not None
     found: dict[tuple[object, int], Route] = {}
-    direct = decisions.direct_routes(node.node)[0]
-    for route in (*node.kernel_fib.routes, *direct):
+    for route in (*node.kernel_fib.routes, *decisions.direct_routes(node.node)[0]):
         hops = tuple(hop for hop in route.nexthops if hop.dev == device)
+        if route.family == 6 and not hops:
+            # A gateway that another device leads to is not asked for here: [kernel] no route may say so. Either way
+            # it is a neighbour that the device does not have.
+            hops = (NextHop(dev=device),)
         if route.table == TABLES["main"] and route.kind == "unicast" and hops and route.family in node.families:
             one = replace(route, nexthops=hops, table=SINGLE_DEVICE)
             found[one.destination, one.effective_metric] = one
-    for family in node.families:
-        everything = ipaddress.ip_network("0.0.0.0/0" if family == 4 else "::/0")
-        found[everything, _LAST_METRIC] = Route(
-            everything, (NextHop(dev=device),), table=SINGLE_DEVICE, metric=_LAST_METRIC
-        )
+    lasts = (
+        Route(ipaddress.ip_network("0.0.0.0/0"), (NextHop(dev=device),), table=SINGLE_DEVICE, metric=_LAST_METRIC),
+        Route(ipaddress.ip_network("::/0"), kind="blackhole", table=SINGLE_DEVICE, metric=_LAST_METRIC),
+    )
+    found |= {(last.destination, _LAST_METRIC): last for last in lasts if last.family in node.families}
     return tuple(found.values())
 
 
