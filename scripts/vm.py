@@ -34,7 +34,11 @@ LEFT_OUT = re.compile(
     r"/(__pycache__|tests?|idlelib|tkinter|turtledemo|ensurepip|lib2to3|mypy|mypyc|ruff|pip|config-3[^/]*)$"
     r"|\.(a|pyc)$|__mypyc\."
 )
-DEFAULT = ["lab/scenarios/test_bond_and_vlan.py", "tests/test_netlink_stacked.py"]
+DEFAULT = [
+    "lab/scenarios/test_bond_and_vlan.py",
+    "tests/test_netlink_stacked.py",
+    "tests/test_causes.py::test_without_its_cause_a_scenario_fails[stacked]",
+]
 ALWAYS = ["--datapath", "builtin", "--color", "no", "-p", "no:cacheprovider"]
 """No eBPF, no bundles; and a terminal that is a serial line."""
 PLACES = ["--timeout", "600", "--artifacts", "/tmp/artifacts", "--basetemp", "/tmp/pytest"]

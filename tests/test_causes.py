@@ -23,7 +23,7 @@ from tests.causes.twist import Table
 SCENARIOS = Path(lab.scenarios.__file__).parent
 PARTS: dict[str, Table] = {
     "paths": {name: twists for name, twists in PATHS.items() if name != "test_bond_and_vlan.py"},
-    "bonds and VLANs": {"test_bond_and_vlan.py": PATHS["test_bond_and_vlan.py"]},
+    "stacked": {"test_bond_and_vlan.py": PATHS["test_bond_and_vlan.py"]},
     "services": SERVICES,
     "stories": {name: twists for name, twists in STORIES.items() if name != "test_bgp.py"},
     "bgp": {"test_bgp.py": STORIES["test_bgp.py"]},
