@@ -19,29 +19,23 @@ import pytest
 
 from lab import FlowResult, Lab, Settings
 from lab.scenarios.test_devices_matrix import NATIVE
-from lab.scenarios.test_services import BOTH, DNS, ETH0, WEB, forwarded, refused
+from lab.scenarios.test_services import BOTH, CLIENT0, DNS, ETH0, WEB, forwarded, refused
 
 LEGACY = Settings.of(enable_host_legacy_routing=True)
 MODES = {"off": 0, "strict": 1, "loose": 2}
 
 
-def modes(*names: str) -> pytest.MarkDecorator:
-    """The filter of both NICs of every node."""
-    return pytest.mark.parametrize(
-        "mode",
-        [
-            pytest.param(
-                name,
-                marks=pytest.mark.topology(
-                    sysctls=[f"all: net.ipv4.conf.{nic}.rp_filter={MODES[name]}" for nic in ("eth0", "eth1")]
-                ),
-            )
-            for name in names or MODES
-        ],
+def sysctls(mode: str) -> pytest.MarkDecorator:
+    """The filter of both NICs of every node. Where they have none there is one for all interfaces, for agents."""
+    filters = {"eth0": MODES[mode], "eth1": MODES[mode], **({"all": 1} if mode == "off" else {})}
+    return pytest.mark.topology(
+        sysctls=[f"all: net.ipv4.conf.{one}.rp_filter={value}" for one, value in filters.items()]
     )
 
 
-STRICT = pytest.mark.topology(sysctls=[f"all: net.ipv4.conf.{nic}.rp_filter=1" for nic in ("eth0", "eth1")])
+def modes(*names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("mode", [pytest.param(name, marks=sysctls(name)) for name in names])
+
 
 pytestmark = [pytest.mark.topology("services"), pytest.mark.settings(NATIVE, BOTH)]
 
@@ -54,22 +48,23 @@ def lost(flow: FlowResult, *, node: str, nic: str) -> None:
     flow.must_not_receive()
 
 
-@modes()
+@modes("off", "strict", "loose")
 def test_node_ports_of_a_remote_backend_are_taken_before_the_filter(lab: Lab, mode: str) -> None:
     """On each NIC, for clients before it and behind the other one: strict makes no difference."""
     for taken_in in ("eth0", "eth1"):
         for client, answered_by in (("ext0", "eth0"), ("ext1", "eth1")):
             flow = lab.send(client, f"node1.{taken_in}:{WEB}")
             forwarded(flow, taken_in=taken_in, answered_by=answered_by)
+    forwarded(lab.send("ext1", "shop"), taken_in="eth1", answered_by="eth1")
 
 
-@modes()
+@modes("strict", "loose")
 @pytest.mark.settings(LEGACY)
 def test_legacy_host_routing_takes_them_before_the_filter_too(lab: Lab, mode: str) -> None:
     forwarded(lab.send("ext0", f"node1.eth1:{WEB}"), taken_in="eth1", answered_by="eth0")
 
 
-@modes()
+@modes("off", "strict", "loose")
 def test_node_ports_of_a_local_backend_are_delivered_before_the_filter(lab: Lab, mode: str) -> None:
     """BPF host routing hands the packet to the pod; the reply leaves by the other NIC."""
     flow = lab.send("ext0", f"node2.eth1:{WEB}")
@@ -78,7 +73,7 @@ def test_node_ports_of_a_local_backend_are_delivered_before_the_filter(lab: Lab,
     flow.must_receive()
 
 
-@modes()
+@modes("strict", "loose")
 @pytest.mark.settings(LEGACY)
 def test_with_legacy_host_routing_strict_loses_requests_to_a_local_backend(lab: Lab, mode: str) -> None:
     """The kernel delivers it, so it is asked: only a client behind the NIC that it came in by passes."""
@@ -92,7 +87,18 @@ def test_with_legacy_host_routing_strict_loses_requests_to_a_local_backend(lab: 
         across.must_receive()
 
 
-@modes()
+@modes("off", "loose")
+@pytest.mark.topology(routes=["node2: unreachable 10.0.0.100/32"])
+@pytest.mark.settings(LEGACY)
+def test_loose_loses_requests_that_no_route_leads_back_to(lab: Lab, mode: str) -> None:
+    """Without a filter the backend has them at least, and its answer ends on its node."""
+    flow = lab.send("ext0", f"node2.eth1:{WEB}")
+    assert flow.entered("node2") == {"eth1"}
+    assert flow.source_seen_by("pod2") == (None if mode == "loose" else CLIENT0)
+    flow.must_not_receive()
+
+
+@modes("off", "strict", "loose")
 def test_strict_loses_what_is_for_the_node_itself(lab: Lab, mode: str) -> None:
     """The NIC is selected, and yet this is the kernel's."""
     straight, across = lab.send_all(["ext1 -> node1.eth1", "ext0 -> node1.eth1"])
@@ -104,7 +110,7 @@ def test_strict_loses_what_is_for_the_node_itself(lab: Lab, mode: str) -> None:
         across.must_receive()
 
 
-@modes()
+@modes("strict", "loose")
 @pytest.mark.settings(ETH0)
 def test_on_a_nic_that_is_not_selected_strict_silences_the_refusal(lab: Lab, mode: str) -> None:
     """No program is there: the node refuses a node port, and a client behind the other NIC is not even told."""
@@ -117,7 +123,7 @@ def test_on_a_nic_that_is_not_selected_strict_silences_the_refusal(lab: Lab, mod
         assert {one.note.partition(",")[0] for one in across.sightings if one.kind == "error"} == {"port unreachable"}
 
 
-@STRICT
+@sysctls("strict")
 @pytest.mark.settings(bpf_lb_mode="dsr")
 @pytest.mark.parametrize("host_routing", ["BPF", pytest.param("legacy", marks=pytest.mark.settings(LEGACY))])
 def test_direct_server_return(lab: Lab, host_routing: str) -> None:
@@ -131,8 +137,8 @@ def test_direct_server_return(lab: Lab, host_routing: str) -> None:
         flow.must_receive()
 
 
-@pytest.mark.topology(sysctls=["all: net.ipv4.conf.all.rp_filter=1"])
-def test_agents_turn_off_the_filter_of_all_interfaces(lab: Lab) -> None:
+@modes("off")
+def test_agents_turn_off_the_filter_of_all_interfaces(lab: Lab, mode: str) -> None:
     """A distribution's strict default does not reach the NICs of a node with an agent."""
     assert lab.run("node1", "sysctl", "-n", "net.ipv4.conf.all.rp_filter").strip() == "0"
     flow = lab.send("ext0", "node1.eth1")

@@ -110,6 +110,13 @@ SERVICES: Table = {
             amended={"sysctls": ["all: net.ipv4.conf.eth1.rp_filter=1"]},
             only="loose",
         ),
+        Twist("test_loose_loses_requests_that_no_route_leads_back_to", "the filter", amended=UNFILTERED, only="loose"),
+        Twist(
+            "test_loose_loses_requests_that_no_route_leads_back_to",
+            "there is no route back",
+            without=["routes"],
+            only="off",
+        ),
         Twist("test_strict_loses_what_is_for_the_node_itself", "the filter", amended=UNFILTERED, only="strict"),
         Twist(
             "test_strict_loses_what_is_for_the_node_itself",
@@ -132,7 +139,7 @@ SERVICES: Table = {
         ),
         Twist(
             "test_agents_turn_off_the_filter_of_all_interfaces",
-            "the NIC's own is off",
+            "that of the NIC is off",
             amended={"sysctls": ["all: net.ipv4.conf.eth1.rp_filter=1"]},
         ),
     ),
