@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from lab.bgp.speaker import Speaker
     from lab.controlplane import Kind
 
-_DEVICE_KEYS = frozenset({"devices", "direct-routing-device", "force-device-detection"})
+DEVICE_KEYS = frozenset({"devices", "direct-routing-device", "force-device-detection"})
+"""The settings that real agents can be told in place."""
 
 
 class Lab(Live):
@@ -302,7 +303,7 @@ class Lab(Live):
         if self._deployment.cilium is None or settings.per_node != self.settings.per_node:
             return False
         settings = fit(settings, self.topology)
-        keys = {*settings.values, *self.settings.values} - _DEVICE_KEYS
+        keys = {*settings.values, *self.settings.values} - DEVICE_KEYS
         return all(settings.values.get(key) == self.settings.values.get(key) for key in keys)
 
     def forget_captures(self) -> None:

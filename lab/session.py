@@ -55,20 +55,32 @@ class Session:
                 bundle.find_cilium(version)
 
     def group(self, items: list[pytest.Item], uses_lab: Callable[[pytest.Item], bool]) -> None:
-        """Within each file bring tests of the same lab together, in the order in which labs are first asked for."""
+        """Bring tests of the same lab together, in the order in which labs are first asked for.
+
+        Within each file; with real agents over all files, for a lab of theirs takes seconds to build, and before that
+        labs that differ only in what agents can be told in place.
+        """
+        over_files = self._datapath == "cilium"
         first: dict[object, int] = {}
-        places: dict[pytest.Item, int] = {}
+        places: dict[pytest.Item, tuple[int, ...]] = {}
         for number, item in enumerate(items):
-            places[item] = first.setdefault((item.path, self._likeness(item)), number) if uses_lab(item) else number
-        files = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in items))}
-        items.sort(key=lambda item: (files[item.path], places[item]))
+            file = first.setdefault(item.path, number)
+            if not uses_lab(item):
+                places[item] = (file, number)
+                continue
+            wanted = self._likeness(item)
+            kin = wanted.kin if isinstance(wanted, Wanted) else wanted
+            among = None if over_files else item.path
+            group = first.setdefault((among, kin), number) if over_files else file
+            places[item] = (group, first.setdefault((among, wanted), number))
+        items.sort(key=places.__getitem__)
         for number, item in enumerate(items):
             item.stash[_ORDER] = number
 
     def _wanted(self, item: pytest.Item) -> Wanted:
         return Wanted.by(item, topology=self._config.getoption("--topology"))
 
-    def _likeness(self, item: pytest.Item) -> object:
+    def _likeness(self, item: pytest.Item) -> Wanted | pytest.Item:
         try:
             return self._wanted(item)
         except LabError:  # told when the test runs

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import InputError, LabError
-from lab.lab import Lab
+from lab.lab import DEVICE_KEYS, Lab
 from lab.modelled import DEFAULT_VERSION
 from lab.settings import LAB_BASELINE, Settings, check_keys
 from lab.topology import Topology, load
@@ -37,6 +37,12 @@ class Wanted:
     settings: Settings
     version: str
     amendments: Amendments
+
+    @property
+    def kin(self) -> object:
+        """What a lab that stands cannot be told: equal for labs that one lab of real agents can be after another."""
+        told = tuple(sorted((key, value) for key, value in self.settings.values.items() if key not in DEVICE_KEYS))
+        return self.topology, self.version, self.amendments, told, self.settings.per_node
 
     @classmethod
     def by(cls, item: pytest.Item, *, topology: str | None) -> Wanted:

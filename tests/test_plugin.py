@@ -114,6 +114,30 @@ def test_tests_that_ask_for_the_same_share_a_lab(pytester: pytest.Pytester) -> N
     assert not any(map(standing, ran.values()))
 
 
+def test_with_real_agents_tests_of_one_lab_are_brought_together_over_files(pytester: pytest.Pytester) -> None:
+    """First those that ask for the same, then those whose lab only has to be told other devices."""
+    first = """
+        import pytest
+        @pytest.mark.settings(devices="eth0")
+        def test_a(lab): pass
+        @pytest.mark.settings(routing="native", ipv4_native_routing_cidr="10.0.0.0/8")
+        def test_b(lab): pass
+    """
+    second = """
+        import pytest
+        @pytest.mark.settings(devices="eth1")
+        def test_c(lab): pass
+        @pytest.mark.settings(devices="eth0")
+        def test_d(lab): pass
+    """
+    pytester.makepyfile(test_first=first, test_second=second)
+    collected = {}
+    for datapath in ("cilium", "builtin"):
+        done = pytester.runpytest_subprocess("--collect-only", "-q", "--datapath", datapath)
+        collected[datapath] = "".join(re.findall(r"::test_(\w)\[(?:NOTSET|cilium-1.20)", done.stdout.str()))
+    assert collected == {"cilium": "adcb", "builtin": "abcd"}
+
+
 @needs_root
 def test_a_failed_comparison_shows_the_way_and_leaves_one_capture(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(FAILING)

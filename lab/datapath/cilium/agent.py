@@ -27,8 +27,9 @@ from lab.substrate.belongings import Daemon
 from lab.substrate.ownership import Ledger
 
 ROOM_LOG = "room.log"
-READY_DEADLINE = 60.0
-"""Seconds for an agent to answer `Ok`; compiling its programs takes a few."""
+READY_DEADLINE = 90.0
+"""Seconds for an agent to answer `Ok`; compiling its programs takes a few. An agent of 1.20 with address pools that
+loses a race for its CiliumNode looks again only after a minute (pkg/ipam/multipool_manager.go refreshPoolInterval)."""
 DBG_TIMEOUT = 20.0
 ROOM_DEADLINE = 10.0
 LINK_PATIENCE = 5.0
