@@ -218,6 +218,26 @@ def _kubernetes(kind: str | None) -> KubernetesBundle | None:
     return None
 
 
+def control_plane_kind(asked: Kind | None) -> Kind:
+    """The control plane that real agents get: the one that was asked for, else Kubernetes where a bundle is at hand."""
+    from lab import bundle as bundles
+
+    return asked or ("kubernetes" if bundles.all_kubernetes() else "kvstore")
+
+
+def told_by_kubernetes(topology: Topology, settings: Settings) -> str:
+    """What of a lab agents read in Kubernetes objects alone, in words; empty when a kvstore will do."""
+    from lab.datapath.cilium import ipam
+
+    if topology.bgp is not None:
+        return "BGP"
+    if topology.ipam in ipam.ALLOCATED:
+        return f"addresses (ipam={topology.ipam})"
+    if topology.egress_policies and any(settings.for_node(name).egress_gateway for name in topology.nodes):
+        return "egress policies"
+    return ""
+
+
 def planned_addresses(decisions: Decisions) -> Mapping[str, tuple[Address, ...]]:
     """Pod → the addresses the model gives it; a pod of a node whose agent exits has none."""
     found: dict[str, tuple[Address, ...]] = {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
@@ -84,9 +84,13 @@ class Needs:
         except ValueError as error:
             raise pytest.fail.Exception(str(error), pytrace=False) from None
         if lacks:
-            item.user_properties.append((_LACKS, ", ".join(lacks)))
-            reasons = "; ".join(f"{name}: {why}" for name, why in lacks.items())
-            raise pytest.skip.Exception(f"needs {reasons}", _use_item_location=True)
+            self.skip(item, lacks)
+
+    def skip(self, item: pytest.Item, lacks: Mapping[str, str]) -> NoReturn:
+        """Skip the test for want of these, each with why it is not there, and count it."""
+        item.user_properties.append((_LACKS, ", ".join(lacks)))
+        reasons = "; ".join(f"{name}: {why}" for name, why in lacks.items())
+        raise pytest.skip.Exception(f"needs {reasons}", _use_item_location=True)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when != "setup" or not report.skipped:

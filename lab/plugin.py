@@ -210,6 +210,8 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     needs: Needs = request.config.stash[_NEEDS]
     try:
         needs.require(request.node, session.needs(request.node))
+        if told := session.told_by_kubernetes(request.node):
+            needs.skip(request.node, {"kubernetes": f"agents are told of {told} by its objects"})
         found = session.begin(request.node)
     except LabError as error:
         raise pytest.fail.Exception(f"the lab could not be built:\n{error}", pytrace=False) from None

@@ -90,6 +90,10 @@ class Session:
         """What the kernel must have for the test's topology. Raises LabError."""
         return self._standing.needs(self._wanted(item))
 
+    def told_by_kubernetes(self, item: pytest.Item) -> str:
+        """What of the test's lab a kvstore cannot tell real agents; empty for nothing. Raises LabError."""
+        return self._standing.told_by_kubernetes(self._wanted(item))
+
     def begin(self, item: pytest.Item) -> Lab:
         """A lab as the test's marks ask for. Raises LabError."""
         lab = self._standing.lab(self._wanted(item))

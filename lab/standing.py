@@ -128,6 +128,14 @@ class Standing:
         """What the kernel must have for the topology. Raises LabError."""
         return needs(self._topology(wanted))
 
+    def told_by_kubernetes(self, wanted: Wanted) -> str:
+        """What agents must be told by Kubernetes objects, where there are real ones and only a kvstore; else empty."""
+        from lab.deployment import control_plane_kind, told_by_kubernetes
+
+        if self._datapath == "builtin" or control_plane_kind(self._control_plane) == "kubernetes":
+            return ""
+        return told_by_kubernetes(amend(self._topology(wanted), wanted.amendments), wanted.settings)
+
     def _topology(self, wanted: Wanted) -> Topology:
         if wanted.topology not in self._topologies:
             self._topologies[wanted.topology] = load(wanted.topology)

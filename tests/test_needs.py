@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
+from lab import LAB_BASELINE, Settings
+from lab.deployment import control_plane_kind, told_by_kubernetes
 from lab.machine import BUILTIN, Feature
 from lab.needs import lacking, marker_name
+from lab.topology import load
 
 FEATURES = (
     Feature("veth", BUILTIN, True, "works", ""),
@@ -101,3 +105,27 @@ def test_frr_is_found_where_debian_puts_it() -> None:
 
     frr = next(feature for feature in probe_tools() if feature.name == "frr")
     assert frr.present == os.access("/usr/lib/frr/bgpd", os.X_OK)
+
+
+@pytest.mark.parametrize(
+    ("topology", "settings", "told"),
+    [
+        ("two-nic", {}, ""),
+        ("two-tors", {}, "BGP"),
+        ("multi-pool", {}, "addresses (ipam=multi-pool)"),
+        ("eni", {}, "addresses (ipam=eni)"),
+        ("egress-gateway", {"enable_egress_gateway": "true"}, "egress policies"),
+        ("egress-gateway", {}, ""),
+        ("services", {"enable_egress_gateway": "true"}, ""),
+    ],
+)
+def test_what_only_kubernetes_can_tell_agents(topology: str, settings: dict[str, str], told: str) -> None:
+    """Where real agents meet in a kvstore, scenarios that stand on it are skipped and counted, not failed."""
+    assert told_by_kubernetes(load(topology), LAB_BASELINE.merged(Settings.of(**settings))) == told
+
+
+def test_a_kvstore_is_what_there_is_without_a_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("NICLAB_KUBERNETES", raising=False)
+    monkeypatch.setenv("NICLAB_HOME", str(tmp_path))
+    assert control_plane_kind("kubernetes") == "kubernetes"
+    assert control_plane_kind("kvstore") == control_plane_kind(None) == "kvstore"

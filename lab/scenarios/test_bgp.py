@@ -26,12 +26,6 @@ ROUTES = ("ip", "-4", "route", "show", "table", "all", "type", "unicast")
 pytestmark = [pytest.mark.topology("two-tors"), pytest.mark.needs("frr")]
 
 
-@pytest.fixture(autouse=True)
-def _kubernetes(request: pytest.FixtureRequest) -> None:
-    if request.config.getoption("--control-plane") == "kvstore":
-        pytest.skip("BGP is configured by Kubernetes objects")
-
-
 @pytest.mark.settings(VXLAN, BOTH)
 def test_each_router_learns_the_address_on_its_own_fabric(lab: Lab) -> None:
     """One pod CIDR, two next hops: the node's NIC that the router shares a fabric with."""
