@@ -25,7 +25,6 @@ from lab.topology import Topology
 
 if TYPE_CHECKING:
     from lab.bgp.speakers import Speakers
-    from lab.bundle import KubernetesBundle
     from lab.controlplane import Kind
     from lab.datapath.cilium.deploy import CiliumDatapath
 
@@ -152,7 +151,8 @@ def deploy_cilium(
     # Probes are made by scapy, which takes its time to load: while agents start there is some to spare.
     threading.Thread(target=importlib.import_module, args=("scapy.layers.inet6",), daemon=True).start()
     bundle = bundles.find_cilium(wanted)
-    kubernetes = None if control_plane == "kvstore" else _kubernetes(control_plane)
+    kind = control_plane_kind(control_plane)
+    kubernetes = bundles.find_kubernetes() if kind == "kubernetes" else None
     steps.done("bundles")
     decisions = Decisions(topology, settings, Version.parse(bundle.minor))
     plan = Plan(topology)
@@ -176,7 +176,7 @@ def deploy_cilium(
                 ledger=ledger,
                 bundle=bundle,
                 kubernetes=kubernetes,
-                kind=control_plane,
+                kind=kind,
                 holds=[handle for handles in bundles_in_use for handle in handles],
             )
         undo.callback(cilium.close)
@@ -208,16 +208,6 @@ def speaking(decisions: Decisions, cilium: CiliumDatapath) -> list[str]:
     return [agent.node for agent in cilium.running if speaks(decisions.nodes[agent.node])]
 
 
-def _kubernetes(kind: str | None) -> KubernetesBundle | None:
-    """The Kubernetes bundle at hand; None when there is none and it was not asked for. Raises LabError."""
-    from lab import bundle as bundles
-
-    found = bundles.all_kubernetes()
-    if kind == "kubernetes" or found:
-        return bundles.find_kubernetes()
-    return None
-
-
 def control_plane_kind(asked: Kind | None) -> Kind:
     """The control plane that real agents get: the one that was asked for, else Kubernetes where a bundle is at hand."""
     from lab import bundle as bundles
@@ -233,7 +223,9 @@ def told_by_kubernetes(topology: Topology, settings: Settings) -> str:
         return "BGP"
     if topology.ipam in ipam.ALLOCATED:
         return f"addresses (ipam={topology.ipam})"
-    if topology.egress_policies and any(settings.for_node(name).egress_gateway for name in topology.nodes):
+    if topology.egress_policies and any(
+        settings.for_node(name, node.labels).egress_gateway for name, node in topology.nodes.items()
+    ):
         return "egress policies"
     return ""
 

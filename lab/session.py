@@ -60,19 +60,15 @@ class Session:
         Within each file; with real agents over all files, for a lab of theirs takes seconds to build, and before that
         labs that differ only in what agents can be told in place.
         """
-        over_files = self._datapath == "cilium"
         first: dict[object, int] = {}
         places: dict[pytest.Item, tuple[int, ...]] = {}
         for number, item in enumerate(items):
             file = first.setdefault(item.path, number)
-            if not uses_lab(item):
-                places[item] = (file, number)
-                continue
-            wanted = self._likeness(item)
-            kin = wanted.kin if isinstance(wanted, Wanted) else wanted
-            among = None if over_files else item.path
-            group = first.setdefault((among, kin), number) if over_files else file
-            places[item] = (group, first.setdefault((among, wanted), number))
+            wanted = self._likeness(item) if uses_lab(item) else item
+            if isinstance(wanted, Wanted) and self._datapath == "cilium":
+                places[item] = (first.setdefault(wanted.kin, number), first.setdefault(wanted, number))
+            else:
+                places[item] = (file, first.setdefault((item.path, wanted), number))
         items.sort(key=places.__getitem__)
         for number, item in enumerate(items):
             item.stash[_ORDER] = number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
@@ -87,7 +88,8 @@ class _Loader(_BaseLoader):
     """Reads as SafeLoader does, but leaves two surprises of YAML 1.1 as the text they are written as."""
 
     def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
-        tag = super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]  # PyYAML's stub says no types
+        inherited: Callable[[Any, Any, Any], Any] = super().resolve  # PyYAML's stub says no types
+        tag = inherited(kind, value, implicit)
         if kind is yaml.ScalarNode and implicit[0]:
             # A date would be an object that no input here wants; 10:20:30:40:50:51 is a MAC address, not base 60.
             base_60 = tag in (f"{_TAG}int", f"{_TAG}float") and ":" in value

@@ -34,9 +34,9 @@ def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NICLAB_KUBERNETES", raising=False)
 
 
-def _refused(path: Path, **options: object) -> LabError:
+def _refused(path: Path, *, name: str | None = None) -> LabError:
     with pytest.raises(LabError) as caught:
-        bundle.load(CILIUM, path, **options)  # type: ignore[arg-type]
+        bundle.load(CILIUM, path, name=name)
     place = store.place(CILIUM)
     assert not place.exists() or [path.name for path in place.iterdir()] == [".lock"]
     return caught.value

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,9 +26,9 @@ def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NICLAB_KUBERNETES", raising=False)
 
 
-def _refused(act: object, *arguments: object) -> LabError:
+def _refused(act: Callable[..., object], *arguments: object) -> LabError:
     with pytest.raises(LabError) as caught:
-        act(*arguments)  # type: ignore[operator]
+        act(*arguments)
     return caught.value
 
 

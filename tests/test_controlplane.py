@@ -150,14 +150,6 @@ def test_missing_programs_are_named(site: Site, tmp_path: Path) -> None:
     assert site.running == set()
 
 
-def test_the_kind_goes_by_what_is_there(tmp_path: Path) -> None:
-    assert controlplane.choose(None) == "kvstore"
-    assert controlplane.choose(tmp_path) == "kvstore"
-    server = program(tmp_path / "bin/kube-apiserver", SILENT)
-    assert controlplane.choose(tmp_path) == "kubernetes"
-    assert controlplane.choose(server) == "kubernetes"
-
-
 def test_the_operator_runs_for_what_only_it_does() -> None:
     assert not cilium_operator.needed(["enable-egress-gateway"], {"ipam": "kubernetes"})
     assert cilium_operator.needed(["enable-bgp-control-plane"], {})

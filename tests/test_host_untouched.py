@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -71,9 +72,9 @@ def test_the_body_raises() -> None:
 def test_deploying_fails_at_the_last_operation(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = builtin.operations
 
-    def broken(*arguments: object, **keywords: object) -> tuple[Operation, ...]:
+    def broken(*arguments: Any, **keywords: Any) -> tuple[Operation, ...]:
         bad = AddRoute("node2", parse_route("10.9.0.0/16 via 192.0.2.77 dev eth0"))
-        return (*plain(*arguments, **keywords), bad)  # type: ignore[arg-type]  # whatever it takes
+        return (*plain(*arguments, **keywords), bad)
 
     monkeypatch.setattr(builtin, "operations", broken)
 

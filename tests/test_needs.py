@@ -124,8 +124,15 @@ def test_what_only_kubernetes_can_tell_agents(topology: str, settings: dict[str,
     assert told_by_kubernetes(load(topology), LAB_BASELINE.merged(Settings.of(**settings))) == told
 
 
-def test_a_kvstore_is_what_there_is_without_a_bundle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_control_plane_goes_by_what_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("NICLAB_KUBERNETES", raising=False)
     monkeypatch.setenv("NICLAB_HOME", str(tmp_path))
     assert control_plane_kind("kubernetes") == "kubernetes"
     assert control_plane_kind("kvstore") == control_plane_kind(None) == "kvstore"
+    server = tmp_path / "kubernetes" / "bin" / "kube-apiserver"
+    server.parent.mkdir(parents=True)
+    server.write_text("#!/bin/sh\necho Kubernetes v1.36.2\n")
+    server.chmod(0o755)
+    monkeypatch.setenv("NICLAB_KUBERNETES", str(tmp_path / "kubernetes"))
+    assert control_plane_kind(None) == "kubernetes"
+    assert control_plane_kind("kvstore") == "kvstore"

@@ -32,6 +32,7 @@ from lab.route import Encap, NextHop, Route, parse_route, parse_rule
 from lab.substrate import namespace, netlink, readiness
 from lab.substrate.netns import Substrate
 from lab.substrate.ownership import Ledger
+from tests import kernel
 
 pytestmark = pytest.mark.skipif(not is_able(), reason="needs root: makes network namespaces")
 
@@ -225,13 +226,9 @@ def test_a_link_that_is_ready_carries_its_first_frame() -> None:
     """The port is up before its peer, and shows its final queueing discipline before it has it."""
     for _ in range(30):
         with contextlib.ExitStack() as undo:
-            ledger = Ledger.open_new()
-            undo.callback(ledger.release)
-            substrate = Substrate(ledger)
-            undo.callback(substrate.close)
+            substrate = undo.enter_context(kernel.substrate())
             substrate.apply(
                 [
-                    AddNamespace("fabric"),
                     AddNamespace("node1"),
                     AddBridge("fabric", "f0", "02:02:00:00:00:00"),
                     AddCable("fabric", "port", MAC, "node1", "eth0", PEER_MAC, 1400, "f0"),
@@ -312,15 +309,12 @@ def test_an_ipv6_address_is_waited_for_until_its_neighbours_can_resolve_it(
     assert readiness.waiting_addresses(links, addresses, joined) == ["fd00::10"] * waits
 
 
-def test_a_new_ipv6_neighbour_is_resolved_at_once() -> None:
-    """The first packet to a new address finds its owner: its solicited-node group was joined before set-up returned."""
+def test_a_new_ipv6_address_has_joined_its_group() -> None:
+    """Its owner hears the first solicitation: the group was joined before set-up returned."""
+    dump = 58, 58, bytes([socket.AF_INET6]) + bytes(7)  # RTM_GETMULTICAST
+    ends = {"node1": "fd00::10/64", "node2": "fd00::11/64"}
     for _ in range(30):
-        with contextlib.ExitStack() as undo:
-            ledger = Ledger.open_new()
-            undo.callback(ledger.release)
-            substrate = Substrate(ledger)
-            undo.callback(substrate.close)
-            ends = {"node1": "fd00::10/64", "node2": "fd00::11/64"}
+        with kernel.substrate() as substrate:
             substrate.apply(
                 [
                     AddNamespace("node1", {"net.ipv6.conf.default.accept_dad": "0"}),
@@ -333,7 +327,6 @@ def test_a_new_ipv6_neighbour_is_resolved_at_once() -> None:
                 ]
             )
             readiness.wait(substrate)
-            bodies = [substrate[role].channel.dump(58, 58, bytes([socket.AF_INET6]) + bytes(7)) for role in ends]
-            for body, own in zip(bodies, ends.values(), strict=True):
+            for role, own in ends.items():
                 group = ipaddress.IPv6Address("ff02::1:ff00:0").packed[:13] + ipaddress.ip_interface(own).packed[-3:]
-                assert any(group in one for one in body)
+                assert any(group in one for one in substrate[role].channel.dump(*dump))

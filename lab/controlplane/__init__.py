@@ -4,6 +4,6 @@ Each lab has its own, in the namespace `control`; the nodes reach it through a r
 """
 
 from lab.controlplane.plane import ControlPlane, Kind
-from lab.controlplane.starting import attach, choose, start
+from lab.controlplane.starting import attach, start
 
-__all__ = ["ControlPlane", "Kind", "attach", "choose", "start"]
+__all__ = ["ControlPlane", "Kind", "attach", "start"]

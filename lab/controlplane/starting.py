@@ -17,11 +17,6 @@ from lab.substrate.netns import Substrate
 from lab.substrate.ownership import Ledger
 
 
-def choose(kubernetes: Path | None) -> Kind:
-    """The kind of control plane that what is there allows: Kubernetes when there is an API server."""
-    return "kubernetes" if kubernetes is not None and with_kubernetes.apiserver_of(kubernetes).is_file() else "kvstore"
-
-
 def start(
     kind: Kind,
     *,

@@ -28,7 +28,7 @@ def as_json(found: Sequence[Told]) -> list[dict[str, Any]]:
 
 
 def _together(found: Sequence[Told]) -> list[list[Told]]:
-    """The same story on each version: claims in the article's order, issues by number."""
+    """The same story on each version: claims in the record's order, issues by number."""
     groups: dict[tuple[int, str], list[Told]] = {}
     for one in found:
         number = one.story["number"]

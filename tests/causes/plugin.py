@@ -9,7 +9,7 @@ import contextlib
 import json
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -51,7 +51,8 @@ class Twisted:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None]:
-        twist, lab = _twist(item), item.funcargs["lab"]  # type: ignore[attr-defined]
+        assert isinstance(item, pytest.Function)
+        twist, lab = _twist(item), cast(Lab, item.funcargs["lab"])
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
                 Speaker.must_learn, "__kwdefaults__", {"within": _HOLD_TIME + 0.5 if "frozen" in twist.undone else 1.0}

@@ -286,7 +286,7 @@ def deploy(
     ledger: Ledger,
     bundle: CiliumBundle,
     kubernetes: KubernetesBundle | None,
-    kind: Kind | None,
+    kind: Kind,
     holds: Sequence[int] = (),
 ) -> CiliumDatapath:
     """Start Cilium on a topology that stands. Raises LabError; what was started is ended by the ledger then.
@@ -298,7 +298,7 @@ def deploy(
     families = topology.families if values.get("enable-ipv6", "true") != "false" else (4,)
     apiserver = _on_host(kubernetes.apiserver, kubernetes.root) if kubernetes else None
     control_plane = controlplane.start(
-        kind or controlplane.choose(apiserver),
+        kind,
         substrate=substrate,
         ledger=ledger,
         nodes=tuple(topology.nodes),
