@@ -24,16 +24,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import bench_cilium
-
-from lab.errors import LabError
-from lab.lab import Lab
-from lab.operation import AddCable, AddNamespace, Operation, SetSysctl
-from lab.plan import Plan
-from lab.process import environment
-from lab.rootless import reenter_unprivileged
-from lab.settings import LAB_BASELINE, Settings
-from lab.substrate import namespace, netlink, netns, ownership
-from lab.topology import Topology, load, loads
+from niclab.errors import LabError
+from niclab.host import namespace, netlink, netns, ownership
+from niclab.host.process import environment
+from niclab.host.rootless import reenter_unprivileged
+from niclab.kernel.plan import Plan
+from niclab.lab import Lab
+from niclab.net.operation import AddCable, AddNamespace, Operation, SetSysctl
+from niclab.settings import LAB_BASELINE, Settings
+from niclab.topology import Topology, load, loads
 
 CLEANUP_DEADLINE = 60.0
 _RTM_DELLINK, _RTMGRP_LINK = 17, 1
@@ -265,7 +264,7 @@ def prediction(series: Series) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "hundred.yaml")
         path.write_text(HUNDRED)
-        command = [sys.executable, "-m", "lab.cli", "predict", str(path)]
+        command = [sys.executable, "-m", "niclab.cli", "predict", str(path)]
         for devices in ("", "eth0", "eth0,eth1"):
             command += ["--devices", devices]
         with timed(series):

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lab import Lab
-    from lab.controlplane import Kind
+    from niclab import Lab
+    from niclab.agents.controlplane import Kind
 
 BARS = {"kvstore": 6.0, "kubernetes": 12.0}
 """Seconds to the first verdict."""
@@ -59,7 +59,7 @@ class _Clock(logging.Handler):
 def one(start: float, version: str, control_plane: str) -> Run:
     """One lab, and one change of its settings. `start` is when its process was asked for."""
     clock = _Clock(start)
-    from lab import LAB_BASELINE, Lab, Settings, steps
+    from niclab import LAB_BASELINE, Lab, Settings, steps
 
     logger = logging.getLogger(steps.LOGGER)
     logger.setLevel(logging.DEBUG)
@@ -101,7 +101,7 @@ def _measure(version: str, control_plane: str, objects: Path) -> Run:
 
 def run(versions: Sequence[str] | None, control_plane: str, *, rounds: int, as_json: bool) -> int:
     """Measure and print. 1 when a warm lab misses a bar."""
-    from lab import bundle
+    from niclab.agents import bundle
 
     wanted = versions or [found.name for found in bundle.all_cilium()]
     missed = False

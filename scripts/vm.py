@@ -78,10 +78,10 @@ def fetched_kernel() -> Path:
     """Debian's newest cloud kernel, unpacked in the cache."""
     if found := sorted(CACHE.glob("kernel/*/boot/vmlinuz-*")):
         return found[-1].parent.parent
-    said = subprocess.run(
+    reported = subprocess.run(
         ["apt-cache", "depends", "linux-image-cloud-amd64"], capture_output=True, text=True, check=True
     ).stdout
-    package = re.search(r"Depends: (linux-image-\S+)", said)
+    package = re.search(r"Depends: (linux-image-\S+)", reported)
     assert package is not None
     subprocess.run(["apt-get", "download", package[1]], cwd=CACHE, check=True)
     archive = next(CACHE.glob(f"{package[1]}_*.deb"))
@@ -157,8 +157,8 @@ def project() -> Iterator[Path]:
 
 def libraries(programs: list[Path]) -> list[Path]:
     """The shared libraries of all these, the loader among them, where the loader will look."""
-    said = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False).stdout
-    return [Path(name) for name in dict.fromkeys(re.findall(r"(/\S+) \(0x", said))]
+    reported = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False).stdout
+    return [Path(name) for name in dict.fromkeys(re.findall(r"(/\S+) \(0x", reported))]
 
 
 def write_archive(file: BinaryIO, entries: Iterable[tuple[str, Path | bytes | str]]) -> None:

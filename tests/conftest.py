@@ -11,7 +11,7 @@ import hypothesis
 pytest_plugins = ["pytester"]
 
 # Labs of these tests are the built-in model's unless a test says otherwise, whatever this machine has at hand: with a
-# bundle real Cilium would be the default. Tests that are about real agents ask `tests.bundles` for them.
+# bundle real Cilium would be the default. Tests that are about real agents ask `tests.support.bundles` for them.
 os.environ["NICLAB_TEST_CILIUM"] = os.environ.pop("NICLAB_CILIUM", os.environ.get("NICLAB_TEST_CILIUM", ""))
 os.environ.setdefault("NICLAB_HOME", str(Path(os.environ.get("TMPDIR", "/tmp"), f"niclab-tests-{os.getuid()}")))
 # On a CI machine pytest words its summary otherwise; tests that read what pytest prints want it the same everywhere.

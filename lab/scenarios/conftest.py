@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
-from lab import Lab
-from lab.agreement import unpredicted
+from niclab import Lab
+from niclab.flow.compare import unpredicted
 
 
 @pytest.fixture(autouse=True)

@@ -13,9 +13,9 @@ client's network. Three rules explain everything:
 from __future__ import annotations
 
 import pytest
+from niclab import Lab, Settings
 
-from lab import Lab, Settings
-from lab.scenarios.test_devices_matrix import VXLAN, Row, rows
+from .test_devices_matrix import VXLAN, Row, rows
 
 POD1, CLIENTS = "10.244.1.0/24", "10.9.0.0/24"
 VIA_TOR0, VIA_TOR1 = "10.1.0.1", "10.1.1.1"
@@ -95,7 +95,7 @@ def test_the_agent_installs_no_route(lab: Lab) -> None:
 @rows("unset", "eth1", routing="vxlan")
 def test_devices_changes_neither_sessions_nor_next_hops(lab: Lab, row: Row) -> None:
     """BGP does not follow `devices`: a NIC that is not selected has its session, and its address is a next hop."""
-    assert lab.said["node1"].devices == row.selected
+    assert lab.reported["node1"].devices == row.selected
     for node in NODES:
         assert set(lab.bgp(node).sessions.items()) == {("tor0.down", "Established"), ("tor1.down", "Established")}
     assert lab.bgp("tor0").next_hops(POD1) == {"10.0.0.1"}

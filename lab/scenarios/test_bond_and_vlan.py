@@ -6,13 +6,12 @@ Skipped where the kernel lacks them; `scripts/vm.py` runs them on one that has t
 from __future__ import annotations
 
 import pytest
-
-from lab import Lab
+from niclab import Lab
 
 
 def selected(lab: Lab) -> set[str]:
     """What node1's agent says it has selected."""
-    return set(lab.said["node1"].devices)
+    return set(lab.reported["node1"].devices)
 
 
 @pytest.mark.needs("bond")
@@ -21,7 +20,7 @@ def selected(lab: Lab) -> set[str]:
 def test_a_bond_is_detected_and_its_nics_are_not(lab: Lab) -> None:
     """A bond is no veth: it needs no default route to be selected."""
     assert selected(lab) == {"bond0"}
-    assert lab.said["node1"].direct_routing_device == "bond0"
+    assert lab.reported["node1"].direct_routing_device == "bond0"
     flow = lab.send("pod1", "ext0")
     assert flow.left("node1") == {"eth0"}
     assert flow.source_seen_by("ext0") == "10.0.0.1"

@@ -7,8 +7,7 @@ among them: else they refuse to run, in the words below.
 from __future__ import annotations
 
 import pytest
-
-from lab import Lab
+from niclab import Lab
 
 REFUSAL = "unable to determine direct routing device"
 
@@ -24,14 +23,14 @@ REFUSAL = "unable to determine direct routing device"
 )
 def test_agents_refuse_a_node_ip_on_a_bridge_that_is_not_listed(lab: Lab, devices: str) -> None:
     """Also with `eth+`, which selects the bridge's port: it has no address."""
-    assert REFUSAL in (lab.said["node1"].agent_exits or "")
+    assert REFUSAL in (lab.reported["node1"].agent_exits or "")
 
 
 @pytest.mark.topology("bridge")
 @pytest.mark.settings(routing="tunnel", devices="br0,eth1")
 def test_a_listed_bridge_is_a_device_like_any_other(lab: Lab) -> None:
     """What it sends is seen on its port."""
-    assert lab.said["node1"].direct_routing_device == "br0"
+    assert lab.reported["node1"].direct_routing_device == "br0"
     for end, nic, address in (("ext0", "eth0", "10.0.0.1"), ("ext1", "eth1", "10.0.1.1")):
         flow = lab.send("pod1", end)
         assert flow.left("node1") == flow.came_back_to("node1") == {nic}
@@ -45,7 +44,7 @@ def test_a_listed_bridge_is_a_device_like_any_other(lab: Lab) -> None:
 def test_a_bridge_outlives_its_port_and_so_does_its_selection(lab: Lab) -> None:
     """Nothing tells the agent: the bridge is up and addressed, its cable is not."""
     with lab.link_down("node1.eth0"):
-        assert set(lab.said["node1"].devices) == {"br0", "eth1"}
+        assert set(lab.reported["node1"].devices) == {"br0", "eth1"}
         assert lab.send("pod1", "pod2").left("node1") == set()
         assert lab.send("pod1", "ext1").left("node1") == {"eth1"}
     assert lab.send("pod1", "pod2").left("node1") == {"eth0"}
@@ -54,7 +53,7 @@ def test_a_bridge_outlives_its_port_and_so_does_its_selection(lab: Lab) -> None:
 @pytest.mark.topology("loopback")
 @pytest.mark.settings(routing="tunnel", devices="eth0,eth1")
 def test_agents_refuse_a_node_ip_on_lo_that_is_not_listed(lab: Lab) -> None:
-    assert REFUSAL in (lab.said["node1"].agent_exits or "")
+    assert REFUSAL in (lab.reported["node1"].agent_exits or "")
 
 
 @pytest.mark.issue(17463, "a node IP on lo")
@@ -74,6 +73,6 @@ def test_with_a_direct_routing_device_a_node_ip_on_lo_survives_the_loss_of_a_fab
 @pytest.mark.topology("loopback")
 @pytest.mark.settings(routing="tunnel", devices="eth0,eth1,lo")
 def test_a_listed_lo_is_the_direct_routing_device(lab: Lab) -> None:
-    assert set(lab.said["node1"].devices) == {"lo", "eth0", "eth1"}
-    assert lab.said["node1"].direct_routing_device == "lo"
+    assert set(lab.reported["node1"].devices) == {"lo", "eth0", "eth1"}
+    assert lab.reported["node1"].direct_routing_device == "lo"
     assert lab.send("pod1", "ext1").source_seen_by("ext1") == "10.0.1.1"

@@ -8,8 +8,7 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-
-from lab import Lab, Settings
+from niclab import Lab, Settings
 
 TUNNEL = Settings.of(routing="tunnel", tunnel="vxlan")
 NATIVE = Settings.of(routing="native", ipv4_native_routing_cidr="10.244.0.0/16", auto_direct_node_routes=True)
@@ -39,7 +38,7 @@ def test_no_balancing(lab: Lab) -> None:
 @pytest.mark.topology(routes=["all: default via 10.0.1.254 dev eth1 metric 200"])
 @pytest.mark.settings(TUNNEL)
 def test_detection_selects_all_that_qualify(lab: Lab) -> None:
-    assert lab.said["node1"].devices == ("eth0", "eth1")
+    assert lab.reported["node1"].devices == ("eth0", "eth1")
     assert lab.send("pod1", "ext1").source_seen_by("ext1") == "10.0.1.1"
 
 
@@ -51,7 +50,7 @@ def test_detection_selects_all_that_qualify(lab: Lab) -> None:
 @pytest.mark.topology(routes=["node1: 10.0.0.2/32 via 10.0.1.2 dev eth1", "node2: 10.0.0.1/32 via 10.0.1.1 dev eth1"])
 @pytest.mark.settings(TUNNEL)
 def test_a_route_is_enough(lab: Lab) -> None:
-    assert lab.said["node1"].devices == ("eth0",)
+    assert lab.reported["node1"].devices == ("eth0",)
     flow = lab.send("pod1", "pod2")
     assert flow.left("node1") == flow.came_back_to("node1") == {"eth1"}
     flow.must_receive()

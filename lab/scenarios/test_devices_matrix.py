@@ -16,8 +16,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pytest
-
-from lab import Lab, Settings
+from niclab import Lab, Settings
 
 NODE1_ETH0, NODE1_ETH1 = "10.0.0.1", "10.0.1.1"
 
@@ -68,24 +67,24 @@ def rows(*names: str, routing: str | None = None) -> pytest.MarkDecorator:
 def test_the_agent_says_which_devices_it_selected(lab: Lab, row: Row) -> None:
     """An empty list means detection; a list is taken as it is; a wildcard is a prefix."""
     for node in ("node1", "node2"):
-        assert lab.said[node].devices == row.selected
+        assert lab.reported[node].devices == row.selected
 
 
 @rows("unset", "eth0", "both", "wildcard")
 def test_the_direct_routing_device_has_the_node_ip(lab: Lab, row: Row) -> None:
-    assert lab.said["node1"].direct_routing_device == "eth0"
+    assert lab.reported["node1"].direct_routing_device == "eth0"
 
 
 @rows("eth1")
 def test_a_single_device_is_the_direct_routing_device_wherever_the_node_ip_is(lab: Lab, row: Row) -> None:
-    assert lab.said["node1"].direct_routing_device == "eth1"
+    assert lab.reported["node1"].direct_routing_device == "eth1"
 
 
 @pytest.mark.settings(devices="eth9")
 def test_a_name_that_does_not_exist_selects_nothing_and_the_agent_exits(lab: Lab) -> None:
     """There is no fall-back to detection; kube-proxy replacement cannot do without a device."""
     for node in ("node1", "node2"):
-        assert "unable to determine direct routing device" in (lab.said[node].agent_exits or "runs")
+        assert "unable to determine direct routing device" in (lab.reported[node].agent_exits or "runs")
     assert lab.send("pod1", "pod2").verdict == "unmeasured"
 
 

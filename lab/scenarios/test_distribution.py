@@ -13,8 +13,7 @@ Each probe is a flow of its own here. "Even" is tested: a fair hash would be ref
 from __future__ import annotations
 
 import pytest
-
-from lab import Lab, Settings
+from niclab import Lab, Settings
 
 TWO = "10.9.0.0/16 nexthop via 10.0.0.254 dev eth0 nexthop via 10.0.1.254 dev eth1"
 THREE = f"{TWO} nexthop via 10.0.2.254 dev eth2"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from lab import Lab, Settings
+from niclab import Lab, Settings
 
 DUAL = Settings.of(enable_ipv6=True, enable_ipv6_masquerade=True)
 TUNNEL = DUAL.merged(Settings.of(routing="tunnel", tunnel="vxlan"))

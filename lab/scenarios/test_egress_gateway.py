@@ -12,9 +12,9 @@ node it is. Default routes leave by eth0, the policies' addresses are on eth1. T
 from __future__ import annotations
 
 import pytest
+from niclab import FlowResult, Lab, Settings
 
-from lab import FlowResult, Lab, Settings
-from lab.scenarios.test_devices_matrix import NATIVE, VXLAN
+from .test_devices_matrix import NATIVE, VXLAN
 
 BOTH = Settings.of(devices="eth0,eth1")
 ETH0 = Settings.of(devices="eth0")

@@ -7,8 +7,7 @@ eth1. In `eni` a pod's address belongs to a NIC of its node, and the agents make
 from __future__ import annotations
 
 import pytest
-
-from lab import Lab, Settings
+from niclab import Lab, Settings
 
 BOTH = Settings.of(devices="eth0,eth1")
 ETH0 = Settings.of(devices="eth0")

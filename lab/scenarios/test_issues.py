@@ -6,8 +6,7 @@ An issue that other scenarios show as well is marked there too.
 from __future__ import annotations
 
 import pytest
-
-from lab import Lab, Settings
+from niclab import Lab, Settings
 
 TUNNEL = Settings.of(routing="tunnel", tunnel="vxlan")
 NATIVE = Settings.of(routing="native", ipv4_native_routing_cidr="10.244.0.0/16")
@@ -20,7 +19,7 @@ NO_DEVICE = "unable to determine direct routing device. Use --direct-routing-dev
 @pytest.mark.settings(TUNNEL, devices="eth0,eth1", direct_routing_device="eth1")
 def test_the_direct_routing_device_does_not_move_the_tunnel(lab: Lab) -> None:
     """It is eth1, and yet the tunnel follows the route to the peer's node IP."""
-    assert lab.said["node1"].direct_routing_device == "eth1"
+    assert lab.reported["node1"].direct_routing_device == "eth1"
     flow = lab.send("pod1", "pod2")
     assert flow.left("node1") == flow.came_back_to("node1") == {"eth0"}
     flow.must_receive()
@@ -31,7 +30,7 @@ def test_the_direct_routing_device_does_not_move_the_tunnel(lab: Lab) -> None:
 @pytest.mark.settings(TUNNEL, devices="eth1,eth2", direct_routing_device="eth0")
 def test_a_direct_routing_device_is_only_looked_for_among_selected_devices(lab: Lab) -> None:
     """eth0 has the node IP and the option names it, but `devices` leaves it out; of the two others neither fits."""
-    assert lab.said["node1"].agent_exits == NO_DEVICE
+    assert lab.reported["node1"].agent_exits == NO_DEVICE
 
 
 @pytest.mark.issue(37425, "forcing detection beside a list selects many more NICs")
@@ -39,7 +38,7 @@ def test_a_direct_routing_device_is_only_looked_for_among_selected_devices(lab: 
 @pytest.mark.settings(TUNNEL, devices="eth0", force_device_detection=True)
 def test_forced_detection_drops_the_rule_for_veths(lab: Lab) -> None:
     """eth1 and eth2 have no default route, which keeps a veth out of detection, unless there is a list."""
-    assert lab.said["node1"].devices == ("eth0", "eth1", "eth2")
+    assert lab.reported["node1"].devices == ("eth0", "eth1", "eth2")
 
 
 @pytest.mark.issue(19497, "pods' own addresses leave by a NIC that is not selected")

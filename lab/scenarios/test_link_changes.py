@@ -8,8 +8,7 @@ a NIC takes along when it goes down still count when it comes back.
 from __future__ import annotations
 
 import pytest
-
-from lab import Lab
+from niclab import Lab
 
 BOTH = pytest.mark.settings(routing="tunnel", devices="eth0,eth1")
 AUTOMATIC = pytest.mark.settings(routing="tunnel", devices="")
@@ -20,7 +19,7 @@ NATIVE = pytest.mark.settings(
 
 def selected(lab: Lab) -> set[str]:
     """What node1's agent says it has selected."""
-    return set(lab.said["node1"].devices)
+    return set(lab.reported["node1"].devices)
 
 
 @BOTH

@@ -6,9 +6,9 @@ Both NICs are selected. ext0 is on eth0's own network, ext1 on eth1's; both know
 from __future__ import annotations
 
 import pytest
+from niclab import Lab, Settings
 
-from lab import Lab, Settings
-from lab.scenarios.test_devices_matrix import NATIVE, VXLAN
+from .test_devices_matrix import NATIVE, VXLAN
 
 NODE1_ETH0, NODE1_ETH1 = "10.0.0.1", "10.0.1.1"
 BOTH = Settings.of(devices="eth0,eth1")

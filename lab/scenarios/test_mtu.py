@@ -7,8 +7,7 @@ Sizes are IPv4 packets with DF set, in bytes; VXLAN adds 50.
 from __future__ import annotations
 
 import pytest
-
-from lab import Lab
+from niclab import Lab
 
 pytestmark = pytest.mark.topology("mtu")
 

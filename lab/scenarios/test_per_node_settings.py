@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from lab import Lab, NodeSettings, Settings
+from niclab import Lab, NodeSettings, Settings
 
 TUNNEL = Settings.of(routing="tunnel", tunnel="vxlan", devices="eth0,eth1")
 NODE2_ONLY_ETH1 = Settings(
@@ -15,8 +14,8 @@ pytestmark = [pytest.mark.topology("two-nic"), pytest.mark.settings(TUNNEL, NODE
 
 
 def test_a_node_config_is_said_over_the_config_map(lab: Lab) -> None:
-    assert lab.said["node1"].devices == ("eth0", "eth1")
-    assert lab.said["node2"].devices == ("eth1",)
+    assert lab.reported["node1"].devices == ("eth0", "eth1")
+    assert lab.reported["node2"].devices == ("eth1",)
 
 
 def test_each_node_masquerades_by_its_own_devices(lab: Lab) -> None:

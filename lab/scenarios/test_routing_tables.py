@@ -8,8 +8,7 @@ and agents without IPsec empty it (pkg/datapath/linux/ipsec.go removeEncryptRule
 from __future__ import annotations
 
 import pytest
-
-from lab import Lab
+from niclab import Lab
 
 TABLES = pytest.mark.topology(
     routes=["node1: default via 10.0.1.254 dev eth1 table 100"], rules=["node1: from 10.244.1.0/24 lookup 100"]

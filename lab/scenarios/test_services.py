@@ -16,9 +16,9 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 
 import pytest
+from niclab import FlowResult, Lab, Settings
 
-from lab import FlowResult, Lab, Settings
-from lab.scenarios.test_devices_matrix import NATIVE, VXLAN
+from .test_devices_matrix import NATIVE, VXLAN
 
 CLIENT0, CLIENT1 = "10.0.0.100", "10.0.1.100"
 NODE1_ETH0, NODE1_ETH1 = "10.0.0.1", "10.0.1.1"

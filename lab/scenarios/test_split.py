@@ -7,8 +7,7 @@ IP or the route to the peers' node IPs, in native mode the route to the peers' p
 from __future__ import annotations
 
 import pytest
-
-from lab import FlowResult, Lab, Settings
+from niclab import FlowResult, Lab, Settings
 
 TUNNEL = Settings.of(routing="tunnel", tunnel="vxlan")
 NATIVE = Settings.of(routing="native", ipv4_native_routing_cidr="10.244.0.0/16")

@@ -6,8 +6,9 @@ other packet of the pod.
 
 from __future__ import annotations
 
-from lab import Lab
-from lab.scenarios.test_devices_matrix import Row, rows
+from niclab import Lab
+
+from .test_devices_matrix import Row, rows
 
 
 @rows()

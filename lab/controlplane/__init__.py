@@ -1,9 +1,0 @@
-"""Control planes for real agents: Kubernetes (etcd and kube-apiserver, no kubelet) and kvstore (etcd alone).
-
-Each lab has its own, in the namespace `control`; the nodes reach it through a relay on their loopback.
-"""
-
-from lab.controlplane.plane import ControlPlane, Kind
-from lab.controlplane.starting import attach, start
-
-__all__ = ["ControlPlane", "Kind", "attach", "start"]

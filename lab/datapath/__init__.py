@@ -1,1 +1,0 @@
-"""Who forwards pod packets: `builtin` (a model of Cilium made of kernel parts) or real Cilium."""

@@ -1,0 +1,58 @@
+"""niclab: which physical NIC carries this pod's traffic, and why?
+
+with Lab.deploy("two-nic", LAB_BASELINE.merged(Settings.of(devices="eth1"))) as lab:
+    flow = lab.send("pod1", "pod2")
+    assert flow.left("node1") == {"eth0"}
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from niclab.cilium.version import Version
+    from niclab.errors import InputError, LabError, Problem
+    from niclab.flow.predict import Prediction, World
+    from niclab.flow.verdict import FlowResult, NicMismatch, Unmeasured, Verdict
+    from niclab.lab import Lab
+    from niclab.settings import CILIUM_DEFAULTS, LAB_BASELINE, NodeSettings, Settings
+    from niclab.topology import Flow, Topology, load
+else:
+    # pytest imports this package in every repository of a machine that has the plugin: only what is used is loaded.
+    _HOMES = {
+        "cilium.version": ("Version",),
+        "errors": ("InputError", "LabError", "Problem"),
+        "flow.predict": ("Prediction", "World"),
+        "flow.verdict": ("FlowResult", "NicMismatch", "Unmeasured", "Verdict"),
+        "lab": ("Lab",),
+        "settings": ("CILIUM_DEFAULTS", "LAB_BASELINE", "NodeSettings", "Settings"),
+        "topology": ("Flow", "Topology", "load"),
+    }
+
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
+
+        for module, names in _HOMES.items():
+            if name in names:
+                return getattr(import_module(f"niclab.{module}"), name)
+        raise AttributeError(f"module 'niclab' has no attribute {name!r}")
+
+
+__all__ = [
+    "CILIUM_DEFAULTS",
+    "LAB_BASELINE",
+    "Flow",
+    "FlowResult",
+    "InputError",
+    "Lab",
+    "LabError",
+    "NicMismatch",
+    "NodeSettings",
+    "Prediction",
+    "Problem",
+    "Settings",
+    "Topology",
+    "Unmeasured",
+    "Verdict",
+    "Version",
+    "World",
+    "load",
+]

@@ -1,0 +1,1 @@
+"""FRR in a lab: the daemons that really speak BGP."""

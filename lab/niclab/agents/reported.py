@@ -1,0 +1,118 @@
+"""What a real agent says of itself: from `cilium-dbg status -o json` and its StateDB. Pure: texts in, values out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from niclab.cilium.reported import NodeReport
+
+
+def reported(
+    status: Mapping[str, Any],
+    devices: str,
+    node_addresses: str = "",
+    frontends: str = "",
+    attachments: Mapping[str, tuple[str, ...]] | None = None,
+) -> NodeReport:
+    """From the agent's status and its tables `devices` (JSON, or as printed), `node-addresses` and `frontends`."""
+    replacement = status.get("kube-proxy-replacement") or {}
+    masquerading = status.get("masquerading") or {}
+    routing = status.get("routing") or {}
+    rows = device_rows(devices)
+    selected = tuple(str(row["Name"]) for row in rows if row.get("Selected"))
+    reasons = {
+        str(row["Name"]): "selected" if row.get("Selected") else str(row.get("NotSelectedReason") or "not selected")
+        for row in rows
+    }
+    mode = str(routing.get("inter-host-routing-mode", ""))
+    protocol = routing.get("tunnel-protocol")
+    return NodeReport(
+        devices=selected or tuple(replacement.get("devices") or ()),
+        direct_routing_device=replacement.get("directRoutingDevice") or None,
+        masquerading=_masquerading(masquerading),
+        routing=f"tunnel ({protocol})" if mode.lower() == "tunnel" else mode.lower(),
+        host_routing=str(routing.get("intra-host-routing-mode", "")),
+        node_ips=tuple(address_rows(node_addresses)),
+        reasons=reasons,
+        services=tuple(frontend_rows(frontends)),
+        attachments=dict(attachments or {}),
+    )
+
+
+def exited(words: str) -> NodeReport:
+    """What is left of an agent that exited."""
+    return NodeReport(devices=(), direct_routing_device=None, agent_exits=words)
+
+
+def _masquerading(found: Mapping[str, Any]) -> str:
+    """`BPF`, `iptables` or `disabled`: agents spell the second one `IPTables` in words and `iptables` in JSON."""
+    if not found.get("enabled"):
+        return "disabled"
+    mode = str(found.get("mode", ""))
+    return "BPF" if mode.upper() == "BPF" else "iptables"
+
+
+def json_rows(text: str) -> list[dict[str, Any]]:
+    """The rows of a StateDB table as `db/show --format=json` prints them: one object after the other."""
+    decoder = json.JSONDecoder()
+    rows: list[dict[str, Any]] = []
+    at = text.find("{")
+    while at >= 0:
+        try:
+            row, end = decoder.raw_decode(text, at)
+        except ValueError:
+            break
+        rows.append(row)
+        at = text.find("{", end)
+    return rows
+
+
+def device_rows(text: str) -> list[dict[str, Any]]:
+    """The rows of StateDB's table `devices`, in the order of their indices: from JSON, else from the printed table."""
+    return sorted(json_rows(text) or _printed(text), key=lambda row: int(row.get("Index", 0)))
+
+
+def _printed(text: str) -> list[dict[str, Any]]:
+    """The table as `db/show` prints it: columns apart by two or more blanks."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if not lines:
+        return []
+    names = re.split(r"\s{2,}", lines[0].strip())
+    rows: list[dict[str, Any]] = []
+    for line in lines[1:]:
+        row: dict[str, Any] = dict(zip(names, re.split(r"\s{2,}", line.strip()), strict=False))
+        if not str(row.get("Index", "")).isdecimal():
+            continue
+        row["Selected"] = row.get("Selected") == "true"
+        rows.append(row)
+    return rows
+
+
+def address_rows(text: str) -> list[str]:
+    """`ADDRESS on DEVICE (primary, nodeport)` for each row of the table `node-addresses`."""
+    found = []
+    for row in json_rows(text):
+        flags = [name.lower() for name in ("Primary", "NodePort") if row.get(name)]
+        words = f" ({', '.join(flags)})" if flags else ""
+        found.append(f"{row.get('Addr')} on {row.get('DeviceName')}{words}")
+    return found
+
+
+def frontend_rows(text: str) -> list[str]:
+    """`ADDRESS TYPE → BACKENDS` for each row of the table `frontends`, in the order of the addresses."""
+    found = []
+    for row in json_rows(text):
+        backends = sorted(str(backend.get("Address")) for backend in row.get("Backends") or ())
+        found.append(f"{row.get('Address')} {row.get('Type')} → {', '.join(backends) or 'no backend'}")
+    return sorted(found)
+
+
+def attached(bpffs: Path) -> dict[str, tuple[str, ...]]:
+    """Interface → the programs whose links an agent has pinned below its bpffs (pkg/datapath/loader, tcx and XDP)."""
+    links = sorted((bpffs / "cilium" / "devices").glob("*/links/*"))
+    names = dict.fromkeys(link.parent.parent.name for link in links)
+    return {name: tuple(link.name for link in links if link.parent.parent.name == name) for name in names}

@@ -1,0 +1,52 @@
+"""What must hold of a topology's `bgp` section beyond each field's own type."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from niclab.topology.finding import Finding, nearest
+from niclab.topology.model import Bgp, Topology
+
+
+def check(topology: Topology) -> Iterator[Finding]:
+    """What is wrong with who speaks BGP, and with the timers."""
+    bgp = topology.bgp
+    if bgp is None:
+        return
+    timers = bgp.timers
+    if timers.keepalive > timers.hold:
+        why = f"keepalives every {timers.keepalive} s are too late for a hold time of {timers.hold} s"
+        yield Finding(("bgp", "timers", "keepalive"), why, "a third of the hold time is usual")
+    for name in bgp.routers:
+        if name not in topology.routers:
+            why = f"{name!r} is no router of this topology"
+            yield Finding(("bgp", "routers", name), why, nearest(name, topology.routers))
+    known = [name for name in bgp.routers if name in topology.routers]
+    for name in known:
+        peers = list(_peers(topology, bgp, name, known))
+        if not peers:
+            why = f"{name} shares no network with a node or another router that speaks BGP"
+            yield Finding(("bgp", "routers", name), why, "give it a NIC on a fabric of theirs, or leave it out")
+        asn = bgp.routers[name].asn
+        twin = next((peer for peer, theirs in peers if theirs == asn), None)
+        if twin is not None:
+            why = f"{twin} is in AS {asn} too, and the lab knows external sessions only"
+            yield Finding(("bgp", "routers", name, "asn"), why, "give every router a number of its own")
+
+
+def _peers(topology: Topology, bgp: Bgp, router: str, routers: list[str]) -> Iterator[tuple[str, int]]:
+    """The other speakers on the router's fabrics, with their AS numbers."""
+    mine = _networks(topology, router)
+    others = {**{name: bgp.routers[name].asn for name in routers}, **dict.fromkeys(topology.nodes, bgp.nodes.asn)}
+    for name, asn in others.items():
+        if name != router and mine & _networks(topology, name):
+            yield name, asn
+
+
+def _networks(topology: Topology, host: str) -> set[tuple[str, object]]:
+    return {
+        (nic.fabric, interface.network)
+        for nic in topology.hosts[host].nics.values()
+        if nic.up
+        for interface in nic.addresses
+    }

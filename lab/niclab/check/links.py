@@ -1,0 +1,90 @@
+"""What must hold of links: that they stand on what is there, once, without going round in a circle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from niclab.topology.finding import Finding, Path, nearest
+from niclab.topology.model import Host, Link
+from niclab.topology.stacking import mtu_of, segment
+
+RESERVED_PREFIXES = ("cilium_", "lxc")
+"""Of names that the lab or Cilium gives to interfaces of its own (pkg/defaults/node.go ExcludedDevicePrefixes)."""
+_RESERVED_NAMES = frozenset({"all", "default"})
+
+
+def check(section: str, name: str, host: Host) -> Iterator[Finding]:
+    """Everything wrong with a host's links. What stands on something that is wrong is not looked at."""
+    owners: dict[str, str] = {}
+    for link_name, link in host.links.items():
+        path: Path = (section, name, "links", link_name)
+        yield from _name(host, link_name, link, path)
+        found = list(_below(host, link_name, link, path, owners))
+        yield from found
+        if found:
+            continue
+        if _circle(host, link_name):
+            yield Finding(path, f"{link_name} stands on itself", "a link stands on NICs, or on links that do")
+        elif link.kind in ("bond", "bridge", "vlan"):
+            yield from _stands(host, link, path)
+
+
+def _name(host: Host, name: str, link: Link, path: Path) -> Iterator[Finding]:
+    if name in host.nics:
+        yield Finding(path, f"{name!r} is already the name of a NIC", "give every interface its own name")
+    if name in _RESERVED_NAMES or name.startswith(RESERVED_PREFIXES):
+        yield Finding(path, f"the kernel or Cilium uses the name {name!r}", "name it bond0, br0, eth0.100, …")
+    if (name == "lo") != (link.kind == "loopback"):
+        why = "`lo` is the loopback interface" if name == "lo" else "nothing says what kind of link it is"
+        yield Finding(path, why, "say one of bond, bridge, vlan, vrf and dummy; of `lo` only addresses")
+
+
+def _below(host: Host, name: str, link: Link, path: Path, owners: dict[str, str]) -> Iterator[Finding]:
+    if link.bond is not None and not link.bond:
+        yield Finding((*path, "bond"), "a bond without a NIC", "bond: [eth0, eth1]")
+    for one in link.below:
+        where: Path = (*path, "parent" if link.vlan is not None else link.kind)
+        if one not in host.interfaces or one == "lo":
+            yield Finding(where, f"there is no NIC {one!r} here", nearest(one, host.interfaces))
+            continue
+        if link.vlan is None and one in owners:
+            yield Finding(where, f"{one} belongs to {owners[one]} already", "an interface has one master")
+        if link.kind in ("bond", "bridge"):
+            if host.interfaces[one].addresses:
+                yield Finding(where, f"{one} has addresses, which are dead there", f"give them to {name}")
+            if any(other.parent == one for other in host.links.values()):
+                yield Finding(where, f"a VLAN stands on {one}, which is no port of its own", f"put it on {name}")
+            owners[one] = name
+        if link.kind == "bond" and one not in host.nics:
+            yield Finding(where, f"{one} is no NIC", "a bond holds NICs")
+    twin = next((other for other, one in host.links.items() if other != name and _same_vlan(one, link)), None)
+    if twin is not None and list(host.links).index(twin) < list(host.links).index(name):
+        yield Finding((*path, "vlan"), f"{twin} is VLAN {link.vlan} of {link.parent} already", "use another tag")
+
+
+def _same_vlan(one: Link, other: Link) -> bool:
+    return one.vlan is not None and (one.vlan, one.parent) == (other.vlan, other.parent)
+
+
+def _circle(host: Host, name: str, seen: tuple[str, ...] = ()) -> bool:
+    """Does the way down come by a link twice?"""
+    link = host.links.get(name)
+    return link is not None and any(one in (*seen, name) or _circle(host, one, (*seen, name)) for one in link.below)
+
+
+def _stands(host: Host, link: Link, path: Path) -> Iterator[Finding]:
+    places = {segment(host, one) for one in link.below} - {None}
+    if link.kind == "bond" and len(places) > 1:
+        shown = ", ".join(sorted(map(str, places)))
+        yield Finding((*path, "bond"), f"its NICs are on different fabrics: {shown}", "bond NICs of one fabric")
+    if link.kind == "bridge" and len(link.members) > 1:
+        why = "it would join its ports' fabrics, or make a loop in one"
+        yield Finding((*path, "bridge"), why, "give it one port, or none")
+    lowest = min((mtu_of(host, one) for one in link.below), default=65535)
+    if link.mtu is not None and link.kind != "bond" and link.mtu > lowest:
+        yield Finding(
+            (*path, "mtu"), f"{link.mtu} is more than the {lowest} bytes below it", "lower it, or raise those"
+        )
+
+
+__all__ = ["RESERVED_PREFIXES", "check"]

@@ -1,0 +1,151 @@
+"""What must hold of services beyond each field's own type: Kubernetes would refuse most of it, agents accept it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from niclab.check.ipam import pod_networks
+from niclab.net.route import family_of
+from niclab.topology.finding import Finding, Path, nearest
+from niclab.topology.model import Address, Service, Topology
+from niclab.topology.service import NODE_PORTS, SERVICE_CIDRS
+
+_API_SERVER = "kubernetes"
+
+
+def check(topology: Topology) -> Iterator[Finding]:
+    """What is wrong with the topology's services."""
+    if not topology.services:
+        return
+    yield from _names(topology)
+    yield from _fields(topology)
+    yield from _ports(topology)
+    yield from _addresses(topology)
+    yield from _ranges(topology)
+
+
+def _names(topology: Topology) -> Iterator[Finding]:
+    taken = {*topology.hosts, *topology.pods}
+    for name, service in topology.services.items():
+        if name in taken:
+            yield Finding(("services", name), f"{name!r} is already the name of a host or pod", "choose another name")
+        if name == _API_SERVER:
+            yield Finding(("services", name), f"{name!r} is the API server's own service", "choose another name")
+        for index, pod in enumerate(service.pods):
+            path: Path = ("services", name, "pods", index)
+            if pod not in topology.pods:
+                yield Finding(path, f"there is no pod {pod!r}", nearest(pod, topology.pods))
+            elif pod in service.pods[:index]:
+                yield Finding(path, f"{pod!r} is there twice", "each pod is one backend")
+
+
+def _fields(topology: Topology) -> Iterator[Finding]:
+    """Fields that mean nothing for a service's type; Kubernetes refuses them."""
+    for name, service in topology.services.items():
+        path: Path = ("services", name)
+        if service.node_port is not None and not service.has_node_port:
+            why = f"a {service.type} service has no node port"
+            yield Finding((*path, "node_port"), why, "add type: NodePort, or leave node_port out")
+        elif service.node_port is not None and service.node_port not in NODE_PORTS:
+            why = f"node port {service.node_port} is outside {NODE_PORTS.start} to {NODE_PORTS.stop - 1}"
+            yield Finding((*path, "node_port"), why, "node ports are kept apart from other ports: use e.g. 30080")
+        if service.load_balancer_ip and service.type != "LoadBalancer":
+            why = f"a {service.type} service has no load balancer"
+            yield Finding((*path, "load_balancer_ip"), why, "add type: LoadBalancer, or use external_ips")
+        if service.external_traffic_policy and service.type == "ClusterIP" and not service.external_ips:
+            why = "nothing outside the cluster reaches a ClusterIP service"
+            yield Finding(
+                (*path, "external_traffic_policy"), why, "add type: NodePort or external_ips, or leave it out"
+            )
+        for field in ("cluster_ip", "load_balancer_ip"):
+            families = [address.version for address in getattr(service, field)]
+            if len(set(families)) != len(families):
+                yield Finding((*path, field), "more than one address of a family", "give one IPv4 and one IPv6 address")
+
+
+def _ports(topology: Topology) -> Iterator[Finding]:
+    seen: dict[tuple[str, int], str] = {}
+    for name, service in topology.services.items():
+        if service.node_port is None:
+            continue
+        key = service.protocol, service.node_port
+        if key in seen:
+            why = f"{seen[key]} has node port {service.protocol} {service.node_port} already"
+            yield Finding(("services", name, "node_port"), why, "a node port belongs to one service")
+        seen.setdefault(key, name)
+
+
+def _addresses(topology: Topology) -> Iterator[Finding]:
+    owners = {
+        interface.ip: f"{host}.{name}" for host, name, one in topology.interface_pairs() for interface in one.addresses
+    }
+    for pod, addresses in topology.pod_addresses().items():
+        owners.update(dict.fromkeys(addresses, pod))
+    virtual: dict[Address, str] = {}
+    outside: dict[tuple[Address, str, int], str] = {}
+    for name, service in topology.services.items():
+        for field in ("cluster_ip", "load_balancer_ip", "external_ips"):
+            for index, address in enumerate(getattr(service, field)):
+                path: Path = ("services", name, field, index)
+                why = _not_free(topology, address, owners)
+                if why:
+                    yield Finding(path, why, "an address of a service is nobody's own")
+                elif field == "cluster_ip":
+                    yield from _cluster_ip(address, path, name, virtual)
+                else:
+                    yield from _outside(address, path, name, service, outside)
+
+
+def _not_free(topology: Topology, address: Address, owners: dict[Address, str]) -> str | None:
+    if address in owners:
+        return f"{address} is already used by {owners[address]}"
+    for name, node in topology.nodes.items():
+        for cidr in node.every_pod_cidr:
+            if address in cidr:
+                return f"{address} is inside {name}'s pod CIDR {cidr}"
+    if address.is_multicast or address.is_loopback or address.is_unspecified or address.is_link_local:
+        return f"{address} is not an address that a service can have"
+    return None
+
+
+def _cluster_ip(address: Address, path: Path, name: str, seen: dict[Address, str]) -> Iterator[Finding]:
+    cidr = SERVICE_CIDRS[family_of(address)]
+    if address in seen:
+        yield Finding(path, f"{address} is already used by {seen[address]}", "a cluster IP belongs to one service")
+    elif address not in cidr or not 2 <= int(address) - int(cidr.network_address) < cidr.num_addresses - 1:
+        why = f"{address} is outside the service CIDR {cidr}, or one of its reserved addresses"
+        yield Finding(path, why, f"use {cidr.network_address + 2} or a later one, or leave it out")
+    seen.setdefault(address, name)
+
+
+def _outside(
+    address: Address, path: Path, name: str, service: Service, seen: dict[tuple[Address, str, int], str]
+) -> Iterator[Finding]:
+    key = address, service.protocol, service.port
+    if address in SERVICE_CIDRS[family_of(address)]:
+        why = f"{address} is inside the service CIDR"
+        yield Finding(path, why, "clients outside the cluster need another address, e.g. 192.0.2.80")
+    elif key in seen:
+        why = f"{seen[key]} has {service.protocol} port {service.port} of {address} already"
+        yield Finding(path, why, "give one of them another address or port")
+    seen.setdefault(key, name)
+
+
+def _ranges(topology: Topology) -> Iterator[Finding]:
+    """The service CIDR must be nobody else's: where it overlaps, a node would take a packet for a service's."""
+    for name, node in topology.nodes.items():
+        for path, cidr in pod_networks(name, node):
+            services = SERVICE_CIDRS[family_of(cidr)]
+            if cidr.overlaps(services):
+                why = f"pod CIDR {cidr} overlaps the service CIDR {services}"
+                yield Finding(path, why, "keep pods and services in different networks")
+    for section, hosts in (("nodes", topology.nodes), ("externals", topology.externals), ("routers", topology.routers)):
+        for name, host in hosts.items():
+            for interface_name, one in host.interfaces.items():
+                kind = "nics" if interface_name in host.nics else "links"
+                for index, interface in enumerate(one.addresses):
+                    services = SERVICE_CIDRS[family_of(interface)]
+                    if interface.network.overlaps(services):
+                        path = (section, name, kind, interface_name, "addresses", index)
+                        why = f"the network of {interface} overlaps the service CIDR {services}"
+                        yield Finding(path, why, "use another network")

@@ -1,0 +1,208 @@
+"""What must hold between the parts of a topology, beyond each field's own type: checked before anything is made.
+
+The kernel would refuse most of it half-way through or, worse, accept it. Each rule yields findings: the path of the
+field, why it is wrong and how to mend it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from ipaddress import IPv4Network
+
+from niclab.check import bgp, egress, ipam, links, services
+from niclab.check.links import RESERVED_PREFIXES
+from niclab.kernel import routing
+from niclab.kernel.routing import check_route, check_rule
+from niclab.topology import service_flows
+from niclab.topology.finding import Finding, Path, nearest
+from niclab.topology.model import Address, Fabric, Flow, Host, Interface, Nic, Topology
+from niclab.topology.stacking import segment
+
+_RESERVED_NAMES = frozenset({"lo", "all", "default"})
+_RESERVED_HOSTS = frozenset({"fabric", "control", "all"})
+MIN_MTU = {4: 68, 6: 1280}
+"""RFC 791 and RFC 8200; the kernel drops the family from a link whose MTU is smaller."""
+
+# Slashes where the kernel has them, or dots; `..` would leave the host's own part of /proc/sys.
+_SYSCTL = re.compile(r"net(/[\w+-][\w.+-]*)+|net(\.[\w+-]+)+")
+_SYSCTL_LINK = re.compile(r"net[./]ipv[46][./](?:conf|neigh)[./](.+)[./][^./]+")
+
+Seen = dict[Address, str]
+
+
+def check(topology: Topology) -> list[Finding]:
+    """Everything that is wrong with the topology, in the order of its parts."""
+    if stacks := [finding for part in _sections(topology) for finding in links.check(*part)]:
+        return [*_names(topology), *_nics(topology), *stacks]  # whose fabric a link is on can then not be said
+    return [
+        *_names(topology),
+        *_nics(topology),
+        *_addresses(topology),
+        *_node_ips(topology),
+        *(finding for part in _sections(topology) for finding in routing.routes(*part)),
+        *(finding for part in _sections(topology) for finding in routing.rules(*part)),
+        *(finding for part in _sections(topology) for finding in _sysctls(*part)),
+        *services.check(topology),
+        *egress.check(topology),
+        *bgp.check(topology),
+        *_flows(topology),
+    ]
+
+
+def _sections(topology: Topology) -> Iterator[tuple[str, str, Host]]:
+    for section, hosts in (("nodes", topology.nodes), ("externals", topology.externals), ("routers", topology.routers)):
+        for name, host in hosts.items():
+            yield section, name, host
+
+
+def _names(topology: Topology) -> Iterator[Finding]:
+    for fabric in topology.fabrics:
+        if fabric in _RESERVED_NAMES or len(fabric) > 15:
+            yield Finding(("fabrics", fabric), f"no interface can be named {fabric!r}", "at most 15 letters, e.g. f0")
+    seen: dict[str, str] = {}
+    entries: list[tuple[Path, str]] = [((section, name), name) for section, name, _ in _sections(topology)]
+    for node_name, node in topology.nodes.items():
+        entries += [(("nodes", node_name, "pods", pod), pod) for pod in node.pods]
+    for path, name in entries:
+        if name in _RESERVED_HOSTS:
+            yield Finding(path, f"the name {name!r} is the lab's own", "choose another name")
+        if name in seen:
+            yield Finding(path, f"{name!r} is already the name of {seen[name]}", "give every host and pod its own name")
+        seen.setdefault(name, ".".join(map(str, path)))
+
+
+def _nics(topology: Topology) -> Iterator[Finding]:
+    macs: dict[str, str] = {}
+    for section, host_name, host in _sections(topology):
+        for name, nic in host.nics.items():
+            path: Path = (section, host_name, "nics", name)
+            if name in _RESERVED_NAMES or name.startswith(RESERVED_PREFIXES):
+                yield Finding(path, f"the kernel or Cilium uses the name {name!r}", "name NICs eth0, eth1, …")
+            if nic.fabric not in topology.fabrics:
+                fix = nearest(nic.fabric, topology.fabrics)
+                yield Finding((*path, "fabric"), f"there is no fabric {nic.fabric!r}", fix)
+            family = 6 if any(interface.version == 6 for interface in nic.addresses) else 4
+            if nic.mtu < MIN_MTU[family]:
+                why = f"MTU {nic.mtu} is below IPv{family}'s minimum of {MIN_MTU[family]} bytes"
+                yield Finding((*path, "mtu"), why, "1500 is Ethernet's usual MTU")
+            yield from _mac(nic, (*path, "mac"), f"{host_name}.{name}", macs)
+
+
+def _mac(nic: Nic, path: Path, owner: str, seen: dict[str, str]) -> Iterator[Finding]:
+    if nic.mac is None:
+        return
+    if nic.mac in seen:
+        yield Finding(path, f"{seen[nic.mac]} has this MAC too", "a MAC belongs to one NIC")
+    elif int(nic.mac[:2], 16) & 1 or nic.mac == "00:00:00:00:00:00":
+        yield Finding(path, f"{nic.mac} is not the address of one NIC", "use an even first byte, e.g. 02:…")
+    seen.setdefault(nic.mac, owner)
+
+
+def _addresses(topology: Topology) -> Iterator[Finding]:
+    seen: Seen = {}
+    for section, host_name, host in _sections(topology):
+        for name, one in host.interfaces.items():
+            kind = "nics" if name in host.nics else "links"
+            place = segment(host, name)
+            fabric = topology.fabrics.get(place.fabric) if place and place.vlan is None else None
+            for index, interface in enumerate(one.addresses):
+                path: Path = (section, host_name, kind, name, "addresses", index)
+                if interface.ip in seen:
+                    why = f"{interface.ip} is already used by {seen[interface.ip]}"
+                    yield Finding(path, why, "an address belongs to one NIC")
+                seen.setdefault(interface.ip, f"{host_name}.{name}")
+                yield from _address(interface, place.fabric if place else "", fabric, path)
+    yield from ipam.check(topology, seen)
+
+
+def _address(interface: Interface, name: str, fabric: Fabric | None, path: Path) -> Iterator[Finding]:
+    ip, network = interface.ip, interface.network
+    if ip.is_multicast or ip.is_loopback or ip.is_unspecified or str(ip) == "255.255.255.255":
+        yield Finding(path, f"{ip} is not an address that a NIC can have", "use a private one, e.g. 10.0.0.1/24")
+        return
+    if (
+        isinstance(network, IPv4Network)
+        and network.prefixlen < 31
+        and ip in (network.network_address, network.broadcast_address)
+    ):
+        why = f"{ip} is the network's or the broadcast address of {network}"
+        yield Finding(path, why, f"use {network.network_address + 1} to {network.broadcast_address - 1}")
+    subnets = fabric.subnets if fabric else ()
+    if subnets and not any(ip in subnet for subnet in subnets):
+        why = f"{ip} is outside fabric {name}'s subnets ({', '.join(map(str, subnets))})"
+        yield Finding(path, why, "move the NIC to another fabric, or correct the address")
+
+
+def _node_ips(topology: Topology) -> Iterator[Finding]:
+    for name, node in topology.nodes.items():
+        path: Path = ("nodes", name, "node_ip")
+        mine = {interface.ip: None for one in node.interfaces.values() for interface in one.addresses}
+        if not mine:
+            yield Finding(("nodes", name, "nics"), "no NIC of the node has an address", "a node needs a node IP")
+            continue
+        if len({address.version for address in node.node_ip}) != len(node.node_ip):
+            yield Finding(path, "more than one node IP of a family", "give one IPv4 and one IPv6 address")
+        for index, address in enumerate(node.node_ip):
+            if address not in mine:
+                why = f"node IP {address} is on none of {name}'s NICs"
+                yield Finding((*path, index), why, f"use one of {', '.join(map(str, mine))}")
+
+
+def _sysctls(section: str, name: str, host: Host) -> Iterator[Finding]:
+    for key in host.sysctls:
+        path: Path = (section, name, "sysctls", key)
+        if not _SYSCTL.fullmatch(key):
+            why = f"{key} does not belong to a network namespace"
+            yield Finding(path, why, "only net.* keys are a host's own; others would change the machine")
+            continue
+        link = _SYSCTL_LINK.fullmatch(key)
+        if link and link[1] not in ("all", "default", "lo", *host.interfaces):
+            yield Finding(path, f"there is no NIC {link[1]!r} here", nearest(link[1], host.interfaces))
+
+
+def end_exists(topology: Topology, end: str) -> bool:
+    """Is `end` a pod, an external, or a NIC written host.nic?"""
+    if end in topology.pods or end in topology.externals:
+        return True
+    host, _, nic = end.partition(".")
+    return host in topology.hosts and nic in topology.hosts[host].interfaces
+
+
+def ends(topology: Topology) -> list[str]:
+    """Every name a flow may begin or end with."""
+    return [
+        *topology.pods,
+        *topology.externals,
+        *topology.services,
+        *(f"{host}.{name}" for host, name, _ in topology.interface_pairs()),
+    ]
+
+
+def check_flow(topology: Topology, flow: Flow) -> tuple[str, str] | None:
+    """Why a flow cannot be sent in this topology and how to mend it, or None."""
+    for end in (flow.source, flow.destination):
+        if end in topology.hosts and end not in topology.externals:
+            return (
+                f"{end!r} is a host: a flow ends at one of its NICs",
+                f"write {end}.{next(iter(topology.hosts[end].nics))}",
+            )
+        if end_exists(topology, end) or (end == flow.destination and end in topology.services):
+            continue
+        if end in topology.services:
+            return f"{end!r} is a service: it sends nothing by itself", "begin at a pod, an external or a NIC"
+        kinds = "a pod, an external, a service" if topology.services else "a pod, an external"
+        return f"{end!r} is neither {kinds} nor a NIC", nearest(end, ends(topology))
+    if flow.source == flow.destination:
+        return f"{flow.source!r} would talk to itself", "a flow has two ends"
+    return service_flows.check_flow(topology, flow) if flow.destination in topology.services else None
+
+
+def _flows(topology: Topology) -> Iterator[Finding]:
+    for index, flow in enumerate(topology.flows):
+        problem = check_flow(topology, flow)
+        if problem:
+            yield Finding(("flows", index), *problem)
+
+
+__all__ = ["MIN_MTU", "Finding", "check", "check_flow", "check_route", "check_rule", "end_exists", "ends", "nearest"]

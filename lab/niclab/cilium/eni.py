@@ -1,0 +1,173 @@
+"""Pods whose addresses belong to NICs (ipam=eni): rules and tables that send their packets out of their own NIC. Pure.
+
+pkg/datapath/linux/routing/routing.go Configure; the gateway is the subnet's first address (pkg/ipam/crd.go), the
+table's number that of the ENI on its instance, plus ten. For every ENI that it is told of, an agent takes the kernel's
+route of the subnet out of table main (pkg/ipam/crd_eni.go configureENINetlinkDevice).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
+
+from niclab.cilium.decisions import Decisions, NodeDecision, pod_interface
+from niclab.cilium.selection import Version
+from niclab.kernel.fib import Fib
+from niclab.kernel.reversepath import LOOSE, OFF
+from niclab.net.operation import AddRoute, AddRule, Operation
+from niclab.net.packetrules import Devices, Match, PacketRule, SetMark, Why
+from niclab.net.removal import DelRoute
+from niclab.net.route import TABLES, Address, Network, NextHop, Route, Rule
+from niclab.topology import Nic, Node
+
+TO_POD, NODE_PORT, FROM_POD, COMPATIBLE = 20, 109, 111, 110
+"""Priorities (linux_defaults.go RulePriorityIngress, …Nodeport, …Egressv2, …Egress)."""
+FIRST_TABLE = 10
+_NODE_PORT_MARK = 0x80
+_KERNEL = 2
+ANSWERS = 2700
+"""Tables: one for each pod whose NIC is not that of the default route."""
+ANSWERING = 0x4000
+_BEFORE = 9
+"""Before the rules of the built-in datapath's own, which are from 10 on."""
+
+
+def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
+    """What a node with ENIs has besides what every node has."""
+    host = decisions.topology.nodes[node.node]
+    if not host.enis:
+        return
+    for route in subnet_routes(host):
+        yield DelRoute(node.node, route)
+    yield AddRule(node.node, Rule(priority=NODE_PORT, mark=(_NODE_PORT_MARK, _NODE_PORT_MARK)))
+    for name, nic in host.enis.items():
+        for route in _table(nic, name, table_of(node, name)):
+            yield AddRoute(node.node, route, replace=True)
+    router = decisions.topology.router_address(node.node, 4)
+    if router is not None:
+        yield from _from(decisions, node, router, table_of(node, next(iter(host.enis))))
+    for pod, spec in host.pods.items():
+        for address in decisions.pod_addresses[pod]:
+            alone = ipaddress.ip_network(address)
+            hop = NextHop(dev=pod_interface(pod))
+            yield AddRoute(node.node, Route(alone, (hop,), protocol=_KERNEL, scope="link"), replace=True)
+            yield AddRule(node.node, Rule(priority=TO_POD, destination=alone))
+            yield from _from(decisions, node, address, table_of(node, str(host.nic_of(spec))))
+    yield from _answers(decisions, node)
+
+
+def filters(decisions: Decisions, node: NodeDecision) -> Mapping[str, int]:
+    """NIC → the reverse path filter that agents give it: loose on that of the default route, none on the other ENIs.
+
+    pkg/datapath/loader/base.go addENIRules; pkg/ipam/crd_eni.go.
+    """
+    enis = decisions.topology.nodes[node.node].enis
+    default = _default_nic(node.kernel_fib)
+    if not enis or default is None:
+        return {}
+    return {**dict.fromkeys(enis, OFF), default: LOOSE}
+
+
+def _answers(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
+    """eBPF masquerading sends an answer that would leave by another NIC out of the pod's own (nodeport_egress.h, 1.17).
+
+    `cil_to_netdev` of the NIC that the routes chose does so. redirect_neigh looks for the destination on the pod's NIC
+    [kernel: without a route by it, as a neighbour], so the world beyond a gateway is not reached this way. Up to 1.18
+    (4e18049245) the frame does leave, to the MAC of the other NIC's next hop, and reaches nobody; here it stays.
+    """
+    if not _sends_answers_home(node):
+        return
+    for number, (pod, nic) in enumerate(_away(decisions, node)):
+        table = ANSWERS + number
+        everything = ipaddress.ip_network("0.0.0.0/0")
+        for cidr in coalesced(decisions.topology.vpc_cidrs):
+            yield AddRoute(node.node, Route(cidr, kind="throw", table=table), replace=True)
+        yield AddRoute(node.node, Route(everything, (NextHop(dev=nic),), table=table), replace=True)
+        yield AddRule(
+            node.node, Rule(priority=_BEFORE, iif=pod_interface(pod), mark=(ANSWERING, ANSWERING), table=table)
+        )
+
+
+def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRule]:
+    """The mark of answers whose pods have a NIC of their own."""
+    if not _sends_answers_home(node):
+        return
+    why = Why(
+        "eni.answer",
+        "it answers a connection that came in, and leaves by its pod's own NIC",
+        "bpf/lib/nodeport_egress.h nodeport_snat_fwd_ipv4 (parent_ifindex)",
+    )
+    for pod, _ in _away(decisions, node):
+        match = Match(iif=Devices((pod_interface(pod),)), direction="reply")
+        yield PacketRule("prerouting", match, SetMark(ANSWERING, ANSWERING), why, 4)
+
+
+def _sends_answers_home(node: NodeDecision) -> bool:
+    bpf = node.settings.bpf_masquerade and node.masquerades(4)
+    return bool(node.vpc) and bpf and (1, 17) <= node.version < (1, 21)
+
+
+def _away(decisions: Decisions, node: NodeDecision) -> Iterator[tuple[str, str]]:
+    """Pods whose NIC is not that of the default route, where that is selected, with their NIC."""
+    default = _default_nic(node.kernel_fib)
+    host = decisions.topology.nodes[node.node]
+    for pod, spec in host.pods.items() if default in node.selected else ():
+        nic = host.nic_of(spec)
+        if nic is not None and nic != default:
+            yield pod, nic
+
+
+def _from(decisions: Decisions, node: NodeDecision, address: Address, table: int) -> Iterator[Operation]:
+    """With masquerading only what stays in the VPC leaves by the pod's NIC: the rest is masqueraded elsewhere (#20554).
+
+    From 1.21 on all of it leaves there, by one rule (58be8e42aa and 483fb470a0, #45137).
+    """
+    alone = ipaddress.ip_network(address)
+    priority = COMPATIBLE if _compatible(node) else FROM_POD
+    inside = node.masquerades(4) and node.version < (1, 21)
+    for cidr in coalesced(decisions.topology.vpc_cidrs) if inside else ():
+        to = cidr if cidr.prefixlen else None
+        yield AddRule(node.node, Rule(priority=priority, source=alone, destination=to, table=table))
+    if not inside:
+        yield AddRule(node.node, Rule(priority=priority, source=alone, table=table))
+
+
+def table_of(node: NodeDecision, nic: str) -> int:
+    """The table of an ENI: by its number on the instance, or, in the old scheme, by the interface's index."""
+    if _compatible(node):
+        return next(link.index for link in node.links if link.name == nic)
+    numbers = [link.name for link in node.links if not link.loopback]
+    return FIRST_TABLE + numbers.index(nic)
+
+
+def _compatible(node: NodeDecision) -> bool:
+    """`egress-multi-home-ip-rule-compat`, gone with 1.19."""
+    return node.settings.egress_rule_compatible and node.version < Version(1, 19)
+
+
+def _table(nic: Nic, name: str, table: int) -> Iterator[Route]:
+    subnet = nic.addresses_of(4)[0].network
+    gateway = subnet.network_address + 1
+    alone, everything = ipaddress.ip_network(gateway), ipaddress.ip_network("0.0.0.0/0")
+    yield Route(alone, (NextHop(dev=name),), table=table, protocol=_KERNEL, scope="link")
+    yield Route(everything, (NextHop(via=gateway, dev=name),), table=table, protocol=_KERNEL)
+
+
+def subnet_routes(node: Node) -> Iterator[Route]:
+    """The kernel's routes of the ENIs' subnets, which agents take away."""
+    for name, nic in node.enis.items():
+        for interface in nic.addresses_of(4)[:1]:
+            if nic.up and interface.network.prefixlen < 32:
+                hop = (NextHop(dev=name),)
+                yield Route(interface.network, hop, protocol=_KERNEL, scope="link", source=interface.ip)
+
+
+def coalesced(cidrs: Iterable[Network]) -> list[Network]:
+    """As few networks as cover the same (pkg/ip CoalesceCIDRs)."""
+    return list(ipaddress.collapse_addresses(cidr for cidr in cidrs if cidr.version == 4))
+
+
+def _default_nic(fib: Fib) -> str | None:
+    defaults = [route for route in fib.routes if route.is_default and route.table == TABLES["main"]]
+    best = min((one for one in defaults if one.family == 4), key=lambda one: one.effective_metric, default=None)
+    return best.nexthops[0].dev if best and len(best.nexthops) == 1 else None

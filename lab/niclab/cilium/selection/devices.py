@@ -1,0 +1,163 @@
+"""Which devices an agent selects, and why (pkg/datapath/linux/devices_controller.go isSelectedDevice). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from niclab.cilium.selection.filter import first_match
+from niclab.cilium.selection.link import IFF_LOOPBACK, IFF_SLAVE, IFF_UP, Link, LinkAddress
+from niclab.cilium.selection.routes import RouteRow, has_default_route, has_global_route, rows_of
+from niclab.cilium.selection.rule import Rule
+from niclab.cilium.version import Version
+from niclab.net.route import Route
+from niclab.settings import NodeView
+
+EXCLUDED_PREFIXES = ("cilium_", "lo", "lxc", "cni", "docker")
+"""pkg/defaults/node.go ExcludedDevicePrefixes. `lowan0` is excluded too: a prefix, not a name."""
+
+_EXCLUDED_FLAGS = IFF_SLAVE | IFF_LOOPBACK
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What Cilium decided about one interface, and the rule that decided.
+
+    `reason` is the agent's NotSelectedReason word by word where it has one: it says nothing about a selected device,
+    nor about one that a `!` excludes.
+    """
+
+    name: str
+    selected: bool
+    reason: str
+    rule: Rule
+    number: int
+    """The rule's place in the version's order."""
+
+    @property
+    def source(self) -> str:
+        """Where Cilium has the rule: file and function."""
+        return self.rule.source
+
+    @property
+    def not_selected_reason(self) -> str:
+        """The column NotSelectedReason of the agent's table `devices`."""
+        return "" if self.selected or self.rule is Rule.EXCLUDED_BY_LIST else self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the user wants: `devices` and `force-device-detection`, read by one version."""
+
+    entries: tuple[str, ...]
+    forced: bool
+    version: Version
+
+    @classmethod
+    def of(cls, settings: NodeView, version: Version) -> Choice:
+        return cls(settings.devices, settings.force_device_detection, version)
+
+    def __str__(self) -> str:
+        return f"[{' '.join(self.entries)}]"
+
+
+def select(links: Iterable[Link], routes: Sequence[Route], settings: NodeView, version: Version) -> tuple[Device, ...]:
+    """Every interface with Cilium's decision about it, in the order of their indices."""
+    seen = [
+        replace(link, addresses=usable(link.addresses, version)) for link in sorted(links, key=lambda link: link.index)
+    ]
+    by_index = {link.index: link for link in seen}
+    rows = rows_of(routes, seen)
+    choice = Choice.of(settings, version)
+    return tuple(decide(link, rows, by_index, choice) for link in seen)
+
+
+def usable(addresses: Iterable[LinkAddress], version: Version) -> tuple[LinkAddress, ...]:
+    """Those that enter the table: from 1.20 on none that is tentative or failed its DAD (48f843a8c2)."""
+    every = tuple(addresses)
+    if version < (1, 20):
+        return every
+    return tuple(address for address in every if not (address.tentative or address.dadfailed))
+
+
+def decide(link: Link, rows: Collection[RouteRow], known: Mapping[int, Link], choice: Choice) -> Device:
+    """The first test that applies decides (see `rule.order`). `known`: index → interface, for the parent's kind."""
+    rule, reason = _first(link, rows, known, choice)
+    selected = rule in (Rule.LISTED, Rule.DETECTED)
+    return Device(link.name, selected, reason, rule, rule.number(choice.version))
+
+
+_Found = tuple[Rule, str]
+
+
+def _first(link: Link, rows: Collection[RouteRow], known: Mapping[int, Link], choice: Choice) -> _Found:
+    if not link.name:
+        return Rule.LINK_NOT_SEEN, "link not seen yet"
+    tests = (_unusable(link), _chosen(link, choice))
+    for found in tests if choice.version < (1, 19) else reversed(tests):
+        if found is not None:
+            return found
+    return (
+        _excluded(link)
+        or _enslaved(link, known, choice.version)
+        or _unlikely(link, rows, bool(choice.entries))
+        or (Rule.DETECTED, "auto-detected: up, with an address and a global unicast route")
+    )
+
+
+def _unusable(link: Link) -> _Found | None:
+    if not link.addresses:
+        return Rule.NO_ADDRESSES, "device has no addresses"
+    if not link.raw_flags & IFF_UP:
+        return Rule.NOT_UP, f"missing required flag (mask={IFF_UP:#x}, flags={link.raw_flags:#x})"
+    return None
+
+
+def _chosen(link: Link, choice: Choice) -> _Found | None:
+    if not choice.entries:
+        return None
+    match = first_match(choice.entries, (link.name, *link.altnames), choice.version)
+    if match is None:
+        # Only force-device-detection adds auto-detection to a list; there is no falling back to it.
+        return None if choice.forced else (Rule.NOT_LISTED, f"not matching user filter {choice}")
+    if match.excluded:
+        return Rule.EXCLUDED_BY_LIST, f"excluded by {match.entry} of devices {choice}"
+    return Rule.LISTED, f"matches devices {choice}"
+
+
+def _excluded(link: Link) -> _Found | None:
+    if link.raw_flags & _EXCLUDED_FLAGS:
+        return Rule.EXCLUDED_FLAG, f"excluded flag set (mask={_EXCLUDED_FLAGS:#x}, flags={link.raw_flags:#x})"
+    return None
+
+
+def _enslaved(link: Link, known: Mapping[int, Link], version: Version) -> _Found | None:
+    """A device with a parent is out; from 1.20 on one in a VRF is not (bac08dfb5c). Prefixes are tested after it."""
+    found: _Found | None = None
+    if link.master:
+        parent = known.get(link.master)
+        if version >= (1, 20) and parent is None:
+            found = (
+                Rule.PARENT_NOT_FOUND,
+                f"device has parent but parent device could not be found: {link.master}",
+            )
+        elif version < (1, 20) or parent is None or parent.kind != "vrf":
+            found = Rule.BRIDGED_OR_BONDED, f"bridged or bonded to ifindex {link.master}"
+    if found is None:
+        prefix = next((prefix for prefix in EXCLUDED_PREFIXES if link.name.startswith(prefix)), None)
+        if prefix:
+            found = Rule.EXCLUDED_PREFIX, f'excluded prefix "{prefix}"'
+    return found
+
+
+def _unlikely(link: Link, rows: Collection[RouteRow], listed: bool) -> _Found | None:
+    match link.kind:
+        case "veth" if not listed and not has_default_route(link.index, rows):
+            return Rule.VETH_WITHOUT_DEFAULT_ROUTE, "veth without default route"
+        case "bridge" | "openvswitch":
+            return Rule.BRIDGE_LIKE, "bridge-like device, use --devices to override"
+        case "ipoib":
+            return Rule.IPOIB, "IPoIB device, use --devices to override"
+    if not has_global_route(link.index, rows):
+        return Rule.NO_GLOBAL_ROUTE, "no global unicast routes"
+    return None

@@ -1,0 +1,122 @@
+"""The direct routing device, and the rule that chose it (pkg/datapath/tables/direct_routing_device.go Get). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from niclab.cilium.selection.addresses import ordered
+from niclab.cilium.selection.devices import Device, usable
+from niclab.cilium.selection.features import requires_devices, requires_direct_routing
+from niclab.cilium.selection.filter import first_match
+from niclab.cilium.selection.link import Link
+from niclab.cilium.version import Version
+from niclab.net.route import Address, Family
+from niclab.settings import NodeView
+
+SOURCE = "pkg/datapath/tables/direct_routing_device.go Get"
+
+NO_DIRECT_ROUTING_DEVICE = "unable to determine direct routing device. Use --direct-routing-device to specify it"
+"""daemon/cmd/daemon.go: what the agent says as it exits."""
+
+NO_DEVICES = "failed to detect devices, disabling BPF NodePort"
+"""daemon/cmd/daemon.go up to 1.17: the warning of an agent that runs without a device, with legacy host routing."""
+
+
+class DirectRoutingRule(StrEnum):
+    """What chose the direct routing device; the value is a stable name for reports."""
+
+    CONFIGURED = "direct-routing.configured"
+    ONLY_DEVICE = "direct-routing.only-device"
+    NODE_IP = "direct-routing.node-ip"
+    NOT_FOUND = "direct-routing.not-found"
+    NOT_NEEDED = "direct-routing.not-needed"
+
+
+@dataclass(frozen=True, slots=True)
+class DirectRouting:
+    """The direct routing device, or None with the agent's `exits` words where a feature cannot do without it."""
+
+    device: str | None
+    reason: str
+    exits: str | None = None
+    rule: DirectRoutingRule = DirectRoutingRule.NOT_FOUND
+    warning: str | None = None
+    """What the agent warns of when it runs on without one."""
+    source: str = SOURCE
+
+
+def direct_routing(
+    devices: Sequence[Device], links: Sequence[Link], settings: NodeView, node_ip: Address | None, version: Version
+) -> DirectRouting:
+    """Which selected device is the direct routing device, and by which rule.
+
+    `node_ip` is the Kubernetes node IP: the first InternalIP of any family, else the first ExternalIP (pkg/node/types
+    GetK8sNodeIP). A configured name that no selected device has falls back to it; in 1.16, which asked only where the
+    datapath needs the device (pkg/datapath/linux/devices.go Detect), it did not.
+    """
+    names = {device.name for device in devices if device.selected}
+    selected = sorted((link for link in links if link.name in names), key=lambda link: link.index)
+    old = version < (1, 17)
+    source = "pkg/datapath/linux/devices.go Detect" if old else SOURCE
+    if old and not requires_direct_routing(settings, version):
+        return DirectRouting(None, "nothing needs one", rule=DirectRoutingRule.NOT_NEEDED, source=source)
+    wanted = settings.direct_routing_device
+    entries = tuple(wanted.split(",")) if old else (wanted,)
+    found: Link | None = None
+    if wanted:
+        found = next((link for link in selected if _wanted(entries, link, version)), None)
+        if found is not None:
+            reason = f"direct-routing-device is {wanted}"
+            return DirectRouting(found.name, reason, rule=DirectRoutingRule.CONFIGURED, source=source)
+    elif len(selected) == 1:
+        return DirectRouting(
+            selected[0].name, "the only selected device", rule=DirectRoutingRule.ONLY_DEVICE, source=source
+        )
+    if node_ip is not None and not (wanted and old):
+        found = next((link for link in selected if node_ip in _ips(link, version)), None)
+        if found is not None:
+            reason = f"the selected device with the node IP {node_ip}"
+            return DirectRouting(found.name, reason, rule=DirectRoutingRule.NODE_IP, source=source)
+    return _none(tuple(link.name for link in selected), settings, node_ip, version, source)
+
+
+def _wanted(entries: Sequence[str], link: Link, version: Version) -> bool:
+    match = first_match(entries, (link.name,), version)
+    return match is not None and not match.excluded
+
+
+def _ips(link: Link, version: Version) -> frozenset[Address]:
+    return frozenset(address.ip for address in usable(link.addresses, version))
+
+
+def _none(
+    selected: Sequence[str], settings: NodeView, node_ip: Address | None, version: Version, source: str
+) -> DirectRouting:
+    reason = f"none of [{' '.join(selected)}] has the node IP {node_ip}" if selected else "no device is selected"
+    if settings.direct_routing_device and selected:
+        reason = f"direct-routing-device {settings.direct_routing_device} is no selected device, and {reason}"
+    exits = warning = None
+    if requires_devices(settings, version):
+        prefix = "failed to detect devices: " if version < (1, 17) else ""
+        exits = f"{prefix}{NO_DIRECT_ROUTING_DEVICE}"
+    elif version < (1, 18):
+        warning = NO_DEVICES
+    return DirectRouting(None, reason, exits, warning=warning, source=source)
+
+
+def direct_routing_address(link: Link, family: Family, version: Version) -> Address | None:
+    """The direct routing device's address of one family: what the datapath is compiled with, not the node IP.
+
+    IPv4: the first in the kernel's order, from 1.21 on the best (see `addresses.ordered`; e867d3f3e0). IPv6: the first,
+    from 1.18 on the first that is not link-local, else the last. None where it has none: the agent then fails to
+    initialise its datapath ("IPv4 direct routing device IP not found") and tries again.
+    pkg/datapath/linux/config/config.go, writeNodeConfigHeader.
+    """
+    own = [address for address in usable(link.addresses, version) if address.version == family]
+    if family == 4 and version >= (1, 21):
+        own = list(ordered(own))
+    if family == 6 and version >= (1, 18):
+        own = [address for address in own if not address.ip.is_link_local][:1] or own[-1:]
+    return own[0].ip if own else None

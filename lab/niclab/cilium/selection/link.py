@@ -1,0 +1,145 @@
+"""Network interfaces as Cilium's device table sees them. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from niclab.net.route import SCOPES, Address, Network, Scope
+from niclab.topology import Interface, Nic, Node
+from niclab.topology.stacking import carriers, is_up, master_of, mtu_of
+
+IFF_UP, IFF_BROADCAST, IFF_LOOPBACK, IFF_RUNNING = 0x1, 0x2, 0x8, 0x40
+IFF_SLAVE, IFF_MULTICAST, IFF_LOWER_UP = 0x800, 0x1000, 0x10000
+
+
+@dataclass(frozen=True, slots=True)
+class LinkAddress:
+    """An address on an interface, with what the kernel says of it (pkg/datapath/tables/device.go DeviceAddress)."""
+
+    interface: Interface
+    scope: Scope = "global"
+    secondary: bool = False
+    tentative: bool = False
+    """Duplicate address detection still runs (IFA_F_TENTATIVE)."""
+    dadfailed: bool = False
+    """Duplicate address detection found another owner (IFA_F_DADFAILED)."""
+
+    @property
+    def ip(self) -> Address:
+        return self.interface.ip
+
+    @property
+    def network(self) -> Network:
+        return self.interface.network
+
+    @property
+    def version(self) -> int:
+        return self.interface.version
+
+    @property
+    def distance(self) -> int:
+        """The scope as rtnetlink(7) numbers it: 0 is the widest."""
+        return SCOPES[self.scope]
+
+    @classmethod
+    def of(cls, interface: Interface) -> LinkAddress:
+        """The address with the scope that `ip address add` gives it [kernel]."""
+        scope: Scope = "global"
+        if interface.ip.is_loopback:
+            scope = "host"
+        elif interface.version == 6 and interface.ip.is_link_local:
+            scope = "link"
+        return cls(interface, scope)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """An interface. `addresses` are in the kernel's order, `master` is the index of the device it is enslaved to."""
+
+    name: str
+    index: int
+    kind: str
+    up: bool = True
+    addresses: tuple[LinkAddress, ...] = ()
+    master: int = 0
+    loopback: bool = False
+    slave: bool = False
+    """IFF_SLAVE, which bonding sets on its ports; a bridge or a VRF does not [kernel]."""
+    mtu: int = 1500
+    altnames: tuple[str, ...] = ()
+    flags: int | None = None
+    """The raw interface flags; None: those of an Ethernet device (or of `lo`) with its cable in."""
+
+    @property
+    def raw_flags(self) -> int:
+        """As rtnetlink has them, for the agent's words."""
+        if self.flags is not None:
+            return self.flags
+        kind = IFF_LOOPBACK if self.loopback else IFF_BROADCAST | IFF_MULTICAST
+        state = IFF_UP | IFF_RUNNING | IFF_LOWER_UP if self.up else 0
+        return kind | state | (IFF_SLAVE if self.slave else 0)
+
+
+def link_addresses(interfaces: Sequence[Interface]) -> tuple[LinkAddress, ...]:
+    """Addresses in the order and with the flags the kernel has them after they were added one by one [kernel].
+
+    IPv4: an address in the network of an earlier one is secondary and comes after all primary ones (inet_insert_ifa).
+    IPv6: a new address comes before those of its scope and narrower ones (ipv6_link_dev_addr).
+    """
+    v4 = [LinkAddress.of(interface) for interface in interfaces if interface.version == 4]
+    primary: list[LinkAddress] = []
+    secondary: list[LinkAddress] = []
+    for address in v4:
+        if any(address.network == other.network for other in primary):
+            secondary.append(LinkAddress(address.interface, address.scope, secondary=True))
+        else:
+            primary.append(address)
+    v6 = sorted(
+        (LinkAddress.of(interface) for interface in reversed(interfaces) if interface.version == 6),
+        key=lambda address: address.distance,
+    )
+    return (*primary, *secondary, *v6)
+
+
+def links_of(node: Node, indices: Mapping[str, int] | None = None) -> tuple[Link, ...]:
+    """A lab node's interfaces before Cilium adds its own: `lo`, veths and what stands on them.
+
+    `indices`: interface → its index, where they are not simply counted.
+    """
+    return tuple(sorted(_links(node, indices or {}), key=lambda link: link.index))
+
+
+def _links(node: Node, indices: Mapping[str, int]) -> Iterator[Link]:
+    more = node.links["lo"].addresses if "lo" in node.links else ()
+    loopback = link_addresses([ipaddress.ip_interface("127.0.0.1/8"), ipaddress.ip_interface("::1/128"), *more])
+    yield Link("lo", 1, "device", loopback=True, addresses=loopback, mtu=65536)
+    numbers = {name: indices.get(name, number) for number, name in enumerate(_others(node), 2)}
+    for name in numbers:
+        yield _link(node, name, numbers)
+
+
+def _others(node: Node) -> list[str]:
+    return [name for name in node.interfaces if name != "lo"]
+
+
+def _link(node: Node, name: str, numbers: Mapping[str, int]) -> Link:
+    one, up = node.interfaces[name], is_up(node, name)
+    master = master_of(node, name)
+    owner = node.links[master].kind if master is not None else ""
+    kind = "veth" if isinstance(one, Nic) else one.kind
+    # [kernel] No link-local without a carrier, nor on what a bond holds (IFF_SLAVE, addrconf.c).
+    linked = up and owner != "bond" and not (kind == "bridge" and not carriers(node, name))
+    local = (ipaddress.ip_interface("fe80::1/64"),) if linked and kind != "vrf" else ()
+    return Link(
+        name,
+        numbers[name],
+        # The device of a bridge's port has no kind: a message of AF_BRIDGE, which says none, comes last.
+        "device" if owner == "bridge" else kind,
+        up=up,
+        addresses=link_addresses((*one.addresses, *local)),
+        master=numbers[master] if master is not None else 0,
+        slave=owner == "bond",
+        mtu=mtu_of(node, name),
+    )

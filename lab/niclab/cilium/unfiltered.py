@@ -1,0 +1,110 @@
+"""The reverse path filter of a node's NICs, and the packets that Cilium's programs take before it. Pure.
+
+Agents set `conf.all.rp_filter` and those of their own devices to 0 and leave the NICs' as they are
+(pkg/datapath/loader/base.go, netlink.go, pkg/datapath/connector), but for ENIs and egress gateways' NICs. What
+`cil_from_netdev` redirects never comes to the kernel's routing, which asks the filter: requests to services of other
+nodes' backends and their answers, and with BPF host routing all that is for pods. What is for the node itself, and with
+legacy host routing for its pods, does (bpf/bpf_host.c handle_ipv4_cont).
+
+Here the kernel routes all of it. What Cilium would redirect gets a mark, with which it also looks up the way back to
+its source (`src_valid_mark`), in a table in which every selected NIC leads there. The same rule is met when the packet
+itself is routed: of what goes to pods (`TOWARDS`) the table knows all but those pods, of what comes from backends
+(`ANSWER`) nothing but them.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator, Mapping
+
+from niclab.cilium import egress, egressroutes, eni
+from niclab.cilium.decisions import ROUTER_DEVICE, TUNNEL_DEVICE, Decisions, NodeDecision, pod_interface
+from niclab.cilium.services.node import AT_SOCKET, QUIET, SERVED, NodeServices
+from niclab.kernel import reversepath
+from niclab.net.operation import AddRoute, AddRule, Operation, SetSysctl
+from niclab.net.packetrules import Devices, Mark, Match, PacketRule, SetMark
+from niclab.net.route import NextHop, Route, Rule
+
+TOWARDS, ANSWER = 0x0800_0000, 0x4000_0000
+"""Bits of packets' marks: a NIC's program takes it; it goes to a pod, or it comes from another node's backend."""
+TABLES = {TOWARDS: 2020, ANSWER: 2021}
+PRIORITY = 8
+
+
+def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
+    """What agents do to the filters, and the way back of what their programs take."""
+    host = decisions.topology.nodes[node.node]
+    told = reversepath.told(host.sysctls)
+    if told.get(reversepath.ALL):
+        yield SetSysctl(node.node, reversepath.key(reversepath.ALL), "0")
+    if told.get(reversepath.DEFAULT):
+        tunnel = (TUNNEL_DEVICE,) if node.tunnels or _has_gateways(decisions, node) else ()
+        for device in (ROUTER_DEVICE, "cilium_net", *tunnel, *map(pod_interface, host.pods)):
+            yield SetSysctl(node.node, reversepath.key(device), "0")
+    for nic, mode in _agents_own(decisions, node).items():
+        yield SetSysctl(node.node, reversepath.key(nic), str(mode))
+    nics = _filtered(decisions, node)
+    if nics:
+        yield SetSysctl(node.node, reversepath.key(reversepath.ALL, "src_valid_mark"), "1")
+        for route in _ways_back(NodeServices(decisions, node), tuple(NextHop(dev=nic) for nic in nics)):
+            yield AddRoute(node.node, route, replace=True)
+        for mark, table in TABLES.items():
+            yield AddRule(node.node, Rule(table=table, priority=PRIORITY, mark=(mark, mark), explicit_family=4))
+
+
+def _ways_back(services: NodeServices, hops: tuple[NextHop, ...]) -> Iterator[Route]:
+    """By every NIC, but for where the marked packets themselves go."""
+    backends = {backend.address for one in services.frontends for backend in one.outside} if services.active else set()
+    by_here = {one.address for one in egressroutes.policed(services.decisions) if one.by(services.node.node)}
+    for address in sorted({*backends, *services.pods, *by_here}, key=int):
+        if address.version == 4:
+            yield Route(ipaddress.ip_network(address), kind="throw", table=TABLES[TOWARDS])
+    yield Route(ipaddress.ip_network("0.0.0.0/0"), hops, table=TABLES[TOWARDS])
+    for address in sorted(backends - services.pods.keys(), key=int):
+        if address.version == 4:
+            yield Route(ipaddress.ip_network(address), hops, table=TABLES[ANSWER])
+
+
+def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRule]:
+    """The marks, once services have theirs."""
+    nics = _filtered(decisions, node)
+    for match, mark in _taken(NodeServices(decisions, node), Devices(nics)) if nics else ():
+        yield PacketRule("prerouting", match, SetMark(mark, mark), QUIET, 4)
+    for mark in TABLES if nics else ():
+        # The tunnel's own packets take their own route.
+        match = Match(oif=Devices((TUNNEL_DEVICE,)), mark=Mark(mark, mark))
+        yield PacketRule("postrouting", match, SetMark(0, mark), QUIET, 4)
+
+
+def _taken(services: NodeServices, nics: Devices) -> Iterator[tuple[Match, int]]:
+    """With legacy host routing a service with a backend on this node goes to the kernel, whichever is chosen."""
+    yield Match(iif=nics, direction="reply", connection_mark=Mark(SERVED, SERVED)), ANSWER
+    if services.node.host_routing == "BPF":
+        pods = tuple(ipaddress.ip_network(one) for one in services.pods if one.version == 4)
+        if pods:
+            yield Match(iif=nics, destinations=pods), TOWARDS
+        # Answers to what was masqueraded; what a socket of the node translated is the node's own.
+        own = Mark(0, AT_SOCKET | SERVED)
+        yield Match(iif=nics, direction="reply", translated=True, connection_mark=own), TOWARDS
+        yield Match(iif=nics, direction="original", connection_mark=Mark(SERVED, SERVED)), TOWARDS
+        return
+    for one in services.frontends if services.active else ():
+        if one.outside and not any(backend.address in services.pods for backend in one.outside):
+            yield Match(iif=nics, direction="original", connection_mark=services.taken_in(one)), TOWARDS
+
+
+def _filtered(decisions: Decisions, node: NodeDecision) -> tuple[str, ...]:
+    """The selected NICs that are up and have a filter while the agent runs."""
+    told = {**reversepath.told(decisions.topology.nodes[node.node].sysctls), **_agents_own(decisions, node)}
+    up = {link.name for link in node.links if link.up and not link.loopback}
+    return tuple(nic for nic in node.selected if told.get(nic) and nic in up)
+
+
+def _agents_own(decisions: Decisions, node: NodeDecision) -> Mapping[str, int]:
+    """The NICs whose filter the agent sets."""
+    gateways = dict.fromkeys(egress.gateway_nics(decisions, node), reversepath.LOOSE)
+    return {**eni.filters(decisions, node), **gateways}
+
+
+def _has_gateways(decisions: Decisions, node: NodeDecision) -> bool:
+    return node.settings.egress_gateway and egress.in_use(decisions)

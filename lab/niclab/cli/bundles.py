@@ -1,0 +1,99 @@
+"""`niclab cilium` and `niclab kubernetes`: pull, load, add, ls and rm of bundles."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from niclab.agents.bundle import CILIUM, KUBERNETES, Bundle, CiliumBundle, Product, Record, install, store
+from niclab.agents.bundle.find import environment, opened
+from niclab.cli import PASS
+from niclab.errors import LabError
+
+
+def _product(options: argparse.Namespace) -> Product[Any]:
+    return CILIUM if options.product == "cilium" else KUBERNETES
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def pull(options: argparse.Namespace) -> int:
+    bundle = install.pull(
+        _product(options),
+        options.image,
+        name=options.name,
+        digest=options.digest,
+        companion=options.companion,
+        say=_say,
+    )
+    return _have(bundle)
+
+
+def load(options: argparse.Namespace) -> int:
+    companion = Path(options.companion) if options.companion else None
+    bundle = install.load(_product(options), Path(options.archive), name=options.name, companion=companion, say=_say)
+    return _have(bundle)
+
+
+def add(options: argparse.Namespace) -> int:
+    return _have(install.add(_product(options), options.name, Path(options.directory)))
+
+
+def _have(bundle: Bundle) -> int:
+    print(f"{bundle.name}: version {bundle.version}, {bundle.kind} {bundle.path}")
+    if isinstance(bundle, CiliumBundle) and bundle.operator is None:
+        _say("warning: it has no operator, which the kubernetes control plane needs (the kvstore one does not)")
+    return PASS
+
+
+def rm(options: argparse.Namespace) -> int:
+    for name in options.name:
+        record = store.remove(_product(options), name)
+        print(f"{name}: {'removed' if record.kind == 'image' else f'forgotten; {record.path} is untouched'}")
+    return PASS
+
+
+def ls(options: argparse.Namespace) -> int:
+    product = _product(options)
+    rows = [_row(product, record, product.variable) for record in environment(product)]
+    rows += [_row(product, record, "store") for record in store.records(product)]
+    if options.output == "json":
+        print(json.dumps(rows, indent=1))
+        return PASS
+    if not rows:
+        print(f"no bundle of {product.title}: {product.ways()}")
+        return PASS
+    table = [("NAME", "VERSION", "KIND", "DIGEST", "SOURCE")]
+    table += [(r["name"], r["version"] or "?", r["kind"], r["digest"][:19] or "-", r["source"]) for r in rows]
+    widths = [max(len(line[column]) for line in table) for column in range(4)]
+    for line, row in zip(table, [None, *rows], strict=True):
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
+        print("  ".join([*cells, line[4]]))
+        if row and row["problem"]:
+            print(f"  cannot be used: {row['problem']}")
+    return PASS
+
+
+def _row(product: Product[Any], record: Record, known_by: str) -> dict[str, str]:
+    """A line of the list; a directory tells its version now, whatever it was when it was added."""
+    version, problem = record.version, ""
+    try:
+        version = opened(product, record).version
+    except LabError as error:
+        problem = error.why or error.what
+    return {
+        "name": record.name,
+        "version": version,
+        "kind": record.kind,
+        "path": str(record.path),
+        "digest": record.digest,
+        "when": record.when,
+        "source": record.source,
+        "known_by": known_by,
+        "problem": problem,
+    }

@@ -1,0 +1,52 @@
+"""`niclab explain`: why each flow goes where it goes; nothing is built and no kernel is touched."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from niclab import request
+from niclab.cilium.decisions import Decisions
+from niclab.cilium.selection import Version
+from niclab.cli import FAIL, PASS
+from niclab.flow.explain import Explanation, lines
+from niclab.flow.predict import World
+from niclab.request import Expectation
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit 0: explained; 1: an --expect is not what is predicted."""
+    topology = request.topology(options)
+    settings, warnings = request.settings(options, topology)
+    flows = request.flows(options, topology)
+    expected = request.expectations(options, topology)
+    flows += [one.flow for one in expected if one.flow not in flows]
+    world = World(Decisions(topology, settings, Version.parse(request.version(options))))
+    explanation = Explanation.of(world, flows, settings)
+    if options.output == "json":
+        sys.stdout.write(explanation.to_json())
+    else:
+        print(*lines(explanation), sep="\n")
+    for line in warnings:
+        print(f"warning: {line}", file=sys.stderr)
+    if explanation.unmodelled:
+        print(f"not modelled: {', '.join(explanation.unmodelled)}", file=sys.stderr)
+    unmet = [line for one in expected for line in _unmet(world, one)]
+    for line in unmet:
+        print(line, file=sys.stderr)
+    return FAIL if unmet else PASS
+
+
+def _unmet(world: World, expected: Expectation) -> list[str]:
+    """Why an expectation is not what is predicted; where a hash decides, every way must be as it is expected."""
+    must = f"{expected.flow} must leave {expected.node} by {expected.nic}"
+    ways = world.predict(expected.flow)
+    if not ways:
+        return [f"{must}, and is not sent: {world.why_not(expected.flow)}"]
+    wanted = {f"{expected.node}.{expected.nic}"}
+    found = [{one.tap for one in way.request.sent if one.tap.partition(".")[0] == expected.node} for way in ways]
+    wrong = [nics for nics in found if nics != wanted]
+    if not wrong:
+        return []
+    names = " or ".join(dict.fromkeys(" and ".join(sorted(nics)) or "no NIC" for nics in found))
+    return [f"{must}, it is predicted to leave by {names}"]

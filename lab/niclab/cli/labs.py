@@ -1,0 +1,183 @@
+"""`niclab up`, `down`, `ls`, `inspect`, `exec` and `sweep`: labs that stand after the command has ended."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from niclab import request
+from niclab.cilium.reported import NodeReport
+from niclab.cli import PASS
+from niclab.errors import LabError
+from niclab.host import belongings, namespace, ownership, process, room
+from niclab.host.ownership import NAMED, Owned
+from niclab.kernel.plan import FABRIC
+from niclab.report import text
+from niclab.settings import stored
+
+
+def up(options: argparse.Namespace) -> int:
+    topology = request.topology(options)
+    settings, warnings = request.settings(options, topology)
+    swept = ownership.sweep()
+    if swept.labs:
+        print(f"swept after killed labs: {', '.join(swept.labs)}", file=sys.stderr)
+    with request.deploy(options, topology, settings, options.id) as lab:
+        lab.keep()
+        print(f"{lab.id} is up: {lab.title}\n")
+        print(*text.reasons(lab.reported), "", sep="\n")
+        for role in lab.namespaces:
+            print(lab.exec_line(role) + ("   # every cable's outer end" if role == FABRIC else ""))
+        print(f"niclab down {lab.id}")
+        reported = [f"{node}: {words}" for node, one in lab.reported.items() for words in one.warnings]
+    for line in dict.fromkeys((*warnings, *reported)):
+        print(f"warning: {line}", file=sys.stderr)
+    if lab.unmodelled:
+        print(f"not modelled by the built-in datapath: {', '.join(lab.unmodelled)}", file=sys.stderr)
+    return PASS
+
+
+def _entrance() -> str:
+    """What to put before `ip netns exec` when the labs stand in a room of this user's."""
+    return "".join(f"{shlex.quote(word)} " for word in room.entrance())
+
+
+def _chosen(lab_id: str | None) -> Owned:
+    labs = ownership.labs()
+    if lab_id is not None:
+        found = [lab for lab in labs if lab.id == lab_id]
+        if not found:
+            names = ", ".join(lab.id for lab in labs) or "none"
+            raise LabError(f"there is no lab {lab_id!r}", why=f"labs of this machine: {names}", fix="niclab ls")
+        return found[0]
+    standing = [lab for lab in labs if lab.kept]
+    if not standing:
+        raise LabError("no lab is up", fix="niclab up two-nic")
+    if len(standing) > 1:
+        names = ", ".join(lab.id for lab in standing)
+        raise LabError("several labs are up", why=names, fix="say which one")
+    return standing[0]
+
+
+def down(options: argparse.Namespace) -> int:
+    chosen = _chosen(options.id)
+    ownership.remove(chosen.id)
+    print(f"{chosen.id} is down")
+    room.end_if_empty()
+    return PASS
+
+
+def ls(options: argparse.Namespace) -> int:
+    labs = ownership.labs()
+    if options.output == "json":
+        rows = [{"id": lab.id, "alive": lab.alive, "kept": lab.kept, **_summary(lab)} for lab in labs]
+        print(json.dumps(rows, indent=2))
+    for lab in labs if options.output == "text" else []:
+        state = "in use" if lab.alive else "up" if lab.kept else "killed (niclab sweep)"
+        summary = _summary(lab)
+        print(f"{lab.id}  {state}  {summary.get('topology', '?')}  Cilium {summary.get('cilium_version', '?')}")
+    room.end_if_empty()
+    return PASS
+
+
+def _summary(lab: Owned) -> dict[str, str]:
+    about = lab.about
+    if not about:
+        return {}
+    return {
+        "topology": about["topology"]["name"],
+        "datapath": about["datapath"],
+        "cilium_version": about["cilium_version"],
+    }
+
+
+def _namespace(lab: Owned, host: str) -> str:
+    names = lab.namespaces()
+    if host not in names:
+        raise LabError(f"lab {lab.id} has no host {host!r}", why=f"it has {', '.join(names)}", fix="name one of them")
+    return names[host]
+
+
+def inspect(options: argparse.Namespace) -> int:
+    lab = _chosen(options.id)
+    about = lab.about
+    if not about:
+        raise LabError(f"lab {lab.id} was never finished", fix=f"niclab down {lab.id}")
+    reported = {node: _said(one) for node, one in about["nodes"].items()}
+    whose = "built-in model of Cilium" if about["datapath"] == "builtin" else "Cilium"
+    print(f"{lab.id}: {about['topology']['name']} · {whose} {about['cilium_version']}")
+    if options.host is None:
+        print(*(f"  {line}" for line in stored.lines(about["settings"])), *text.reasons(reported), sep="\n")
+        return PASS
+    name = _namespace(lab, options.host)
+    if options.host in reported:
+        print(*text.reasons({options.host: reported[options.host]}), sep="\n")
+    view = _view(lab, options.host)
+    commands = [
+        ["ip", "-br", "address"],
+        ["ip", "rule"],
+        ["ip", "route", "show", "table", "all", "type", "unicast"],
+        ["ip", "-6", "route", "show", "table", "all", "type", "unicast"],
+        ["nft", "list", "ruleset"],
+    ]
+    for command in commands:
+        line = ["ip", "netns", "exec", name, *command]
+        print(f"\n$ {_entrance()}{shlex.join(line)}")
+        print(process.run(line).rstrip())
+    for command in (["status", "--verbose"], ["service", "list"], ["bpf", "lb", "list"]) if view else ():
+        line = [*view, about["dbg"], *command]
+        print(f"\n$ {shlex.join(line)}")
+        print(process.run(line).rstrip())
+    return PASS
+
+
+def _view(lab: Owned, host: str) -> list[str]:
+    """What to put before a command that is to see a node as its real agent does; empty for anything else."""
+    pid = lab.rooms().get(host)
+    return belongings.entrance(pid) if pid is not None else []
+
+
+def _said(stored: dict[str, Any]) -> NodeReport:
+    """What a node's agent said, back from lab.json, where tuples are lists."""
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+    return NodeReport(**fields)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Replace this process by the command, in the host's network namespace."""
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    if not command:
+        raise LabError("no command is given", fix=f"niclab exec {options.host} -- ip route")
+    if command[0].startswith("-"):
+        fix = f"niclab exec [--id LAB] {options.host} -- ip route"
+        raise LabError(f"{command[0]} is no command", why="options come before the host", fix=fix)
+    chosen = _chosen(options.id)
+    path = NAMED / _namespace(chosen, options.host)
+    environment = process.environment()
+    if view := _view(chosen, options.host):
+        environment["PATH"] = f"{Path(chosen.about.get('dbg', '')).parent}:{environment['PATH']}"
+        command = [*view, *command]
+    else:
+        namespace.set_network(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    try:
+        os.execvpe(command[0], command, environment)
+    except FileNotFoundError:
+        raise LabError(f"the program {command[0]!r} is not installed") from None
+    except OSError as error:
+        raise LabError(f"cannot run {command[0]!r}", why=error.strerror or str(error)) from None
+
+
+def sweep(options: argparse.Namespace) -> int:
+    swept = ownership.sweep(kept=options.all)
+    print(f"swept: {', '.join(swept.labs) or 'nothing to sweep'}")
+    for name in swept.foreign:
+        print(f"left alone: {name} is not what the lab made", file=sys.stderr)
+    for what in swept.stuck:
+        print(f"could not be removed: {what}", file=sys.stderr)
+    room.end_if_empty()
+    return PASS

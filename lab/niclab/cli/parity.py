@@ -1,0 +1,88 @@
+"""`niclab parity`: the same cases on the built-in datapath and on real Cilium, and every difference between them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from niclab import choice
+from niclab.agents import bundle
+from niclab.agents.controlplane import Kind
+from niclab.cilium.selection import Version
+from niclab.cli import FAIL, PASS
+from niclab.cli.parity_cases import Case, cases, flows
+from niclab.errors import LabError
+from niclab.lab import Lab
+from niclab.report import diff
+from niclab.report.record import Trace
+from niclab.topology import Flow, Topology, load
+
+_BATCH, _PROBES = 40, 3
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit 0: no difference; 1: there are some; 2: could not run."""
+    topology = load(options.topology)
+    chosen = [case for case in cases(topology) if not options.case or any(word in case.name for word in options.case)]
+    if not chosen:
+        raise LabError(f"no case is called like {' or '.join(options.case)}", fix="niclab parity --list")
+    if options.list:
+        print(*(case.name for case in chosen), sep="\n")
+        return PASS
+    versions = options.cilium or choice.versions("cilium") or [bundle.find_cilium().minor]
+    found: list[dict[str, Any]] = []
+    compared = 0
+    for version in versions:
+        print(f"Cilium {bundle.find_cilium(version).version}", file=sys.stderr)
+        known = [case for case in chosen if case.since <= Version.parse(bundle.find_cilium(version).minor)]
+        for name, difference in _compare(topology, known, version, options.control_plane):
+            compared += difference.compared
+            found += [{"version": version, "case": name, **asdict(change)} for change in difference.changes]
+            _tell(name, difference)
+    if options.output == "json":
+        print(json.dumps({"compared": compared, "differences": found}, indent=2, ensure_ascii=False))
+    else:
+        print(f"{len(found)} differences in {compared} flows and nodes compared")
+    return FAIL if found else PASS
+
+
+def _compare(
+    topology: Topology, chosen: list[Case], version: str, control_plane: Kind
+) -> Iterator[tuple[str, diff.Difference]]:
+    real: Lab | None = None
+    sent = flows(topology)
+    try:
+        for case in chosen:
+            if real is not None and real.can_change_to(case.settings):
+                real.change(case.settings)
+            else:
+                if real is not None:
+                    real.close()
+                real = Lab.deploy(
+                    topology, case.settings, datapath="cilium", cilium_version=version, control_plane=control_plane
+                )
+            with Lab.deploy(topology, case.settings, datapath="builtin", cilium_version=str(real.version)) as model:
+                yield case.name, diff.compare([_measured(model, sent)], [_measured(real, sent)])
+    finally:
+        if real is not None:
+            real.close()
+
+
+def _measured(lab: Lab, every: Sequence[Flow]) -> dict[str, Any]:
+    results = [
+        result
+        for start in range(0, len(every), _BATCH)
+        for result in lab.send_all(every[start : start + _BATCH], count=_PROBES)
+    ]
+    trace: dict[str, Any] = json.loads(Trace.of(lab, results).to_json())
+    return trace
+
+
+def _tell(name: str, difference: diff.Difference) -> None:
+    print(f"  {name}: {'agrees' if not difference.changes else ''}", file=sys.stderr)
+    for change in difference.changes:
+        print(f"    {change.flow}  {change.what}: model {change.before}, Cilium {change.after}", file=sys.stderr)

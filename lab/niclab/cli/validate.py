@@ -1,0 +1,81 @@
+"""`niclab validate`: check topologies and settings files, write settings in another format; build nothing."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+
+import yaml
+
+from niclab import settings, topology
+from niclab.cli import COULD_NOT_RUN, PASS
+from niclab.errors import LabError
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit 0 when every file is right, 2 when one is not; without files every topology that can be named."""
+    if options.schema:
+        if options.schema == "trace":
+            from niclab.report import record
+
+            sys.stdout.write(record.schema())
+        elif options.schema == "explain":
+            from niclab.flow import explain
+
+            sys.stdout.write(explain.schema())
+        elif options.schema == "predict":
+            from niclab.report import forecast
+
+            sys.stdout.write(forecast.schema())
+        else:
+            sys.stdout.write(topology.schema())
+        return PASS
+    if options.format:
+        return _rewrite(options.file, options.format)
+    status = PASS
+    for name in options.file or topology.names():
+        try:
+            print(f"{name}: {_describe(name)}")
+        except LabError as error:
+            print(error, file=sys.stderr)
+            status = COULD_NOT_RUN
+    return status
+
+
+def _rewrite(names: list[str], wanted: str) -> int:
+    """Settings that are said one on top of the other, as one text. Raises LabError."""
+    if not names:
+        raise LabError("there are no settings to write", fix=f"niclab validate values.yaml --as {wanted}")
+    if topologies := [name for name in names if Path(name).is_file() and _is_topology(Path(name))]:
+        raise LabError(f"{topologies[0]} is a topology", why="settings are written as others", fix="name settings only")
+    parts = [settings.load(name) for name in names]
+    chosen = functools.reduce(settings.Settings.merged, parts)
+    write = {"configmap": settings.to_configmap, "flags": settings.to_flags, "helm": settings.to_helm}[wanted]
+    sys.stdout.write(write(chosen))
+    for line in chosen.warnings:
+        print(f"warning: {line}", file=sys.stderr)
+    return PASS
+
+
+def _describe(name: str) -> str:
+    path = topology.find(name)
+    if _is_topology(path):
+        found = topology.load(path)
+        nics = sum(len(node.nics) for node in found.nodes.values())
+        return f"a topology of {len(found.nodes)} nodes with {nics} NICs on {len(found.fabrics)} fabrics"
+    chosen = settings.load(path)
+    warnings = "".join(f"\n  warning: {line}" for line in chosen.warnings)
+    unmodelled = settings.unmodelled(chosen)
+    listed = f"\n  not modelled by the built-in datapath: {', '.join(unmodelled)}" if unmodelled else ""
+    return f"settings: {', '.join(f'{k}={v}' for k, v in chosen.values.items())}{warnings}{listed}"
+
+
+def _is_topology(path: Path) -> bool:
+    """Topologies are told by their `fabrics` or `nodes`; whatever cannot be read is left to the loaders to explain."""
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return path.suffix in (".yaml", ".yml")
+    return isinstance(document, dict) and not {"fabrics", "nodes"}.isdisjoint(document)

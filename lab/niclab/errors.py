@@ -1,0 +1,47 @@
+"""Errors a person can act on: one line what, one line why, one line how to mend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class LabError(Exception):
+    """The lab could not run (exit status 2): `what` happened, `why`, and how to `fix` it."""
+
+    def __init__(self, what: str, *, why: str = "", fix: str = "") -> None:
+        self.what = what
+        self.why = why
+        self.fix = fix
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.why:
+            lines.append(f"  why:  {self.why}")
+        if self.fix:
+            lines.append(f"  fix: {self.fix}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong with an input file. `field` is a dotted path; `line` counts from 1, 0 when unknown."""
+
+    file: str
+    line: int
+    field: str
+    why: str
+    fix: str
+
+    def __str__(self) -> str:
+        where = f"{self.file}:{self.line}" if self.line else self.file
+        field = f"{self.field}: " if self.field else ""
+        return f"{where}: {field}{self.why}" + (f"\n  fix: {self.fix}" if self.fix else "")
+
+
+class InputError(LabError):
+    """An input (a topology, settings, a flow, a route) is wrong; `problems` lists everything that was found."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in problems))

@@ -1,0 +1,1 @@
+"""Flows: predicted and observed traces, their comparison, verdicts and shares. Pure."""

@@ -1,0 +1,101 @@
+"""From a flow to an order: which addresses its packets have, and who answers them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from niclab.flow.verdict import Served
+from niclab.net.route import FAMILIES, Address
+from niclab.topology import Flow, Topology
+from niclab.topology.service_flows import as_sent, service_of, targets
+from niclab.wire.measure import Answer, Order
+
+
+@dataclass(frozen=True)
+class Ordering:
+    """What there is to send between. `cgroup`: node → the cgroup of its programs, where its agent looks at sockets."""
+
+    topology: Topology
+    addresses: Mapping[str, tuple[Address, ...]]
+    """Pod, external or host name → its addresses; none for a pod that is not plugged."""
+    cgroup: Callable[[str], Path] | None = None
+
+    def order(
+        self,
+        flow: Flow,
+        *,
+        count: int,
+        size: int | None = None,
+        vary_ports: bool = False,
+        vary_addresses: bool = False,
+    ) -> Order | str:
+        """What to send for a flow, or why nothing can be."""
+        source, destination = self._end(flow.source), self._destination(flow)
+        family = flow.family
+        if family is None:
+            family = next((f for f in FAMILIES if _of(source, f) and _of(destination, f)), None)
+        if family is None or not _of(source, family) or not _of(destination, family):
+            return f"{flow.source} and {flow.destination} share no address family"
+        served = self.served(flow)
+        if served and (why := self._unseen(flow, served)):
+            return why
+        return Order(
+            flow=as_sent(self.topology, flow),
+            source=_of(source, family)[0],
+            destination=_of(destination, family)[0],
+            source_host=flow.source.partition(".")[0],
+            destination_host=flow.destination.partition(".")[0],
+            count=count,
+            size=size,
+            vary_ports=vary_ports,
+            destinations=tuple(_of(destination, family)) if vary_addresses else (),
+            answers=self._answers(served) if served else None,
+            cgroup=self._cgroup(flow.source) if served else None,
+        )
+
+    def served(self, flow: Flow) -> Served | None:
+        """The service that a flow goes to and its backends that are plugged; None for every other flow."""
+        name = service_of(self.topology, flow)
+        if name is None:
+            return None
+        sent = as_sent(self.topology, flow)
+        pods = tuple(pod for pod in self.topology.services[name].pods if self.addresses.get(pod))
+        return Served(name, sent.protocol, sent.port, pods)
+
+    def _unseen(self, flow: Flow, served: Served) -> str | None:
+        """Why a flow may be answered where no tap is: Cilium may choose a backend beside the sender."""
+        host = flow.source.partition(".")[0]
+        for pod in served.pods:
+            if pod == host:
+                return f"{pod} is a backend of {served.service} itself: what it sends to itself passes no tap"
+            if self.topology.pods[pod][0] == host:
+                return f"{pod} is a backend of {served.service} on {host} itself: its answers to {host} pass no tap"
+        return None
+
+    def _answers(self, served: Served) -> tuple[Answer, ...]:
+        """Only the backends: a server on a node would answer on NICs where no agent serves the node port."""
+        port = self.topology.services[served.service].backend_port
+        return tuple(Answer(pod, port) for pod in served.pods)
+
+    def _cgroup(self, end: str) -> Path | None:
+        """Programs on nodes and in pods meet Cilium at their sockets; a raw packet would not."""
+        host = end.partition(".")[0]
+        node = self.topology.pods[host][0] if host in self.topology.pods else host
+        return self.cgroup(node) if self.cgroup is not None and node in self.topology.nodes else None
+
+    def _destination(self, flow: Flow) -> tuple[Address, ...]:
+        if flow.destination in self.topology.services:
+            return targets(self.topology, flow)
+        return self._end(flow.destination)
+
+    def _end(self, end: str) -> tuple[Address, ...]:
+        host, _, nic = end.partition(".")
+        if nic:
+            return tuple(interface.ip for interface in self.topology.hosts[host].interfaces[nic].addresses)
+        return self.addresses[end]
+
+
+def _of(addresses: tuple[Address, ...], family: int) -> list[Address]:
+    return [address for address in addresses if address.version == family]

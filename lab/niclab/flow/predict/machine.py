@@ -1,0 +1,145 @@
+"""One host of the planned lab: what it routes, translates and answers for, and which addresses its kernel chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from niclab.kernel.fib import Fib, Lookup
+from niclab.kernel.reversepath import OFF, believed
+from niclab.net.packetrules import HOOKS, Hook, Packet, PacketRule
+from niclab.net.route import FAMILIES, Address, Family, family_of
+from niclab.topology import Host
+
+
+@dataclass(frozen=True, slots=True)
+class HookRules:
+    """One hook's rules for one family, in order."""
+
+    filters: tuple[PacketRule, ...]
+    translations: tuple[PacketRule, ...]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One host. `pods`: the node's end of a pod's veth pair → the pod. `extra`: addresses the datapath adds. `filters`:
+    the reverse path filters of interfaces that have one.
+    """
+
+    name: str
+    host: Host
+    fib: Fib
+    packet_rules: tuple[PacketRule, ...]
+    pods: Mapping[str, str]
+    forwards: bool
+    extra: Mapping[str, tuple[Address, ...]]
+    filters: Mapping[str, int]
+    minds_marks: bool
+    """Is the way back looked up with the packet's mark? [kernel] src_valid_mark"""
+
+    @cached_property
+    def _hooks(self) -> Mapping[tuple[Hook, Family], HookRules]:
+        found: dict[tuple[Hook, Family, bool], list[PacketRule]] = {}
+        for rule in self.packet_rules:
+            for family in FAMILIES:
+                if rule.applies_to(family):
+                    found.setdefault((rule.hook, family, rule.translates), []).append(rule)
+        return {
+            (hook, family): HookRules(
+                tuple(found.get((hook, family, False), ())), tuple(found.get((hook, family, True), ()))
+            )
+            for hook in HOOKS
+            for family in FAMILIES
+        }
+
+    def rules_at(self, hook: Hook, family: Family) -> HookRules:
+        return self._hooks[hook, family]
+
+    @cached_property
+    def asks_routes(self) -> frozenset[Hook]:
+        """The hooks at which a rule looks at where the FIB would send a packet."""
+        return frozenset(rule.hook for rule in self.packet_rules if rule.match.route)
+
+    def route_of(self, packet: Packet) -> str | None:
+        """Where the FIB would send a packet, as a rule asks it; of several hops the first."""
+        found = self.fib.lookup(packet.destination, source=packet.source)
+        return found.hops[0].dev if found and found.hops else None
+
+    @cached_property
+    def own(self) -> frozenset[Address]:
+        """The addresses that ARP is answered for. [kernel] those of a link that is down are the host's too."""
+        found = {interface.ip for link in self.host.interfaces.values() for interface in link.addresses}
+        return frozenset(found.union(*self.extra.values()))
+
+    @cached_property
+    def minds_the_interface(self) -> bool:
+        """Can it matter by which of its interfaces on one fabric a packet comes in?"""
+        routing = any(rule.iif in self.host.interfaces for rule in self.fib.rules)
+        return routing or bool(self.filters) or any(rule.match.iif is not None for rule in self.packet_rules)
+
+    def way_back(self, packet: Packet, oif: str | None) -> Lookup | None:
+        """The route to a packet's source, as the filter asks; `oif`: where the packet is to leave, None: nowhere."""
+        mark = packet.mark if self.minds_marks else 0
+        return self.fib.lookup(packet.source, source=packet.destination, iif=oif, mark=mark)
+
+    def believes(self, packet: Packet, iif: str, oif: str | None) -> bool:
+        """Does a packet that came in by one interface, to leave by another, pass its reverse path filter?"""
+        mode = self.filters.get(iif, OFF)
+        if mode == OFF or packet.family == 6:
+            return True
+        addressed = bool(self.host.interfaces[iif].addresses_of(4))
+        return believed(mode, iif, self.way_back(packet, oif), addressed=addressed)
+
+    def asks_as(self, device: str, source: Address, neighbour: Address) -> Address | None:
+        """The address in an ARP request for a neighbour; None for IPv6. [kernel] arp_solicit, arp_announce=0: the
+        packet's own source where that is the host's, else one of the device.
+        """
+        if neighbour.version == 6:
+            return None
+        return source if source in self.own else self.masquerade_address(device, neighbour)
+
+    def masquerade_address(self, device: str, neighbour: Address) -> Address | None:
+        """What the kernel's `masquerade` writes on packets that leave by a device for a neighbour there.
+
+        [kernel] inet_select_addr: the device's first address in the neighbour's network, else its first; without any,
+        the first of another device. IPv6 goes by source address selection (RFC 6724), which prefers the device's own.
+        """
+        family = family_of(neighbour)
+        nic = self.host.interfaces.get(device)
+        interfaces = nic.addresses_of(family) if nic else ()
+        near = [interface.ip for interface in interfaces if neighbour in interface.network]
+        if near or interfaces:
+            return near[0] if near else interfaces[0].ip
+        if device in self.extra:
+            return next((one for one in self.extra[device] if one.version == family), None)
+        return next(self._others(family), None)
+
+    def _others(self, family: Family) -> Iterator[Address]:
+        for nic in self.host.interfaces.values():
+            yield from (interface.ip for interface in nic.addresses_of(family) if not interface.ip.is_link_local)
+        for addresses in self.extra.values():
+            yield from (address for address in addresses if address.version == family)
+
+
+class Made(Mapping[str, Machine]):
+    """The hosts by name, each made when it is first asked for: a flow meets few of them."""
+
+    def __init__(self, names: Collection[str], make: Callable[[str], Machine]) -> None:
+        self._names = names
+        self._make = make
+        self._made: dict[str, Machine] = {}
+
+    def __getitem__(self, name: str) -> Machine:
+        found = self._made.get(name)
+        if found is None:
+            if name not in self._names:
+                raise KeyError(name)
+            found = self._made[name] = self._make(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

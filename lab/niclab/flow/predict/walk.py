@@ -1,0 +1,353 @@
+"""A packet's walk through the planned lab: routes, hooks, tunnels and neighbours, host by host. Pure."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from niclab.cilium.decisions import TUNNEL_DEVICE, Decisions, pod_interface
+from niclab.flow.predict import hooks, reasons
+from niclab.flow.predict.hooks import Between
+from niclab.flow.predict.machine import Machine
+from niclab.flow.predict.model import Prediction, Sent, Step, Walk
+from niclab.flow.predict.trip import NOTHING, Tracked, Trip
+from niclab.kernel.fib import Lookup
+from niclab.net.packetrules import Packet
+from niclab.net.route import Address, NextHop, Route
+from niclab.topology.stacking import Segment, carriers, is_up, listening, segment
+
+Way = tuple[Walk, Tracked]
+
+_TUNNEL_SOURCE_PORT = 50000
+
+
+@dataclass(frozen=True, slots=True)
+class Egress:
+    """The route that was chosen for a packet, and the one of its hops that it takes."""
+
+    found: Lookup
+    hop: NextHop
+    iif: str | None = None
+
+
+@dataclass(frozen=True)
+class Walker:
+    """Walks packets. `machines`: the lab's hosts by name; `home`: pod → its node."""
+
+    decisions: Decisions
+    machines: Mapping[str, Machine]
+    home: Mapping[str, str]
+
+    def exchange(self, start: str, packet: Packet, answers: Collection[str] | None = None) -> Iterator[Prediction]:
+        """Every way a packet may go from a host or pod, with every way of its answer. `answers`: who has a server for
+        it; None for everybody."""
+        for walked, tracked in self._walks(start, packet, NOTHING):
+            request = walked if answers is None else _answered(walked, answers)
+            if request.arrived is None:
+                yield Prediction(request, None)
+                continue
+            back = _answer(request.packet)
+            # [kernel] icmpv6_echo_reply asks for a route by the interface that the request came in by; IPv4 does not.
+            prefer = request.iif if back.family == 6 and back.protocol == "icmp" else None
+            for reply, _ in self._walks(request.arrived, back, tracked, prefer):
+                yield Prediction(request, reply)
+
+    def _walks(self, start: str, packet: Packet, tracked: Tracked, prefer: str | None = None) -> Iterator[Way]:
+        """Walk one packet from a host or pod; `tracked` is what the hosts remember of those before it."""
+        trip = Trip(packet, tracked, prefer=prefer)
+        if start in self.home:
+            yield from self._arrives(self.home[start], pod_interface(start), trip)
+        else:
+            yield from self._leaves(start, trip)
+
+    def _leaves(self, host: str, trip: Trip) -> Iterator[Way]:
+        """A packet that the host itself made: it is routed, meets the output hook, and is routed again if changed."""
+        machine = self.machines[host]
+        for routed, egress in self._routed(machine, None, hooks.tracked(machine, trip)):
+            if egress is None:
+                yield routed.ended(None, routed.dropped)
+                continue
+            for after in hooks.through(machine, "output", routed, Between(oif=egress.hop.dev)):
+                same = (after.packet.destination, after.packet.mark) == (routed.packet.destination, routed.packet.mark)
+                again = [(after, egress)] if same or after.dropped else self._routed(machine, None, after)
+                for rerouted, way_out in again:
+                    yield from self._out(machine, way_out, rerouted)
+
+    def _arrives(self, host: str, iif: str, trip: Trip) -> Iterator[Way]:
+        """A packet came in by an interface: to the host itself, out of a tunnel, or on its way."""
+        machine = self.machines[host]
+        here = (host, iif, trip.packet, trip.inner)
+        if trip.left == 0 or here in trip.been:
+            # What comes back as it was goes the same way again, until its TTL ends.
+            yield trip.noting(host, reasons.LOOP).ended(None, "the packet goes round in a loop")
+            return
+        trip = replace(trip, iif=iif, prefer=None, been=trip.been | {here})
+        for taken in hooks.through(machine, "prerouting", hooks.tracked(machine, trip), Between(iif=iif)):
+            if taken.dropped:
+                yield taken.ended(None, taken.dropped)
+                continue
+            for routed, egress in self._routed(machine, iif, taken):
+                if egress is None or egress.found.is_local:
+                    yield from self._out(machine, egress, routed)
+                    continue
+                for after in hooks.through(machine, "forward", routed, Between(iif=iif, oif=egress.hop.dev)):
+                    yield from self._out(machine, egress, after)
+
+    def _routed(self, machine: Machine, iif: str | None, trip: Trip) -> Iterator[tuple[Trip, Egress | None]]:
+        """The ways out of a host for a packet that came in by `iif` or was made there; None when there is none."""
+        packet, host = trip.packet, machine.name
+        found = machine.fib.lookup(
+            packet.destination, source=packet.source, iif=iif, mark=packet.mark, prefer=trip.prefer
+        )
+        if iif is not None and packet.family == 4 and packet.source in machine.own:
+            noted = trip.noting(host, reasons.MARTIAN, source=packet.source)
+            yield replace(noted, dropped=f"{packet.source} is {host}'s own address: nobody else may send from it"), None
+        elif iif is not None and not machine.forwards and not (found and found.is_local):
+            yield replace(trip.noting(host, reasons.NO_FORWARDING), dropped=f"{host} does not forward"), None
+        elif found is None or not found.hops:
+            why = reasons.REFUSED if found else reasons.NO_ROUTE
+            noted = trip.noting(host, why, destination=packet.destination, route=found.route if found else None)
+            yield replace(noted, dropped=f"{host} has no route to {packet.destination}"), None
+        else:
+            for hop in found.hops:
+                oif = None if found.is_local else hop.dev
+                if iif is None or machine.believes(packet, iif, oif):
+                    yield self._noted(machine, trip, found, hop), Egress(found, hop, iif)
+                else:
+                    yield _disbelieved(machine, trip, iif, oif), None
+
+    def _noted(self, machine: Machine, trip: Trip, found: Lookup, hop: NextHop) -> Trip:
+        """With the step that says which route was chosen, and why it is there."""
+        route, host, to = found.route, machine.name, trip.packet.destination
+        why = reasons.of_route(found, self._direct.get(host, frozenset()))
+        return trip.noting(
+            host,
+            why,
+            destination=to,
+            cidr=route.destination,
+            route=route,
+            table=route.table,
+            metric=route.effective_metric,
+            rule=found.rule,
+            hops=tuple(one.words() for one in found.hops),
+            hop=hop.words(),
+            device=hop.dev,
+            remote=route.encap.remote if route.encap else None,
+        )
+
+    @cached_property
+    def _direct(self) -> Mapping[str, frozenset[Route]]:
+        """Node → its direct node routes."""
+        return {name: frozenset(self.decisions.direct_routes(name)[0]) for name in self.decisions.running}
+
+    def _out(self, machine: Machine, egress: Egress | None, trip: Trip) -> Iterator[Way]:
+        """The packet was routed: to the host itself, into the tunnel, to a pod, or out of a NIC."""
+        if egress is None or trip.dropped:
+            yield trip.ended(None, trip.dropped)
+        elif egress.found.is_local:
+            yield from self._taken(machine, trip)
+        elif egress.found.route.encap is not None and trip.inner is None:
+            for after in self._post(machine, trip, Between(iif=egress.iif, oif=TUNNEL_DEVICE)):
+                yield from self._encapsulated(machine, egress.found.route.encap.remote, after)
+        else:
+            to, device = egress.hop.via or trip.packet.destination, egress.hop.dev or ""
+            leaving = self._leaving(machine, device, trip)
+            for after in self._post(machine, leaving, Between(iif=egress.iif, oif=device, neighbour=to)):
+                yield from self._through(machine, device, to, after)
+
+    def _post(self, machine: Machine, trip: Trip, between: Between) -> Iterator[Trip]:
+        """The packet after postrouting, and after what is asked once it is translated."""
+        for after in hooks.through(machine, "postrouting", trip, between):
+            if after.dropped:
+                yield after
+            else:
+                yield from hooks.through(machine, "leaving", after, between)
+
+    def _taken(self, machine: Machine, trip: Trip) -> Iterator[Way]:
+        """The packet is for the host itself; a tunnel's comes out of the tunnel's device."""
+        for after in hooks.through(machine, "input", trip, Between()):
+            if after.dropped:
+                yield after.ended(None, after.dropped)
+            elif after.inner is None:
+                yield self._seen(machine.name, after).ended(machine.name)
+            else:
+                inner = after.inner
+                noted = after.noting(
+                    machine.name, reasons.DECAPSULATED, source=inner.source, destination=inner.destination
+                )
+                yield from self._arrives(machine.name, TUNNEL_DEVICE, noted.on(replace(inner, mark=0), None))
+
+    def _encapsulated(self, machine: Machine, remote: Address, trip: Trip) -> Iterator[Way]:
+        """[kernel] one lookup without a source chooses the outer packet's NIC, and then its source address."""
+        if trip.dropped:
+            yield trip.ended(None, trip.dropped)
+            return
+        node = self.decisions.nodes[machine.name]
+        found = machine.fib.lookup(remote, mark=trip.packet.mark)
+        for hop in found.hops if found else ():
+            assert found is not None
+            source = machine.fib.source_for(remote, replace(found, hops=(hop,)), machine.host)
+            if source is None:
+                noted = trip.noting(machine.name, reasons.NO_SOURCE, remote=remote)
+                yield noted.ended(None, f"{machine.name} has no address for the tunnel to {remote}")
+                continue
+            outer = Packet(source, remote, "udp", _TUNNEL_SOURCE_PORT, node.settings.tunnel_port, mark=trip.packet.mark)
+            noted = self._noted(machine, trip.on(outer, trip.packet), found, hop).noting(
+                machine.name,
+                reasons.ENCAPSULATED,
+                protocol=node.settings.tunnel_protocol,
+                source=source,
+                remote=remote,
+            )
+            for after in hooks.through(machine, "output", hooks.tracked(machine, noted), Between(oif=hop.dev)):
+                yield from self._out(machine, Egress(found, hop), after)
+        if found is None or not found.hops:
+            noted = trip.noting(machine.name, reasons.NO_ROUTE, destination=remote)
+            yield noted.ended(None, f"{machine.name} has no route to the tunnel's end {remote}")
+
+    def _through(self, machine: Machine, device: str, to: Address, trip: Trip) -> Iterator[Way]:
+        """The packet leaves a host by an interface, to the neighbour who has the address `to`."""
+        host = machine.name
+        if trip.dropped:
+            yield trip.ended(None, trip.dropped)
+            return
+        pod = machine.pods.get(device)
+        if pod is not None:
+            yield self._seen(pod, trip).ended(pod)
+            return
+        place = segment(machine.host, device)
+        if place is None:
+            yield trip.noting(host, reasons.NOWHERE, device=device).ended(None, f"{device} of {host} leads nowhere")
+            return
+        nics = carriers(machine.host, device) if is_up(machine.host, device) else ()
+        neighbours = self._neighbours(place, host, to) if nics else ()
+        asker = machine.asks_as(device, trip.packet.source, to)
+        answering = tuple(one for one in neighbours if self._is_answered(asker, to, *one))
+        if neighbours and not answering:
+            # Unless the neighbour is known already: then it goes its way.
+            noted = trip.noting(host, reasons.ASKER_NOT_BELIEVED, address=to, asker=asker, end=neighbours[0][0])
+            yield noted.ended(None, f"{neighbours[0][0]} does not answer who has {to}")
+        neighbours = answering or neighbours
+        if not neighbours:
+            noted = trip.noting(host, reasons.NO_NEIGHBOUR, fabric=str(place), address=to)
+            yield noted.ended(None, f"nobody on {place} has {to}")
+            return
+        outer = (str(trip.packet.source), str(trip.packet.destination)) if trip.inner else None
+        for nic, (peer, interface) in itertools.product(nics, neighbours):
+            noted = trip
+            if len(neighbours) > 1:
+                several = tuple(f"{host}.{name}" for host, name in neighbours)
+                noted = trip.noting(host, reasons.SEVERAL_ANSWER, address=to, several=several, into=interface)
+            here = Sent(f"{host}.{nic}", str(trip.seen.source), outer, self._tap_of(peer, interface))
+            on_wire = noted.on(replace(trip.packet, mark=0), trip.inner)
+            yield from self._arrives(peer, interface, replace(on_wire, sent=(*trip.sent, here)))
+
+    def _leaving(self, machine: Machine, device: str, trip: Trip) -> Trip:
+        """With the step that says which device it leaves by, and whether Cilium is there."""
+        if device not in machine.host.interfaces:
+            return trip
+        node = self.decisions.nodes.get(machine.name)
+        chosen = next((one for one in node.devices if one.name == device), None) if node else None
+        if chosen is None:
+            return trip.noting(machine.name, reasons.LEAVES, device=device)
+        why = reasons.of_device(chosen)
+        return trip.noting(
+            machine.name, why, device=device, reason=chosen.reason, rule=str(chosen.rule), number=chosen.number
+        )
+
+    def _seen(self, where: str, trip: Trip) -> Trip:
+        source = trip.packet.source
+        return trip.noting(
+            where, reasons.ARRIVED, end=where, source=source, whose=self._whose.get(source, "nobody's here")
+        )
+
+    @cached_property
+    def _whose(self) -> Mapping[Address, str]:
+        """Address → whose it is, in words."""
+        topology = self.decisions.topology
+        found = {i.ip: f"{host}'s on {name}" for host, name, one in topology.interface_pairs() for i in one.addresses}
+        for node in topology.nodes:
+            for family in topology.families:
+                if (router := topology.router_address(node, family)) is not None:
+                    found[router] = f"{node}'s router IP"
+        for pod, addresses in self.decisions.pod_addresses.items():
+            found.update(dict.fromkeys(addresses, f"{pod}'s own"))
+        return found
+
+    def _neighbours(self, place: Segment, host: str, address: Address) -> tuple[tuple[str, str], ...]:
+        """Where a packet for an address may arrive: at one host, by any of its interfaces that answers.
+
+        [kernel] ARP is answered on every interface for any of the host's addresses (arp_ignore=0), and who answers
+        first is believed; ND is answered by the interface that has the address.
+        """
+        owner = next((one for one in self._holders.get((place, address), ()) if one[0] != host), None)
+        if address.version == 6:
+            return (owner,) if owner else ()
+        for name, _ in (owner,) if owner else self._on_segment.get(place, ()):
+            if name != host and (owner or address in self.machines[name].own):
+                several = tuple(one for one in self._on_segment.get(place, ()) if one[0] == name)
+                # Where the interface makes no difference, one stands for all of them.
+                return several if self.machines[name].minds_the_interface else (owner or several[0],)
+        return ()
+
+    def _is_answered(self, asker: Address | None, address: Address, host: str, interface: str) -> bool:
+        """[kernel] arp_process asks the reverse path filter of who asks, too."""
+        return asker is None or self.machines[host].believes(Packet(asker, address), interface, None)
+
+    def _tap_of(self, host: str, interface: str) -> str:
+        """Where frames for an interface are seen."""
+        return f"{host}.{next(iter(carriers(self.machines[host].host, interface)), interface)}"
+
+    @cached_property
+    def _on_segment(self) -> Mapping[Segment, tuple[tuple[str, str], ...]]:
+        """Fabric or VLAN → the (host, interface) that hear what is on it."""
+        found: dict[Segment, list[tuple[str, str]]] = {}
+        for name, host in self.decisions.topology.hosts.items():
+            for place, interface in listening(host):
+                found.setdefault(place, []).append((name, interface))
+        return {place: tuple(several) for place, several in found.items()}
+
+    @cached_property
+    def _holders(self) -> Mapping[tuple[Segment, Address], tuple[tuple[str, str], ...]]:
+        """(fabric or VLAN, address) → the interfaces there that are up and have it, or to which a cloud
+        brings what is for it."""
+        hosts = self.decisions.topology.hosts
+        found: dict[tuple[Segment, Address], tuple[tuple[str, str], ...]] = {}
+        for place, several in self._on_segment.items():
+            for host, name in several:
+                for one in hosts[host].interfaces[name].addresses:
+                    found[place, one.ip] = (*found.get((place, one.ip), ()), (host, name))
+        for pod, (node, spec) in self.decisions.topology.pods.items():
+            home = self.decisions.topology.nodes[node]
+            owner = home.nic_of(spec)
+            if owner is not None and home.nics[owner].up:
+                for address in self.decisions.pod_addresses[pod]:
+                    found[Segment(home.nics[owner].fabric), address] = ((node, owner),)
+        return found
+
+
+def _disbelieved(machine: Machine, trip: Trip, iif: str, oif: str | None) -> Trip:
+    source, mode = trip.packet.source, machine.filters[iif]
+    found = machine.way_back(trip.packet, oif)
+    back = ", ".join(sorted(found.devices)) if found and found.hops else "nothing"
+    noted = trip.noting(machine.name, reasons.REVERSE_PATH, source=source, iif=iif, back=back, mode=mode)
+    return replace(noted, dropped=f"{machine.name} does not believe that {source} comes in by {iif}")
+
+
+def _answered(request: Walk, answers: Collection[str]) -> Walk:
+    """A packet that comes to a host on which nothing listens, e.g. to a node port on a NIC that serves none, ends."""
+    where, packet = request.arrived, request.packet
+    if where is None or where in answers:
+        return request
+    step = Step(where, reasons.NO_SERVER, (("destination", packet.destination), ("port", packet.port)))
+    why = f"{where} itself has no server at {packet.destination} port {packet.port}"
+    return replace(request, arrived=None, why=why, steps=(*request.steps, step))
+
+
+def _answer(packet: Packet) -> Packet:
+    """What the far end sends back. UDP's answers could begin a connection; echo replies and SYN-ACKs could not."""
+    return Packet(
+        packet.destination, packet.source, packet.protocol, packet.port, packet.source_port, packet.protocol != "udp"
+    )

@@ -1,0 +1,1 @@
+"""This machine: netlink, namespaces, the ledger, processes, user namespaces, feature probes."""

@@ -1,0 +1,292 @@
+"""The netns substrate: carries out plans with network namespaces, veth pairs and bridges of this kernel."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from niclab.errors import LabError
+from niclab.host import namespace, netlink, removal, stacked
+from niclab.host.ownership import NAMED, Ledger, named_directory
+from niclab.host.process import run
+from niclab.net.operation import (
+    AddAddress,
+    AddBridge,
+    AddCable,
+    AddNamespace,
+    AddNeighbour,
+    AddRoute,
+    AddRule,
+    AddVxlan,
+    Operation,
+    SetLink,
+    SetNftables,
+    SetPacketRules,
+    SetSysctl,
+)
+from niclab.net.removal import DelAddress, DelLink, DelNeighbour, DelRoute, DelRule
+from niclab.net.stacked import AddBond, AddDummy, AddVlan, AddVrf, SetMaster
+
+_LOOPBACK = SetLink("", "lo")
+_FIRST_INDEX = 1000
+"""Interfaces of the lab are numbered from here: a new namespace may hold tunl0, sit0 and their like already, one for
+each tunnel module that is loaded (net.core.fb_tunnels_only_for_init_net)."""
+
+
+@dataclass(slots=True)
+class Namespace:
+    """One named network namespace of the lab: its handle, its netlink channel and its interfaces' indices."""
+
+    role: str
+    name: str
+    path: Path
+    fd: int
+    channel: netlink.Channel
+    indices: dict[str, int] = field(default_factory=lambda: {"lo": 1})
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Run the block with the calling thread in this namespace."""
+        with namespace.entered(self.fd):
+            yield
+
+    def close(self) -> None:
+        self.channel.close()
+        os.close(self.fd)
+
+
+class Substrate:
+    """The namespaces of one lab, by role. Everything made is in the ledger before it exists."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._namespaces: dict[str, Namespace] = {}
+
+    @classmethod
+    def attached(cls, ledger: Ledger, names: dict[str, str]) -> Substrate:
+        """The substrate of a kept lab, opened again."""
+        made = ledger.inodes()
+        with contextlib.ExitStack() as undo:
+            substrate = cls(ledger)
+            undo.callback(substrate.close)
+            for role, name in names.items():
+                path = NAMED / name
+                try:
+                    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                except OSError as error:
+                    raise _not_ours(ledger, name, error.strerror or str(error)) from None
+                if os.fstat(fd).st_ino != made.get(name):
+                    os.close(fd)
+                    raise _not_ours(ledger, name, "another one stands under its name")
+                with namespace.entered(fd):
+                    found = Namespace(role, name, path, fd, netlink.Channel())
+                    found.indices.update({interface: index for index, interface in socket.if_nameindex()})
+                substrate._namespaces[role] = found
+            undo.pop_all()
+        return substrate
+
+    def __getitem__(self, role: str) -> Namespace:
+        return self._namespaces[role]
+
+    def __contains__(self, role: str) -> bool:
+        return role in self._namespaces
+
+    def __iter__(self) -> Iterator[Namespace]:
+        return iter(self._namespaces.values())
+
+    def close(self) -> None:
+        """Let go of every handle; the namespaces stay until the ledger is released."""
+        for one in self._namespaces.values():
+            one.close()
+        self._namespaces.clear()
+
+    def apply(self, operations: Iterable[Operation]) -> None:
+        """Carry out the operations in order. Raises LabError naming what was refused, and the kernel's reason."""
+        waiting: list[tuple[Operation, bytes]] = []
+        current: Namespace | None = None
+
+        def flush() -> None:
+            if current is not None and waiting:
+                _send(current, waiting)
+            waiting.clear()
+
+        with namespace.home_restored():
+            for operation in operations:
+                if isinstance(operation, AddNamespace):
+                    flush()
+                    current = self._add_namespace(operation)
+                    continue
+                target = self._namespaces[operation.namespace]
+                if target is not current:
+                    flush()
+                    current = target
+                if isinstance(operation, SetSysctl | SetNftables | SetPacketRules):
+                    flush()
+                    self._set(operation, target)
+                else:
+                    waiting.append((operation, self._message(operation, target)))
+            flush()
+
+    def _add_namespace(self, operation: AddNamespace) -> Namespace:
+        """Leaves the calling thread in the new namespace."""
+        name = f"{self._ledger.id}-{operation.namespace}"
+        path = named_directory(self._ledger) / name
+        try:
+            fd = self._make(operation.namespace, name, path)
+            try:
+                made = Namespace(operation.namespace, name, path, fd, netlink.Channel())
+            except OSError:
+                os.close(fd)
+                raise
+            self._namespaces[operation.namespace] = made
+            _write_sysctls(operation.sysctls, name)
+        except FileExistsError:
+            raise LabError(
+                f"the namespace {name} exists already and is not this lab's", fix="use another --id"
+            ) from None
+        except OSError as error:
+            raise LabError(
+                f"cannot make the network namespace {name}",
+                why=str(error),
+                fix="raise the limit on open files (ulimit -n): a namespace takes two"
+                if error.errno == errno.EMFILE
+                else "niclab check says what this machine lacks (root, or user namespaces)",
+            ) from None
+        made.channel.send([netlink.set_link(_LOOPBACK, 1)])
+        return made
+
+    def _make(self, role: str, name: str, path: Path) -> int:
+        """A handle to a new namespace named `path`. Raises OSError; what stands there is left alone then."""
+        if path.exists():
+            raise FileExistsError
+        self._ledger.write("making namespace", role=role, name=name)
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o444))
+        except OSError:  # somebody made it just now
+            self._ledger.write("not making namespace", role=role, name=name)
+            raise
+        namespace.unshare_network()
+        namespace.bind_current_network(str(path))
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._ledger.write("made namespace", role=role, name=name, inode=os.fstat(fd).st_ino)
+        return fd
+
+    def _set(self, operation: SetSysctl | SetNftables | SetPacketRules, target: Namespace) -> None:
+        """Leaves the calling thread in the namespace."""
+        namespace.set_network(target.fd)
+        if isinstance(operation, SetSysctl):
+            _write_sysctls({operation.key: operation.value}, target.name)
+        else:
+            # A child inherits the calling thread's network namespace.
+            run(["nft", "-f", "-"], stdin=operation.ruleset, namespace=target.name)
+
+    def _message(self, operation: Operation, target: Namespace) -> bytes:
+        def index(name: str) -> int:
+            if name not in target.indices:
+                raise LabError(f"{target.role} has no interface {name!r}", why=operation.lines()[0])
+            return target.indices[name]
+
+        match operation:
+            case AddBridge():
+                return netlink.add_bridge(operation, _new_index(target, operation.name))
+            case AddVxlan():
+                return netlink.add_vxlan(operation, _new_index(target, operation.name))
+            case AddCable():
+                peer = self._namespaces[operation.peer_namespace]
+                own = _new_index(target, operation.name)
+                master = index(operation.master) if operation.master else None
+                return netlink.add_cable(operation, own, _new_index(peer, operation.peer_name), peer.fd, master)
+            case SetLink():
+                return netlink.set_link(operation, index(operation.name))
+            case AddAddress():
+                return netlink.add_address(operation, index(operation.dev))
+            case AddRoute():
+                return netlink.add_route(operation, index)
+            case AddRule():
+                return netlink.add_rule(operation)
+            case AddNeighbour():
+                return netlink.add_neighbour(operation, index(operation.dev))
+            case AddBond():
+                primary = index(operation.primary) if operation.primary else None
+                return stacked.add_bond(operation, _new_index(target, operation.name), primary)
+            case AddVlan():
+                parent = index(operation.parent)
+                return stacked.add_vlan(operation, _new_index(target, operation.name), parent)
+            case AddVrf():
+                return stacked.add_vrf(operation, _new_index(target, operation.name))
+            case AddDummy():
+                return stacked.add_dummy(operation, _new_index(target, operation.name))
+            case SetMaster():
+                return stacked.set_master(index(operation.name), index(operation.master))
+            case DelLink():
+                return removal.del_link(index(operation.name))
+            case DelAddress():
+                return removal.del_address(operation, index(operation.dev))
+            case DelRoute():
+                return removal.del_route(operation, index)
+            case DelRule():
+                return removal.del_rule(operation)
+            case DelNeighbour():
+                return removal.del_neighbour(operation, index(operation.dev))
+            case _:
+                raise AssertionError(operation)
+
+
+def _send(target: Namespace, waiting: list[tuple[Operation, bytes]]) -> None:
+    try:
+        target.channel.send([message for _, message in waiting])
+    except netlink.Refusal as refusal:
+        line = waiting[refusal.position][0].lines()[0].replace(f"-n {target.role} ", f"-n {target.name} ", 1)
+        raise LabError(f"the kernel refused: {line}", why=str(refusal), fix="correct the topology") from None
+
+
+def _new_index(target: Namespace, name: str) -> int:
+    target.indices[name] = max(_FIRST_INDEX, *target.indices.values()) + 1
+    return target.indices[name]
+
+
+def _not_ours(ledger: Ledger, name: str, why: str) -> LabError:
+    return LabError(f"the namespace {name} of lab {ledger.id} is gone", why=why, fix=f"niclab down {ledger.id}")
+
+
+def _write_sysctls(values: Mapping[str, str], name: str) -> None:
+    """Write sysctls of the namespace the calling thread is in. Raises LabError, or OSError without /proc.
+
+    The kernel finds `net` in a list of all namespaces' directories of that name, so it is looked up once only.
+    """
+    net = os.open("/proc/sys/net", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for key, value in values.items():
+            _write_sysctl(net, key, value, name)
+    finally:
+        os.close(net)
+
+
+def _write_sysctl(net: int, key: str, value: str, name: str) -> None:
+    path = key if "/" in key else key.replace(".", "/")
+    if not path.startswith("net/") or "/../" in path:
+        raise LabError(
+            f"the sysctl {key} is none of {name}'s own",
+            why="it would change the host",
+            fix="remove it: only net.* may be",
+        )
+    try:
+        handle = os.open(path[4:], os.O_WRONLY | os.O_CLOEXEC, dir_fd=net)
+    except OSError as error:
+        raise LabError(
+            f"no sysctl {key} in {name}",
+            why=error.strerror or str(error),
+            fix="this kernel does not have it: remove it",
+        ) from None
+    try:
+        os.write(handle, value.encode())
+    except OSError as error:
+        raise LabError(f"the kernel refused {key}={value} in {name}", why=error.strerror or str(error)) from None
+    finally:
+        os.close(handle)

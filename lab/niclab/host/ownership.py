@@ -1,0 +1,397 @@
+"""Who made what: a ledger per lab, written beside each act, so that `kill -9` at any moment leaves nothing unaccounted.
+
+A lab's directory holds `ledger` (one JSON object a line, appended before and after each act) and `lock` (held with
+flock(2) as long as the lab's process lives; the kernel releases it when the process dies). Clean-up goes by the ledger,
+never by a pattern of names, and checks that what stands under a name is still what was made: the namespace's inode.
+
+The directory of all ledgers is locked while labs come, go and are swept; a lab is locked before that lock is let go, so
+a sweep sees either nothing of a starting lab or that it lives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tenacity
+
+from niclab.errors import LabError
+from niclab.host import belongings, namespace
+
+STATE = Path("/run/niclab")
+NAMED = Path("/run/netns")
+PATIENCE = 30.0
+"""Seconds to wait while other labs come, go and are swept."""
+_NETNS_DIRECTORY_MADE = "made-netns-directory"
+_ID = re.compile("[a-z0-9][a-z0-9-]{0,30}")
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """One lab as its ledger tells it. `alive`: its process holds the lock; `kept`: it is to outlive its process."""
+
+    id: str
+    path: Path
+    alive: bool
+    kept: bool
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the lab said of itself when it was deployed (topology, settings …); {} when it never got that far."""
+        try:
+            found = json.loads((self.path / "lab.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def rooms(self) -> dict[str, int]:
+        """Node → the process that holds its room open, where real agents run."""
+        return belongings.rooms(_entries(self.path))
+
+    def namespaces(self) -> dict[str, str]:
+        """Role → name of the namespaces it made."""
+        return {entry["role"]: entry["name"] for entry in _entries(self.path) if entry["act"] == "made namespace"}
+
+
+class Ledger:
+    """The open ledger of a living lab."""
+
+    def __init__(self, lab_id: str, path: Path, lock: int, log: int) -> None:
+        self.id = lab_id
+        self.path = path
+        self._lock = lock
+        self._log = log
+        self._released = False
+        self.kept = (path / "kept").exists()
+
+    @classmethod
+    def open_new(cls, lab_id: str | None = None) -> Ledger:
+        """A ledger for a new lab; without an id a free random one. Raises LabError when the id is bad or taken."""
+        if lab_id is not None:
+            _check_id(lab_id)
+        with _state() as state:
+            chosen = _free_id(state) if lab_id is None else lab_id
+            path = state / chosen
+            try:
+                path.mkdir(mode=0o700)
+            except FileExistsError:
+                raise LabError(
+                    f"there is a lab {chosen!r} already", fix=f"niclab down {chosen}, or choose another --id"
+                ) from None
+            except OSError as error:
+                raise LabError(f"cannot make {path}", why=error.strerror or str(error)) from None
+            return cls._open(chosen, path)
+
+    @classmethod
+    def open_existing(cls, lab_id: str) -> Ledger:
+        """The ledger of a kept lab, taken over by this process. Raises LabError when there is none or it is in use."""
+        _check_id(lab_id)
+        with _state() as state:
+            path = state / lab_id
+            if not path.is_dir():
+                raise LabError(f"there is no lab {lab_id!r}", fix="niclab ls shows the labs of this machine")
+            return cls._open(lab_id, path)
+
+    @classmethod
+    def _open(cls, lab_id: str, path: Path) -> Ledger:
+        handles: list[int] = []
+        try:
+            for name in ("lock", "ledger"):
+                handles.append(os.open(path / name, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600))
+            fcntl.flock(handles[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            for handle in handles:
+                os.close(handle)
+            if isinstance(error, BlockingIOError):
+                raise LabError(f"lab {lab_id!r} is in use by another process") from None
+            raise LabError(f"cannot open the ledger of lab {lab_id!r}", why=error.strerror or str(error)) from None
+        return cls(lab_id, path, *handles)
+
+    def write(self, act: str, **details: Any) -> None:
+        """Append one act. A line reaches the kernel before the call returns, so it survives the process.
+
+        Raises LabError when it cannot be written whole; then the act must not be done.
+        """
+        # The newline comes first as well: it ends a line that a full disk has cut short.
+        line = b"\n" + json.dumps({"act": act, **details}).encode() + b"\n"
+        try:
+            if os.write(self._log, line) == len(line):
+                return
+            why = "it was cut short: no space left"
+        except OSError as error:
+            why = error.strerror or str(error)
+        raise LabError(f"cannot write the ledger {self.path / 'ledger'}", why=why)
+
+    def entries(self) -> list[dict[str, Any]]:
+        return _entries(self.path)
+
+    def inodes(self) -> dict[str, int]:
+        """Name → inode of the namespaces it made."""
+        return _inodes(_entries(self.path))
+
+    def keep(self) -> None:
+        """Let the lab outlive its process; `niclab down` ends it."""
+        (self.path / "kept").touch()
+        self.kept = True
+
+    def describe(self, about: dict[str, Any]) -> None:
+        """Leave what other commands want to know of the lab; whole or not at all."""
+        draft = self.path / "lab.json.new"
+        draft.write_text(json.dumps(about, indent=1))
+        draft.rename(self.path / "lab.json")
+
+    def release(self) -> None:
+        """Stop owning: everything is cleaned up, unless the lab is to be kept. A second call does nothing.
+
+        Raises LabError when something could not be removed; a sweep tries again.
+        """
+        if self._released:
+            return
+        self._released = True
+        try:
+            if not self.kept:
+                with _state():
+                    _foreign, stuck = _clean(self.path)
+                if stuck:
+                    raise LabError(f"lab {self.id} is not gone", why="; ".join(stuck), fix="niclab sweep")
+        finally:
+            os.close(self._log)
+            os.close(self._lock)
+
+
+def _check_id(lab_id: str) -> None:
+    if not _ID.fullmatch(lab_id):
+        raise LabError(
+            f"{lab_id!r} cannot be a lab's id",
+            why="it becomes part of the names of files and namespaces",
+            fix="1 to 31 of a-z, 0-9 and -, and no - in front",
+        )
+
+
+@contextmanager
+def _state() -> Iterator[Path]:
+    """The directory of all ledgers, locked; made when missing, and gone again when no lab is left in it.
+
+    Raises LabError when it cannot be had, or is not let go by others within PATIENCE seconds.
+    """
+    try:
+        directory = _lock_state()
+    except BlockingIOError:
+        raise LabError(
+            f"{STATE} has been locked for {PATIENCE:g} s", why="another niclab comes, goes or sweeps", fix="try again"
+        ) from None
+    except OSError as error:
+        raise LabError(
+            f"cannot write {STATE}",
+            why=error.strerror or str(error),
+            fix="run as root, or let niclab enter a room",
+        ) from None
+    try:
+        yield STATE
+    finally:
+        try:
+            _leave(STATE)
+        finally:
+            os.close(directory)
+
+
+def _lock_state() -> int:
+    # Made for each call: a decorated function's statistics are shared, and threads clear them under each other.
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type((BlockingIOError, FileNotFoundError)),
+        wait=tenacity.wait_fixed(0.002),
+        stop=tenacity.stop_after_delay(PATIENCE),
+        reraise=True,
+    )
+    return retrying(_try_to_lock_state)
+
+
+def _try_to_lock_state() -> int:
+    with contextlib.suppress(FileExistsError):  # mkdir's exist_ok fails when it is gone again a moment later
+        STATE.mkdir(mode=0o755)
+    directory = os.open(STATE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # The last lab to leave may have removed the directory between our open and our lock.
+        if not _same_directory(directory, STATE):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(STATE))
+    except BaseException:
+        os.close(directory)
+        raise
+    return directory
+
+
+def _same_directory(handle: int, path: Path) -> bool:
+    try:
+        return os.fstat(handle).st_ino == path.stat().st_ino
+    except FileNotFoundError:
+        return False
+
+
+def _leave(state: Path) -> None:
+    """Remove the shared directories when no lab is left; only those a lab made."""
+    if any(path.is_dir() for path in state.iterdir()):
+        return
+    if (state / _NETNS_DIRECTORY_MADE).exists():
+        with contextlib.suppress(OSError):
+            NAMED.rmdir()
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def _free_id(state: Path) -> str:
+    while True:
+        lab_id = "lab" + secrets.token_hex(3)
+        if not (state / lab_id).exists() and not any(NAMED.glob(f"{lab_id}-*")):
+            return lab_id
+
+
+def named_directory(ledger: Ledger) -> Path:
+    """The directory of named namespaces, made (and noted) when this machine has none yet."""
+    if not NAMED.exists():
+        (ledger.path.parent / _NETNS_DIRECTORY_MADE).touch()
+        with contextlib.suppress(FileExistsError):
+            NAMED.mkdir(mode=0o755)
+    return NAMED
+
+
+def _entries(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = (path / "ledger").read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            entry = json.loads(line) if line else None
+        except ValueError:  # cut short; the act was not done then
+            continue
+        if isinstance(entry, dict):
+            found.append(entry)
+    return found
+
+
+def _inodes(entries: Iterable[dict[str, Any]]) -> dict[str, int]:
+    return {entry["name"]: entry["inode"] for entry in entries if entry["act"] == "made namespace"}
+
+
+def _clean(path: Path) -> tuple[list[str], list[str]]:
+    """Undo everything the ledger tells, newest first.
+
+    What is no longer ours is left and named; so is, with the reason, what cannot be removed: the ledger stays then.
+    """
+    (path / "kept").unlink(missing_ok=True)  # killed half-way from here on, it is a sweep's business
+    entries = _entries(path)
+    made = _inodes(entries)
+    announced = [entry["name"] for entry in entries if entry["act"] == "making namespace"]
+    never = {entry["name"] for entry in entries if entry["act"] == "not making namespace"}
+    foreign: list[str] = []
+    stuck = belongings.undo(entries)
+    for name in reversed(announced):
+        if name in never:
+            continue
+        try:
+            if not _remove_namespace(name, made.get(name)):
+                foreign.append(name)
+        except OSError as error:
+            stuck.append(f"{NAMED / name}: {error.strerror}")
+    if not stuck:
+        shutil.rmtree(path, ignore_errors=True)
+    return foreign, stuck
+
+
+def _remove_namespace(name: str, inode: int | None) -> bool:
+    """Unmount and unlink a named namespace. False when another namespace stands under the name. Raises OSError."""
+    path = NAMED / name
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return True
+    if inode is not None and found.st_ino != inode and _is_mounted(path):
+        return False
+    try:
+        namespace.unmount(str(path))
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # killed between the file and the mount: nothing is mounted
+            raise
+    path.unlink(missing_ok=True)
+    return True
+
+
+def _is_mounted(path: Path) -> bool:
+    return path.stat().st_dev != path.parent.stat().st_dev
+
+
+def labs() -> list[Owned]:
+    """Every lab of this machine, by id."""
+    if not STATE.is_dir():
+        return []
+    with _state() as state:
+        return _labs(state)
+
+
+def _labs(state: Path) -> list[Owned]:
+    return [
+        Owned(path.name, path, _is_locked(path / "lock"), (path / "kept").exists())
+        for path in sorted(state.iterdir())
+        if path.is_dir() and _ID.fullmatch(path.name)
+    ]
+
+
+def _is_locked(lock: Path) -> bool:
+    try:
+        handle = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep did: labs cleaned up, names left because something else stands under them, and what is stuck."""
+
+    labs: tuple[str, ...]
+    foreign: tuple[str, ...]
+    stuck: tuple[str, ...] = ()
+
+
+def sweep(*, kept: bool = False) -> Swept:
+    """Clean up after every lab whose process is gone; with `kept` also those that were meant to stay."""
+    if not STATE.is_dir():
+        return Swept((), ())
+    cleaned: list[str] = []
+    foreign: list[str] = []
+    stuck: list[str] = []
+    with _state() as state:
+        for owned in _labs(state):
+            if owned.alive or (owned.kept and not kept):
+                continue
+            left, failed = _clean(owned.path)
+            foreign += left
+            stuck += failed
+            if not failed:
+                cleaned.append(owned.id)
+    return Swept(tuple(cleaned), tuple(foreign), tuple(stuck))
+
+
+def remove(lab_id: str) -> None:
+    """End a kept lab. Raises LabError when there is none, or its process still runs."""
+    ledger = Ledger.open_existing(lab_id)
+    ledger.kept = False
+    ledger.release()

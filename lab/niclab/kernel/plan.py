@@ -1,0 +1,229 @@
+"""From a topology to the kernel operations that build it, in order. Pure: the same topology gives the same plan."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from niclab.kernel import cloud
+from niclab.net.operation import (
+    AddAddress,
+    AddBridge,
+    AddCable,
+    AddNamespace,
+    AddRoute,
+    AddRule,
+    Operation,
+    SetLink,
+    SetSysctl,
+)
+from niclab.net.route import numbered
+from niclab.net.stacked import AddBond, AddDummy, AddVlan, AddVrf, SetMaster
+from niclab.topology import Host, Nic, Topology
+from niclab.topology.stacking import mtu_of
+
+FABRIC = "fabric"
+"""The namespace that holds every fabric, and so the outer end of every cable."""
+
+_IFNAMSIZ = 15
+
+# A namespace starts with the host's own values of these (net.core.devconf_inherit_init_net); the lab must not.
+BASE_SYSCTLS = {
+    "net.ipv4.conf.all.rp_filter": "0",
+    "net.ipv4.conf.default.rp_filter": "0",
+    "net.ipv6.conf.default.accept_dad": "0",
+}
+_FORWARDING = {"net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1"}
+
+
+@dataclass(frozen=True)
+class Cable:
+    """One NIC's cable: `port` is its outer end, an interface of the fabric namespace, where its tap listens."""
+
+    host: str
+    nic_name: str
+    nic: Nic
+    number: int
+    host_number: int
+
+    @property
+    def tap(self) -> str:
+        return f"{self.host}.{self.nic_name}"
+
+    @property
+    def port(self) -> str:
+        return self.tap if len(self.tap) <= _IFNAMSIZ else f"p.{self.number}"
+
+    @property
+    def mac(self) -> str:
+        return self.nic.mac or mac(0, self.host_number, self.number & 0xFF)
+
+    @property
+    def port_mac(self) -> str:
+        return mac(1, self.host_number, self.number & 0xFF)
+
+    def plugged(self, bridges: Mapping[str, str]) -> AddCable:
+        """What plugs it; `bridges`: fabric → its bridge."""
+        bridge = bridges[self.nic.fabric]
+        return AddCable(
+            FABRIC, self.port, self.port_mac, self.host, self.nic_name, self.mac, self.nic.mtu, master=bridge
+        )
+
+
+def mac(kind: int, host: int, number: int) -> str:
+    """A locally administered MAC that says whose it is: 0 NIC, 1 fabric port, 2 bridge, 3 pod, 4 pod's other end,
+    7 link."""
+    return f"02:{kind:02x}:00:{host >> 8 & 0xFF:02x}:{host & 0xFF:02x}:{number & 0xFF:02x}"
+
+
+def cables(topology: Topology, standing: Sequence[Cable] = ()) -> tuple[Cable, ...]:
+    """Every NIC's cable, nodes first. Those that stand keep their numbers, and so their names and MACs."""
+    numbers = {name: number for number, name in enumerate(topology.hosts, 1)}
+    known = {cable.tap: cable.number for cable in standing}
+    fresh = itertools.count(max(known.values(), default=-1) + 1)
+    return tuple(
+        Cable(host, nic_name, nic, known[tap] if (tap := f"{host}.{nic_name}") in known else next(fresh), numbers[host])
+        for host, nic_name, nic in topology.nic_pairs()
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The operations of a topology, and the names they used. `standing`: cables that are there already."""
+
+    topology: Topology
+    standing: tuple[Cable, ...] = ()
+
+    @cached_property
+    def cables(self) -> tuple[Cable, ...]:
+        return cables(self.topology, self.standing)
+
+    @cached_property
+    def macs(self) -> Mapping[str, frozenset[str]]:
+        """Tap → the MACs that its host's frames have there: the NIC's, and those of the links on top of it."""
+        found: dict[str, frozenset[str]] = {cable.tap: frozenset({cable.mac}) for cable in self.cables}
+        for name, host in self.topology.hosts.items():
+            for link, made in link_macs(host, self._cables_of(name), self._numbers[name]).items():
+                for nic in _nics_below(host, link):
+                    found[f"{name}.{nic}"] |= {made}
+        return found
+
+    @cached_property
+    def operations(self) -> tuple[Operation, ...]:
+        return tuple(self._operations())
+
+    def _operations(self) -> Iterator[Operation]:
+        topology = self.topology
+        yield AddNamespace(FABRIC)
+        for name in topology.hosts:
+            yield AddNamespace(name, host_sysctls(topology, name))
+        names = bridges(topology)
+        for number, name in enumerate(names.values()):
+            yield AddBridge(FABRIC, name, mac(2, 0, number))
+        for cable in self.cables:
+            yield cable.plugged(names)
+        for name, host in topology.hosts.items():
+            yield from _host(name, host, self._cables_of(name), self._numbers[name])
+        yield from cloud.neighbours(topology, self.cables)
+
+    def _cables_of(self, host: str) -> Mapping[str, Cable]:
+        return {cable.nic_name: cable for cable in self.cables if cable.host == host}
+
+    @cached_property
+    def _numbers(self) -> Mapping[str, int]:
+        return {name: number for number, name in enumerate(self.topology.hosts, 1)}
+
+
+def bridges(topology: Topology) -> Mapping[str, str]:
+    """Fabric → the name of its bridge."""
+    return {name: name if len(name) <= _IFNAMSIZ else f"fabric{n}" for n, name in enumerate(topology.fabrics)}
+
+
+def host_sysctls(topology: Topology, name: str) -> Mapping[str, str]:
+    """What a host's namespace starts with: forwarding on nodes and routers. Its own keys come after its links."""
+    forwards = name not in topology.externals
+    return {**BASE_SYSCTLS, **(_FORWARDING if forwards else {})}
+
+
+def _host(name: str, host: Host, cables: Mapping[str, Cable], number: int) -> Iterator[Operation]:
+    macs = link_macs(host, cables, number)
+    for link_name in _from_below(host):
+        yield from _link(name, host, link_name, macs)
+    for interface_name, one in host.interfaces.items():
+        for interface in one.addresses:
+            yield AddAddress(name, interface_name, interface)
+        # A VLAN goes up with its parent.
+        if one.up and interface_name != "lo":
+            yield SetLink(name, interface_name)
+        elif interface_name in host.links and host.links[interface_name].kind == "bridge":
+            yield SetLink(name, interface_name, up=False)
+    for key, value in host.sysctls.items():
+        yield SetSysctl(name, key.replace("/", ".") if "." not in key else key, value)
+    for route in host.routes:
+        yield AddRoute(name, route)
+    for rule in numbered(host.rules):
+        yield AddRule(name, rule)
+
+
+def _nics_below(host: Host, name: str) -> Iterator[str]:
+    if name in host.nics:
+        yield name
+    elif name in host.links:
+        for under in host.links[name].below:
+            yield from _nics_below(host, under)
+
+
+def _from_below(host: Host) -> list[str]:
+    """The links in an order in which each stands on what is there."""
+    found: list[str] = []
+
+    def add(name: str) -> None:
+        link = host.links.get(name)
+        if link is None or name in found or name == "lo":
+            return
+        for under in link.below:
+            add(under)
+        found.append(name)
+
+    for name in host.links:
+        add(name)
+    return found
+
+
+def _link(host_name: str, host: Host, name: str, macs: Mapping[str, str]) -> Iterator[Operation]:
+    link = host.links[name]
+    mtu = mtu_of(host, name)
+    match link.kind:
+        case "bond":
+            mode = link.mode or "active-backup"
+            primary = link.members[0] if mode == "active-backup" else None
+            yield AddBond(host_name, name, macs[name], mode, mtu, primary)
+        case "bridge":
+            yield AddBridge(host_name, name, macs[name])
+        case "vlan":
+            assert link.parent is not None and link.vlan is not None
+            yield AddVlan(host_name, name, link.parent, link.vlan, mtu)
+        case "vrf":
+            assert link.table is not None
+            yield AddVrf(host_name, name, macs[name], link.table)
+        case "dummy":
+            yield AddDummy(host_name, name, macs[name], mtu)
+        case _:
+            pass
+    for member in link.members:
+        yield SetMaster(host_name, member, name)
+
+
+def link_macs(host: Host, cables: Mapping[str, Cable], number: int) -> Mapping[str, str]:
+    """Link → the MAC of what it sends: its own, else of bonds, bridges and VLANs that of the first NIC below it."""
+    found: dict[str, str] = {}
+    for place, name in enumerate(_from_below(host)):
+        link = host.links[name]
+        below = next((cables[one].mac if one in cables else found.get(one) for one in link.below), None)
+        found[name] = link.mac or (below if link.kind != "vrf" else None) or mac(7, number, place)
+    return found
+
+
+__all__ = ["FABRIC", "Cable", "Plan", "bridges", "cables", "host_sysctls", "mac"]

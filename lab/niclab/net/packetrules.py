@@ -1,0 +1,269 @@
+"""What a host does to the packets that pass it: marks, drops and address translation, as frozen data. Pure.
+
+The built-in datapath renders these rules as nftables (`niclab.net.nftables`), and prediction walks packets through the very
+same ones: there is no second account of what is masqueraded. They mean what netfilter means by them [kernel]:
+
+* at each hook the filter rules come first, in order; marks and rewriting go on to the next rule, `Accept` and `Drop`
+  end the hook's filter rules;
+* then the translation rules, in order, the first match wins: only the first packet of a connection meets them, whether
+  a rule matches or not; every later packet is translated as the first was, replies the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from niclab.net.route import Address, Family, Network, family_of
+
+Hook = Literal["prerouting", "input", "forward", "output", "postrouting", "leaving"]
+Protocol = Literal["icmp", "tcp", "udp"]
+Direction = Literal["original", "reply"]
+
+HOOKS: tuple[Hook, ...] = ("prerouting", "input", "forward", "output", "postrouting", "leaving")
+"""`leaving` is postrouting once more, after translation: filter rules that see the packet as it will be."""
+EVERY_BIT = 0xFFFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """Why something happens to a packet: a stable id, words with `{inputs}` to fill in, and who decides it so.
+
+    Without words it is no step of its own: the rule only remembers something for another.
+    `source` is a file of Cilium with its function, an RFC, or `[kernel]`.
+    """
+
+    rule: str
+    words: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """Interfaces by name; an entry that ends in `+` is a prefix. `negated`: every other one."""
+
+    names: tuple[str, ...]
+    negated: bool = False
+
+    def include(self, name: str | None) -> bool:
+        found = name is not None and any(
+            name.startswith(entry[:-1]) if entry.endswith("+") else name == entry for entry in self.names
+        )
+        return found != self.negated
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a packet's or a connection's mark must be under a mask. `negated`: anything else."""
+
+    value: int
+    mask: int = EVERY_BIT
+    negated: bool = False
+
+    def fits(self, mark: int) -> bool:
+        return (mark & self.mask == self.value) != self.negated
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """A packet as rules see it. `answer`: an echo reply or a SYN-ACK, with which no connection begins [kernel].
+
+    The ports of ICMP are its id, twice, so that a reply is the request with its ends exchanged. `note`: what one node
+    wrote into its header for the next, as Cilium does with an IP option; 0 for nothing.
+    """
+
+    source: Address
+    destination: Address
+    protocol: Protocol = "icmp"
+    source_port: int = 0
+    port: int = 0
+    answer: bool = False
+    mark: int = 0
+    note: int = 0
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.destination)
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Which packets a rule is for: all that is said must hold, and what is not said does not matter.
+
+    `port` is the destination's, and needs a protocol. `local`: the destination is, or is not, an address of the host.
+    `translated`: an address of the packet's connection has been, or has not been, replaced already. `route`: where the
+    FIB would send the packet as it is, asked before routing, and as if the host itself had made it [kernel] nft_fib.
+    """
+
+    iif: Devices | None = None
+    oif: Devices | None = None
+    sources: tuple[Network, ...] = ()
+    not_sources: tuple[Network, ...] = ()
+    destinations: tuple[Network, ...] = ()
+    not_destinations: tuple[Network, ...] = ()
+    protocol: Protocol | None = None
+    port: int | None = None
+    local: bool | None = None
+    mark: Mark | None = None
+    connection_mark: Mark | None = None
+    translated: bool | None = None
+    direction: Direction | None = None
+    note: int | None = None
+    route: Devices | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Snat:
+    """Replace the source's address; answers get it back."""
+
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class Masquerade:
+    """Replace the source with an address of the interface that the packet leaves by, as the kernel chooses it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Where a packet is sent instead; without a port the packet keeps its own."""
+
+    address: Address
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dnat:
+    """Replace the destination; among several backends a hash of the client's address and port chooses."""
+
+    backends: tuple[Backend, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Exempt:
+    """Leave the connection's addresses alone at this hook: no later translation rule is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class SetMark:
+    """Write the bits of the packet's mark that the mask names."""
+
+    value: int
+    mask: int = EVERY_BIT
+
+
+@dataclass(frozen=True, slots=True)
+class SetConnectionMark:
+    """Write the mark that stays with the connection; None copies the packet's own."""
+
+    value: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreMark:
+    """Give the packet the mark of its connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """Replace the source or destination of this packet alone, whatever its connection is; or the note in its header.
+
+    A port needs a match for its protocol. A note has 16 bits, and 0 takes one away.
+    """
+
+    source: Address | None = None
+    destination: Address | None = None
+    source_port: int | None = None
+    note: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """Ask no later filter rule of this hook."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The packet ends here. `reason`: words for people."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """The packet ends here, and its sender is told: port unreachable. `reason`: words for people."""
+
+    reason: str
+
+
+Translation = Snat | Masquerade | Dnat | Exempt
+Filter = SetMark | SetConnectionMark | RestoreMark | Rewrite | Accept | Drop | Reject
+Action = Translation | Filter
+TRANSLATIONS = (Snat, Masquerade, Dnat, Exempt)
+
+
+@dataclass(frozen=True, slots=True)
+class PacketRule:
+    """At a hook, what happens to packets that match, and why. `family` None stands for both."""
+
+    hook: Hook
+    match: Match
+    action: Action
+    why: Why = field(compare=False)
+    family: Family | None = None
+
+    @property
+    def translates(self) -> bool:
+        return isinstance(self.action, TRANSLATIONS)
+
+    def applies_to(self, family: Family) -> bool:
+        return self.family in (None, family)
+
+
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """A packet at a hook: between which interfaces it is, and what its connection says."""
+
+    packet: Packet
+    iif: str | None = None
+    oif: str | None = None
+    local: bool = False
+    connection_mark: int = 0
+    translated: bool = False
+    direction: Direction = "original"
+    route: str | None = None
+
+
+def matches(match: Match, passing: Passing) -> bool:
+    packet = passing.packet
+    return (
+        (match.oif is None or match.oif.include(passing.oif))
+        and (match.iif is None or match.iif.include(passing.iif))
+        and (not match.sources or _inside(packet.source, match.sources))
+        and (not match.destinations or _inside(packet.destination, match.destinations))
+        and not _inside(packet.source, match.not_sources)
+        and not _inside(packet.destination, match.not_destinations)
+        and match.protocol in (None, packet.protocol)
+        and match.port in (None, packet.port)
+        and match.local in (None, passing.local)
+        and (match.mark is None or match.mark.fits(packet.mark))
+        and (match.connection_mark is None or match.connection_mark.fits(passing.connection_mark))
+        and match.translated in (None, passing.translated)
+        and match.direction in (None, passing.direction)
+        and match.note in (None, packet.note)
+        and (match.route is None or match.route.include(passing.route))
+    )
+
+
+def _inside(address: Address, networks: Iterable[Network]) -> bool:
+    return any(address in network for network in networks)
+
+
+def translation(rules: Sequence[PacketRule], hook: Hook, passing: Passing) -> PacketRule | None:
+    """The translation rule that decides for a new connection at a hook, or None."""
+    family = passing.packet.family
+    for rule in rules:
+        if rule.hook == hook and rule.translates and rule.applies_to(family) and matches(rule.match, passing):
+            return rule
+    return None

@@ -1,0 +1,387 @@
+"""Routes and routing rules in iproute2's words: parsed to frozen values, rendered back the same way.
+
+The grammar is the part of ip-route(8) and ip-rule(8) that decides which NIC a packet takes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal, get_args
+
+from niclab.net.wordreader import U32, Address, Network, Words, ip_network
+
+Family = Literal[4, 6]
+Kind = Literal["unicast", "local", "blackhole", "unreachable", "prohibit", "throw"]
+Scope = Literal["global", "site", "link", "host"]
+
+FAMILIES: tuple[Family, ...] = (4, 6)
+
+TABLES = {"local": 255, "main": 254, "default": 253}
+PROTOCOLS = {"kernel": 2, "boot": 3, "static": 4, "ra": 9, "bgp": 186}
+SCOPES: dict[Scope, int] = {"global": 0, "site": 200, "link": 253, "host": 254}
+_SCOPES: dict[str, Scope] = {scope: scope for scope in SCOPES}
+_EVERYTHING: dict[Family, Network] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
+_KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
+_REFUSALS: dict[str, Literal["blackhole", "unreachable", "prohibit"]] = {
+    "blackhole": "blackhole",
+    "unreachable": "unreachable",
+    "prohibit": "prohibit",
+}
+_ROUTE_WORDS = ("via", "dev", "onlink", "nexthop", "weight", "table", "metric", "mtu", "src", "scope", "proto")
+_RULE_WORDS = ("not", "from", "to", "iif", "oif", "fwmark", "priority", "lookup", *_REFUSALS)
+
+
+def family_of(one: Address | Network) -> Family:
+    return 4 if one.version == 4 else 6
+
+
+@dataclass(frozen=True, slots=True)
+class NextHop:
+    """One way out of a route: a gateway, a device, or both. `weight` counts from 1, as in iproute2."""
+
+    via: Address | None = None
+    dev: str | None = None
+    weight: int = 1
+    onlink: bool = False
+
+    def words(self) -> str:
+        via = f"via {self.via}" if self.via else ""
+        parts = [via, f"dev {self.dev}" if self.dev else "", "onlink" if self.onlink else ""]
+        return " ".join(part for part in parts if part)
+
+
+@dataclass(frozen=True, slots=True)
+class Encap:
+    """A lightweight tunnel (RTA_ENCAP, `encap ip id VNI dst PEER`): the kernel's route to `remote` picks the NIC."""
+
+    vni: int
+    remote: Address
+
+    def words(self) -> str:
+        family = "ip" if self.remote.version == 4 else "ip6"
+        return f"encap {family} id {self.vni} dst {self.remote}"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One FIB entry. `metric` None is the family's default (0 for IPv4, 1024 for IPv6); `mtu` is in bytes."""
+
+    destination: Network
+    nexthops: tuple[NextHop, ...] = ()
+    kind: Kind = "unicast"
+    table: int = 254
+    metric: int | None = None
+    source: Address | None = None
+    scope: Scope | None = None
+    protocol: int = 3
+    mtu: int | None = None
+    encap: Encap | None = None
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.destination)
+
+    @property
+    def devices(self) -> frozenset[str]:
+        return frozenset(hop.dev for hop in self.nexthops if hop.dev)
+
+    @property
+    def is_default(self) -> bool:
+        return self.destination.prefixlen == 0
+
+    @property
+    def effective_metric(self) -> int:
+        # IPv6 takes 0 for "not given" (net/ipv6/route.c: IP6_RT_PRIO_USER).
+        return self.metric or (0 if self.family == 4 else 1024)
+
+    @property
+    def effective_scope(self) -> Scope:
+        """Iproute2's own default: host for local routes, link for a bare device, else global (iproute.c)."""
+        if self.scope is not None:
+            return self.scope
+        if self.kind == "local":
+            return "host"
+        bare = self.kind == "unicast" and len(self.nexthops) == 1 and self.nexthops[0].via is None
+        return "link" if bare and self.family == 4 and self.encap is None else "global"
+
+    def __str__(self) -> str:
+        words: list[str] = [] if self.kind == "unicast" else [self.kind]
+        words.append("default" if self.is_default else str(self.destination))
+        if self.encap:
+            words.append(self.encap.words())
+        if len(self.nexthops) == 1:
+            words.append(self.nexthops[0].words())
+        if self.table != _default_table(self.kind):
+            words.append(f"table {self.table}")
+        if self.protocol != PROTOCOLS["boot"]:
+            name = next((name for name, number in PROTOCOLS.items() if number == self.protocol), str(self.protocol))
+            words.append(f"proto {name}")
+        if self.scope is not None:
+            words.append(f"scope {self.scope}")
+        if self.source is not None:
+            words.append(f"src {self.source}")
+        if self.metric is not None:
+            words.append(f"metric {self.metric}")
+        if self.mtu is not None:
+            words.append(f"mtu {self.mtu}")
+        if len(self.nexthops) > 1:
+            words += [f"nexthop {hop.words()} weight {hop.weight}" for hop in self.nexthops]
+        if self.family == 6 and self.is_default and not any(hop.via for hop in self.nexthops):
+            words.insert(0, "-6")
+        return " ".join(words)
+
+
+def _default_table(kind: Kind) -> int:
+    return TABLES["local"] if kind == "local" else TABLES["main"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One policy-routing rule (fib_rules(7)); `priority` None lets the kernel choose the one before the first."""
+
+    table: int | None = 254
+    action: Literal["lookup", "blackhole", "unreachable", "prohibit"] = "lookup"
+    priority: int | None = None
+    source: Network | None = None
+    destination: Network | None = None
+    iif: str | None = None
+    oif: str | None = None
+    mark: tuple[int, int] | None = None
+    negated: bool = False
+    explicit_family: Family | None = field(default=None, compare=False)
+
+    @property
+    def family(self) -> Family:
+        network = self.source or self.destination
+        if network is not None:
+            return family_of(network)
+        return self.explicit_family or 4
+
+    def __str__(self) -> str:
+        words = ["not"] if self.negated else []
+        words += ["from", str(self.source) if self.source else "all"]
+        if self.destination:
+            words += ["to", str(self.destination)]
+        if self.mark:
+            words += ["fwmark", f"{self.mark[0]:#x}/{self.mark[1]:#x}"]
+        if self.iif:
+            words += ["iif", self.iif]
+        if self.oif:
+            words += ["oif", self.oif]
+        words += ["lookup", str(self.table)] if self.action == "lookup" else [self.action]
+        if self.priority is not None:
+            words += ["priority", str(self.priority)]
+        if self.explicit_family == 6 and not (self.source or self.destination):
+            words.insert(0, "-6")
+        return " ".join(words)
+
+
+def parse_route(text: str) -> Route:
+    """A route from iproute2's words, e.g. `default nexthop via 10.0.0.254 dev eth0 nexthop via 10.0.1.254 dev eth1`.
+
+    Raises ValueError with the word that is wrong.
+    """
+    words = Words(text)
+    family = words.family()
+    kind = _KINDS[words.taken(*_KINDS) or "unicast"]
+    to = words.take("a destination")
+    route = replace(_route_options(words, kind), kind=kind)
+    versions: set[int] = {hop.via.version for hop in route.nexthops if hop.via}
+    versions |= {route.source.version} if route.source else set()
+    if to in ("default", "all", "any"):
+        inferred: Family = 6 if versions == {6} else 4
+        route = replace(route, destination=_EVERYTHING[family or inferred])
+    else:
+        route = replace(route, destination=ip_network(to))
+    if any(version != route.family for version in versions):
+        raise ValueError(f"{route.destination} and its gateway or source are of different families")
+    if family not in (None, route.family):
+        raise ValueError(f"-{family} and {route.destination} are of different families")
+    if why := _contradiction(route):
+        raise ValueError(why)
+    return route
+
+
+def _route_options(words: Words, kind: Kind) -> Route:
+    """What follows a route's destination, which is a placeholder in the result."""
+    route = Route(_EVERYTHING[4], table=_default_table(kind))
+    single: NextHop | None = None
+    hops: tuple[NextHop, ...] = ()
+    seen: set[str] = set()
+    while (word := words.peek()) is not None:
+        if word in seen and word != "nexthop":
+            raise ValueError(f"{word!r} is there twice")
+        seen.add(word)
+        if word in ("via", "dev", "onlink"):
+            single = _nexthop_word(words, single or NextHop())
+            continue
+        words.take(word)
+        if word == "nexthop":
+            hops = (*hops, _nexthop(words))
+        elif word == "table":
+            route = replace(route, table=_table(words))
+        elif word in ("metric", "preference", "priority"):
+            route = replace(route, metric=words.number("metric", 0, U32))
+        elif word == "mtu":
+            words.taken("lock")
+            route = replace(route, mtu=words.number("mtu", 68, 65535))
+        elif word == "src":
+            route = replace(route, source=words.address("the source"))
+        elif word == "scope":
+            route = replace(route, scope=_scope(words.take("a scope")))
+        elif word in ("proto", "protocol"):
+            route = replace(route, protocol=words.numbered("protocol", PROTOCOLS, 255))
+        else:
+            raise ValueError(f"{word!r} is not a word of a route{_meant(word, _ROUTE_WORDS)}")
+    if hops and single:
+        raise ValueError("a route has either `via`/`dev` or `nexthop`s, not both")
+    return replace(route, nexthops=(single,) if single else hops)
+
+
+def _table(words: Words) -> int:
+    number = words.numbered("table", TABLES, U32)
+    if number == 0:
+        raise ValueError("table 0 stands for no table")
+    return number
+
+
+def _scope(word: str) -> Scope:
+    if word not in _SCOPES:
+        raise ValueError(f"scope {word!r} is not one of {', '.join(SCOPES)}")
+    return _SCOPES[word]
+
+
+def _nexthop(words: Words) -> NextHop:
+    hop = NextHop()
+    while words.peek() in ("via", "dev", "weight", "onlink"):
+        hop = _nexthop_word(words, hop)
+    return hop
+
+
+def _nexthop_word(words: Words, hop: NextHop) -> NextHop:
+    word = words.take("a hop")
+    if word == "dev":
+        return replace(hop, dev=words.take("a device"))
+    if word == "weight":
+        return replace(hop, weight=words.number("weight", 1, 256))
+    if word == "onlink":
+        return replace(hop, onlink=True)
+    words.taken("inet", "inet6")
+    return replace(hop, via=words.address("the gateway"))
+
+
+def _contradiction(route: Route) -> str | None:
+    """Why no kernel takes this route, whatever the host."""
+    if route.kind not in ("unicast", "local"):
+        return f"a {route.kind} route has neither a gateway nor a device" if route.nexthops else None
+    if not route.nexthops:
+        return "the route names neither a gateway (via) nor a device (dev)"
+    for hop in route.nexthops:
+        if not hop.via and not hop.dev:
+            return "a nexthop names neither a gateway (via) nor a device (dev)"
+        if hop.onlink and not (hop.via and hop.dev):
+            return "`onlink` needs both a gateway (via) and a device (dev)"
+        if hop.via and hop.via.is_link_local and route.family == 6 and not hop.dev:
+            return f"the link-local gateway {hop.via} needs a device (dev)"
+    if route.family == 6:
+        bare = len(route.nexthops) > 1 and any(hop.via is None for hop in route.nexthops)
+        return "every nexthop of an IPv6 route has a gateway (via)" if bare else None
+    if route.kind == "local" and route.scope not in (None, "host"):
+        return f"a local route has scope host, not {route.scope}"
+    if route.effective_scope in ("link", "host") and any(hop.via for hop in route.nexthops):
+        return f"a route of scope {route.effective_scope} has no gateway"
+    if route.effective_scope == "host" and len(route.nexthops) > 1:
+        return "a route of scope host has one hop"
+    return None
+
+
+def parse_rule(text: str) -> Rule:
+    """A rule from iproute2's words, e.g. `from 10.244.1.0/24 lookup 100 priority 50`. Raises ValueError."""
+    words = Words(text)
+    rule = Rule(table=None, explicit_family=words.family())
+    networks: list[Network] = []
+    seen: set[str] = set()
+    while (word := words.peek()) is not None:
+        words.take(word)
+        if word in seen:
+            raise ValueError(f"{word!r} is there twice")
+        seen.add(word)
+        if word == "not":
+            rule = replace(rule, negated=True)
+        elif word in ("from", "to"):
+            prefix = words.take("a prefix")
+            network = None if prefix in ("all", "any", "default") else ip_network(prefix)
+            if network is None:
+                continue
+            networks.append(network)
+            if network.prefixlen == 0:  # all of one family
+                rule = replace(rule, explicit_family=rule.explicit_family or family_of(network))
+            elif word == "from":
+                rule = replace(rule, source=network)
+            else:
+                rule = replace(rule, destination=network)
+        elif word in ("iif", "dev"):
+            rule = replace(rule, iif=words.take("a device"))
+        elif word == "oif":
+            rule = replace(rule, oif=words.take("a device"))
+        elif word == "fwmark":
+            rule = replace(rule, mark=words.mark())
+        elif word in ("priority", "preference", "pref", "order"):
+            rule = replace(rule, priority=words.number("priority", 0, U32))
+        elif word in ("lookup", "table"):
+            rule = replace(rule, table=_table(words), action="lookup")
+        elif word in _REFUSALS:
+            rule = replace(rule, action=_REFUSALS[word])
+        else:
+            raise ValueError(f"{word!r} is not a word of a rule{_meant(word, _RULE_WORDS)}")
+    if rule.table is None and rule.action == "lookup":
+        raise ValueError("the rule names no table (`lookup TABLE`)")
+    if rule.table is not None and rule.action != "lookup":
+        raise ValueError(f"a rule that says {rule.action} looks up no table")
+    if len({network.version for network in networks}) > 1:
+        raise ValueError(f"{networks[0]} and {networks[1]} are of different families")
+    if networks and rule.explicit_family not in (None, networks[0].version):
+        raise ValueError(f"-{rule.explicit_family} and {networks[0]} are of different families")
+    return rule
+
+
+def _meant(word: str, known: tuple[str, ...]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def numbered(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """The rules with the priorities the kernel would give them: one before the second of its list (fib_rules.c).
+
+    The first is `local`'s, at 0; a rule at 0 comes after it, and is then the second.
+    """
+    lowest: dict[Family, int] = {4: 32766, 6: 32766}
+    found: list[Rule] = []
+    for rule in rules:
+        priority = rule.priority if rule.priority is not None else max(lowest[rule.family] - 1, 0)
+        lowest[rule.family] = min(lowest[rule.family], priority)
+        found.append(replace(rule, priority=priority))
+    return tuple(found)
+
+
+__all__ = [
+    "FAMILIES",
+    "PROTOCOLS",
+    "SCOPES",
+    "TABLES",
+    "Address",
+    "Encap",
+    "Family",
+    "Kind",
+    "Network",
+    "NextHop",
+    "Route",
+    "Rule",
+    "Scope",
+    "family_of",
+    "numbered",
+    "parse_route",
+    "parse_rule",
+]

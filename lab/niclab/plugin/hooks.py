@@ -1,0 +1,266 @@
+"""The pytest plugin: labs as fixtures, one per topology, settings and version, shared by tests that ask for the same.
+
+    @pytest.mark.topology("two-nic")
+    @pytest.mark.settings(routing="tunnel", devices="eth1")
+    def test_tunnel(lab): ...
+
+Only tests that use the `lab` fixture are touched; in a run without them the plugin does nothing and loads nothing.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from niclab.errors import LabError
+from niclab.plugin.claims import Stories
+from niclab.plugin.marks import Needs
+
+if TYPE_CHECKING:
+    from niclab.lab import Lab
+    from niclab.plugin.session import Session
+
+VERSIONS = ("1.18", "1.20")
+"""Versions a lab test runs on by default: around the change of the single-device rule."""
+
+_SESSION: pytest.StashKey[Session] = pytest.StashKey()
+RUN: pytest.StashKey[str] = pytest.StashKey()
+"""What the processes of one run under pytest-xdist have in common."""
+_DATAPATH: pytest.StashKey[str] = pytest.StashKey()
+_NEEDS: pytest.StashKey[Needs] = pytest.StashKey()
+_LACKS_ROOM: pytest.StashKey[bool] = pytest.StashKey()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("niclab", "niclab: which NIC carries what")
+    group.addoption(
+        "--datapath",
+        choices=("builtin", "cilium"),
+        help="who forwards pod packets (default: cilium where a bundle is at hand, else the built-in model)",
+    )
+    group.addoption(
+        "--control-plane",
+        choices=("kubernetes", "kvstore"),
+        help="what real agents talk to (default: by what is there)",
+    )
+    group.addoption("--topology", metavar="NAME", help="run on this topology instead of the tests' own")
+    group.addoption(
+        "--cilium",
+        action="append",
+        metavar="X.Y",
+        help=f"Cilium version, repeatable (default: {' and '.join(VERSIONS)}; of real agents every one at hand)",
+    )
+    group.addoption("--keep", action="store_true", help="let the labs of failed tests stand, and say how to enter them")
+    group.addoption("--pause-on-error", action="store_true", help="stop at a failed lab test until Enter is pressed")
+    group.addoption("--pcap", action="store_true", help="write a pcapng for every lab test, not only failed ones")
+    group.addoption("--artifacts", metavar="DIR", default="artifacts", help="where records go (default: artifacts)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "topology(name, routes, rules, sysctls, node_ips, default_routes): the lab's topology, a name or the path of a "
+        "YAML file, and what to add to it: lists of 'HOST: WORDS' or 'all: WORDS' (lab.topology.amend); marks add up",
+    )
+    config.addinivalue_line("markers", "settings(**flags): Cilium settings on top of the lab's baseline; marks add up")
+    config.addinivalue_line("markers", "cilium(*versions): the Cilium versions this test is about, e.g. '1.18'")
+    config.addinivalue_line(
+        "markers", "needs(*features): what `niclab check` must find, e.g. 'bond'; else it is skipped"
+    )
+    if config.getoption("--pause-on-error") and getattr(config.option, "numprocesses", None):
+        raise pytest.UsageError("--pause-on-error needs the terminal, which workers do not have: leave out -n")
+    config.stash[_NEEDS] = Needs()
+    config.pluginmanager.register(config.stash[_NEEDS], "niclab-needs")
+    config.pluginmanager.register(Stories(config), "niclab-stories")
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Collector(config), "niclab-collector")
+
+
+def _session(config: pytest.Config) -> Session:
+    """This run's state, made when the first lab test is met."""
+    found = config.stash.get(_SESSION, None)
+    if found is None:
+        from niclab.plugin.session import Session
+
+        found = config.stash[_SESSION] = Session(config)
+    return found
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    session = config.stash.get(_SESSION, None)
+    if session is not None:
+        session.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A lab test runs once per Cilium version it is about."""
+    if not _uses_lab(metafunc.definition) or "cilium_version" in _parametrized(metafunc):
+        return
+    marker = metafunc.definition.get_closest_marker("cilium")
+    chosen = tuple(metafunc.config.getoption("--cilium") or _default_versions(metafunc.config))
+    if marker:
+        chosen = tuple(version for version in chosen if version in marker.args)
+    if "cilium_version" not in metafunc.fixturenames:
+        metafunc.fixturenames.append("cilium_version")
+    metafunc.parametrize("cilium_version", chosen, scope="session", ids=[f"cilium-{version}" for version in chosen])
+
+
+def _default_versions(config: pytest.Config) -> tuple[str, ...]:
+    if datapath(config) == "builtin":
+        return VERSIONS
+    from niclab import choice
+
+    return choice.versions("cilium")
+
+
+def datapath(config: pytest.Config) -> str:
+    """Who forwards pod packets in this run."""
+    found = config.stash.get(_DATAPATH, None)
+    if found is None:
+        from niclab import choice
+
+        found = config.stash[_DATAPATH] = choice.datapath(config.getoption("--datapath"))
+    return found
+
+
+def _parametrized(metafunc: pytest.Metafunc) -> set[str]:
+    names: set[str] = set()
+    for mark in metafunc.definition.iter_markers("parametrize"):
+        argument = mark.args[0] if mark.args else mark.kwargs["argnames"]
+        names |= {name.strip() for name in (argument.split(",") if isinstance(argument, str) else argument)}
+    return names
+
+
+def _uses_lab(item: pytest.Item) -> bool:
+    # A repository that has a `lab` fixture of its own, and never heard of this one, means something else.
+    fixtures = getattr(item, "_fixtureinfo", None)
+    for fixture in reversed(fixtures.name2fixturedefs.get("lab", ()) if fixtures is not None else ()):
+        if fixture.func.__module__ == __name__:
+            return True
+        if "lab" not in fixture.argnames:
+            break
+    return False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if any(map(_uses_lab, items)):
+        _session(config).group(items, _uses_lab)
+
+
+def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> str | None:
+    if not any(map(_uses_lab, items)):
+        return None
+    if datapath(config) == "builtin":
+        return "niclab: built-in datapath, a model of Cilium made of kernel parts"
+    return "niclab: real Cilium"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Only now is it known whether a lab test will run, and only lab tests need root: without it the same pytest is run
+    again in a user namespace. A worker of pytest-xdist cannot do that; it ends, and the controller does it."""
+    config = session.config
+    if config.option.collectonly or not any(map(_uses_lab, session.items)):
+        return
+    from niclab.host.rootless import is_able
+
+    if not is_able() and hasattr(config, "workerinput"):
+        config.stash[_LACKS_ROOM] = True
+        pytest.exit("niclab: the lab's tests need a room", returncode=pytest.ExitCode.USAGE_ERROR)
+    _enter_room(config)
+    try:
+        _session(config).check_options()
+    except LabError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+def _enter_room(config: pytest.Config) -> None:
+    """Run the same pytest again in a room, unless this is root; kept labs want one that outlives the run."""
+    from niclab.host.room import enter_room
+    from niclab.host.rootless import reenter_pytest
+
+    keep = bool(config.getoption("--keep"))
+    try:
+        reenter_pytest(config, lambda: enter_room(persistent=keep))
+    except LabError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Workers of pytest-xdist write into one directory, which the first that needs it makes."""
+    node.workerinput["niclab_run"] = node.config.stash.setdefault(RUN, secrets.token_hex(8))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    if getattr(node, "workeroutput", {}).get("niclab_lacks_room"):
+        _enter_room(node.config)
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """A lab of the test's topology, settings and Cilium version; shared, so leave it as it was."""
+    session = _session(request.config)
+    needs: Needs = request.config.stash[_NEEDS]
+    try:
+        needs.require(request.node, session.needs(request.node))
+        if told := session.told_by_kubernetes(request.node):
+            needs.skip(request.node, {"kubernetes": f"agents are told of {told} by its objects"})
+        found = session.begin(request.node)
+    except LabError as error:
+        raise pytest.fail.Exception(f"the lab could not be built:\n{error}", pytrace=False) from None
+    yield found
+    session.end(request.node)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    session = item.config.stash.get(_SESSION, None)
+    if session is not None:
+        session.report(item, report)
+    return report
+
+
+class _Collector:
+    """Takes the records off the reports: they come back from every worker, also from one that crashes later."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        record = getattr(report, "niclab", None)
+        if record is not None:
+            _session(self._config).absorb(record)
+
+
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """A comparison of NICs that fails shows the way the packet took."""
+    if "niclab.flow.verdict" not in sys.modules:  # then nothing compared is ours
+        return None
+    from niclab.flow.picture import compared
+
+    return compared(op, left, right)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    session = config.stash.get(_SESSION, None)
+    for line in session.summary() if session is not None else ():
+        terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    config = session.config
+    if config.stash.get(_LACKS_ROOM, False):
+        worker: Any = config
+        worker.workeroutput["niclab_lacks_room"] = True  # pytest-xdist's
+    found = config.stash.get(_SESSION, None)
+    if found is not None:
+        found.finish()

@@ -1,0 +1,306 @@
+"""What one pytest run knows: the labs that stand, the flows measured, and where the record goes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from niclab.agents import bundle
+from niclab.errors import LabError
+from niclab.flow.verdict import FlowResult
+from niclab.host import room
+from niclab.lab import Lab
+from niclab.modelled import modelled_version
+from niclab.plugin.claims import stories
+from niclab.plugin.hooks import RUN, datapath
+from niclab.plugin.pool import Standing, Wanted
+from niclab.report import captures, run
+from niclab.report.charts import charts
+from niclab.report.matrix import Row, render, row, unfolded
+from niclab.report.record import Trace
+
+_BEGUN: pytest.StashKey[tuple[Lab, int, int]] = pytest.StashKey()
+_RECORD: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
+_ORDER: pytest.StashKey[int] = pytest.StashKey()
+
+
+class Session:
+    """State of one pytest process. Under pytest-xdist each worker has one, and the controller, which collects."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self._datapath = datapath(config)
+        self._standing = Standing(self._datapath, config.getoption("--control-plane"), self._put_away)
+        self._records: list[dict[str, Any]] = []
+        self._directory: Path | None = None
+        self._kept: list[str] = []
+        self._complaint = ""
+
+    @property
+    def _is_worker(self) -> bool:
+        return hasattr(self._config, "workerinput")
+
+    def check_options(self) -> None:
+        """Raises LabError for what would make every lab test fail."""
+        for version in self._config.getoption("--cilium") or ():
+            if self._datapath == "builtin":
+                modelled_version(version)
+            else:
+                bundle.find_cilium(version)
+
+    def group(self, items: list[pytest.Item], uses_lab: Callable[[pytest.Item], bool]) -> None:
+        """Bring tests of the same lab together, in the order in which labs are first asked for.
+
+        Within each file; with real agents over all files, for a lab of theirs takes seconds to build, and before that
+        labs that differ only in what agents can be told in place.
+        """
+        first: dict[object, int] = {}
+        places: dict[pytest.Item, tuple[int, ...]] = {}
+        for number, item in enumerate(items):
+            file = first.setdefault(item.path, number)
+            wanted = self._likeness(item) if uses_lab(item) else item
+            if isinstance(wanted, Wanted) and self._datapath == "cilium":
+                places[item] = (first.setdefault(wanted.kin, number), first.setdefault(wanted, number))
+            else:
+                places[item] = (file, first.setdefault((item.path, wanted), number))
+        items.sort(key=places.__getitem__)
+        for number, item in enumerate(items):
+            item.stash[_ORDER] = number
+
+    def _wanted(self, item: pytest.Item) -> Wanted:
+        return Wanted.by(item, topology=self._config.getoption("--topology"))
+
+    def _likeness(self, item: pytest.Item) -> Wanted | pytest.Item:
+        try:
+            return self._wanted(item)
+        except LabError:  # told when the test runs
+            return item
+
+    def needs(self, item: pytest.Item) -> tuple[str, ...]:
+        """What the kernel must have for the test's topology. Raises LabError."""
+        return self._standing.needs(self._wanted(item))
+
+    def told_by_kubernetes(self, item: pytest.Item) -> str:
+        """What of the test's lab a kvstore cannot tell real agents; empty for nothing. Raises LabError."""
+        return self._standing.told_by_kubernetes(self._wanted(item))
+
+    def begin(self, item: pytest.Item) -> Lab:
+        """A lab as the test's marks ask for. Raises LabError."""
+        lab = self._standing.lab(self._wanted(item))
+        lab.forget_captures()
+        item.stash[_BEGUN] = (lab, len(lab.flows), len(lab.commands))
+        item.stash[_RECORD] = {}
+        return lab
+
+    def _put_away(self, lab: Lab) -> None:
+        """Before a lab is taken down: keep what real agents logged and said."""
+        if lab.datapath == "cilium":
+            lab.collect(self.directory / f"{lab.topology.name}-cilium-{lab.version}-{lab.id}")
+
+    def end(self, item: pytest.Item) -> None:
+        """Write the test's record: it goes with the report of its teardown."""
+        lab, start, commands = item.stash[_BEGUN]
+        results = lab.flows[start:]
+        if lab.changed_after is not None or not all(result.measurement.holds for result in results):
+            self._standing.discard(lab)  # its agents remember, or its taps are blind: of no use to the next test
+        told_stories = [story.folded() for story in stories(item)]
+        ran = [one.folded() for one in lab.commands[commands:]]
+        if not (results or ran or told_stories):
+            return
+        first = lab.settings.for_node(next(iter(lab.topology.nodes)))
+        told = {(f"{who}: {key}" if who else key): value for who, key, value in _told(lab)}
+        told |= self._wanted(item).amendments.told
+        # The matrix tells of settings, not of what a test did to the lab.
+        shown = results if lab.changed_after is None else results[: max(0, lab.changed_after - start)]
+        cells = row(lab.title, ",".join(first.devices) or "(unset)", shown, told).folded()
+        item.stash[_RECORD].update(
+            {
+                "test": item.nodeid,
+                "line": item.location[1],
+                "order": item.stash.get(_ORDER, 0),
+                **json.loads(Trace.of(lab, results).to_json()),
+                "stories": told_stories,
+                "commands": ran,
+                "matrix": cells,
+            }
+        )
+
+    def report(self, item: pytest.Item, report: pytest.TestReport) -> None:
+        """A report of one of the test's phases: what JUnit is told; of a failed one all that helps to find out why."""
+        if _BEGUN not in item.stash:
+            return
+        lab, start, _ = item.stash[_BEGUN]
+        results = lab.flows[start:]
+        record = item.stash[_RECORD]
+        if report.when == "call":
+            told = _properties(lab, results)
+            item.user_properties += told  # JUnit's are taken from the last phase's report
+            report.user_properties += told
+        if report.when == "call" or report.failed:
+            record["outcome"] = report.outcome
+        if report.failed or (report.when == "call" and self._config.getoption("--pcap")):
+            self._capture(item, lab, report, record)
+        if report.failed:
+            self._failed(lab, results, report, record)
+        if report.when == "teardown":
+            item.stash[_RECORD] = {}
+            vars(report)["niclab"] = record  # pytest-xdist hands over whatever a report holds
+
+    def _capture(self, item: pytest.Item, lab: Lab, report: pytest.TestReport, record: dict[str, Any]) -> None:
+        if not lab.captures:
+            report.sections.append(("niclab capture", "none: the test ended before a frame was captured"))
+            return
+        path = self.directory / f"{_file_name(item.nodeid)}.pcapng"
+        try:
+            captures.write(lab, path, exist_ok=True)
+        except LabError as error:
+            report.sections.append(("niclab capture", str(error)))
+            return
+        record["pcapng"] = path.name
+        report.sections.append(("niclab capture", str(path)))
+
+    def _failed(self, lab: Lab, results: list[FlowResult], report: pytest.TestReport, record: dict[str, Any]) -> None:
+        shown = {line.removeprefix("E").strip() for line in report.longreprtext.splitlines()}
+        untold = [one for one in results if not shown.issuperset(map(str.strip, one.explanation.splitlines()))]
+        if untold:
+            told = "\n".join(f"{one.name}: {one.outcome}\n{one.explanation}" for one in untold)
+            report.sections.append(("niclab flows", told))
+        enter = [f"{host}: {lab.exec_line(host)}" for host in lab.namespaces]
+        if self._config.getoption("--keep"):
+            lab.keep()
+            record["kept"] = lab.id
+            report.sections.append(("niclab lab kept", "\n".join([*enter, f"niclab down {lab.id}"])))
+        if self._config.getoption("--pause-on-error"):
+            self._pause(report, enter)
+
+    def _pause(self, report: pytest.TestReport, lines: list[str]) -> None:
+        manager: Any = self._config.pluginmanager.getplugin("capturemanager")
+        if manager is not None:
+            manager.suspend(in_=True)
+        try:
+            print(f"\n{report.longreprtext}\n", *lines, "the lab stands; press Enter to go on", sep="\n", flush=True)
+            input()
+        except EOFError:
+            print("no terminal to wait for: going on")
+        finally:
+            if manager is not None:
+                manager.resume()
+
+    @property
+    def directory(self) -> Path:
+        """This run's own directory under --artifacts; older runs' are never overwritten. Raises LabError."""
+        if self._directory is None:
+            parent, shared = self._artifacts, self._run
+            self._directory = run.shared_directory(parent, shared) if shared else run.new_directory(parent)
+        return self._directory
+
+    @property
+    def _artifacts(self) -> Path:
+        return Path(self._config.invocation_params.dir, self._config.getoption("--artifacts"))
+
+    @property
+    def _run(self) -> str | None:
+        """What the processes of a run under pytest-xdist have in common; None for a run of one process."""
+        found: str | None = getattr(self._config, "workerinput", {}).get("niclab_run")
+        return found or self._config.stash.get(RUN, None)
+
+    def absorb(self, record: dict[str, Any]) -> None:
+        """Take a test's record over from its report."""
+        if record.get("kept") and record["kept"] not in self._kept:
+            self._kept.append(record["kept"])
+        if "test" in record:
+            self._records.append(record)
+
+    def finish(self) -> None:
+        """At the end of the run: take down every lab and write the record."""
+        self.close()
+        if self._is_worker:
+            return
+        self._records.sort(key=lambda record: int(record["order"]))
+        try:
+            if self._records:
+                tests = [{key: value for key, value in one.items() if key != "order"} for one in self._records]
+                run.write(self.directory / "run.json", datapath=self._datapath, tests=tests)
+        except LabError as error:
+            self._complaint = str(error)
+        if self._run:
+            run.end_sharing(self._artifacts, self._run)
+        if not self._kept:
+            room.end_if_empty()
+
+    def close(self) -> None:
+        self._standing.close()
+
+    def summary(self) -> Iterator[str]:
+        """What the terminal shows at the end."""
+        if self._is_worker:
+            return
+        if self._records:
+            yield ""
+            rows: list[Row] = [unfolded(record["matrix"]) for record in self._records if record["matrix"]["cells"]]
+            yield from render(sorted(rows, key=lambda one: one.table), width=self._width()).splitlines()
+            if charted := list(charts(self._records)):
+                yield from ("", "shares of NICs, with 95 % intervals:", *charted)
+            yield from _unpredicted(self._records)
+            yield ""
+            yield self._complaint or f"record: {os.path.relpath(self.directory / 'run.json')}"
+        for lab_id in self._kept:
+            yield f"kept: niclab inspect --id {lab_id} · niclab down {lab_id}"
+
+    def _width(self) -> int:
+        reporter: Any = self._config.pluginmanager.getplugin("terminalreporter")
+        return max(100, reporter._tw.fullwidth) if reporter else 100
+
+
+def _unpredicted(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Flows that did what nothing said they would: a finding about the model, or about who is measured."""
+    found = [
+        f"{record['test']}: {flow['from']} → {flow['to']}: {flow['unpredicted']}"
+        for record in records
+        for flow in record["flows"]
+        if flow["unpredicted"]
+    ]
+    if found:
+        yield ""
+        yield f"not as predicted ({len(found)}):"
+        yield from (f"  {line}" for line in found)
+
+
+def _told(lab: Lab) -> Iterator[tuple[str, str, str]]:
+    """(node or nothing, key, value) of every setting."""
+    for key, value in lab.settings.values.items():
+        yield "", key, value
+    for node in lab.settings.per_node:
+        for key, value in node.values.items():
+            yield node.name, key, value
+
+
+def _expected(lab: Lab, results: list[FlowResult]) -> dict[str, list[str]]:
+    """Flow → every way that is predicted for it; none when it cannot be sent."""
+    return {result.name: [str(way) for way in lab.expected(result)] for result in results}
+
+
+def _properties(lab: Lab, results: list[FlowResult]) -> list[tuple[str, object]]:
+    expected = _expected(lab, results)
+    return [
+        ("niclab.said", "; ".join(f"{node}: {reported}" for node, reported in lab.reported.items())),
+        ("niclab.expected", "; ".join(f"{name}: {' or '.join(ways) or 'not sent'}" for name, ways in expected.items())),
+        (
+            "niclab.observed",
+            "; ".join(f"{r.name}: {r.verdict} by {', '.join(r.transmitted_by) or 'no NIC'}" for r in results),
+        ),
+    ]
+
+
+def _file_name(nodeid: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9.=-]+", "-", nodeid).strip("-")
+    if len(name) <= 150:
+        return name
+    return f"{name[:140]}-{hashlib.sha256(nodeid.encode()).hexdigest()[:8]}"

@@ -1,0 +1,132 @@
+"""Two records compared: which flows moved to another NIC, changed their source, or fared otherwise. Pure.
+
+Flows are matched by topology, settings and ends, whatever version or datapath measured them; a pod's address counts as
+its name, because agents give out addresses as they please.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from niclab.errors import LabError
+
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One thing about one flow, or one node, that is not as it was."""
+
+    topology: str
+    settings: str
+    flow: str
+    what: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.flow}  {self.what}: {self.before} → {self.after}"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """`compared` flows are in both records; `only` names those that are in one."""
+
+    changes: tuple[Change, ...]
+    compared: int
+    only_before: tuple[str, ...]
+    only_after: tuple[str, ...]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The measured labs of a run.json, or of what `niclab trace -o json` printed. Raises LabError."""
+    try:
+        found = json.loads(path.read_text())
+    except OSError as error:
+        raise LabError(f"cannot read {path}", why=error.strerror or str(error)) from None
+    except ValueError as error:
+        raise LabError(f"{path} is no record", why=str(error), fix="give a run.json or a saved trace") from None
+    tests = found.get("tests", [found]) if isinstance(found, dict) else None
+    if not isinstance(tests, list) or not all(isinstance(test, dict) and "flows" in test for test in tests):
+        raise LabError(f"{path} is no record", why="it has no flows", fix="give a run.json or a saved trace")
+    return tests
+
+
+def versions(tests: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The Cilium versions in a record, in the order in which they come."""
+    return list(dict.fromkeys(str(test["cilium_version"]) for test in tests))
+
+
+def compare(before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, Any]]) -> Difference:
+    """What changed from one record to the other."""
+    old, new = _flows(before), _flows(after)
+    changes: list[Change] = []
+    for key in old:
+        if key in new:
+            first, second = old[key], new[key]
+            changes += [
+                Change(*key, what, first[what], second[what]) for what in first if first[what] != second.get(what, "")
+            ]
+    return Difference(
+        tuple(changes),
+        sum(key in new for key in old),
+        tuple(" · ".join(key) for key in old if key not in new),
+        tuple(" · ".join(key) for key in new if key not in old),
+    )
+
+
+def _flows(tests: Iterable[Mapping[str, Any]]) -> dict[Key, dict[str, str]]:
+    found: dict[Key, dict[str, str]] = {}
+    for test in tests:
+        settings = ", ".join(f"{key}={value}" for key, value in sorted(test.get("settings", {}).items()))
+        names = {address: name for name, address in test.get("addresses", {}).items()}
+        for node, reported in test.get("nodes", {}).items():
+            found[test["topology"], settings, node] = {
+                "devices": " ".join(reported["devices"]) or "none",
+                "direct routing device": reported["direct_routing_device"] or "none",
+                "agent": reported["agent_exits"] or "runs",
+            }
+        for flow in test["flows"]:
+            end = flow["to"] + ("" if flow["protocol"] == "icmp" else f":{flow['protocol']}")
+            found[test["topology"], settings, f"{flow['from']} → {end}"] = _facts(flow, names)
+    return found
+
+
+def _facts(flow: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
+    def told(addresses: Iterable[str]) -> str:
+        return ", ".join(sorted({names.get(address, address) for address in addresses})) or "none"
+
+    sent = flow["transmitted_by"]
+    outer = {f"{names.get(a, a)}→{names.get(b, b)}" for one in sent.values() for a, b in one["outer"]}
+    return {
+        "requests by": ", ".join(sorted(tap for tap, one in sent.items() if one["requests"])) or "no NIC",
+        "replies by": ", ".join(sorted(tap for tap, one in sent.items() if one["replies"])) or "no NIC",
+        "source": told(source for one in sent.values() if one["requests"] for source in one["inner_src"]),
+        "source of replies": told(
+            source for one in sent.values() if one["replies"] and not one["requests"] for source in one["inner_src"]
+        ),
+        "tunnel": ", ".join(sorted(outer)) or "none",
+        "seen by the server": told(source for seen in flow["server_saw_source"].values() for source in seen),
+        "verdict": flow["verdict"],
+    }
+
+
+def render(difference: Difference) -> str:
+    """The changes, under a line for each lab."""
+    lines: list[str] = []
+    here: tuple[str, str] | None = None
+    for change in difference.changes:
+        if (change.topology, change.settings) != here:
+            here = (change.topology, change.settings)
+            lines += ["", f"{change.topology} · {change.settings}"] if lines else [" · ".join(here)]
+        lines.append(f"  {change}")
+    changed = len({(c.topology, c.settings, c.flow) for c in difference.changes})
+    lines += ["", f"{changed} of {difference.compared} compared flows and nodes changed"]
+    for title, names in (("only in the first", difference.only_before), ("only in the second", difference.only_after)):
+        if names:
+            lines.append(f"{title}: {len(names)}")
+    return "\n".join(lines).lstrip("\n")

@@ -1,0 +1,45 @@
+"""What Cilium is told: one object from every format people have, and back."""
+
+from niclab.settings.assignments import parse_assignments, parse_node_assignments
+from niclab.settings.bearing import MODELLED, NEUTRAL, neutral, unmodelled
+from niclab.settings.formats import load, loads
+from niclab.settings.keys import KeyReport, check_keys
+from niclab.settings.model import (
+    CHART_DEFAULTS,
+    CILIUM_DEFAULTS,
+    LAB_BASELINE,
+    Expression,
+    NodeSettings,
+    Selector,
+    Settings,
+    effective,
+)
+from niclab.settings.render import to_configmap, to_flags, to_helm
+from niclab.settings.values import Values
+from niclab.settings.view import NodeView
+
+__all__ = [
+    "CHART_DEFAULTS",
+    "CILIUM_DEFAULTS",
+    "LAB_BASELINE",
+    "MODELLED",
+    "NEUTRAL",
+    "Expression",
+    "KeyReport",
+    "NodeSettings",
+    "NodeView",
+    "Selector",
+    "Settings",
+    "Values",
+    "check_keys",
+    "effective",
+    "load",
+    "loads",
+    "neutral",
+    "parse_assignments",
+    "parse_node_assignments",
+    "to_configmap",
+    "to_flags",
+    "to_helm",
+    "unmodelled",
+]

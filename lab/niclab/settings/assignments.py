@@ -1,0 +1,136 @@
+"""Flags as people type them: `KEY=VALUE`, `node1:KEY=VALUE`, and files with one a line."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from typing import TYPE_CHECKING, NamedTuple
+
+from niclab.errors import InputError, Problem
+from niclab.settings.known import key_problem, spelled
+from niclab.settings.model import NodeSettings, Settings
+from niclab.settings.values import BOOLEANS, Values, complaint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+_NODE_KEY = re.compile(r"(?:(?P<node>[a-z0-9][a-z0-9.-]*):)?(?P<key>[^:=\s]+)=(?P<value>.*)", re.DOTALL)
+
+
+class _Said(NamedTuple):
+    line: int
+    node: str | None
+    key: str
+    value: str
+
+
+def parse_assignments(assignments: Sequence[str], *, file: str = "--set") -> Settings:
+    """Settings from `KEY=VALUE` words; a key may be spelled `--enable-ipv6`, `enable_ipv6` or `enableIPv6`."""
+    return _settings([_assignment(text, file, 0, with_node=False) for text in assignments], file)
+
+
+def parse_node_assignments(assignments: Sequence[str], *, file: str = "--node-set") -> Settings:
+    """Overrides of single nodes from `NODE:KEY=VALUE` words."""
+    return _settings([_assignment(text, file, 0, with_node=True) for text in assignments], file)
+
+
+def looks_like_flags(text: str) -> bool:
+    """Whether a text is a flags file: its first line that says something is `KEY=VALUE` or begins with `--flag`."""
+    for line in text.splitlines():
+        word = line.strip()
+        if word and not word.startswith("#"):
+            return bool(re.match(r"--[A-Za-z]|cilium-agent(\s|$)|[A-Za-z0-9_.-]+(:[A-Za-z0-9_.-]+)?\s*=", word))
+    return False
+
+
+def parse_flags(text: str, name: str) -> Settings:
+    """A flags file: `KEY=VALUE`, `NODE:KEY=VALUE` and `--flag=value` lines (also `--flag value`, a bare `--flag`)."""
+    reported: list[_Said] = []
+    problems: list[Problem] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        try:
+            reported.extend(_line(line, name, number))
+        except InputError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise InputError(problems)
+    return _settings(reported, name)
+
+
+def _line(line: str, name: str, number: int) -> Iterator[_Said]:
+    word = line.strip().removesuffix("\\").strip()
+    word = re.sub(r"^cilium-agent(\s+|$)", "", word)
+    if not word or word.startswith("#"):
+        return
+    if word.startswith("--"):
+        try:
+            tokens = shlex.split(word, comments=True)
+        except ValueError as error:
+            raise InputError([Problem(name, number, "", str(error).lower(), "close the quotes")]) from None
+        yield from _command_line(tokens, name, number)
+        return
+    reported = _assignment(word, name, number, with_node=None)
+    yield reported._replace(value=_unquoted(reported.value))
+
+
+def _command_line(tokens: list[str], name: str, number: int) -> Iterator[_Said]:
+    while tokens:
+        token = tokens.pop(0)
+        if not token.startswith("--"):
+            raise InputError([Problem(name, number, "", f"{token!r} belongs to no flag", "write --flag=value")])
+        if "=" in token:
+            yield _assignment(token, name, number, with_node=False)
+        elif _is_switch(key := spelled(token)):
+            yield _Said(number, None, key, "true")
+        elif tokens and not tokens[0].startswith("--"):
+            yield _Said(number, None, key, tokens.pop(0))
+        else:
+            raise InputError([Problem(name, number, key, "the flag has no value", f"write --{key}=value")])
+
+
+def _is_switch(key: str) -> bool:
+    return key in BOOLEANS or key.startswith(("enable-", "disable-"))
+
+
+def _unquoted(value: str) -> str:
+    value = value.strip()
+    if value[:1] == '"':
+        try:
+            text, end = json.JSONDecoder(strict=False).raw_decode(value)
+        except ValueError:
+            return value
+        rest = value[end:].strip()
+        return str(text) if not rest or rest.startswith("#") else value
+    if match := re.fullmatch(r"'([^']*)'(\s+#.*)?", value):
+        return match[1]
+    return re.sub(r"(^|\s+)#.*$", "", value)
+
+
+def _assignment(text: str, file: str, line: int, *, with_node: bool | None) -> _Said:
+    """One assignment; `with_node` None allows both forms."""
+    match = _NODE_KEY.fullmatch(text.strip())
+    shape = "NODE:KEY=VALUE" if with_node else "KEY=VALUE"
+    if match is None or (with_node is True) > (match["node"] is not None) or (with_node is False and match["node"]):
+        why = f"{text!r} is not {shape}"
+        example = "node1:devices=eth1" if with_node else "devices=eth0,eth1"
+        raise InputError([Problem(file, line, "", why, f"write it as {example}")])
+    return _Said(line, match["node"], spelled(match["key"]), match["value"])
+
+
+def _settings(reported: Iterable[_Said], file: str) -> Settings:
+    problems: list[Problem] = []
+    values: dict[str, str] = {}
+    nodes: dict[str, dict[str, str]] = {}
+    for line, node, key, value in reported:
+        field = f"{node}:{key}" if node else key
+        wrong = key_problem(key, file, line)
+        if wrong is None and (words := complaint(key, value)):
+            wrong = Problem(file, line, field, *words)
+        if wrong is not None:
+            problems.append(wrong)
+        (values if node is None else nodes.setdefault(node, {}))[key] = value
+    if problems:
+        raise InputError(problems)
+    per_node = tuple(NodeSettings(node, None, Values(told)) for node, told in nodes.items())
+    return Settings(Values(values), per_node)

@@ -1,0 +1,40 @@
+"""Topologies: what exists in a lab, as data."""
+
+from niclab.topology.file import find, load, loads, names
+from niclab.topology.model import (
+    Bgp,
+    External,
+    Fabric,
+    Flow,
+    Host,
+    Interface,
+    Link,
+    Nic,
+    Node,
+    Pod,
+    Router,
+    Service,
+    Topology,
+)
+from niclab.topology.schema import schema
+
+__all__ = [
+    "Bgp",
+    "External",
+    "Fabric",
+    "Flow",
+    "Host",
+    "Interface",
+    "Link",
+    "Nic",
+    "Node",
+    "Pod",
+    "Router",
+    "Service",
+    "Topology",
+    "find",
+    "load",
+    "loads",
+    "names",
+    "schema",
+]

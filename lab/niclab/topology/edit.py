@@ -1,0 +1,206 @@
+"""Changes to a lab that runs, in the words of scenarios: a topology in, the topology after it out. Pure.
+
+Every name and word is checked first. All raise InputError with how to mend it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+from niclab.errors import InputError, Problem
+from niclab.kernel import linkchange
+from niclab.kernel.routing import check_route, check_rule, kept
+from niclab.net.route import FAMILIES, Route, Rule, numbered, parse_route, parse_rule
+from niclab.topology import Host, Interface, Nic, Node, Topology
+from niclab.topology.fields import parse_interface
+from niclab.topology.finding import nearest
+
+
+def pinned(topology: Topology) -> Topology:
+    """The same, with all said that was left to order: node IPs, which agents do not change, and rules' priorities."""
+    hosts: dict[str, Host] = {}
+    for name, host in topology.hosts.items():
+        pinned_host = linkchange.with_(host, rules=numbered(host.rules))
+        if isinstance(host, Node):
+            ips = tuple(ip for family in FAMILIES if (ip := host.node_ip_of(family)) is not None)
+            pinned_host = linkchange.with_(pinned_host, node_ip=ips)
+        hosts[name] = pinned_host
+    return with_hosts(topology, hosts)
+
+
+def with_hosts(topology: Topology, hosts: dict[str, Host]) -> Topology:
+    every = {**topology.hosts, **hosts}
+    kinds = (("nodes", topology.nodes), ("externals", topology.externals), ("routers", topology.routers))
+    return topology.model_copy(update={kind: {name: every[name] for name in names} for kind, names in kinds})
+
+
+def link(topology: Topology, nic: str, *, up: bool) -> Topology:
+    host, name = _interface_of(topology, nic)
+    before = topology.hosts[host]
+    return with_hosts(topology, {host: linkchange.link_up(before, name) if up else linkchange.link_down(before, name)})
+
+
+def plug(topology: Topology, nic: str, *, fabric: str, addresses: Sequence[str], mtu: int, up: bool) -> Topology:
+    host, name = _host_of(topology, nic)
+    if name in topology.hosts[host].interfaces:
+        _refuse(nic, "it is plugged already", "unplug it first, or choose another name")
+    if fabric not in topology.fabrics:
+        _refuse(nic, f"there is no fabric {fabric!r}", nearest(fabric, topology.fabrics))
+    made = Nic(fabric=fabric, addresses=tuple(_interface(nic, one) for one in addresses), mtu=mtu, up=up)
+    for interface in made.addresses:
+        _free(topology, nic, interface)
+    return with_hosts(topology, {host: linkchange.plugged(topology.hosts[host], name, made)})
+
+
+def unplug(topology: Topology, nic: str) -> Topology:
+    host, name = _nic(topology, nic)
+    standing = [link for link, one in topology.hosts[host].links.items() if name in one.below]
+    if standing:
+        _refuse(nic, f"{', '.join(standing)} stands on it", "take it down instead: lab.link_down")
+    return with_hosts(topology, {host: linkchange.unplugged(topology.hosts[host], name)})
+
+
+def add_address(topology: Topology, nic: str, words: str) -> Topology:
+    host, name = _interface_of(topology, nic)
+    interface = _interface(nic, words)
+    _free(topology, nic, interface)
+    return with_hosts(topology, {host: linkchange.address_added(topology.hosts[host], name, interface)})
+
+
+def del_address(topology: Topology, nic: str, words: str) -> Topology:
+    host, name = _interface_of(topology, nic)
+    interface = _interface(nic, words)
+    mine = topology.hosts[host].interfaces[name].addresses
+    if interface not in mine:
+        _refuse(f"{nic} {words}", "the NIC has no such address", _one_of(mine))
+    return with_hosts(topology, {host: linkchange.address_removed(topology.hosts[host], name, interface)})
+
+
+def add_route(topology: Topology, host: str, words: str) -> Topology:
+    before = _host(topology, host)
+    route = _route(host, words)
+    if why := check_route(before, route):
+        _refuse(f"{host}: {words}", why, f"its NICs: {', '.join(before.interfaces)}")
+    return with_hosts(topology, {host: linkchange.with_(before, routes=(*before.routes, route))})
+
+
+def del_route(topology: Topology, host: str, words: str) -> Topology:
+    """The first of the host's own routes that `words` are, or with only a part of them said, that they fit."""
+    before = _host(topology, host)
+    wanted = _route(host, words)
+    found = next((i for i, one in enumerate(kept(before, before.routes)) if _fits(wanted, one)), None)
+    if found is None:
+        _refuse(f"{host}: {words}", "the host has no such route of its own", _one_of(before.routes))
+    routes = (*before.routes[:found], *before.routes[found + 1 :])
+    return with_hosts(topology, {host: linkchange.with_(before, routes=routes)})
+
+
+def add_rule(topology: Topology, host: str, words: str) -> Topology:
+    before = _host(topology, host)
+    rule = _rule(host, words)
+    if why := check_rule(before, rule):
+        _refuse(f"{host}: {words}", why, "no two rules may be alike")
+    return with_hosts(topology, {host: linkchange.with_(before, rules=numbered((*before.rules, rule)))})
+
+
+def del_rule(topology: Topology, host: str, words: str) -> Topology:
+    before = _host(topology, host)
+    wanted = _rule(host, words)
+    rules = numbered(before.rules)
+    found = next((i for i, one in enumerate(rules) if _same_rule(wanted, one)), None)
+    if found is None:
+        _refuse(f"{host}: {words}", "the host has no such rule", _one_of(before.rules))
+    return with_hosts(topology, {host: linkchange.with_(before, rules=(*rules[:found], *rules[found + 1 :]))})
+
+
+def set_sysctl(topology: Topology, host: str, key: str, value: str) -> Topology:
+    before = _host(topology, host)
+    if not key.startswith("net."):
+        _refuse(f"{host}: {key}", "it does not belong to the host", "only net.* keys do; others are the machine's")
+    return with_hosts(topology, {host: linkchange.with_(before, sysctls={**before.sysctls, key: value})})
+
+
+def _fits(wanted: Route, one: Route) -> bool:
+    """Is this what `ip route del` would take for it? What is not said is not compared."""
+    hops = [(hop.via, hop.dev) for hop in one.nexthops]
+    reported = [(hop.via, hop.dev) for hop in wanted.nexthops]
+    same = (wanted.destination, wanted.table, wanted.kind) == (one.destination, one.table, one.kind)
+    close = len(hops) == len(reported) and all(
+        via in (None, its_via) and dev in (None, its_dev)
+        for (via, dev), (its_via, its_dev) in zip(reported, hops, strict=True)
+    )
+    return same and close and wanted.metric in (None, one.metric)
+
+
+def _same_rule(wanted: Rule, one: Rule) -> bool:
+    return _traits(wanted) == _traits(one) and wanted.priority in (None, one.priority)
+
+
+def _traits(rule: Rule) -> tuple[object, ...]:
+    """What tells rules apart, but for the priority."""
+    match = (rule.family, rule.source, rule.destination, rule.iif, rule.oif, rule.mark, rule.negated)
+    return (*match, rule.table, rule.action)
+
+
+def _host(topology: Topology, name: str) -> Host:
+    if name not in topology.hosts:
+        _refuse(name, f"there is no host {name!r}", nearest(name, topology.hosts))
+    return topology.hosts[name]
+
+
+def _host_of(topology: Topology, nic: str) -> tuple[str, str]:
+    host, dot, name = nic.partition(".")
+    if not dot or not name:
+        _refuse(nic, f"{nic!r} is not a host's NIC", "write HOST.NIC, e.g. node1.eth1")
+    _host(topology, host)
+    return host, name
+
+
+def _interface_of(topology: Topology, nic: str) -> tuple[str, str]:
+    host, name = _host_of(topology, nic)
+    if name not in topology.hosts[host].interfaces:
+        _refuse(nic, f"{host} has no NIC {name!r}", nearest(name, topology.hosts[host].interfaces))
+    return host, name
+
+
+def _nic(topology: Topology, nic: str) -> tuple[str, str]:
+    host, name = _host_of(topology, nic)
+    if name not in topology.hosts[host].nics:
+        _refuse(nic, f"{host} has no NIC {name!r}", nearest(name, topology.hosts[host].nics))
+    return host, name
+
+
+def _free(topology: Topology, where: str, interface: Interface) -> None:
+    for host, name, one in topology.interface_pairs():
+        if any(other.ip == interface.ip for other in one.addresses):
+            _refuse(f"{where} {interface}", f"{interface.ip} is {host}.{name}'s", "an address belongs to one NIC")
+
+
+def _interface(where: str, words: str) -> Interface:
+    try:
+        return parse_interface(words)
+    except ValueError as error:
+        _refuse(where, str(error), "write ADDRESS/LENGTH, e.g. 10.0.1.9/24")
+
+
+def _route(host: str, words: str) -> Route:
+    try:
+        return parse_route(words)
+    except ValueError as error:
+        _refuse(f"{host}: {words}", str(error), "e.g. default via 10.0.0.254 dev eth0")
+
+
+def _rule(host: str, words: str) -> Rule:
+    try:
+        return parse_rule(words)
+    except ValueError as error:
+        _refuse(f"{host}: {words}", str(error), "e.g. from 10.244.1.0/24 lookup 100")
+
+
+def _one_of(things: Iterable[object]) -> str:
+    return f"it has {', '.join(map(str, things)) or 'none'}"
+
+
+def _refuse(where: str, why: str, fix: str) -> NoReturn:
+    raise InputError([Problem(where, 0, "", why, fix)])

@@ -1,0 +1,140 @@
+"""Topology files: YAML with line numbers in, validated models out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from niclab.errors import InputError, LabError, Problem
+from niclab.topology.expand import RangeError, expand
+from niclab.topology.finding import Finding, nearest
+from niclab.topology.messages import explain
+from niclab.topology.model import Topology
+from niclab.topology.yamlfile import LineOf, dotted, load_with_lines, read_text
+
+Field = tuple[str | int, ...]
+
+
+def directories() -> tuple[Path, ...]:
+    """Where topologies are looked up by name: ./topologies, then the ones shipped with the package."""
+    package = Path(__file__).resolve().parent.parent
+    return Path.cwd() / "topologies", package / "_topologies", package.parent / "topologies"
+
+
+def names() -> list[str]:
+    """Every topology that can be named without a path."""
+    return sorted({path.stem for directory in directories() for path in directory.glob("*.yaml")})
+
+
+def find(name: str) -> Path:
+    """The file of a topology given by name or path. Raises LabError."""
+    given = Path(name)
+    if given.suffix in (".yaml", ".yml", ".json") or "/" in name:
+        return given
+    for directory in directories():
+        for path in directory.glob("*.yaml"):
+            if path.stem == name:
+                return path
+    raise LabError(
+        f"no topology is named {name!r}",
+        why=f"looked for {name}.yaml in {directories()[0]} and among the shipped ones",
+        fix=nearest(name, names()) + ", or give the path of a YAML file",
+    )
+
+
+def load(name: str | Path) -> Topology:
+    """A topology by name or path. Raises InputError with every problem found, LabError when there is no such file."""
+    path = find(str(name))
+    return loads(read_text(path), str(path))
+
+
+def loads(text: str, name: str) -> Topology:
+    """A topology from YAML text; `name` is the file's name in errors. Raises InputError."""
+    document, line_of = _only_document(text, name)
+    try:
+        data, origin = expand(document)
+    except RangeError as error:
+        field = dotted(error.path)
+        raise InputError([Problem(name, line_of(0, error.path), field, str(error), error.fix)]) from None
+    source = _Source(name, line_of, data, origin)
+    try:
+        topology = Topology.model_validate(data)
+    except ValidationError as error:
+        raise InputError(source.problems([explain(dict(details)) for details in error.errors()])) from None
+    findings = topology.check(topology)
+    if findings:
+        raise InputError(source.problems(findings))
+    return topology
+
+
+def _only_document(text: str, name: str) -> tuple[dict[Any, Any], LineOf]:
+    documents, line_of = load_with_lines(text, name)
+    held = [number for number, document in enumerate(documents) if document is not None]
+    if len(held) == 1 and isinstance(only := documents[held[0]], dict):
+        return only, lambda _, field=(), /: line_of(held[0], field)
+    if not held:
+        line, why = 1, "the file is empty"
+    elif len(held) > 1:
+        line, why = line_of(held[1]), f"the file holds {len(held)} documents; here the second begins"
+    else:
+        kind = "a list" if isinstance(documents[held[0]], list) else "a single value"
+        line, why = line_of(held[0]), f"the file holds {kind}, not a mapping"
+    raise InputError([Problem(name, line, "", why, "a topology is one mapping with name, fabrics and nodes")])
+
+
+class _Source:
+    """Where what was found stands in the file."""
+
+    def __init__(self, name: str, line_of: LineOf, data: Any, origin: dict[Field, Field]) -> None:
+        self._name = name
+        self._line_of = line_of
+        self._data = data
+        self._origin = origin
+
+    def problems(self, findings: list[Finding]) -> list[Problem]:
+        """The findings in the file's order; what the entries of one range have in common is said once."""
+        first: dict[Field, Field] = {}
+        repeats: dict[Field, set[Field]] = {}
+        kept: list[tuple[Field, Finding]] = []
+        for finding in findings:
+            source = self._source(finding.path)
+            if first.setdefault(source, finding.path) == finding.path:
+                kept.append((source, finding))
+            else:
+                repeats.setdefault(source, set()).add(finding.path)
+        made = [self._problem(source, finding, len(repeats.get(source, ()))) for source, finding in kept]
+        return sorted(made, key=lambda problem: problem.line)
+
+    def _problem(self, source: Field, finding: Finding, more: int) -> Problem:
+        why = finding.why + (f" (and so for {more} more of the range)" if more else "")
+        return Problem(self._name, self._line_of(0, source), self._field(finding.path, source), why, finding.fix)
+
+    def _field(self, path: Field, source: Field) -> str:
+        """Names as the topology has them, indices as the file has them."""
+        both = zip(path, source, strict=True)
+        return dotted(
+            tuple(there if isinstance(here, int) and isinstance(there, int) else here for here, there in both)
+        )
+
+    def _source(self, path: Field) -> Field:
+        known = path
+        while known not in self._origin:
+            known = known[:-1]
+        rest = path[len(known) :]
+        if rest:
+            # Pods by name may be written as a list of names.
+            value = self._at(known)
+            if isinstance(value, list) and rest[0] in value:
+                return (*self._origin[*known, value.index(rest[0])], *rest[1:])
+        return (*self._origin[known], *rest)
+
+    def _at(self, path: Field) -> Any:
+        value = self._data
+        for part in path:
+            value = value[part]
+        return value
+
+
+__all__ = ["directories", "find", "load", "loads", "names"]

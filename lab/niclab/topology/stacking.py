@@ -1,0 +1,98 @@
+"""How a host's interfaces stand on one another: which NICs carry a link's frames, and whose a frame is. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from niclab.topology.link import Link
+from niclab.topology.model import Host, Nic, Topology
+
+
+class Segment(NamedTuple):
+    """What a host can send to over an interface: a fabric, or one VLAN of it."""
+
+    fabric: str
+    vlan: int | None = None
+
+    def __str__(self) -> str:
+        return self.fabric if self.vlan is None else f"{self.fabric}, VLAN {self.vlan}"
+
+
+def needs(topology: Topology) -> tuple[str, ...]:
+    """The kernel features that a topology cannot be built without, as `niclab check` names them."""
+    kinds = {link.kind for host in topology.hosts.values() for link in host.links.values()}
+    return tuple(sorted(kinds - {"bridge", "loopback"}))
+
+
+def master_of(host: Host, name: str) -> str | None:
+    """The bond, bridge or VRF that an interface is enslaved to."""
+    return next((owner for owner, link in host.links.items() if name in link.members), None)
+
+
+def vrf_of(host: Host, name: str) -> Link | None:
+    master = master_of(host, name)
+    return host.links[master] if master is not None and host.links[master].kind == "vrf" else None
+
+
+def is_up(host: Host, name: str) -> bool:
+    """Administratively; a VLAN goes up and down with its parent [kernel]."""
+    one = host.interfaces.get(name)
+    if one is None:
+        return name == "lo"
+    parent = one.parent if isinstance(one, Link) else None
+    return one.up and (parent is None or is_up(host, parent))
+
+
+def mtu_of(host: Host, name: str) -> int:
+    """In bytes; of a link that says nothing the lowest of what it stands on."""
+    one = host.interfaces[name]
+    if one.mtu is not None:
+        return one.mtu
+    below = () if one.kind == "vrf" else one.below
+    return min((mtu_of(host, under) for under in below), default=65536 if name == "lo" else 1500)
+
+
+def carriers(host: Host, name: str) -> tuple[str, ...]:
+    """The NICs by one of which a frame of this interface leaves: several where a bond's policy chooses.
+
+    An active-backup bond uses the first that is up: the plan makes its first NIC its `primary`.
+    """
+    one = host.interfaces.get(name)
+    if one is None:
+        return ()
+    if isinstance(one, Nic):
+        return (name,)
+    if not is_up(host, name) or one.kind == "vrf":
+        return ()
+    below = [nic for under in one.below for nic in carriers(host, under) if is_up(host, under)]
+    return tuple(below[:1] if one.kind == "bond" and (one.mode or "active-backup") == "active-backup" else below)
+
+
+def segment(host: Host, name: str) -> Segment | None:
+    """Where an interface's frames go; None for one that leads nowhere."""
+    one = host.interfaces.get(name)
+    if isinstance(one, Nic):
+        return Segment(one.fabric)
+    if one is None:
+        return None
+    under = next((found for below in one.below if (found := segment(host, below))), None)
+    if under is None or one.kind == "vrf":
+        return None
+    return Segment(under.fabric, one.vlan) if one.vlan is not None else under
+
+
+def listening(host: Host) -> Iterator[tuple[Segment, str]]:
+    """The interfaces that receive what is on a segment, the topmost of each stack."""
+    if not host.links:
+        yield from ((Segment(nic.fabric), name) for name, nic in host.nics.items() if nic.up)
+        return
+    for name in host.interfaces:
+        master = master_of(host, name)
+        enslaved = master is not None and host.links[master].kind != "vrf"
+        place = None if enslaved else segment(host, name)
+        if place is not None and is_up(host, name) and carriers(host, name):
+            yield place, name
+
+
+__all__ = ["Segment", "carriers", "is_up", "listening", "master_of", "mtu_of", "needs", "segment", "vrf_of"]

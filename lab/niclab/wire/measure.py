@@ -1,0 +1,304 @@
+"""One measurement: canaries, probes, answers, canaries again; then every flow's sightings."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from niclab.flow.verdict import Measurement
+from niclab.host.netns import Substrate
+from niclab.kernel.plan import mac
+from niclab.net.route import Address
+from niclab.topology import Flow
+from niclab.wire.capture import Capture
+from niclab.wire.decode import Decoder
+from niclab.wire.path import Macs, Sighting, sort
+from niclab.wire.probe import Probe, build, canary
+from niclab.wire.sender import Responder, Sender, Service
+from niclab.wire.sockets import SocketSender
+from niclab.wire.tap import Taps
+
+QUIET = 0.2
+"""Seconds without a new frame after which an unanswered probe is lost. All happens in this kernel: what is still
+under way after a few milliseconds is waiting for an ARP or neighbour answer that is not coming."""
+DEADLINE = 10.0
+CANARY_DEADLINE = 2.0
+_OVERHEAD = 1024
+_SIGHTINGS = 16
+_UNANSWERED = 64
+"""Probes sent before servers answer what they have: a socket holds about 160 small ones by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A host or pod that answers a flow, and the port it does so on; None for ICMP, which its kernel answers."""
+
+    host: str
+    port: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One flow to send: between which addresses, and how many probes of which size (bytes; None: smallest).
+
+    `answers`: who is to answer, where that is not the destination's host on the flow's own port. `cgroup`: send through
+    sockets of a process in this cgroup, as a program on the node would; None: past every socket hook. `destinations`:
+    where the probes go in turn, if not all to `destination`.
+    """
+
+    flow: Flow
+    source: Address
+    destination: Address
+    source_host: str
+    destination_host: str
+    count: int = 5
+    size: int | None = None
+    vary_ports: bool = False
+    destinations: tuple[Address, ...] = ()
+    answers: tuple[Answer, ...] | None = None
+    cgroup: Path | None = None
+
+    @property
+    def answering(self) -> tuple[Answer, ...]:
+        return (Answer(self.destination_host, self.flow.port),) if self.answers is None else self.answers
+
+
+@dataclass
+class Observed:
+    """What was seen of one order."""
+
+    sent: int = 0
+    refusal: str = ""
+    sightings: tuple[Sighting, ...] = ()
+
+
+@dataclass
+class Batch:
+    """What was seen of all orders of one measurement, and the frames themselves."""
+
+    observed: list[Observed]
+    measurement: Measurement
+    captures: list[Capture] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    """Each order's flow number, as its probes carry it."""
+
+
+class Measurer:
+    """Sends batches of flows in one lab and watches every cable."""
+
+    def __init__(self, substrate: Substrate, taps: Taps, *, number: int, vxlan_ports: tuple[int, ...]) -> None:
+        self._substrate = substrate
+        self._taps = taps
+        self._number = number
+        self._vxlan_ports = vxlan_ports
+        self._senders: dict[str, Sender] = {}
+        self._next_flow = 0
+        self._next_canary = 0
+
+    def close(self) -> None:
+        for sender in self._senders.values():
+            sender.close()
+
+    def measure(self, orders: Sequence[Order]) -> Batch:
+        """Send every order's probes and wait for what becomes of them."""
+        for order in orders:
+            for host in (order.source_host, *(answer.host for answer in order.answering)):
+                if not any(cable.host == host for cable in self._taps.cables):
+                    self._taps.add_pod(host)
+        probes, flows = self._build(orders)
+        decoder = Decoder(
+            self._number,
+            vxlan_ports=self._vxlan_ports,
+            tcp_payloads=tuple({_tcp_payload(probe) for group in probes for probe in group if probe.protocol == "tcp"}),
+        )
+        self._taps.drain()
+        drops = self._taps.drops
+        with contextlib.ExitStack() as undo:
+            carriers = self._carriers()
+            responders = [undo.enter_context(contextlib.closing(one)) for one in self._responders(orders)]
+            missing = self._canaries("before", decoder)
+            observed = [Observed() for _ in orders]
+            senders = [self._sender(order, group, undo) for order, group in zip(orders, probes, strict=True)]
+            captures = self._exchange(
+                orders, probes, observed, senders=senders, responders=responders, flows=flows, decoder=decoder
+            )
+            # Who is blind already need not be asked twice.
+            missing += [] if missing else self._canaries("after", decoder)
+        changed = carriers ^ self._carriers()
+        missing += [f"{cable.tap} (its carrier changed)" for cable in self._taps.cables if cable.tap in changed]
+        by_flow = sort(captures, decoder, self._macs, self._names).flows
+        for one, flow in zip(observed, flows, strict=True):
+            one.sightings = by_flow.get(flow, ())
+        live = self._carriers()
+        dark = tuple(cable.tap for cable in self._taps.cables if cable.tap not in live)
+        measurement = Measurement(tuple(missing), self._taps.drops - drops, len(live), dark)
+        return Batch(observed, measurement, captures, flows)
+
+    @property
+    def _names(self) -> list[str]:
+        """Every tap; its place is its number in canaries."""
+        return [*(cable.tap for cable in self._taps.cables), *self._taps.pods]
+
+    def _carriers(self) -> set[str]:
+        return {cable.tap for cable in self._taps.cables if self._taps.has_carrier(cable)}
+
+    @property
+    def _macs(self) -> Macs:
+        return self._taps.macs
+
+    def _build(self, orders: Sequence[Order]) -> tuple[list[tuple[Probe, ...]], list[int]]:
+        probes, flows = [], []
+        for order in orders:
+            flow = self._next_flow
+            # TCP's sequence numbers have room for 4096 flows; an older flow's probes are long gone by then.
+            self._next_flow = (self._next_flow + 1) % 4096
+            flows.append(flow)
+            probes.append(
+                build(
+                    lab=self._number,
+                    flow=flow,
+                    count=order.count,
+                    protocol=order.flow.protocol,
+                    source=order.source,
+                    destination=order.destination,
+                    port=order.flow.port,
+                    size=order.size,
+                    vary_ports=order.vary_ports or None,
+                    destinations=order.destinations,
+                )
+            )
+        return probes, flows
+
+    def _responders(self, orders: Sequence[Order]) -> list[Responder]:
+        wanted: dict[str, set[Service]] = {}
+        for order in orders:
+            for answer in order.answering:
+                if answer.port is not None:
+                    service = Service(order.flow.protocol, answer.port, order.destination.version)
+                    wanted.setdefault(answer.host, set()).add(service)
+        return [
+            Responder(self._substrate[host], sorted(services, key=str))
+            for host, services in wanted.items()
+            if host in self._substrate
+        ]
+
+    def _exchange(
+        self,
+        orders: Sequence[Order],
+        probes: Sequence[tuple[Probe, ...]],
+        observed: Sequence[Observed],
+        *,
+        senders: Sequence[Sender | SocketSender],
+        responders: Sequence[Responder],
+        flows: Sequence[int],
+        decoder: Decoder,
+    ) -> list[Capture]:
+        """Send in turns small enough for the taps' buffers, draining after each, until all is answered or quiet."""
+        captures: list[Capture] = []
+        room = self._taps.capacity // 2
+        spent = 0
+        for sender, group, one in zip(senders, probes, observed, strict=True):
+            for probe in group:
+                refusal = sender.send(probe)
+                one.sent += 1
+                one.refusal = one.refusal or refusal or ""
+                spent += _SIGHTINGS * (len(probe.packet) + _OVERHEAD)
+                if one.sent % _UNANSWERED == 0:
+                    _serve(responders)
+                if spent > room:
+                    _serve(responders)
+                    captures += self._taps.drain()
+                    spent = 0
+        # The answers to TCP and UDP are seen at the sender's own tap or NIC: nothing is asked of its kernel.
+        waiting = {(flow, probe.identity.number) for flow, group in zip(flows, probes, strict=True) for probe in group}
+        sources = {flow: order.source_host for flow, order in zip(flows, orders, strict=True)}
+        seen = 0
+        quiet_until = time.monotonic() + QUIET
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            _serve(responders)
+            captures += self._taps.drain()
+            for capture in captures[seen:]:
+                decoded = decoder.decode(capture.data)
+                if decoded and decoded.kind == "reply" and not capture.outbound:
+                    flow = decoded.identity.flow
+                    if capture.tap.partition(".")[0] == sources.get(flow):
+                        waiting.discard((flow, decoded.identity.number))
+            if len(captures) > seen:
+                quiet_until = time.monotonic() + QUIET
+            seen = len(captures)
+            now = time.monotonic()
+            if not waiting or now >= quiet_until or now >= deadline:
+                return captures
+            self._wait(responders, min(quiet_until, deadline) - now)
+
+    def _wait(self, responders: Sequence[Responder], seconds: float) -> None:
+        poll = select.poll()
+        for tap in self._taps:
+            if tap.is_open:
+                poll.register(tap.socket, select.POLLIN)
+        for responder in responders:
+            for sock in responder.sockets:
+                poll.register(sock, select.POLLIN)
+        poll.poll(max(1, seconds * 1000))
+
+    def _sender(self, order: Order, probes: Sequence[Probe], undo: contextlib.ExitStack) -> Sender | SocketSender:
+        host = order.source_host
+        if order.cgroup is not None:
+            return undo.enter_context(SocketSender(self._substrate[host], order.cgroup, probes))
+        if host not in self._senders:
+            self._senders[host] = Sender(self._substrate[host])
+        return self._senders[host]
+
+    def _canaries(self, when: str, decoder: Decoder) -> list[str]:
+        """Send one canary each way on every cable with carrier, and one from every tapped pod; the names of those that
+        were not seen at their own tap.
+
+        A cable without carrier carries nothing and needs none, unless it is the tap's own end that is down.
+        """
+        self._next_canary = (self._next_canary + 1) % 65536
+        number = self._next_canary
+        missing: list[str] = []
+        wanted: dict[tuple[int, str, int, bool], str] = {}
+
+        def send(
+            index: int, direction: Literal["out", "in"], name: str, source: str, put: Callable[[bytes], None]
+        ) -> None:
+            frame = canary(lab=self._number, tap=index, number=number, direction=direction, source_mac=source)
+            try:
+                put(frame)
+            except OSError as error:
+                missing.append(f"{name} {direction} ({when}: {error.strerror})")
+            else:
+                wanted[index, direction, number, direction == "out"] = f"{name} {direction} ({when})"
+
+        for index, cable in enumerate(self._taps.cables):
+            if not self._taps.is_watched(cable):
+                missing.append(f"{cable.tap} (its outer end is down)")
+            elif self._taps.has_carrier(cable):
+                send(index, "out", cable.tap, cable.mac, partial(self._taps.inject, cable, outbound=True))
+                send(index, "in", cable.tap, cable.port_mac, partial(self._taps.inject, cable, outbound=False))
+        for index, pod in enumerate(self._taps.pods, len(self._taps.cables)):
+            send(index, "out", pod, mac(3, 0, index), partial(self._taps.inject_at_pod, pod))
+        seen: set[tuple[int, str, int, bool]] = set()
+        deadline = time.monotonic() + CANARY_DEADLINE
+        while True:
+            seen |= sort(self._taps.drain(), decoder, self._macs, self._names).canaries
+            if wanted.keys() <= seen or time.monotonic() > deadline:
+                return missing + [name for key, name in wanted.items() if key not in seen]
+            self._wait((), deadline - time.monotonic())
+
+
+def _tcp_payload(probe: Probe) -> int:
+    return len(probe.packet) - (40 if probe.source.version == 4 else 60)
+
+
+def _serve(responders: Sequence[Responder]) -> None:
+    for responder in responders:
+        responder.serve()

@@ -1,0 +1,133 @@
+"""Sending probes from a host's own stack, and answering those that no kernel answers by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from niclab.host.netns import Namespace
+from niclab.wire.identity import echo_payload
+from niclab.wire.probe import Probe
+
+_IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 8, 49, 50
+_REFUSED = frozenset(
+    {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EPERM, errno.EACCES, errno.EMSGSIZE, errno.ENETDOWN, errno.EINVAL}
+)
+
+
+class Sender:
+    """Raw IP sockets of one host: the packet is given whole, its route and next hop are the host's own affair."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self._sockets: dict[int, socket.socket] = {}
+
+    def send(self, probe: Probe) -> str | None:
+        """Send one probe. None, or why the sender's own kernel refused it."""
+        version = probe.source.version
+        if version not in self._sockets:
+            family = socket.AF_INET if version == 4 else socket.AF_INET6
+            with self._namespace.entered():
+                # IPPROTO_RAW: the header is ours, and nothing is ever received (raw(7)).
+                raw = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
+            self._sockets[version] = raw
+        # The header's source is nothing to the routing rules: the kernel looks at the socket's own, or at this.
+        if version == 4:
+            source = (socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("=i4s4s", 0, probe.source.packed, bytes(4)))
+        else:
+            source = (socket.IPPROTO_IPV6, _IPV6_PKTINFO, struct.pack("=16si", probe.source.packed, 0))
+        try:
+            self._sockets[version].sendmsg([probe.packet], [source], 0, (str(probe.destination), 0))
+        except OSError as error:
+            if error.errno in _REFUSED:
+                return error.strerror or str(error)
+            raise
+        return None
+
+    def close(self) -> None:
+        for raw in self._sockets.values():
+            raw.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Where probes of a flow are answered: `protocol` udp or tcp."""
+
+    protocol: str
+    port: int
+    version: int
+
+
+class Responder:
+    """Servers in one host's namespace: UDP echoes probes from the address they came to, TCP just listens."""
+
+    def __init__(self, namespace: Namespace, services: Sequence[Service]) -> None:
+        self._sockets: list[tuple[Service, socket.socket]] = []
+        with namespace.entered(), contextlib.ExitStack() as undo:
+            for service in services:
+                sock = undo.enter_context(contextlib.closing(_server(service)))
+                try:
+                    sock.bind(("::" if service.version == 6 else "0.0.0.0", service.port))
+                    if service.protocol == "tcp":
+                        sock.listen(4096)
+                except OSError as error:
+                    if error.errno != errno.EADDRINUSE:
+                        raise
+                    continue  # somebody's own server is there and answers in its own way
+                self._sockets.append((service, sock))
+            undo.pop_all()
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """The sockets to wait on: UDP only, for the kernel answers SYNs."""
+        return [sock for service, sock in self._sockets if service.protocol == "udp"]
+
+    def serve(self) -> None:
+        """Answer everything that is waiting."""
+        for service, sock in self._sockets:
+            if service.protocol == "udp":
+                _echo(sock, service.version)
+
+    def close(self) -> None:
+        for _, sock in self._sockets:
+            sock.close()
+
+
+def _server(service: Service) -> socket.socket:
+    kind = socket.SOCK_DGRAM if service.protocol == "udp" else socket.SOCK_STREAM
+    family = socket.AF_INET6 if service.version == 6 else socket.AF_INET
+    sock = socket.socket(family, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if service.version == 6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    if service.protocol == "udp":
+        if service.version == 6:
+            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
+        else:
+            sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+    return sock
+
+
+def _echo(sock: socket.socket, version: int) -> None:
+    while True:
+        try:
+            data, ancillary, _, peer = sock.recvmsg(65535, 128)
+        except BlockingIOError:
+            return
+        answer = echo_payload(data)
+        if answer is None:
+            continue
+        # The reply's source is the address the request came to; the NIC is left to the host's routes.
+        reply_from = []
+        for level, kind, value in ancillary:
+            if version == 4 and (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+                local = struct.unpack("=i4s4s", value)[2]
+                reply_from = [(level, kind, struct.pack("=i4s4s", 0, local, bytes(4)))]
+            elif version == 6 and (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO):
+                reply_from = [(level, kind, struct.pack("=16si", value[:16], 0))]
+        with contextlib.suppress(OSError):  # no route back: the probe is lost, which the taps will tell
+            sock.sendmsg([answer], reply_from, 0, peer)

@@ -1,0 +1,207 @@
+"""Taps: observers on every NIC's cable, outside the node, in the fabric's namespace; and one inside every pod in use.
+
+A tap is an AF_PACKET socket (packet(7)) with a kernel filter. All cables end in the fabric namespace, so one socket
+sees every NIC, in one order: a frame coming in at a port was transmitted by the node, one going out was sent to it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from niclab.host.netns import Namespace, Substrate
+from niclab.kernel.plan import FABRIC, Cable, Plan
+from niclab.wire.bpf import Instruction, bpf_filter
+from niclab.wire.capture import Capture
+
+ETH_P_ALL = 0x0003
+_SOL_PACKET, _PACKET_STATISTICS, _PACKET_QDISC_BYPASS = 263, 6, 20
+_SO_ATTACH_FILTER, _SO_TIMESTAMPNS, _SO_RCVBUFFORCE = 26, 35, 33
+_SIOCGIFFLAGS, _IFF_UP = 0x8913, 0x1
+_SIOCETHTOOL, _ETHTOOL_GLINK = 0x8946, 0x0A
+_PACKET_OUTGOING = 4
+_SNAPLEN = 65535 + 64
+_BUFFER = 32 * 1024 * 1024
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class _SockFprog(ctypes.Structure):
+    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+def attach_filter(sock: socket.socket, program: Sequence[Instruction]) -> None:
+    """Attach a classic BPF program (SO_ATTACH_FILTER)."""
+    packed = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *instruction) for instruction in program))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(_SockFprog(len(program), ctypes.addressof(packed))))
+
+
+def _packet_socket(program: Sequence[Instruction]) -> socket.socket:
+    """A capturing socket of the calling thread's namespace: filtered before it is bound, so nothing else is queued."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    try:
+        attach_filter(sock, program)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        except PermissionError:  # in a user namespace the limit net.core.rmem_max holds
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        sock.setblocking(False)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind(sock: socket.socket, interface: int) -> None:
+    """Start capturing on one interface, or with 0 on all: Python's own bind() knows no 0."""
+    address = struct.pack("=HHiHBB8s", socket.AF_PACKET, socket.htons(ETH_P_ALL), interface, 0, 0, 0, b"")
+    if _libc.bind(sock.fileno(), address, len(address)) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+class Tap:
+    """One capturing socket. `names` says which of its namespace's interfaces are tapped, and under which name.
+
+    `outside`: the interfaces are the far ends of the tapped hosts' cables, so what comes in was sent by the host.
+    """
+
+    def __init__(self, namespace: Namespace, names: dict[str, str], *, outside: bool) -> None:
+        self._names = names
+        self._outside = outside
+        self._drops = 0
+        with namespace.entered():
+            self.socket = _packet_socket(bpf_filter())
+            interface = 0 if outside else socket.if_nametoindex(next(iter(names)))
+        _bind(self.socket, interface)
+
+    def rename(self, names: dict[str, str]) -> None:
+        """Tap these interfaces from now on: an outside tap hears them all anyway."""
+        self._names = names
+
+    @property
+    def capacity(self) -> int:
+        """Bytes of frames, with the kernel's overhead for each, that wait here without loss."""
+        return self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) if self.is_open else 0
+
+    @property
+    def is_open(self) -> bool:
+        return self.socket.fileno() >= 0
+
+    def drain(self) -> Iterator[Capture]:
+        """Every frame that is waiting. A tap that cannot be read sees nothing, which its canaries will tell."""
+        while True:
+            try:
+                data, ancillary, _, address = self.socket.recvmsg(_SNAPLEN, 64)
+            except OSError:  # nothing waits, or the socket is closed, or its interface is down
+                return
+            tap = self._names.get(address[0])
+            if tap is None:  # the bridges themselves
+                continue
+            seconds, nanoseconds = struct.unpack("=qq", ancillary[0][2][:16]) if ancillary else (0, 0)
+            outgoing = address[2] == _PACKET_OUTGOING
+            yield Capture(tap, seconds * 1_000_000_000 + nanoseconds, outgoing != self._outside, data)
+
+    @property
+    def drops(self) -> int:
+        """Frames the kernel could not queue since the tap was opened (PACKET_STATISTICS, which resets on reading)."""
+        if not self.is_open:
+            return self._drops
+        self._drops += int(struct.unpack("=II", self.socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))[1])
+        return self._drops
+
+
+class Taps:
+    """The lab's taps: one for all cables, and one for each pod, opened when it is first asked for."""
+
+    def __init__(self, substrate: Substrate, plan: Plan) -> None:
+        self._substrate = substrate
+        self.cables = plan.cables
+        self.macs = plan.macs
+        self.fabric = Tap(substrate[FABRIC], {cable.port: cable.tap for cable in self.cables}, outside=True)
+        self._pods: dict[str, Tap] = {}
+        self._senders: dict[str, socket.socket] = {}
+        with substrate[FABRIC].entered():
+            self._control = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+
+    def plug(self, plan: Plan) -> None:
+        """Its cables are those that are there now."""
+        self.cables, self.macs = plan.cables, plan.macs
+        self.fabric.rename({cable.port: cable.tap for cable in self.cables})
+
+    def add_pod(self, pod: str) -> None:
+        if pod not in self._pods:
+            self._pods[pod] = Tap(self._substrate[pod], {"eth0": pod}, outside=False)
+
+    @property
+    def pods(self) -> tuple[str, ...]:
+        """The pods that have a tap, in the order in which they got it."""
+        return tuple(self._pods)
+
+    def __iter__(self) -> Iterator[Tap]:
+        # Pods first: a reply seen there was seen on every cable before, so draining cables last misses nothing.
+        yield from self._pods.values()
+        yield self.fabric
+
+    @property
+    def capacity(self) -> int:
+        return min(tap.capacity for tap in self)
+
+    @property
+    def drops(self) -> int:
+        return sum(tap.drops for tap in self)
+
+    def drain(self) -> list[Capture]:
+        return [capture for tap in self for capture in tap.drain()]
+
+    def has_carrier(self, cable: Cable) -> bool:
+        """Are both ends of the cable up? Asked of the driver: IFF_RUNNING follows only when linkwatch has run."""
+        answer = ctypes.create_string_buffer(struct.pack("=II", _ETHTOOL_GLINK, 0), 8)
+        request = struct.pack("16sP", cable.port.encode(), ctypes.addressof(answer))
+        return self._ask(_SIOCETHTOOL, request) is not None and bool(struct.unpack("=II", answer.raw)[1])
+
+    def is_watched(self, cable: Cable) -> bool:
+        """Is the cable's outer end there and up? Where it is not, the node's NIC may well send, and nobody sees it."""
+        flags = self._ask(_SIOCGIFFLAGS, struct.pack("16sH", cable.port.encode(), 0))
+        return flags is not None and bool(struct.unpack_from("=H", flags, 16)[0] & _IFF_UP)
+
+    def _ask(self, number: int, request: bytes) -> bytes | None:
+        """An ioctl on an interface of the fabric; None when somebody removed that."""
+        try:
+            return fcntl.ioctl(self._control, number, request.ljust(40, b"\0"))
+        except OSError:
+            return None
+
+    def inject(self, cable: Cable, frame: bytes, *, outbound: bool) -> None:
+        """Put a frame on a cable: from the node's NIC (`outbound`) or from the fabric's end. Raises OSError."""
+        if outbound:
+            # Past the NIC's own qdisc and eBPF programs, which must not decide whether a canary is seen.
+            self._sender(cable.host, bypass=True).sendto(frame, (cable.nic_name, 0x88B5))
+        else:
+            self._sender(FABRIC, bypass=False).sendto(frame, (cable.port, 0x88B5))
+
+    def inject_at_pod(self, pod: str, frame: bytes) -> None:
+        """Put a frame on a pod's cable, from the pod. Raises OSError."""
+        self._sender(pod, bypass=False).sendto(frame, ("eth0", 0x88B5))
+
+    def _sender(self, role: str, *, bypass: bool) -> socket.socket:
+        if role not in self._senders:
+            with self._substrate[role].entered():
+                sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+            if bypass:
+                sender.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)
+            self._senders[role] = sender
+        return self._senders[role]
+
+    def close(self) -> None:
+        """All at once: the kernel lets every packet socket wait until no CPU reads from it any more, about 5 ms each
+        (net/packet/af_packet.c packet_release), and lets those that are closed together wait together."""
+        sockets = [*(tap.socket for tap in self), *self._senders.values(), self._control]
+        with ThreadPoolExecutor(len(sockets)) as threads:
+            list(threads.map(socket.socket.close, sockets))

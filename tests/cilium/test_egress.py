@@ -1,0 +1,170 @@
+"""Egress gateways of the model: entries, ways out, tables and SNAT by version; packets do what is predicted."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from niclab import LAB_BASELINE, Lab, Settings, Version, World, load
+from niclab.cilium import egress, egressroutes
+from niclab.cilium.decisions import Decisions
+from niclab.cilium.egress import WayOut
+from niclab.net.operation import AddRoute, AddRule
+from niclab.net.packetrules import Drop, Snat
+from niclab.net.wordreader import ip_address
+from niclab.topology import Flow, Topology, loads
+from scenarios.test_devices_matrix import NATIVE, VXLAN
+
+from tests.check.test_topology_errors import GATED
+from tests.flow.test_prediction import disagreements
+
+privileged = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: builds network namespaces")
+
+
+def decisions(version: tuple[int, int] = (1, 20), topology: Topology | None = None, **settings: str) -> Decisions:
+    told = Settings.of(enable_egress_gateway=True, devices="eth0,eth1").merged(Settings.of(**settings))
+    return Decisions(topology or load("egress-gateway"), LAB_BASELINE.merged(told), Version(*version))
+
+
+def way(found: Decisions, pod: str) -> WayOut | None:
+    return egress.entries(found, pod, 4)[-1].way_out
+
+
+def routes(found: Decisions, node: str, tables: range) -> dict[str, str]:
+    """Destination → the route, of a node's tables in this range."""
+    return {
+        str(one.route.destination): str(one.route)
+        for one in egressroutes.operations(found, found.nodes[node])
+        if isinstance(one, AddRoute) and one.route.table in tables
+    }
+
+
+@pytest.mark.parametrize(("version", "fixed"), [((1, 18), False), ((1, 19), False), ((1, 20), True)])
+def test_the_policy_fixes_the_nic_from_1_20_on(version: tuple[int, int], fixed: bool) -> None:
+    found = decisions(version)
+    assert way(found, "by-nic") == WayOut("node2", "eth1", ip_address("10.0.1.2"), fixed)
+    assert way(found, "by-address") == WayOut("node2", "eth1", ip_address("10.0.1.202"), False)
+    assert way(found, "by-default") == WayOut("node2", "eth0", ip_address("10.0.0.2"), fixed)
+
+
+def test_a_gateway_that_does_not_run_drops() -> None:
+    """Its agent exits: no gateway is left, and the pod's node drops what is for it."""
+    topology = load("egress-gateway")
+    settings = LAB_BASELINE.merged(Settings.of(enable_egress_gateway=True, devices="eth0,eth1"))
+    from niclab.settings import parse_node_assignments
+
+    found = Decisions(topology, settings.merged(parse_node_assignments(["node2:devices=eth9"])), Version(1, 20))
+    assert way(found, "by-nic") is None
+    assert routes(found, "node1", range(2100, 2101))["0.0.0.0/0"].startswith("blackhole")
+
+
+def test_without_the_feature_policies_are_of_no_effect() -> None:
+    found = decisions(enable_egress_gateway="false")
+    assert list(egressroutes.operations(found, found.nodes["node1"])) == []
+    assert list(egressroutes.packet_rules(found, found.nodes["node2"])) == []
+
+
+def test_the_longest_prefix_wins() -> None:
+    text = GATED.replace(
+        "egress_policies:\n",
+        "egress_policies:\n  wide: {pods: pod1, destinations: 0.0.0.0/0, excluded: 10.0.1.64/26, gateways: node1}\n",
+    )
+    entries = egress.entries(decisions(topology=loads(text, "lab.yaml")), "pod1", 4)
+    assert [(one.policy, str(one.network), one.excluded) for one in entries] == [
+        ("wide", "10.0.1.64/26", True),
+        ("out", "10.0.1.0/24", False),
+        ("wide", "0.0.0.0/0", False),
+    ]
+
+
+def test_a_table_has_a_way_for_every_part_of_the_networks() -> None:
+    """The pod's own: what would leave by an unselected NIC, what is excluded, and the cluster's are passed by."""
+    both = routes(decisions(), "node1", range(2100, 2101))
+    assert both["0.0.0.0/0"] == (
+        "default encap ip id 2 dst 10.0.0.2 via 10.244.2.0 dev cilium_vxlan onlink table 2100 mtu 1450"
+    )
+    assert "dst 10.0.0.2" in both["10.0.1.0/24"]
+    assert both["10.0.0.2/32"] == "throw 10.0.0.2/32 table 2100"
+    only = routes(decisions(devices="eth0"), "node1", range(2100, 2101))
+    assert only["10.0.1.0/24"] == "throw 10.0.1.0/24 table 2100"
+    partly = routes(decisions(), "node1", range(2104, 2105))
+    assert partly["10.0.1.0/24"] == "throw 10.0.1.0/24 table 2104"
+
+
+def test_on_the_gateway_the_next_hop_stays_that_of_the_routes() -> None:
+    assert routes(decisions(), "node2", range(2300, 2301))["0.0.0.0/0"] == (
+        "default via 10.0.0.254 dev eth1 onlink table 2300"
+    )
+    assert routes(decisions((1, 18)), "node2", range(2300, 2301))["0.0.0.0/0"] == (
+        "default via 10.0.0.254 dev eth0 table 2300"
+    )
+
+
+def test_the_local_gateway_looks_on_the_nic_itself() -> None:
+    found = routes(decisions(), "node1", range(2103, 2104))
+    assert found["0.0.0.0/0"] == "default dev eth1 table 2103"
+    assert routes(decisions((1, 18)), "node1", range(2103, 2104))["0.0.0.0/0"] == (
+        "default via 10.0.0.254 dev eth0 table 2103"
+    )
+
+
+def test_native_routing_tunnels_answers_too() -> None:
+    found = Decisions(
+        load("egress-gateway"),
+        LAB_BASELINE.merged(NATIVE).merged(Settings.of(enable_egress_gateway=True, devices="eth0,eth1")),
+        Version(1, 20),
+    )
+    rules = [one.rule for one in egressroutes.operations(found, found.nodes["node2"]) if isinstance(one, AddRule)]
+    assert [str(rule) for rule in rules if rule.table == 2500] == [
+        f"from all to 10.244.1.10 iif {nic} lookup 2500 priority 9".replace("10.244.1.10", "10.244.1.10/32")
+        for nic in ("eth0", "eth1")
+    ]
+    assert found.nodes["node1"].route_mtu == 1450
+
+
+def test_snat_is_on_selected_nics_and_knows_what_stays() -> None:
+    found = decisions(devices="eth0")
+    rules = list(egressroutes.packet_rules(found, found.nodes["node2"]))
+    (snat,) = [one for one in rules if one.action == Snat(ip_address("10.0.1.202"))]
+    assert snat.match.oif is not None and snat.match.oif.names == ("eth0",)
+    assert "10.0.0.1/32" in map(str, snat.match.not_destinations)
+    assert any(isinstance(one.action, Drop) for one in rules)
+
+
+@pytest.mark.parametrize("gateways", ["[node1, node2]", "[node2, node1]"])
+def test_several_gateways_share_the_pods(gateways: str) -> None:
+    """By a hash of the pod's name, which is even of pod1 and odd of web1, over the gateways by node IP."""
+    text = GATED.replace("      - pod{n}\n", "      - pod{n}\n      - web{n}\n")
+    text = text.replace("pods: pod1, ", "pods: [pod1, web1], ").replace("gateways: node2", f"gateways: {gateways}")
+    found = decisions(topology=loads(text, "lab.yaml"))
+    assert way(found, "pod1") == WayOut("node1", "eth1", ip_address("10.0.1.1"), True)
+    assert way(found, "web1") == WayOut("node2", "eth1", ip_address("10.0.1.2"), True)
+
+
+def test_explain_names_the_policys_rules() -> None:
+    (found,) = World(decisions()).predict(Flow.parse("by-nic -> ext1"))
+    rules = [step.rule for step in found.request.steps]
+    assert [rule for rule in rules if rule.startswith("egress")] == ["egress.gateway", "egress.way-out", "egress.snat"]
+
+
+FLOWS = [
+    *(
+        f"{pod} -> {end}"
+        for pod in ("by-nic", "by-address", "by-default", "at-home", "partly")
+        for end in ("ext0", "ext1", "far")
+    ),
+    *(f"by-nic -> {end}" for end in ("pod2", "node2.eth0", "node2.eth1", "node1.eth1")),
+    *(f"{end} -> by-nic" for end in ("ext0", "ext1", "pod2", "node2.eth1")),
+    "by-nic -> ext1:tcp:80",
+    "by-address -> far:udp:53",
+]
+
+
+@privileged
+@pytest.mark.parametrize("version", ["1.18", "1.20"])
+@pytest.mark.parametrize("routing", [VXLAN, NATIVE], ids=["vxlan", "native"])
+@pytest.mark.parametrize("devices", ["eth0,eth1", "eth0", "eth1"])
+def test_packets_do_what_is_predicted(devices: str, routing: Settings, version: str) -> None:
+    settings = LAB_BASELINE.merged(routing).merged(Settings.of(devices=devices, enable_egress_gateway=True))
+    with Lab.deploy("egress-gateway", settings, cilium_version=version) as lab:
+        assert disagreements(lab, lab.send_all(FLOWS, count=2)) == []

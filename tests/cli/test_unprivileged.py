@@ -1,0 +1,179 @@
+"""Everything a person without root does: `niclab` and pytest, really run as another user."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from niclab.host import rootless
+
+from tests.host.test_userns import BECOME, NOBODY, User, _copy_distribution, _public_python
+
+PACKAGES = (
+    *("niclab", "pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection"),
+    *("PyYAML", "pyroute2", "scapy", "tenacity", "rich"),
+    *("pytest", "pluggy", "iniconfig", "packaging", "pygments", "pytest-xdist", "execnet"),
+)
+PROJECT = Path(rootless.__file__).parents[1]
+
+
+class Person(User):
+    """With places of their own: for pytest's directories, which are named after the user, and this one has no name; and
+    for compiled modules, for none can be put beside the library."""
+
+    def command(self, *arguments: str) -> list[str]:
+        command = super().command(*arguments)
+        at = command.index("PYTHONDONTWRITEBYTECODE=1")
+        places = [f"PYTEST_DEBUG_TEMPROOT={self.home}/work", f"PYTHONPYCACHEPREFIX={self.home}/work/compiled"]
+        return [*command[:at], *places, *command[at + 1 :]]
+
+
+@pytest.fixture(scope="module")
+def user() -> Iterator[User]:
+    """A user whose home has a readable copy of the project and of all it needs."""
+    if os.geteuid() != 0 or subprocess.run([*BECOME, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs root, to become another user")
+    home = Path(tempfile.mkdtemp(prefix="niclab-test-", dir="/tmp"))
+    try:
+        library = home / "lib"
+        for name in PACKAGES:
+            _copy_distribution(name, library)
+        for name in ("lab", "topologies"):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(PROJECT / name, library / name, ignore=ignored, dirs_exist_ok=True)
+        for name in ("work", "run"):
+            (home / name).mkdir(mode=0o700)
+            os.chown(home / name, NOBODY, NOBODY)
+        subprocess.run(["chmod", "-R", "a+rX", str(library)], check=True)
+        home.chmod(0o755)
+        found = Person(home, _public_python())
+        tried = found.run("-c", "import pydantic_core, scapy")
+        if tried.returncode:
+            pytest.skip(f"no Python that other users may run has this one's packages: {tried.stderr.splitlines()[-1]}")
+        yield found
+    finally:
+        shutil.rmtree(home)
+
+
+@pytest.fixture(autouse=True)
+def no_room_is_left(user: User) -> Iterator[None]:
+    yield
+    user.code("end_holder()")
+    shutil.rmtree(f"/tmp/niclab-{NOBODY}", ignore_errors=True)
+
+
+def niclab(user: User, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return user.run("-m", "niclab.cli", *arguments)
+
+
+def has_room(user: User) -> bool:
+    return user.code("print(find_holder() is not None)").stdout == "True\n"
+
+
+def test_trace(user: User) -> None:
+    done = niclab(user, "trace", "two-nic", "--flow", "pod1 -> ext1", "--pcap", "mine.pcapng")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "pod1→ext1  eth1 pod address!  carried, 5 of 5 answered" in done.stdout
+    assert (user.home / "work" / "mine.pcapng").stat().st_uid == NOBODY
+    assert not has_room(user)
+
+
+@pytest.mark.needs("frr")
+def test_bgp_is_spoken(user: User) -> None:
+    """FRR runs as the user who owns the room: its own user does not exist there."""
+    done = niclab(user, "trace", "two-tors", "--set", "devices=eth0,eth1", "--flow", "tor1.up -> pod1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "carried, 5 of 5 answered" in done.stdout
+    assert not has_room(user)
+
+
+def test_nothing_is_built_to_explain(user: User) -> None:
+    done = niclab(user, "explain", "two-nic", "--flow", "pod1 -> ext1", "--expect", "pod1 -> ext1=eth1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "not masqueraded: eth1 is not selected" in done.stdout
+    assert not has_room(user)
+
+
+def test_usage_is_told_without_a_room(user: User) -> None:
+    done = niclab(user, "trace")
+    assert done.returncode == 2
+    assert "arguments are required: topology" in done.stderr
+
+
+def test_a_lab_stands_in_the_users_room(user: User) -> None:
+    up = niclab(user, "up", "two-nic", "--id", "mine")
+    assert (up.returncode, up.stderr) == (0, "")
+    assert up.stdout.startswith("mine is up: two-nic")
+    assert niclab(user, "ls").stdout.startswith("mine  up  two-nic")
+    inside = niclab(user, "exec", "node1", "--", "sh", "-c", "ip -br address show eth1; exit 7")
+    assert (inside.returncode, inside.stderr) == (7, "")
+    assert "10.0.1.1/24" in inside.stdout
+    told = niclab(user, "inspect", "node1")
+    assert "eth1  veth without default route" in told.stdout
+    # The printed line can be pasted into the user's own shell, outside the room.
+    (line,) = re.findall(r"^(nsenter .*ip netns exec mine-node1) …$", up.stdout, re.MULTILINE)
+    pasted = subprocess.run(
+        [*BECOME, "sh", "-c", f"{line} ip route"], capture_output=True, text=True, check=True, cwd="/"
+    )
+    assert "default via 10.0.0.254 dev eth0" in pasted.stdout
+    assert not Path("/run/netns/mine-node1").exists(), "nothing of it is the machine's"
+    assert niclab(user, "down").stdout == "mine is down\n"
+    assert not has_room(user)
+
+
+def write(user: User, text: str) -> None:
+    (user.home / "work" / "test_it.py").write_text(text)
+    shutil.rmtree(user.home / "work" / "artifacts", ignore_errors=True)
+
+
+PASSING = """\
+import os, pytest
+pytestmark = pytest.mark.cilium("1.20")
+@pytest.mark.parametrize("to", ["pod2", "ext0", "ext1"])
+def test_it(lab, to):
+    assert os.geteuid() == 0
+    lab.send("pod1", to).must_receive()
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "workers"])
+def test_pytest_goes_on_in_a_room(user: User, options: tuple[str, ...]) -> None:
+    write(user, PASSING)
+    done = user.run("-m", "pytest", "-p", "no:cacheprovider", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 passed" in done.stdout
+    assert "record: artifacts/run-1/run.json" in done.stdout
+    assert (user.home / "work/artifacts/run-1/run.json").stat().st_uid == NOBODY
+
+
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "workers"])
+def test_tests_without_a_lab_stay_where_they_are(user: User, options: tuple[str, ...]) -> None:
+    write(user, "import os\n" + PASSING + "def test_other():\n    assert os.geteuid() != 0\n")
+    done = user.run("-m", "pytest", "-p", "no:cacheprovider", "-k", "other", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    collected = user.run("-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-q")
+    assert "4 tests collected" in collected.stdout
+
+
+def test_a_kept_lab_outlives_the_run(user: User) -> None:
+    write(user, PASSING.replace("must_receive", "must_not_receive"))
+    done = user.run("-m", "pytest", "-p", "no:cacheprovider", "--keep", "-k", "pod2")
+    assert done.returncode == 1, done.stdout + done.stderr
+    (lab_id,) = re.findall(r"^kept: niclab inspect --id (lab\w+) ", done.stdout, re.MULTILINE)
+    inside = niclab(user, "exec", "--id", lab_id, "node1", "--", "ip", "route")
+    assert "default via 10.0.0.254" in inside.stdout
+    assert niclab(user, "down", lab_id).returncode == 0
+    assert not has_room(user)
+
+
+def test_a_run_that_keeps_nothing_ends_its_room(user: User) -> None:
+    write(user, PASSING)
+    done = user.run("-m", "pytest", "-p", "no:cacheprovider", "--keep")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not has_room(user)

@@ -1,0 +1,309 @@
+"""The lab without root, really run as another user: what works in a room, what is said where rooms are forbidden."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from niclab.errors import LabError
+from niclab.host import room, rootless
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Nobody else has this uid: tests that run at the same time must not share a room.
+NOBODY = 200_000 + os.getpid()
+LAB = Path(rootless.__file__).parent
+# The env is no decoration: setpriv still has root's capabilities when it looks up what it executes.
+BECOME = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "env"]
+
+
+@dataclass(frozen=True)
+class User:
+    """An unprivileged user with a world-readable copy of what is tested, wherever the project itself lies."""
+
+    home: Path
+    python: str
+
+    def command(self, *arguments: str) -> list[str]:
+        clean = ["-i", "PATH=/usr/bin:/bin", f"HOME={self.home}", f"PYTHONPATH={self.home}/lib"]
+        return [*BECOME, *clean, "PYTHONDONTWRITEBYTECODE=1", self.python, *arguments]
+
+    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*arguments),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            cwd=self.home / "work",
+        )
+
+    def code(self, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.run("-c", "from niclab.host.rootless import *; from niclab.host.room import *\n" + code, *arguments)
+
+
+@pytest.fixture(scope="module")
+def user() -> Iterator[User]:
+    if os.geteuid() != 0 or subprocess.run([*BECOME, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("needs root, to become another user")
+    home = Path(tempfile.mkdtemp(prefix="niclab-test-", dir="/tmp"))
+    try:
+        library = home / "lib"
+        (library / "lab").mkdir(parents=True)
+        (library / "lab" / "__init__.py").touch()
+        for name in ("errors.py", "rootless.py", "room.py"):
+            shutil.copy(LAB / name, library / "lab")
+        shutil.copytree(LAB / "machine", library / "lab" / "machine")
+        for name in ("pytest", "pluggy", "iniconfig", "packaging", "pygments"):
+            _copy_distribution(name, library)
+        (home / "work").mkdir()
+        os.chown(home / "work", NOBODY, NOBODY)
+        subprocess.run(["chmod", "-R", "a+rX", str(home)], check=True)
+        yield User(home, _public_python())
+    finally:
+        shutil.rmtree(home)
+
+
+def _copy_distribution(name: str, library: Path) -> None:
+    distribution = importlib.metadata.distribution(name)
+    for file in distribution.files or ():
+        if ".." not in file.parts and file.suffix != ".pyc":
+            target = library.joinpath(*file.parts)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(str(distribution.locate_file(file)), target)
+
+
+def _public_python() -> str:
+    """This interpreter may lie in root's home: then any other that everybody may run."""
+    here = os.path.realpath(sys.executable)
+    for candidate in (here, *(f"/usr/bin/python3{minor}" for minor in ("", ".14", ".13", ".12", ".11"))):
+        question = [*BECOME, candidate, "-I", "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+        if subprocess.run(question, capture_output=True, check=False).returncode == 0:
+            return candidate
+    pytest.skip("no Python ≥ 3.11 here that other users may run")
+
+
+def test_everything_of_the_builtin_datapath_works_in_a_room(user: User) -> None:
+    done = user.code("""
+import json
+from niclab.host.features import probe, required_missing
+features = probe()
+print(json.dumps([[f.name, f.detail] for f in required_missing(features)]), len(features) > 20)
+""")
+    assert (done.stdout, done.stderr) == ("[] True\n", "")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ip link add v0 type veth peer name v1",
+        "ip link add br0 type bridge",
+        "ip link add vx0 type vxlan external dstport 4789",
+        "nft add table ip probe",
+        "ip netns add node1",
+    ],
+)
+def test_a_command_works_in_a_room(user: User, command: str) -> None:
+    done = user.code(
+        "reenter_unprivileged(); import subprocess; subprocess.run(sys.argv[1:], check=True)", *command.split()
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_named_namespaces_and_packet_sockets_work_in_a_room(user: User) -> None:
+    done = user.code("""
+reenter_unprivileged()
+import socket
+for line in ("netns add node1", "link add v0 type veth peer name eth0 netns node1", "-n node1 link set eth0 up",
+             "link set v0 up"):
+    subprocess.run(["ip", *line.split()], check=True)
+with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0x0300) as tap:
+    tap.bind(("v0", 3))
+    tap.settimeout(5)
+    send = "import socket; s = socket.socket(17, 3); s.bind(('eth0', 0)); s.send(b'U' * 14 + b'seen' * 20)"
+    subprocess.run(["ip", "netns", "exec", "node1", sys.executable, "-c", send], check=True)
+    while b"seen" not in tap.recv(2000):
+        pass
+print(Path("/run/netns/node1").exists())
+""")
+    assert (done.stdout, done.stderr) == ("True\n", "")
+    assert not Path("/run/netns/node1").exists()
+
+
+def test_the_command_line_and_the_exit_status_pass_through(user: User) -> None:
+    done = user.code(
+        "reenter_unprivileged(); print(os.geteuid(), sys.argv[1:], in_room()); sys.exit(7)", "a b", "$(c)", ""
+    )
+    assert (done.returncode, done.stdout) == (7, "0 ['a b', '$(c)', ''] True\n")
+
+
+def test_a_file_written_in_a_room_belongs_to_the_user(user: User) -> None:
+    user.code("reenter_unprivileged(); Path('mine').touch()").check_returncode()
+    assert (user.home / "work" / "mine").stat().st_uid == NOBODY
+
+
+def test_nothing_is_left_of_a_killed_room(user: User) -> None:
+    code = (
+        "from niclab.host.rootless import *; reenter_unprivileged(); subprocess.run(['ip', 'netns', 'add', 'node1']);"
+        "print(os.readlink('/proc/self/ns/net'), flush=True); signal.pause()"
+    )
+    with subprocess.Popen(user.command("-c", "import signal;" + code), stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        namespace = process.stdout.readline().strip()
+        assert namespace in _namespaces()
+        process.send_signal(signal.SIGKILL)
+    assert namespace.startswith("net:")
+    assert namespace not in _namespaces()
+    assert not Path("/run/netns/node1").exists()
+
+
+def _namespaces() -> set[str]:
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/ns/net"):
+        try:
+            found.add(str(entry.readlink()))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("script", [False, True], ids=["python -m pytest", "pytest"])
+def test_pytest_goes_on_in_a_room_with_its_terminal(user: User, script: bool) -> None:
+    work = user.home / "work"
+    (work / "conftest.py").write_text("""
+import niclab.host.rootless
+def pytest_configure(config):
+    niclab.host.rootless.reenter_pytest(config)
+""")
+    (work / "test_it.py").write_text("""
+import os
+def test_it(request):
+    assert os.geteuid() == 0
+    request.config.pluginmanager.getplugin("capturemanager").suspend(in_=True)  # as --pdb does
+    assert os.read(0, 100) == b"typed\\n"
+    assert False, "on purpose"
+""")
+    (user.home / "pytest-script").write_text("import sys, pytest\nsys.exit(pytest.main())\n")
+    start = [str(user.home / "pytest-script")] if script else ["-m", "pytest"]
+    done = user.run(*start, "-p", "no:cacheprovider", "test_it.py", "-k", "test_it or other", stdin="typed\n")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "AssertionError: on purpose" in done.stdout
+    assert done.stdout.count("test session starts") == 1
+
+
+def test_root_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rootless, "is_able", lambda: True)
+    rootless.reenter_unprivileged(["python", "-c", "never run"])
+
+
+def test_a_kernel_that_forbids_it_is_named_in_one_line(user: User) -> None:
+    """In a user namespace of its own the sysctl can be set without touching the host's."""
+    code = "from niclab.host.rootless import *\ntry: reenter_unprivileged()\nexcept LabError as error: print(error)"
+    inner = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "env", *user.command("-c", code)[len(BECOME) :]]
+    script = 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"'
+    command = [*BECOME, "unshare", "--user", "--map-root-user", "--", "sh", "-c", script, "sh", *inner]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd="/")
+    first, *_, last = done.stdout.splitlines()
+    assert first == "cannot run without root: user.max_user_namespaces is 0, so the kernel refuses user namespaces"
+    assert "sudo sysctl -w user.max_user_namespaces=" in last
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("kernel.unprivileged_userns_clone", "0"),
+        ("user.max_user_namespaces", "0"),
+        ("kernel.apparmor_restrict_unprivileged_userns", "1"),
+    ],
+)
+def test_the_refusing_sysctl_is_found(tmp_path: Path, name: str, value: str) -> None:
+    switch = tmp_path.joinpath(*name.split("."))
+    switch.parent.mkdir()
+    switch.write_text(f"{value}\n")
+    error = rootless.explain_refusal("Operation not permitted", sysctls=tmp_path)
+    assert f"{name} is {value}" in error.what
+    assert f"sysctl -w {name}=" in error.fix
+
+
+def test_a_refusal_without_a_sysctl_tells_what_unshare_said(tmp_path: Path) -> None:
+    error = rootless.explain_refusal("unshare: unshare failed: Operation not permitted", sysctls=tmp_path)
+    assert "unshare failed" in error.why
+    assert "--privileged" in error.fix
+
+
+ENTER = "enter_room(persistent=True)\nsubprocess.run(sys.argv[1:], check=True)"
+
+
+@pytest.fixture
+def clean_room(user: User) -> Iterator[User]:
+    user.code("end_holder()")
+    try:
+        yield user
+    finally:
+        user.code("end_holder()")
+        shutil.rmtree(f"/tmp/niclab-{NOBODY}", ignore_errors=True)
+
+
+def test_a_persistent_room_is_found_again(clean_room: User) -> None:
+    user = clean_room
+    user.code(ENTER, "ip", "netns", "add", "node1").check_returncode()
+    assert user.code(ENTER, "ip", "netns", "list").stdout == "node1\n"
+    assert user.code(ENTER, "pwd").stdout.strip() == str(user.home / "work")
+    assert user.code("print(find_holder() is not None)").stdout == "True\n"
+
+
+def test_ending_a_room_ends_what_runs_in_it(clean_room: User) -> None:
+    user = clean_room
+    left = ["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 & readlink /proc/self/ns/net"]
+    namespace = user.code(ENTER, *left).stdout.strip()
+    assert namespace in _namespaces()
+    assert user.code("print(end_holder(), find_holder(), end_holder())").stdout == "True None False\n"
+    assert namespace not in _namespaces()
+
+
+def test_a_room_can_be_ended_from_inside(clean_room: User) -> None:
+    user = clean_room
+    assert user.code("enter_room(persistent=True); print(end_holder())").stdout == "True\n"
+    assert user.code("print(find_holder())").stdout == "None\n"
+
+
+def test_two_commands_at_once_share_one_room(clean_room: User) -> None:
+    code = "from niclab.host.room import *; print(holder().pid)"
+    both = [subprocess.Popen(clean_room.command("-c", code), stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    assert len({process.communicate(timeout=30)[0] for process in both}) == 1
+
+
+def test_a_pid_used_again_is_not_taken_for_the_holder(clean_room: User) -> None:
+    record = clean_room.code("print(find_holder()); print(holder().pid)").stdout.split()
+    assert record[0] == "None"
+    file = Path(f"/tmp/niclab-{NOBODY}/holder.json")
+    genuine = file.read_text()
+    file.write_text(genuine.replace('"started": ', '"started": 1'))
+    assert clean_room.code("print(find_holder())").stdout == "None\n"
+    file.write_text(genuine)
+
+
+def test_a_record_somebody_else_could_have_written_is_refused(clean_room: User) -> None:
+    directory = Path(f"/tmp/niclab-{NOBODY}")
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o755)  # root's, not the user's
+    done = clean_room.code("find_holder()")
+    assert f"{directory} is not a directory of yours alone" in done.stderr
+
+
+def test_a_mark_that_is_not_a_room_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(rootless.MARK, "transient")
+    monkeypatch.setattr(rootless, "is_able", lambda: False)
+    with pytest.raises(LabError, match="in a room"):
+        room.enter_room(["python"], persistent=True)

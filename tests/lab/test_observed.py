@@ -1,0 +1,205 @@
+"""The built-in datapath against recordings of real agents, packet by packet: every case, both versions.
+
+The recordings (tests/data) are of 1.18.0-dev and 1.20.0-dev agents on the two-nic lab; POD1 and POD2 stand for the
+pods' addresses. Each case is run through the command line, for that is the contract others compare with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from niclab import request
+from niclab.cilium.decisions import Decisions
+from niclab.cilium.reported import NodeReport
+from niclab.cilium.selection import Version
+from niclab.cli import PASS, arguments, main
+from niclab.flow.predict import Prediction, World
+from niclab.topology import Flow
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: builds network namespaces")
+
+DATA = Path(__file__).parents[1] / "data"
+COMMON = [
+    "enable-ipv6=false",
+    "kube-proxy-replacement=true",
+    "enable-ipv4-masquerade=true",
+    "enable-bpf-masquerade=true",
+    "enable-policy=never",
+    "enable-l7-proxy=false",
+    "enable-hubble=false",
+    "enable-health-checking=false",
+    "enable-endpoint-health-checking=false",
+]
+FLOWS = {
+    "pod-pod": "pod1 -> pod2",
+    "pod-ext0": "pod1 -> ext0",
+    "pod-ext1": "pod1 -> ext1",
+    "pod-remote-node-eth0": "pod1 -> node2.eth0",
+    "pod-remote-node-eth1": "pod1 -> node2.eth1",
+}
+
+
+def cases() -> list[Any]:
+    return [
+        pytest.param(version, case, id=f"{version}-{case['case']}")
+        for version in ("1.18", "1.20")
+        for case in json.loads((DATA / f"cilium-{version}-dev.json").read_text())
+    ]
+
+
+def command(version: str, case: dict[str, Any]) -> list[str]:
+    """The `niclab trace` that repeats a recorded case."""
+    words = ["trace", "two-nic", "--cilium-version", version, "-o", "json"]
+    for setting in [*COMMON, *(f"{key}={value}" for key, value in case["settings"].items())]:
+        words += ["--set", setting]
+    fabric = case.get("node_ip_fabric", 0)
+    for node in (1, 2):
+        words += ["--node-set", f"node{node}:ipv4-node=10.0.{fabric}.{node}"]
+    if "routes" in case:
+        words.append("--no-default-routes")
+        for node, peer in ((1, 2), (2, 1)):
+            for route in case["routes"]:
+                words += ["--route", f"node{node}: {route.replace('{peer}', str(peer))}"]
+    for flow in FLOWS.values():
+        words += ["--flow", flow]
+    return words
+
+
+def differences(case: dict[str, Any], trace: dict[str, Any], *, either: bool) -> list[str]:
+    """Every disagreement in words. `either`: a hash chose the NIC of the pod pair, and may choose the other here."""
+    found: list[str] = []
+    reported = case.get("said") or {}
+    for node, now in trace["nodes"].items():
+        if now["agent_exits"] != case.get("agent_exits"):
+            found.append(f"{node} agent_exits: recorded {case.get('agent_exits')!r}, now {now['agent_exits']!r}")
+        for key in reported:
+            recorded = reported[key]
+            if now[key] != recorded:
+                found.append(f"{node} {key}: recorded {recorded!r}, now {now[key]!r}")
+    names = {"POD1": trace["addresses"].get("pod1"), "POD2": trace["addresses"].get("pod2")}
+    now_flows = {f"{flow['from']} -> {flow['to']}": flow for flow in trace["flows"]}
+    for name, recorded in case.get("flows", {}).items():
+        now = now_flows[FLOWS[name]]
+        expected = json.loads(json.dumps(recorded))
+        text = json.dumps(expected)
+        for placeholder, address in names.items():
+            text = text.replace(placeholder, str(address))
+        expected = json.loads(text)
+        transmitted = now["transmitted_by"]
+        if either and name == "pod-pod":
+            expected["transmitted_by"] = {tap[:-1]: count for tap, count in expected["transmitted_by"].items()}
+            transmitted = {tap[:-1]: count for tap, count in transmitted.items()}
+        for key in ("sent", "received", "server_saw_source"):
+            if now[key] != expected[key]:
+                found.append(f"{name} {key}: recorded {expected[key]!r}, now {now[key]!r}")
+        if transmitted != expected["transmitted_by"]:
+            found.append(f"{name} transmitted_by: recorded {expected['transmitted_by']!r}, now {transmitted!r}")
+    return found
+
+
+@needs_root
+@pytest.mark.parametrize(("version", "case"), cases())
+def test_case_agrees_with_the_recording(version: str, case: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command(version, case)) == PASS
+    trace = json.loads(capsys.readouterr().out)
+    assert trace["measurement"] == {"canaries": "ok", "drops": 0, "without_carrier": []}
+    assert differences(case, trace, either="ecmp" in case["case"]) == []
+
+
+def predicted(version: str, case: dict[str, Any]) -> list[str]:
+    """Every disagreement of the recording with `niclab predict` and `explain`: no packet, no kernel."""
+    words = command(version, case)
+    options = arguments.parser().parse_args(["explain", *words[1:]])
+    topology = request.topology(options)
+    settings, _ = request.settings(options, topology)
+    world = World(Decisions(topology, settings, Version.parse(version)))
+    found: list[str] = []
+    reported = case.get("said") or {}
+    for name, node in world.decisions.nodes.items():
+        now = NodeReport.of(node)
+        if now.agent_exits != case.get("agent_exits"):
+            found.append(f"{name} agent_exits: recorded {case.get('agent_exits')!r}, predicted {now.agent_exits!r}")
+        for key in reported:
+            value = getattr(now, key)
+            value = list(value) if isinstance(value, tuple) else value
+            if value != reported[key]:
+                found.append(f"{name} {key}: recorded {reported[key]!r}, predicted {value!r}")
+    names = {"POD1": "10.244.1.10", "POD2": "10.244.2.10"}
+    for name, recorded in case.get("flows", {}).items():
+        text = json.dumps(recorded)
+        for placeholder, address in names.items():
+            text = text.replace(placeholder, address)
+        wanted = in_shape(json.loads(text))
+        ways = [shape(world, FLOWS[name], way) for way in world.predict(Flow.parse(FLOWS[name]))]
+        if wanted not in ways:
+            found.append(f"{name}: recorded {wanted}, predicted {ways}")
+    return found
+
+
+def in_shape(recorded: dict[str, Any]) -> dict[str, Any]:
+    """A recorded flow as one probe's: by whom it is sent, whether it is answered, whom the server sees."""
+    sent = {
+        tap: (
+            count["requests"] > 0,
+            count["replies"] > 0,
+            sorted(count["inner_src"]),
+            sorted(map(tuple, count["outer"])),
+        )
+        for tap, count in recorded["transmitted_by"].items()
+    }
+    assert recorded["received"] in (0, recorded["sent"])
+    return {"sent": sent, "answered": recorded["received"] > 0, "seen": recorded["server_saw_source"]}
+
+
+def shape(world: World, flow: str, way: Prediction) -> dict[str, Any]:
+    sent = {
+        tap: (one.requests, one.replies, sorted(one.inner_src), sorted(one.outer))
+        for tap, one in way.transmitted_by(world.topology.nodes).items()
+    }
+    server = way.request.arrived if way.request.arrived in world.topology.externals else None
+    return {"sent": sent, "answered": way.carried, "seen": {server: [str(way.request.source)]} if server else {}}
+
+
+@pytest.mark.parametrize(("version", "case"), cases())
+def test_case_agrees_with_the_prediction(version: str, case: dict[str, Any]) -> None:
+    assert predicted(version, case) == []
+
+
+def test_a_wrong_prediction_is_named() -> None:
+    """What 1.20 did is not what is predicted of 1.18: every difference is named."""
+    case = next(one for one in json.loads((DATA / "cilium-1.20-dev.json").read_text()) if one["case"] == "vxlan-auto")
+    found = predicted("1.18", case)
+    assert [line.partition(":")[0] for line in found] == ["pod-ext1", "pod-remote-node-eth1"]
+    assert found[0].startswith("pod-ext1: recorded {'sent': {'node1.eth1'")
+
+
+@pytest.mark.parametrize("change", ["nic", "count", "source", "device"])
+def test_a_disagreement_is_found(change: str) -> None:
+    """The comparison itself can fail: a recording that is altered no longer agrees with what it was made from."""
+    case = json.loads((DATA / "cilium-1.20-dev.json").read_text())[0]
+    flow = {
+        "from": "pod1",
+        "to": "ext0",
+        "sent": 5,
+        "received": 5,
+        "transmitted_by": {"node1.eth0": {"requests": 5, "replies": 0, "inner_src": ["10.0.0.1"], "outer": []}},
+        "server_saw_source": {"ext0": ["10.0.0.1"]},
+    }
+    reported = {"devices": ["eth0"], "direct_routing_device": "eth0", "masquerading": "BPF", "agent_exits": None}
+    trace: dict[str, Any] = {"nodes": {"node1": reported}, "addresses": {}, "flows": [flow]}
+    case = {**case, "flows": {"pod-ext0": case["flows"]["pod-ext0"]}}
+    assert differences(case, trace, either=False) == []
+    recorded = case["flows"]["pod-ext0"]
+    if change == "nic":
+        recorded["transmitted_by"]["node1.eth1"] = recorded["transmitted_by"].pop("node1.eth0")
+    elif change == "count":
+        recorded["received"] = 4
+    elif change == "source":
+        recorded["server_saw_source"]["ext0"] = ["POD1"]
+    else:
+        case["said"]["devices"] = ["eth0", "eth1"]
+    assert len(differences(case, trace, either=False)) == 1

@@ -1,0 +1,268 @@
+"""Helm values, read as the chart's templates would write the ConfigMap."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+from niclab.errors import InputError
+from niclab.settings import Settings, Values, loads, to_helm
+from niclab.settings.helm_table import known_paths, row_of_flag, rows
+from niclab.settings.known import agent_keys
+from niclab.settings.values import complaint
+
+
+def helm(text: str) -> Settings:
+    return loads(text, name="values.yaml")
+
+
+def problems(text: str) -> list[tuple[int, str, str]]:
+    with pytest.raises(InputError) as caught:
+        helm(text)
+    return [(problem.line, problem.field, problem.fix) for problem in caught.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("devices: eth0", {"devices": "eth0"}),
+        ("devices: eth0 eth1", {"devices": "eth0 eth1"}),
+        ("devices: eth0,eth1", {"devices": "eth0,eth1"}),
+        ("devices: [eth0, eth1]", {"devices": "eth0 eth1"}),
+        ("devices: '{eth0,eth1}'", {"devices": "{eth0,eth1}"}),
+        ("devices: ''", {"devices": ""}),
+        ("devices: []", {"devices": ""}),
+        ("devices: null", {}),
+        ("forceDeviceDetection: true", {"force-device-detection": "true"}),
+        ("forceDeviceDetection: false", {}),
+        ("routingMode: native", {"routing-mode": "native"}),
+        ("routingMode: ''", {}),
+        ("tunnelProtocol: geneve", {"tunnel-protocol": "geneve"}),
+        ("tunnelPort: 4789", {"tunnel-port": "4789"}),
+        ("tunnelPort: 0", {}),
+        ("MTU: 9000", {"mtu": "9000"}),
+        ("MTU: 0", {}),
+        ("tunnel: geneve", {"routing-mode": "tunnel", "tunnel-protocol": "geneve"}),
+        ("tunnel: disabled", {"routing-mode": "native"}),
+        ("tunnel: vxlan\nroutingMode: native", {"routing-mode": "native"}),
+        ("autoDirectNodeRoutes: true", {"auto-direct-node-routes": "true"}),
+        ("directRoutingSkipUnreachable: true", {"direct-routing-skip-unreachable": "true"}),
+        ("ipv4NativeRoutingCIDR: 10.0.0.0/8", {"ipv4-native-routing-cidr": "10.0.0.0/8"}),
+        ("ipv6NativeRoutingCIDR: fd00::/8", {"ipv6-native-routing-cidr": "fd00::/8"}),
+        ("bpf: {masquerade: true}", {"enable-bpf-masquerade": "true"}),
+        ("bpf: {masquerade: 'true'}", {"enable-bpf-masquerade": "true"}),
+        ("bpf: {masquerade: null}", {}),
+        ("bpf: {hostLegacyRouting: true}", {"enable-host-legacy-routing": "true"}),
+        ("bpf: {tproxy: false}", {"enable-bpf-tproxy": "false"}),
+        ("bpf: {datapathMode: netkit}", {"datapath-mode": "netkit"}),
+        ("bpf: {vlanBypass: [10, 20]}", {"vlan-bpf-bypass": "10 20"}),
+        ("enableIPv4Masquerade: false", {"enable-ipv4-masquerade": "false"}),
+        ("enableIPv6Masquerade: false", {"enable-ipv6-masquerade": "false"}),
+        ("enableMasqueradeRouteSource: true", {"enable-masquerade-to-route-source": "true"}),
+        ("egressMasqueradeInterfaces: eth+", {"egress-masquerade-interfaces": "eth+"}),
+        ("egressMasqueradeInterfaces: [eth0, eth1]", {"egress-masquerade-interfaces": "eth0,eth1"}),
+        ("ipv4: {enabled: false}", {"enable-ipv4": "false"}),
+        ("ipv6: {enabled: true}", {"enable-ipv6": "true"}),
+        ("kubeProxyReplacement: true", {"kube-proxy-replacement": "true"}),
+        ("kubeProxyReplacement: 'false'", {"kube-proxy-replacement": "false"}),
+        ("kubeProxyReplacement: strict", {"kube-proxy-replacement": "strict"}),
+        ("nodePort: {directRoutingDevice: eth1}", {"direct-routing-device": "eth1"}),
+        ("nodePort: {addresses: [10.0.0.0/8, 'fd00::/64']}", {"nodeport-addresses": "10.0.0.0/8,fd00::/64"}),
+        ("nodePort: {enabled: true}", {"enable-node-port": "true"}),
+        ("endpointRoutes: {enabled: true}", {"enable-endpoint-routes": "true"}),
+        ("ipam: {mode: kubernetes}", {"ipam": "kubernetes"}),
+        ("hostFirewall: {enabled: true}", {"enable-host-firewall": "true"}),
+        ("encryption: {enabled: true, type: wireguard}", {"enable-wireguard": "true"}),
+        ("encryption: {enabled: true}", {"enable-ipsec": "true"}),
+        ("encryption: {enabled: false, type: wireguard}", {}),
+        ("l2announcements: {enabled: true}", {"enable-l2-announcements": "true"}),
+        ("bgpControlPlane: {enabled: true}", {"enable-bgp-control-plane": "true"}),
+        ("egressGateway: {enabled: true}", {"enable-egress-gateway": "true"}),
+        ("ipMasqAgent: {enabled: true}", {"enable-ip-masq-agent": "true"}),
+        ("ipMasqAgent: {enabled: true, config: {}}", {"enable-ip-masq-agent": "true"}),
+        (
+            "ipMasqAgent: {enabled: true, config: {nonMasqueradeCIDRs: [10.0.1.0/24], masqLinkLocal: false}}",
+            {
+                "enable-ip-masq-agent": "true",
+                "ip-masq-agent-config-path": '{"nonMasqueradeCIDRs": ["10.0.1.0/24"], "masqLinkLocal": false}',
+            },
+        ),
+        (
+            "loadBalancer: {mode: dsr, acceleration: native, algorithm: maglev}",
+            {"bpf-lb-mode": "dsr", "bpf-lb-acceleration": "native", "bpf-lb-algorithm": "maglev"},
+        ),
+        ("hubble: {enabled: false}", {"enable-hubble": "false"}),
+        ("cni: {exclusive: false}", {"cni-exclusive": "false"}),
+        (
+            "cni: {chainingMode: generic-veth}",
+            {
+                "cni-chaining-mode": "generic-veth",
+                "enable-host-legacy-routing": "true",
+                "enable-local-node-route": "false",
+            },
+        ),
+        (
+            "eni: {enabled: true}",
+            {
+                "auto-create-cilium-node-resource": "true",
+                "enable-endpoint-routes": "true",
+                "enable-ipv4-masquerade": "false",
+                "ipam": "eni",
+                "routing-mode": "native",
+            },
+        ),
+        ("extraConfig: {enable-tcx: false, mtu: '1400'}", {"enable-tcx": "false", "mtu": "1400"}),
+        ("routingMode: tunnel\nextraConfig: {routing-mode: native}", {"routing-mode": "native"}),
+        ("cilium:\n  routingMode: native", {"routing-mode": "native"}),
+        ("cilium: {routingMode: native}\nglobal: {x: 1}\nimage: y", {"routing-mode": "native"}),
+        ("USER-SUPPLIED VALUES:\nroutingMode: native", {"routing-mode": "native"}),
+        ("COMPUTED VALUES:\nroutingMode: native", {"routing-mode": "native"}),
+        ("{}", {}),
+    ],
+)
+def test_helm_values_become_flags(text: str, values: dict[str, str]) -> None:
+    settings = helm(text)
+    assert settings.values == values
+    assert settings.base == "chart"
+
+
+def test_what_the_agent_does_not_see_is_listed() -> None:
+    text = """\
+image: {repository: quay.io/cilium/cilium, tag: v1.18.0}
+resources: {limits: {memory: 1Gi}}
+operator: {replicas: 1}
+prometheus: {enabled: true}
+podAnnotations: {}
+ipam:
+  mode: cluster-pool
+  operator: {clusterPoolIPv4PodCIDRList: [10.0.0.0/8]}
+hubble: {relay: {enabled: true}}
+somethingOfOurOwn: 1
+"""
+    settings = helm(text)
+    assert settings.values == {"ipam": "cluster-pool"}
+    assert settings.warnings == (
+        (
+            "values.yaml: not an agent setting, left out: hubble.relay, image, "
+            "ipam.operator.clusterPoolIPv4PodCIDRList, operator, prometheus, resources, somethingOfOurOwn"
+        ),
+    )
+
+
+def test_old_values_are_said() -> None:
+    assert "chart 1.14 and before; write routingMode: native" in helm("tunnel: disabled").warnings[0]
+    assert "later ones want false" in helm("kubeProxyReplacement: partial").warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "field", "mend"),
+    [
+        ("routingmode: native", 1, "routingmode", "did you mean routingMode?"),
+        ("x: 1\ndivices: eth0", 2, "divices", "did you mean devices?"),
+        ("mtu: 9000", 1, "mtu", "did you mean MTU?"),
+        ("bpf:\n  masqerade: true", 2, "bpf.masqerade", "did you mean bpf.masquerade?"),
+        ("nodePort:\n  directRoutingdevice: eth0", 2, "nodePort.directRoutingdevice", "nodePort.directRoutingDevice"),
+        ("bpf.masquerade: true", 1, "bpf.masquerade", "write it as nested mappings"),
+        ("routingMode: nativ", 1, "routingMode", "write native"),
+        ("tunnel: gre", 1, "tunnel", "write routingMode and tunnelProtocol"),
+        ("ipv4NativeRoutingCIDR: pods", 1, "ipv4NativeRoutingCIDR", "write a CIDR such as 10.244.0.0/16"),
+        ("MTU: big", 1, "MTU", "write a number"),
+        ("devices: {eth0: eth1}", 1, "devices", "chart's values for devices"),
+        ("devices: [[eth0]]", 1, "devices", "chart's values for devices"),
+        ("kubeProxyReplacement: maybe", 1, "kubeProxyReplacement", "write"),
+        ("encryption: {enabled: true, type: tls}", 1, "encryption.type", "write ipsec or wireguard"),
+        ("bpf: true", 1, "bpf", "write the values below bpf:"),
+        ("ipam: kubernetes", 1, "ipam", "write the values below ipam:"),
+        ("nodes: [a]\nfabrics: [b]", 1, "", "give Helm values, a ConfigMap or KEY=VALUE lines"),
+        ("extraConfig:\n  divices: eth0", 2, "extraConfig.divices", "did you mean devices?"),
+        ("extraConfig:\n  mtu: [1]", 2, "extraConfig.mtu", "write it as the ConfigMap has it"),
+        ("ipMasqAgent:\n  enabled: true\n  config: 10.0.0.0/8", 3, "ipMasqAgent.config", "nonMasqueradeCIDRs"),
+        (
+            "ipMasqAgent:\n  enabled: true\n  config:\n    nonMasqueradeCIDRs: [pods]",
+            3,
+            "ipMasqAgent.config",
+            "nonMasqueradeCIDRs",
+        ),
+        ("extraConfig: [1]", 1, "extraConfig", "write key: value lines below it"),
+        ("extraConfig: {enable-ipv6: maybe}", 1, "extraConfig.enable-ipv6", "write true or false"),
+    ],
+)
+def test_what_is_wrong_has_line_field_and_a_mend(text: str, line: int, field: str, fix: str) -> None:
+    (found,) = problems(text)
+    assert found[:2] == (line, field)
+    assert fix in found[2]
+
+
+def test_an_operators_key_in_extra_config_is_left_out() -> None:
+    settings = helm("extraConfig: {cluster-pool-ipv4-cidr: 10.0.0.0/8}")
+    assert settings.values == {}
+    assert "extraConfig.cluster-pool-ipv4-cidr" in settings.warnings[0]
+
+
+def test_the_table_is_sound() -> None:
+    assert len(rows()) > 250
+    assert {row.flag for row in rows().values()} <= agent_keys()
+    assert all((".".join(row.path[:-1])) not in rows() for row in rows().values())
+    assert set(rows()) <= known_paths()
+    assert all(rows()[".".join(row.path)] == row for row in row_of_flag().values())
+
+
+def test_written_values_read_well() -> None:
+    text = to_helm(
+        Settings.of(
+            devices="eth0 eth1",
+            routing="native",
+            enable_bpf_masquerade=True,
+            direct_routing_device="eth0",
+            kube_proxy_replacement=True,
+            enable_wireguard=True,
+            mtu=1400,
+            enable_tcx=False,
+            force_device_detection=False,
+        )
+    )
+    data: dict[str, Any] = yaml.safe_load(text)
+    assert data == {
+        "MTU": 1400,
+        "bpf": {"enableTCX": False, "masquerade": True},
+        "devices": ["eth0", "eth1"],
+        "encryption": {"enabled": True, "type": "wireguard"},
+        "extraConfig": {"force-device-detection": "false"},
+        "kubeProxyReplacement": "true",
+        "nodePort": {"directRoutingDevice": "eth0"},
+        "routingMode": "native",
+    }
+
+
+def test_the_masquerading_agents_configuration_is_written_as_the_chart_has_it() -> None:
+    told = helm("ipMasqAgent: {enabled: true, config: {nonMasqueradeCIDRs: [10.0.1.0/24]}}")
+    data = {"enabled": True, "config": {"nonMasqueradeCIDRs": ["10.0.1.0/24"]}}
+    assert yaml.safe_load(to_helm(told)) == {"ipMasqAgent": data}
+    assert loads(to_helm(told), name="v.yaml") == told
+    elsewhere = Settings.of(enable_ip_masq_agent=True, ip_masq_agent_config_path="/etc/masq")
+    assert loads(to_helm(elsewhere), name="v.yaml").values == elsewhere.values
+
+
+def test_a_configuration_of_what_is_off_is_told() -> None:
+    settings = helm("ipMasqAgent: {config: {nonMasqueradeCIDRs: [10.0.1.0/24]}}")
+    assert settings.values == {}
+    assert settings.warnings == ("values.yaml: ipMasqAgent.config is of no effect without ipMasqAgent.enabled",)
+
+
+@pytest.mark.parametrize("value", ["true", "false", "1", "a b", "a,b", ""])
+def test_every_flag_of_the_table_survives(value: str) -> None:
+    told = Settings(Values({flag: value for flag in row_of_flag() if complaint(flag, value) is None}))
+    assert len(told.values) > 150
+    assert loads(to_helm(told), name="v.yaml") == told
+
+
+def test_a_row_that_makes_more_flags_is_written_as_extra_config() -> None:
+    told = Settings.of(cni_chaining_mode="generic-veth")
+    assert yaml.safe_load(to_helm(told)) == {"extraConfig": {"cni-chaining-mode": "generic-veth"}}
+    assert loads(to_helm(told), name="v.yaml") == told
+
+
+def test_a_flag_at_the_first_level_is_no_helm_value() -> None:
+    assert problems("labels: x\nenableIPv4: true")[0][2] == "did you mean enableIPv4BIGTCP?"
+    assert problems("fixed: 1\nipam:\n  mod: kubernetes")[0] == (3, "ipam.mod", "did you mean ipam.mode?")

@@ -1,0 +1,316 @@
+"""Random labs: topologies, settings, versions and flows, from any source of randomness. Pure."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from niclab.check.topology import check, check_flow
+from niclab.cilium.decisions import Decisions
+from niclab.cilium.selection import VERSIONS, Version
+from niclab.kernel.routing import check_route, check_rule
+from niclab.net.route import parse_route, parse_rule
+from niclab.settings import LAB_BASELINE, NodeSettings, Settings, Values
+from niclab.topology import Flow, Host, Topology
+
+
+@dataclass(frozen=True)
+class RandomLab:
+    """A lab that can be built, and what to send in it."""
+
+    topology: Topology
+    settings: Settings
+    version: Version
+    flows: tuple[Flow, ...]
+
+    def __str__(self) -> str:
+        """What reproduces it by hand."""
+        shown = json.dumps(self.topology.model_dump(mode="json", exclude_defaults=True))
+        values = {key: value for key, value in self.settings.values.items() if LAB_BASELINE.values.get(key) != value}
+        more = [f"{node.name}: {dict(node.values)}" for node in self.settings.per_node]
+        return f"{shown}\n{values} {more} {self.version}"
+
+
+def random_lab(rng: Random, *, flows: int = 12) -> RandomLab | None:
+    """A lab, or None where chance made one that cannot be."""
+    made = _Maker(rng)
+    topology = Topology.model_validate(made.topology())
+    topology = _with_routes(topology, made)
+    if check(topology):
+        return None
+    settings, version = made.settings(topology), rng.choice(VERSIONS)
+    running = Decisions(topology, settings, version).running
+    return RandomLab(topology, settings, version, tuple(made.flows(topology, running, flows)))
+
+
+def alike_lab(rng: Random) -> RandomLab | None:
+    """Four nodes of one or two kinds, each made as the others of its kind are."""
+    made = _Maker(rng)
+    made.nodes = 4
+    drawn = made.topology()
+    kinds = [rng.randrange(1 << 30) for _ in range(rng.randint(1, 2))]
+    for n in range(1, 5):
+        made.rng = Random(kinds[n % len(kinds)])
+        node = made.node(n)
+        first = next(iter(node["nics"].values()))["fabric"]
+        node["routes"] = [f"default via 10.{first[1:]}.0.254 onlink dev eth0"] if made.often(0.7) else []
+        if made.often(0.3):
+            node["rules"] = [f"from 10.244.{n}.0/24 lookup 100"]
+        drawn["nodes"][f"node{n}"] = node
+    made.rng = rng
+    topology = Topology.model_validate(drawn)
+    if check(topology):
+        return None
+    return RandomLab(topology, made.settings(topology), rng.choice(VERSIONS), ())
+
+
+class _Maker:
+    """Draws one lab. Addresses say whose they are: 10.FABRIC.0.NUMBER, pods 10.244.NODE.NUMBER."""
+
+    def __init__(self, rng: Random) -> None:
+        self.rng = rng
+        self.fabrics = [f"f{n}" for n in range(rng.randint(1, 3))]
+        self.dual = rng.random() < 0.3
+        self.nodes = rng.randint(1, 4)
+        self.router = rng.random() < 0.7
+
+    def often(self, chance: float) -> bool:
+        return self.rng.random() < chance
+
+    def topology(self) -> dict[str, Any]:
+        made: dict[str, Any] = {
+            "name": "random",
+            "fabrics": {name: {} for name in self.fabrics},
+            "nodes": {f"node{n}": self.node(n) for n in range(1, self.nodes + 1)},
+            "externals": {f"ext{n}": self._external(n) for n in range(self.rng.randint(0, 2))},
+            "routers": {"gw": self._gateway()} if self.router else {},
+        }
+        return made
+
+    def _addresses(self, fabric: int, number: int) -> list[str]:
+        found = [f"10.{fabric}.0.{number}/24"]
+        return [*found, f"fd00:{fabric}::{number}/64"] if self.dual else found
+
+    def node(self, n: int) -> dict[str, Any]:
+        nics: dict[str, Any] = {}
+        for index in range(self.rng.randint(1, 4)):
+            fabric = index if index < len(self.fabrics) and self.often(0.8) else self.rng.randrange(len(self.fabrics))
+            addresses = self._addresses(fabric, n * 10 + index)
+            if self.often(0.1):
+                addresses = []
+            elif self.often(0.15):
+                addresses.append(
+                    self.rng.choice([f"10.{fabric}.0.{n * 10 + index + 100}/24", f"172.16.{n}.{index}/32"])
+                )
+            elif self.often(0.05):
+                addresses.append(f"203.0.113.{n * 10 + index}/24")
+            nics[f"eth{index}"] = {
+                "fabric": self.fabrics[fabric],
+                "addresses": addresses,
+                "up": not self.often(0.08),
+                "mtu": self.rng.choice([1500, 1500, 1500, 1400, 9000]),
+            }
+        node: dict[str, Any] = {
+            "nics": nics,
+            "pod_cidrs": [f"10.244.{n}.0/24", *([f"fd00:244:{n}::/64"] if self.dual else [])],
+            "pods": [f"pod{n}{letter}" for letter in "ab"[: self.rng.choice([0, 1, 1, 2])]],
+        }
+        own = [one.partition("/")[0] for nic in nics.values() for one in nic["addresses"] if ":" not in one]
+        if own and self.often(0.3):
+            node["node_ip"] = [self.rng.choice(own)]
+        if self.often(0.1):
+            node["sysctls"] = {"net.ipv4.fib_multipath_hash_policy": 1}
+        if self.often(0.25):
+            links = [*nics, *(["all"] if self.often(0.2) else []), *(["default"] if self.often(0.2) else [])]
+            filters = {f"net.ipv4.conf.{link}.rp_filter": self.rng.randrange(3) for link in links}
+            node["sysctls"] = {**node.get("sysctls", {}), **filters}
+        return node
+
+    def _external(self, n: int) -> dict[str, Any]:
+        fabric = self.rng.randrange(len(self.fabrics))
+        return {"nics": {"eth0": {"fabric": self.fabrics[fabric], "addresses": self._addresses(fabric, 200 + n)}}}
+
+    def _gateway(self) -> dict[str, Any]:
+        return {
+            "nics": {
+                f"p{n}": {"fabric": name, "addresses": self._addresses(n, 254)} for n, name in enumerate(self.fabrics)
+            }
+        }
+
+    def routes(self, name: str, topology: Topology) -> Iterator[str]:
+        """Words of routes that may fit a host."""
+        host = topology.hosts[name]
+        fabrics = sorted({int(nic.fabric[1:]) for nic in host.nics.values()})
+        gateways = [f"10.{fabric}.0.254" for fabric in fabrics]
+        is_node, is_external = name in topology.nodes, name in topology.externals
+        if is_node and self.often(0.85):
+            yield from self._defaults(gateways)
+        if is_external and self.often(0.5):
+            yield f"default via {gateways[0]}"
+        if self.dual and self.often(0.6) and not name.startswith("gw"):
+            yield f"default via fd00:{self.rng.choice(fabrics)}::254"
+        for peer, node in topology.nodes.items():
+            if peer == name:
+                continue
+            number = peer.removeprefix("node")
+            near = [
+                str(nic.addresses[0].ip)
+                for nic in node.nics.values()
+                if nic.addresses and nic.addresses[0].version == 4 and int(nic.fabric[1:]) in fabrics
+            ]
+            chance = 0.25 if is_node else 0.8
+            if near and self.often(chance):
+                if len(near) > 1 and self.often(0.4):
+                    hops = " ".join(f"nexthop via {one}" for one in self.rng.sample(near, 2))
+                    yield f"10.244.{number}.0/24 {hops}"
+                else:
+                    yield f"10.244.{number}.0/24 via {self.rng.choice(near)}"
+        if is_node and self.often(0.3):
+            yield from self._odd(host, gateways)
+
+    def _defaults(self, gateways: Sequence[str]) -> Iterator[str]:
+        if len(gateways) > 1 and self.often(0.2):
+            yield "default " + " ".join(f"nexthop via {gateway}" for gateway in gateways[:2])
+            return
+        for metric, gateway in enumerate(self.rng.sample(list(gateways), len(gateways))):
+            yield f"default via {gateway}" + (f" metric {metric * 100}" if metric else "")
+            if self.often(0.6):
+                return
+
+    def _odd(self, host: Host, gateways: Sequence[str]) -> Iterator[str]:
+        """Other tables, more specific routes, routes that refuse."""
+        nic = self.rng.choice(list(host.nics))
+        gateway = self.rng.choice(gateways)
+        choices = [
+            f"default via {gateway} table 100",
+            f"10.244.0.0/16 via {gateway} table 100",
+            f"10.{self.rng.randrange(3)}.0.0/25 dev {nic}",
+            f"10.{self.rng.randrange(3)}.0.200/32 via {gateway}",
+            "unreachable 10.2.0.0/16",
+            "blackhole 10.244.3.0/25",
+            "throw default table 100",
+            f"192.0.2.0/24 dev {nic}",
+        ]
+        yield from self.rng.sample(choices, 3)
+
+    def rules(self, name: str, topology: Topology) -> Iterator[str]:
+        if name not in topology.nodes or not self.often(0.3):
+            return
+        node = topology.nodes[name]
+        number = name.removeprefix("node")
+        own = [str(i.ip) for nic in node.nics.values() for i in nic.addresses if i.version == 4] or ["10.9.9.9"]
+        choices = [
+            f"from 10.244.{number}.0/24 lookup 100",
+            f"from {self.rng.choice(own)} lookup 100 priority 1000",
+            f"to 10.{self.rng.randrange(3)}.0.0/24 lookup 100",
+            f"iif {self.rng.choice(list(node.nics))} lookup 100",
+            f"not from 10.244.{number}.0/24 lookup 100 priority 5",
+            "fwmark 0x200/0xf00 lookup 100 priority 9",
+            "to 10.1.0.200/32 unreachable priority 400",
+            "from 10.244.2.0/24 prohibit priority 30000",
+        ]
+        yield from self.rng.sample(choices, self.rng.randint(1, 2))
+
+    def settings(self, topology: Topology) -> Settings:
+        rng = self.rng
+        told: dict[str, str] = {}
+        names = sorted({nic for node in topology.nodes.values() for nic in node.nics})
+        if self.often(0.75):
+            entries = rng.sample(names, rng.randint(1, len(names)))
+            entries += rng.sample(["eth+", "eth9", "!eth0", "!eth1", "lo", "et+"], rng.choice([0, 0, 1, 2]))
+            rng.shuffle(entries)
+            told["devices"] = ",".join(entries)
+        if self.often(0.15):
+            told["force-device-detection"] = "true"
+        if self.often(0.25):
+            told["direct-routing-device"] = rng.choice([*names, "eth9", "eth+"])
+        if self.often(0.5):
+            told["routing-mode"] = "native"
+            if self.often(0.9):
+                told["ipv4-native-routing-cidr"] = rng.choice(
+                    ["10.244.0.0/16", "10.244.0.0/16", "10.0.0.0/8", "10.1.0.0/24"]
+                )
+                told["ipv6-native-routing-cidr"] = "fd00:244::/32"
+            told["auto-direct-node-routes"] = rng.choice(["true", "true", "false"])
+            told["direct-routing-skip-unreachable"] = rng.choice(["true", "false"])
+        elif self.often(0.1):
+            told["tunnel-protocol"] = "geneve"
+        if self.dual:
+            told["enable-ipv6"] = rng.choice(["true", "true", "false"])
+        told |= self._masquerading(names)
+        told["enable-endpoint-routes"] = rng.choice(["true", "false", "false"])
+        told["enable-host-legacy-routing"] = rng.choice(["true", "false", "false"])
+        if self.often(0.1):
+            told["kube-proxy-replacement"] = "false"
+        if self.often(0.1):
+            told["mtu"] = rng.choice(["1400", "9000"])
+        per_node = []
+        if self.often(0.2):
+            node = rng.choice(list(topology.nodes))
+            per_node.append(NodeSettings.of(node, {"devices": ",".join(rng.sample(names, 1))}))
+        return LAB_BASELINE.merged(Settings(Values(told), tuple(per_node)))
+
+    def _masquerading(self, names: Sequence[str]) -> dict[str, str]:
+        kind = self.rng.choice(
+            ["bpf", "bpf", "bpf", "bpf", "iptables", "iptables", "iptables", "interfaces", "off", "odd"]
+        )
+        if kind == "bpf":
+            return {}
+        told = {"enable-bpf-masquerade": "false"}
+        if kind == "interfaces":
+            told["egress-masquerade-interfaces"] = self.rng.choice([*names, "eth+"])
+        if kind == "off":
+            told |= {"enable-ipv4-masquerade": "false", "enable-ipv6-masquerade": "false"}
+        if kind == "odd":
+            told = {"enable-ipv4-masquerade": self.rng.choice(["true", "false"])}
+        return told
+
+    def flows(self, topology: Topology, running: Collection[str], count: int) -> Iterator[Flow]:
+        """Mostly from or to pods that are plugged."""
+        plugged = [pod for pod, (node, _) in topology.pods.items() if node in running or self.often(0.1)]
+        ends = [*plugged, *topology.externals]
+        ends += [f"{host}.{nic}" for host, nic, one in topology.nic_pairs() if one.addresses]
+        pairs = [
+            (a, b)
+            for a, b in itertools.product(ends, ends)
+            if a.partition(".")[0] != b.partition(".")[0] and not a.startswith("gw")
+        ]
+        from_pods = [pair for pair in pairs if pair[0] in topology.pods or pair[1] in topology.pods]
+        wanted = [*self.rng.sample(from_pods, min(len(from_pods), count * 3 // 4))]
+        wanted += self.rng.sample(pairs, min(len(pairs), count - len(wanted)))
+        for source, destination in wanted:
+            family = 6 if self.dual and self.often(0.4) else None
+            protocol = self.rng.choice(["icmp", "icmp", "udp", "tcp"])
+            port = None if protocol == "icmp" else 5000
+            flow = Flow.model_validate(
+                {"source": source, "destination": destination, "protocol": protocol, "port": port, "family": family}
+            )
+            if check_flow(topology, flow) is None:
+                yield flow
+
+
+def _with_routes(topology: Topology, made: _Maker) -> Topology:
+    """The topology with routes and rules that its hosts' kernels take."""
+    for name in topology.hosts:
+        for text in made.routes(name, topology):
+            route, host = parse_route(text), topology.hosts[name]
+            if check_route(host, route) is None:
+                topology = _changed(topology, name, routes=(*host.routes, route))
+        for text in made.rules(name, topology):
+            rule, host = parse_rule(text), topology.hosts[name]
+            if check_rule(host, rule) is None:
+                topology = _changed(topology, name, rules=(*host.rules, rule))
+    return topology
+
+
+def _changed(topology: Topology, name: str, **update: object) -> Topology:
+    for section in ("nodes", "externals", "routers"):
+        hosts = getattr(topology, section)
+        if name in hosts:
+            changed = {**hosts, name: hosts[name].model_copy(update=update)}
+            return topology.model_copy(update={section: changed})
+    raise KeyError(name)

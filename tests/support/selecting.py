@@ -1,0 +1,53 @@
+"""Links and settings in few words, for tests of selection."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+
+from niclab.cilium.selection import VERSIONS, Device, Link, LinkAddress, Version, link_addresses, select
+from niclab.cilium.selection.routes import RouteRow, rows_of
+from niclab.net.route import parse_route
+from niclab.settings import NodeView, Settings
+from niclab.settings.model import Friendly
+
+V16, V17, V18, V19, V20, V21 = VERSIONS
+UP_TO_1_18 = (V16, V17, V18)
+FROM_1_19 = (V19, V20, V21)
+FROM_1_20 = (V20, V21)
+
+
+def view(**friendly: Friendly) -> NodeView:
+    """What an agent is told: these settings, else Cilium's defaults."""
+    return Settings.of(**friendly).for_node("node1")
+
+
+def addresses(*texts: str) -> tuple[LinkAddress, ...]:
+    """As the kernel has them after `ip address add` of each in turn."""
+    return link_addresses([ipaddress.ip_interface(text) for text in texts])
+
+
+def link(name: str, index: int, *texts: str, kind: str = "device", up: bool = True, master: int = 0) -> Link:
+    return Link(name, index, kind, up=up, addresses=addresses(*texts), master=master)
+
+
+def lo(index: int = 1) -> Link:
+    return Link("lo", index, "device", loopback=True, addresses=addresses("127.0.0.1/8", "::1/128"))
+
+
+def rows(links: Sequence[Link], *routes: str) -> frozenset[RouteRow]:
+    """These routes, in iproute2's words, with those of the links' own addresses."""
+    return rows_of([parse_route(text) for text in routes], links)
+
+
+def decisions(
+    links: Sequence[Link], version: Version, *, routes: Sequence[str] = (), **friendly: Friendly
+) -> dict[str, Device]:
+    """Name → what is decided about the interface."""
+    found = select(links, [parse_route(text) for text in routes], view(**friendly), version)
+    return {device.name: device for device in found}
+
+
+def selected(links: Sequence[Link], version: Version, *, routes: Sequence[str] = (), **friendly: Friendly) -> set[str]:
+    found = decisions(links, version, routes=routes, **friendly)
+    return {name for name, device in found.items() if device.selected}
