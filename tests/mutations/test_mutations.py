@@ -36,7 +36,7 @@ PARTS: dict[str, tuple[Table, ...]] = {
 """What some kernels lack, and the rest. A part's tables are gone through at once: most of a twist is waiting."""
 
 
-def scenarios() -> Iterator[str]:
+def every_scenario() -> Iterator[str]:
     """`FILE::FUNCTION` of every scenario there is."""
     for path in sorted(SCENARIOS.glob("test_*.py")):
         module = importlib.import_module(f"scenarios.{path.stem}")
@@ -49,12 +49,12 @@ def twisted() -> set[str]:
 
 def test_every_scenario_has_a_cause() -> None:
     """Write down what a new scenario stands on, in tests/causes."""
-    missing = set(scenarios()) - twisted() - set(ONLY_REAL)
+    missing = set(every_scenario()) - twisted() - set(ONLY_REAL)
     assert not missing, f"nothing says what these stand on: {', '.join(sorted(missing))}"
 
 
 def test_nothing_is_said_of_scenarios_that_are_not_there() -> None:
-    assert twisted() | set(ONLY_REAL) <= set(scenarios())
+    assert twisted() | set(ONLY_REAL) <= set(every_scenario())
     assert not twisted() & set(ONLY_REAL)
 
 

@@ -1,7 +1,8 @@
 """Kubernetes objects as the lab makes them, for Cilium on netns nodes and for kind alike. Pure: plain dictionaries.
 
 The lab plays kubelet, controller manager and cloud provider: it fills in the status of nodes and pods, gives nodes
-their pod CIDRs, writes EndpointSlices and the addresses of load balancers. `niclab.agents.kubeapi` brings objects to a server.
+their pod CIDRs, writes EndpointSlices and the addresses of load balancers.
+`niclab.agents.kubeapi` brings objects to a server.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import niclab
 from niclab.cli import FAIL, PASS
 from niclab.errors import LabError
 from niclab.plugin import claims

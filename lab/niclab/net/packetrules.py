@@ -1,7 +1,7 @@
 """What a host does to the packets that pass it: marks, drops and address translation, as frozen data. Pure.
 
-The built-in datapath renders these rules as nftables (`niclab.net.nftables`), and prediction walks packets through the very
-same ones: there is no second account of what is masqueraded. They mean what netfilter means by them [kernel]:
+The built-in datapath renders these rules as nftables (`niclab.net.nftables`), and prediction walks packets through the
+very same ones: there is no second account of what is masqueraded. They mean what netfilter means by them [kernel]:
 
 * at each hook the filter rules come first, in order; marks and rewriting go on to the next rule, `Accept` and `Drop`
   end the hook's filter rules;

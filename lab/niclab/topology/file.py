@@ -63,7 +63,7 @@ def loads(text: str, name: str) -> Topology:
         topology = Topology.model_validate(data)
     except ValidationError as error:
         raise InputError(source.problems([explain(dict(details)) for details in error.errors()])) from None
-    findings = topology.check(topology)
+    findings = check(topology)
     if findings:
         raise InputError(source.problems(findings))
     return topology

@@ -1,6 +1,6 @@
 """What exists: fabrics, nodes with their NICs and pods, externals, routers, services, and the flows people ask about.
 
-Frozen pydantic models; the YAML around them is `niclab.topology.file`, what must hold between them `niclab.check.topology`.
+Frozen pydantic models. The YAML around them is read by `niclab.topology.file`; `niclab.check.topology` checks them.
 """
 
 from __future__ import annotations

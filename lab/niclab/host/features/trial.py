@@ -1,4 +1,4 @@
-"""The child of `niclab.host.features.kernel`: tries what it is asked on standard input, in the namespaces it was started in.
+"""The child of `niclab.host.features.kernel`: tries what standard input asks for, in the namespaces it was started in.
 
 Run by its path and on its own (`python -I -S trial.py`), so it imports nothing but the standard library.
 """
