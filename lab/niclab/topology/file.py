@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from niclab.check.topology import check
 from niclab.errors import InputError, LabError, Problem
 from niclab.topology.expand import RangeError, expand
 from niclab.topology.finding import Finding, nearest
