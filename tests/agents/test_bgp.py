@@ -13,8 +13,8 @@ from niclab import LAB_BASELINE, Lab, LabError, Settings, World, load
 from niclab.agents import bgp as cilium_bgp
 from niclab.agents.frr import config, vty
 from niclab.host import ownership
+from niclab.net.address import ip_address, ip_network
 from niclab.net.route import Family
-from niclab.net.wordreader import ip_address, ip_network
 from niclab.topology import Topology
 
 from tests.support import arena

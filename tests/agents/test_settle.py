@@ -11,8 +11,7 @@ from niclab.cilium.decisions import Decisions
 from niclab.cilium.operations import operations
 from niclab.cilium.selection import Version
 from niclab.kernel.update import update
-from niclab.net.operation import AddRoute, SetPacketRules
-from niclab.net.removal import DelRoute
+from niclab.net.operation import AddRoute, DelRoute, SetPacketRules
 from niclab.settings import LAB_BASELINE, Settings
 from niclab.topology import edit, load
 

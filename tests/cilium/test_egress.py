@@ -9,9 +9,9 @@ from niclab import LAB_BASELINE, Lab, Settings, Version, World, load
 from niclab.cilium import egress, egressroutes
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.egress import WayOut
+from niclab.net.address import ip_address
 from niclab.net.operation import AddRoute, AddRule
 from niclab.net.packetrules import Drop, Snat
-from niclab.net.wordreader import ip_address
 from niclab.topology import Flow, Topology, loads
 from scenarios.test_devices_matrix import NATIVE, VXLAN
 

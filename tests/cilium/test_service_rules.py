@@ -11,9 +11,9 @@ from niclab.cilium import ownaddresses, services
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.selection import VERSIONS, Version
 from niclab.cilium.services import frontends
+from niclab.net.address import ip_address
 from niclab.net.packetrules import Dnat, Drop, Reject
 from niclab.net.route import parse_route
-from niclab.net.wordreader import ip_address
 from niclab.topology import Flow, Topology, load
 from scenarios.test_devices_matrix import NATIVE, VXLAN
 

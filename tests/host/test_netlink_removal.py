@@ -8,8 +8,21 @@ import subprocess
 
 import pytest
 from niclab.host import netlink, readiness, removal
-from niclab.net.operation import AddAddress, AddCable, AddNamespace, AddNeighbour, AddRoute, AddRule, Operation, SetLink
-from niclab.net.removal import DelAddress, DelLink, DelNeighbour, DelRoute, DelRule
+from niclab.net.operation import (
+    AddAddress,
+    AddCable,
+    AddNamespace,
+    AddNeighbour,
+    AddRoute,
+    AddRule,
+    DelAddress,
+    DelLink,
+    DelNeighbour,
+    DelRoute,
+    DelRule,
+    Operation,
+    SetLink,
+)
 from niclab.net.route import parse_route, parse_rule
 from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 from niclab.host import stacked
-from niclab.net.operation import AddCable, AddNamespace, Operation
-from niclab.net.stacked import AddBond, AddDummy, AddVlan, AddVrf, SetMaster
+from niclab.net.operation import AddBond, AddCable, AddDummy, AddNamespace, AddVlan, AddVrf, Operation, SetMaster
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from tests.host.test_netlink import CREATE, MAC, decoded

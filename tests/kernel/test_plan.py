@@ -8,8 +8,18 @@ from collections.abc import Callable
 import pytest
 from niclab.host.process import run
 from niclab.kernel.plan import Plan, cables
-from niclab.net.operation import AddBridge, AddCable, AddNamespace, AddRoute, Operation, SetLink, script
-from niclab.net.stacked import AddBond, AddVlan, AddVrf
+from niclab.net.operation import (
+    AddBond,
+    AddBridge,
+    AddCable,
+    AddNamespace,
+    AddRoute,
+    AddVlan,
+    AddVrf,
+    Operation,
+    SetLink,
+    script,
+)
 from niclab.topology import Topology, load, loads, names
 
 from tests.support.arena import able, in_arena

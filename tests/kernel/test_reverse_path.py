@@ -6,8 +6,8 @@ import pytest
 from niclab import LAB_BASELINE, Lab, Settings, Topology, World, load
 from niclab.kernel.fib import Fib
 from niclab.kernel.reversepath import believed, filters, told
+from niclab.net.address import ip_address
 from niclab.net.route import parse_route
-from niclab.net.wordreader import ip_address
 from niclab.topology.amend import Amendments, amend
 from scenarios.test_devices_matrix import NATIVE, VXLAN
 

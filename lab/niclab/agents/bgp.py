@@ -11,8 +11,8 @@ from typing import Any
 from niclab.agents.agent import Agent
 from niclab.agents.kube import Object
 from niclab.cilium.bgp.session import Session, sessions
+from niclab.net.address import ip_address
 from niclab.net.route import Address, Family, Network
-from niclab.net.wordreader import ip_address
 from niclab.topology import Topology
 from niclab.topology.bgp import Advertised, BgpTimers
 

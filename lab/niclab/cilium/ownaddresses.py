@@ -12,9 +12,8 @@ import ipaddress
 from collections.abc import Iterator
 
 from niclab.cilium.decisions import Decisions, NodeDecision, pod_interface
-from niclab.net.operation import AddRule, Operation
+from niclab.net.operation import AddRule, DelRule, Operation
 from niclab.net.packetrules import Devices, Drop, Match, PacketRule, Why
-from niclab.net.removal import DelRule
 from niclab.net.route import TABLES, Address, Family, Rule
 
 MOVED_LOCAL = 1

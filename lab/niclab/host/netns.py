@@ -17,21 +17,29 @@ from niclab.host.ownership import NAMED, Ledger, named_directory
 from niclab.host.process import run
 from niclab.net.operation import (
     AddAddress,
+    AddBond,
     AddBridge,
     AddCable,
+    AddDummy,
     AddNamespace,
     AddNeighbour,
     AddRoute,
     AddRule,
+    AddVlan,
+    AddVrf,
     AddVxlan,
+    DelAddress,
+    DelLink,
+    DelNeighbour,
+    DelRoute,
+    DelRule,
     Operation,
     SetLink,
+    SetMaster,
     SetNftables,
     SetPacketRules,
     SetSysctl,
 )
-from niclab.net.removal import DelAddress, DelLink, DelNeighbour, DelRoute, DelRule
-from niclab.net.stacked import AddBond, AddDummy, AddVlan, AddVrf, SetMaster
 
 _LOOPBACK = SetLink("", "lo")
 _FIRST_INDEX = 1000

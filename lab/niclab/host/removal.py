@@ -7,8 +7,16 @@ import struct
 from niclab.host import netlink
 from niclab.host.message import NLM_F_REQUEST, link, message
 from niclab.host.netlink import Index
-from niclab.net.operation import AddAddress, AddNeighbour, AddRoute, AddRule
-from niclab.net.removal import DelAddress, DelNeighbour, DelRoute, DelRule
+from niclab.net.operation import (
+    AddAddress,
+    AddNeighbour,
+    AddRoute,
+    AddRule,
+    DelAddress,
+    DelNeighbour,
+    DelRoute,
+    DelRule,
+)
 
 RTM_DELLINK = 17
 _NO_MAC = "00:00:00:00:00:00"

@@ -6,7 +6,7 @@ import struct
 
 from niclab.host.message import IFLA, attribute, info, link, message, new_link, text, u32
 from niclab.host.netlink import NLM_F_CREATE, NLM_F_EXCL, RTM_NEWLINK
-from niclab.net.stacked import MIIMON, AddBond, AddDummy, AddVlan, AddVrf
+from niclab.net.operation import MIIMON, AddBond, AddDummy, AddVlan, AddVrf
 
 BOND_MODES = {"balance-rr": 0, "active-backup": 1, "balance-xor": 2}
 _MAKE = NLM_F_CREATE | NLM_F_EXCL

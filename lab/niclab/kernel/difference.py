@@ -10,8 +10,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from niclab.kernel import linkchange
 from niclab.kernel.plan import Cable, bridges
 from niclab.kernel.routing import kept
-from niclab.net.operation import AddAddress, AddCable, AddRoute, AddRule, Operation, SetLink, SetSysctl
-from niclab.net.removal import DelAddress, DelLink, DelRoute, DelRule
+from niclab.net.operation import (
+    AddAddress,
+    AddCable,
+    AddRoute,
+    AddRule,
+    DelAddress,
+    DelLink,
+    DelRoute,
+    DelRule,
+    Operation,
+    SetLink,
+    SetSysctl,
+)
 from niclab.topology import Host, Nic, Topology
 from niclab.topology.stacking import is_up
 

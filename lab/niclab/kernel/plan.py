@@ -10,17 +10,21 @@ from functools import cached_property
 from niclab.kernel import cloud
 from niclab.net.operation import (
     AddAddress,
+    AddBond,
     AddBridge,
     AddCable,
+    AddDummy,
     AddNamespace,
     AddRoute,
     AddRule,
+    AddVlan,
+    AddVrf,
     Operation,
     SetLink,
+    SetMaster,
     SetSysctl,
 )
 from niclab.net.route import numbered
-from niclab.net.stacked import AddBond, AddDummy, AddVlan, AddVrf, SetMaster
 from niclab.topology import Host, Nic, Topology
 from niclab.topology.stacking import mtu_of
 

@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from niclab.net.operation import AddAddress, AddNeighbour, AddRoute, AddRule, Operation, SetPacketRules, SetSysctl
-from niclab.net.removal import DelAddress, DelNeighbour, DelRoute, DelRule
+from niclab.net.operation import (
+    AddAddress,
+    AddNeighbour,
+    AddRoute,
+    AddRule,
+    DelAddress,
+    DelNeighbour,
+    DelRoute,
+    DelRule,
+    Operation,
+    SetPacketRules,
+    SetSysctl,
+)
 from niclab.net.route import Route
 
 Flushed = frozenset[tuple[str, str]]

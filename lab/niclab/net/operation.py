@@ -13,11 +13,12 @@ from types import MappingProxyType
 
 from niclab.net import nftables
 from niclab.net.packetrules import PacketRule
-from niclab.net.removal import DelAddress, DelLink, DelNeighbour, DelRoute, DelRule
 from niclab.net.route import Address, Route, Rule
-from niclab.net.stacked import AddBond, AddDummy, AddVlan, AddVrf, SetMaster
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
+
+MIIMON = 10
+"""Milliseconds between a bond's looks at its slaves' carriers; 0, the kernel's default, never looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,87 @@ class AddVxlan:
 
 
 @dataclass(frozen=True, slots=True)
+class AddBond:
+    """A bond without slaves, down: a slave is given to it by SetMaster while both are down.
+
+    `primary`: the slave that an active-backup bond goes back to whenever it is up.
+    """
+
+    namespace: str
+    name: str
+    mac: str
+    mode: str
+    mtu: int
+    primary: str | None = None
+
+    def lines(self) -> list[str]:
+        primary = f" primary {self.primary}" if self.primary else ""
+        return [
+            (
+                f"ip -n {self.namespace} link add {self.name} address {self.mac} mtu {self.mtu} "
+                f"type bond mode {self.mode} miimon {MIIMON}{primary}"
+            )
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class AddVlan:
+    """An 802.1Q sub-interface of `parent`, down."""
+
+    namespace: str
+    name: str
+    parent: str
+    vlan: int
+    mtu: int
+
+    def lines(self) -> list[str]:
+        return [
+            (
+                f"ip -n {self.namespace} link add link {self.parent} name {self.name} mtu {self.mtu} "
+                f"type vlan id {self.vlan}"
+            )
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class AddVrf:
+    """A VRF with a routing table of its own, down."""
+
+    namespace: str
+    name: str
+    mac: str
+    table: int
+
+    def lines(self) -> list[str]:
+        return [f"ip -n {self.namespace} link add {self.name} address {self.mac} type vrf table {self.table}"]
+
+
+@dataclass(frozen=True, slots=True)
+class AddDummy:
+    """An interface that leads nowhere, down."""
+
+    namespace: str
+    name: str
+    mac: str
+    mtu: int
+
+    def lines(self) -> list[str]:
+        return [f"ip -n {self.namespace} link add {self.name} address {self.mac} mtu {self.mtu} type dummy"]
+
+
+@dataclass(frozen=True, slots=True)
+class SetMaster:
+    """Give an interface to a bond, bridge or VRF."""
+
+    namespace: str
+    name: str
+    master: str
+
+    def lines(self) -> list[str]:
+        return [f"ip -n {self.namespace} link set {self.name} master {self.master}"]
+
+
+@dataclass(frozen=True, slots=True)
 class SetLink:
     """Bring an interface up or down."""
 
@@ -128,9 +210,7 @@ class AddRoute:
     replace: bool = False
 
     def lines(self) -> list[str]:
-        family = "-6 " if self.route.family == 6 else ""
-        verb = "replace" if self.replace else "add"
-        return [f"ip {family}-n {self.namespace} route {verb} {str(self.route).removeprefix('-6 ')}"]
+        return [_ip_line(self.namespace, "route replace" if self.replace else "route add", self.route)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,8 +221,7 @@ class AddRule:
     rule: Rule
 
     def lines(self) -> list[str]:
-        family = "-6 " if self.rule.family == 6 else ""
-        return [f"ip {family}-n {self.namespace} rule add {str(self.rule).removeprefix('-6 ')}"]
+        return [_ip_line(self.namespace, "rule add", self.rule)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +276,63 @@ class SetPacketRules:
         return SetNftables(self.namespace, self.ruleset).lines()
 
 
+@dataclass(frozen=True, slots=True)
+class DelLink:
+    """Remove an interface. Of a cable both ends go; addresses and routes on it go with it."""
+
+    namespace: str
+    name: str
+
+    def lines(self) -> list[str]:
+        return [f"ip -n {self.namespace} link delete {self.name}"]
+
+
+@dataclass(frozen=True, slots=True)
+class DelAddress:
+    """Remove an address, and with it the connected route and those that have it as their source."""
+
+    namespace: str
+    dev: str
+    interface: IPv4Interface | IPv6Interface
+
+    def lines(self) -> list[str]:
+        return [f"ip -n {self.namespace} addr del {self.interface} dev {self.dev}"]
+
+
+@dataclass(frozen=True, slots=True)
+class DelRoute:
+    """Remove a route."""
+
+    namespace: str
+    route: Route
+
+    def lines(self) -> list[str]:
+        return [_ip_line(self.namespace, "route del", self.route)]
+
+
+@dataclass(frozen=True, slots=True)
+class DelRule:
+    """Remove a policy-routing rule."""
+
+    namespace: str
+    rule: Rule
+
+    def lines(self) -> list[str]:
+        return [_ip_line(self.namespace, "rule del", self.rule)]
+
+
+@dataclass(frozen=True, slots=True)
+class DelNeighbour:
+    """Remove a neighbour entry."""
+
+    namespace: str
+    dev: str
+    address: Address
+
+    def lines(self) -> list[str]:
+        return [f"ip -n {self.namespace} neigh del {self.address} dev {self.dev}"]
+
+
 Operation = (
     AddNamespace
     | AddBridge
@@ -221,6 +357,11 @@ Operation = (
     | DelRule
     | DelNeighbour
 )
+
+
+def _ip_line(namespace: str, verb: str, entry: Route | Rule) -> str:
+    family = "-6 " if entry.family == 6 else ""
+    return f"ip {family}-n {namespace} {verb} {str(entry).removeprefix('-6 ')}"
 
 
 def script(operations: tuple[Operation, ...]) -> str:

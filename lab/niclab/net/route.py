@@ -6,17 +6,17 @@ The grammar is the part of ip-route(8) and ip-rule(8) that decides which NIC a p
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network
 from typing import Literal, get_args
 
-from niclab.net.wordreader import U32, Address, Network, Words, ip_network
+from niclab.net.address import FAMILIES, Address, Family, Network, family_of, ip_address, ip_network
 
-Family = Literal[4, 6]
 Kind = Literal["unicast", "local", "blackhole", "unreachable", "prohibit", "throw"]
 Scope = Literal["global", "site", "link", "host"]
 
-FAMILIES: tuple[Family, ...] = (4, 6)
+_U32 = 2**32 - 1
 
 TABLES = {"local": 255, "main": 254, "default": 253}
 PROTOCOLS = {"kernel": 2, "boot": 3, "static": 4, "ra": 9, "bgp": 186}
@@ -31,10 +31,6 @@ _REFUSALS: dict[str, Literal["blackhole", "unreachable", "prohibit"]] = {
 }
 _ROUTE_WORDS = ("via", "dev", "onlink", "nexthop", "weight", "table", "metric", "mtu", "src", "scope", "proto")
 _RULE_WORDS = ("not", "from", "to", "iif", "oif", "fwmark", "priority", "lookup", *_REFUSALS)
-
-
-def family_of(one: Address | Network) -> Family:
-    return 4 if one.version == 4 else 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +174,77 @@ class Rule:
         return " ".join(words)
 
 
+class _Words:
+    """The words of one line, taken from the left; what is asked for and not there is a ValueError."""
+
+    def __init__(self, text: str) -> None:
+        self._words = text.split()
+        self._next = 0
+
+    def peek(self) -> str | None:
+        return self._words[self._next] if self._next < len(self._words) else None
+
+    def take(self, what: str) -> str:
+        word = self.peek()
+        if word is None:
+            raise ValueError(f"the line ends where {what} should stand")
+        self._next += 1
+        return word
+
+    def taken(self, *choices: str) -> str | None:
+        """The next word, taken, if it is one of these."""
+        word = self.peek()
+        return self.take(word) if word is not None and word in choices else None
+
+    def family(self) -> Family | None:
+        """`-4` or `-6`, where iproute2 has it: in front."""
+        word = self.taken("-4", "-6")
+        return None if word is None else 6 if word == "-6" else 4
+
+    def number(self, what: str, low: int, high: int) -> int:
+        word = self.take(what)
+        try:
+            number = int(word, 0)
+        except ValueError:
+            raise ValueError(f"{what} {word!r} is not a number") from None
+        if not low <= number <= high:
+            raise ValueError(f"{what} {number} is out of range {low}..{high}")
+        return number
+
+    def address(self, what: str) -> Address:
+        word = self.take(what)
+        try:
+            return ip_address(word)
+        except ValueError:
+            raise ValueError(f"{what} {word!r} is not an IP address") from None
+
+    def numbered(self, what: str, known: Mapping[str, int], high: int) -> int:
+        """A name of a table such as iproute2's rt_tables, or a number."""
+        word = self.take(f"a {what}")
+        if word in known:
+            return known[word]
+        if not (word.isascii() and word.isdecimal()) or len(word) > 10 or int(word) > high:
+            raise ValueError(f"{what} {word!r} is neither a number nor one of {', '.join(known)}")
+        return int(word)
+
+    def mark(self) -> tuple[int, int]:
+        word = self.take("a mark")
+        value, _, mask = word.partition("/")
+        try:
+            mark = int(value, 0), int(mask, 0) if mask else _U32
+        except ValueError:
+            mark = (-1, 0)
+        if not all(0 <= part <= _U32 for part in mark):
+            raise ValueError(f"fwmark {word!r} is not VALUE[/MASK], each of 32 bits")
+        return mark
+
+
 def parse_route(text: str) -> Route:
     """A route from iproute2's words, e.g. `default nexthop via 10.0.0.254 dev eth0 nexthop via 10.0.1.254 dev eth1`.
 
     Raises ValueError with the word that is wrong.
     """
-    words = Words(text)
+    words = _Words(text)
     family = words.family()
     kind = _KINDS[words.taken(*_KINDS) or "unicast"]
     to = words.take("a destination")
@@ -204,7 +265,7 @@ def parse_route(text: str) -> Route:
     return route
 
 
-def _route_options(words: Words, kind: Kind) -> Route:
+def _route_options(words: _Words, kind: Kind) -> Route:
     """What follows a route's destination, which is a placeholder in the result."""
     route = Route(_EVERYTHING[4], table=_default_table(kind))
     single: NextHop | None = None
@@ -223,7 +284,7 @@ def _route_options(words: Words, kind: Kind) -> Route:
         elif word == "table":
             route = replace(route, table=_table(words))
         elif word in ("metric", "preference", "priority"):
-            route = replace(route, metric=words.number("metric", 0, U32))
+            route = replace(route, metric=words.number("metric", 0, _U32))
         elif word == "mtu":
             words.taken("lock")
             route = replace(route, mtu=words.number("mtu", 68, 65535))
@@ -240,8 +301,8 @@ def _route_options(words: Words, kind: Kind) -> Route:
     return replace(route, nexthops=(single,) if single else hops)
 
 
-def _table(words: Words) -> int:
-    number = words.numbered("table", TABLES, U32)
+def _table(words: _Words) -> int:
+    number = words.numbered("table", TABLES, _U32)
     if number == 0:
         raise ValueError("table 0 stands for no table")
     return number
@@ -253,14 +314,14 @@ def _scope(word: str) -> Scope:
     return _SCOPES[word]
 
 
-def _nexthop(words: Words) -> NextHop:
+def _nexthop(words: _Words) -> NextHop:
     hop = NextHop()
     while words.peek() in ("via", "dev", "weight", "onlink"):
         hop = _nexthop_word(words, hop)
     return hop
 
 
-def _nexthop_word(words: Words, hop: NextHop) -> NextHop:
+def _nexthop_word(words: _Words, hop: NextHop) -> NextHop:
     word = words.take("a hop")
     if word == "dev":
         return replace(hop, dev=words.take("a device"))
@@ -299,7 +360,7 @@ def _contradiction(route: Route) -> str | None:
 
 def parse_rule(text: str) -> Rule:
     """A rule from iproute2's words, e.g. `from 10.244.1.0/24 lookup 100 priority 50`. Raises ValueError."""
-    words = Words(text)
+    words = _Words(text)
     rule = Rule(table=None, explicit_family=words.family())
     networks: list[Network] = []
     seen: set[str] = set()
@@ -329,7 +390,7 @@ def parse_rule(text: str) -> Rule:
         elif word == "fwmark":
             rule = replace(rule, mark=words.mark())
         elif word in ("priority", "preference", "pref", "order"):
-            rule = replace(rule, priority=words.number("priority", 0, U32))
+            rule = replace(rule, priority=words.number("priority", 0, _U32))
         elif word in ("lookup", "table"):
             rule = replace(rule, table=_table(words), action="lookup")
         elif word in _REFUSALS:

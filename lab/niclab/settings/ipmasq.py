@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from niclab.errors import InputError, Problem
-from niclab.net.wordreader import Network, ip_network
+from niclab.net.address import Network, ip_network
 
 DEFAULT_PATH = "/etc/config/ip-masq-agent"
 """Of an agent in its container; nothing is read from there on the lab's machine."""

@@ -18,8 +18,8 @@ from niclab.errors import LabError
 from niclab.host.belongings import Daemon
 from niclab.host.netns import Namespace
 from niclab.host.ownership import Ledger
+from niclab.net.address import Address, Network
 from niclab.net.route import Family
-from niclab.net.wordreader import Address, Network
 
 PORTS = (apiserver.PORT,)
 

@@ -12,7 +12,7 @@ from niclab.agents.kube import NAMESPACE, Object, Service
 from niclab.errors import LabError
 from niclab.host.belongings import Daemon
 from niclab.host.ownership import Ledger
-from niclab.net.wordreader import Address, Network
+from niclab.net.address import Address, Network
 
 PORTS = (etcd.PORT,)
 _SERVICES = "services.json"

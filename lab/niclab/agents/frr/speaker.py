@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from niclab.agents.frr.speakers import Speakers
 from niclab.cilium.bgp.learned import Rib
 from niclab.errors import LabError
-from niclab.net.wordreader import ip_network
+from niclab.net.address import ip_network
 from niclab.topology.finding import nearest
 
 WITHIN = 10.0

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from niclab.net.address import ip_address, ip_network
 from niclab.net.route import FAMILIES, Address, Family, Network
-from niclab.net.wordreader import ip_address, ip_network
 
 TIMEOUT = 5.0
 """Seconds; a daemon answers in milliseconds."""

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from niclab.net.address import ip_address
 from niclab.net.packetrules import Backend
 from niclab.net.route import Address, Family, family_of
-from niclab.net.wordreader import ip_address
 from niclab.topology.service import Service
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from niclab.cilium.decisions import Decisions
+from niclab.net.address import ip_network
 from niclab.net.route import Address, Network, NextHop, Route, Rule
-from niclab.net.wordreader import ip_network
 from niclab.topology import Host, Node
 
 _COMPARED = frozenset({"name", "description", "fabrics", "nodes", "externals", "routers", "flows"})

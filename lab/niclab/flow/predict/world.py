@@ -16,9 +16,8 @@ from niclab.flow.predict.model import Prediction
 from niclab.flow.predict.walk import Walker
 from niclab.kernel.fib import Fib
 from niclab.kernel.reversepath import ALL, filters, told
-from niclab.net.operation import AddAddress, AddRoute, AddRule, SetPacketRules, SetSysctl
+from niclab.net.operation import AddAddress, AddRoute, AddRule, DelRoute, SetPacketRules, SetSysctl
 from niclab.net.packetrules import Packet, PacketRule
-from niclab.net.removal import DelRoute
 from niclab.net.route import FAMILIES, TABLES, Address, Family, NextHop, Route, Rule
 from niclab.topology import Flow, Topology
 from niclab.topology.service_flows import as_sent, service_of, targets
