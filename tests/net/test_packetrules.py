@@ -33,11 +33,11 @@ from niclab.net.packetrules import (
     SetConnectionMark,
     SetMark,
     Snat,
-    Why,
     matches,
     translation,
 )
 from niclab.net.packetrules import Action as RuleAction
+from niclab.net.reason import Why
 from niclab.net.route import Family
 
 from tests.support.kernel import privileged, substrate

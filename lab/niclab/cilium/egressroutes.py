@@ -22,7 +22,8 @@ from niclab.cilium.egress import Entry, WayOut, cluster, covering, entries, in_u
 from niclab.kernel.fib import Fib, Lookup
 from niclab.kernel.plan import mac
 from niclab.net.operation import AddNeighbour, AddRoute, AddRule, AddVxlan, Operation
-from niclab.net.packetrules import Devices, Drop, Match, PacketRule, SetMark, Snat, Why
+from niclab.net.packetrules import Devices, Drop, Match, PacketRule, SetMark, Snat
+from niclab.net.reason import Why
 from niclab.net.route import FAMILIES, Address, Encap, Family, Network, NextHop, Route, Rule, family_of
 
 PRIORITY = 9

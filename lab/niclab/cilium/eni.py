@@ -15,7 +15,8 @@ from niclab.cilium.selection import Version
 from niclab.kernel.fib import Fib
 from niclab.kernel.reversepath import LOOSE, OFF
 from niclab.net.operation import AddRoute, AddRule, DelRoute, Operation
-from niclab.net.packetrules import Devices, Match, PacketRule, SetMark, Why
+from niclab.net.packetrules import Devices, Match, PacketRule, SetMark
+from niclab.net.reason import Why
 from niclab.net.route import TABLES, Address, Network, NextHop, Route, Rule
 from niclab.topology import Nic, Node
 

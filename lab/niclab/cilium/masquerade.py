@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network
 
 from niclab.cilium.decisions import TUNNEL_DEVICE, Decisions, NodeDecision
-from niclab.net.packetrules import Devices, Exempt, Masquerade, Match, PacketRule, Snat, Why
+from niclab.net.packetrules import Devices, Exempt, Masquerade, Match, PacketRule, Snat
+from niclab.net.reason import Why
 from niclab.net.route import TABLES, Family, Network, Route
 from niclab.settings import ipmasq
 

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 
 from niclab.cilium.decisions import Decisions, NodeDecision, pod_interface
 from niclab.net.operation import AddRule, DelRule, Operation
-from niclab.net.packetrules import Devices, Drop, Match, PacketRule, Why
+from niclab.net.packetrules import Devices, Drop, Match, PacketRule
+from niclab.net.reason import Why
 from niclab.net.route import TABLES, Address, Family, Rule
 
 MOVED_LOCAL = 1

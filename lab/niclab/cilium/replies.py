@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from niclab.cilium.decisions import NodeDecision
-from niclab.net.packetrules import Devices, Drop, Match, PacketRule, Why
+from niclab.net.packetrules import Devices, Drop, Match, PacketRule
+from niclab.net.reason import Why
 
 
 def rules(node: NodeDecision) -> Iterator[PacketRule]:

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from niclab.net.reason import Why
 from niclab.net.route import Address, Family, Network, family_of
 
 Hook = Literal["prerouting", "input", "forward", "output", "postrouting", "leaving"]
@@ -24,19 +25,6 @@ Direction = Literal["original", "reply"]
 HOOKS: tuple[Hook, ...] = ("prerouting", "input", "forward", "output", "postrouting", "leaving")
 """`leaving` is postrouting once more, after translation: filter rules that see the packet as it will be."""
 EVERY_BIT = 0xFFFFFFFF
-
-
-@dataclass(frozen=True, slots=True)
-class Why:
-    """Why something happens to a packet: a stable id, words with `{inputs}` to fill in, and who decides it so.
-
-    Without words it is no step of its own: the rule only remembers something for another.
-    `source` is a file of Cilium with its function, an RFC, or `[kernel]`.
-    """
-
-    rule: str
-    words: str
-    source: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from ipaddress import IPv4Network, IPv6Network
 from typing import Literal, get_args
 
 from niclab.net.address import FAMILIES, Address, Family, Network, family_of, ip_address, ip_network
+from niclab.net.reason import Why
 
 Kind = Literal["unicast", "local", "blackhole", "unreachable", "prohibit", "throw"]
 Scope = Literal["global", "site", "link", "host"]
@@ -74,6 +75,8 @@ class Route:
     protocol: int = 3
     mtu: int | None = None
     encap: Encap | None = None
+    why: Why | None = field(default=None, compare=False, repr=False)
+    """Why the route is there, where that is more than the topology's or the kernel's own routing."""
 
     @property
     def family(self) -> Family:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from niclab.cilium.services.frontends import Frontend
 from niclab.cilium.services.node import KIND_MASK, NUMBER_MASK, QUIET, RETURNED, NodeServices, at
-from niclab.net.packetrules import Mark, Match, PacketRule, Rewrite, SetConnectionMark, Why
+from niclab.net.packetrules import Mark, Match, PacketRule, Rewrite, SetConnectionMark
+from niclab.net.reason import Why
 
 
 def rules(services: NodeServices) -> Iterator[PacketRule]:

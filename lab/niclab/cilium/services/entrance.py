@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from niclab.cilium.services.frontends import Frontend
 from niclab.cilium.services.node import FROM_NIC, QUIET, SERVED, NodeServices, at, ends
-from niclab.net.packetrules import Devices, Dnat, Drop, Mark, Match, PacketRule, Reject, SetConnectionMark, SetMark, Why
+from niclab.net.packetrules import Devices, Dnat, Drop, Mark, Match, PacketRule, Reject, SetConnectionMark, SetMark
+from niclab.net.reason import Why
 
 _NODE_PORT = "bpf/lib/nodeport.h nodeport_lb4"
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from niclab.cilium.services.node import DIRECT_RETURN, FROM_NIC, KIND_MASK, QUIET, SERVED, NodeServices, at
-from niclab.net.packetrules import Devices, Exempt, Mark, Match, PacketRule, Rewrite, SetMark, Snat, Why
+from niclab.net.packetrules import Devices, Exempt, Mark, Match, PacketRule, Rewrite, SetMark, Snat
+from niclab.net.reason import Why
 from niclab.net.route import Address, Family
 
 _NAT = "bpf/lib/nodeport.h tail_nodeport_nat_egress_ipv4"

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from niclab.cilium.services.frontends import Frontend, node_port_addresses
 from niclab.cilium.services.node import AT_SOCKET, QUIET, NodeServices, at, ends
-from niclab.net.packetrules import Accept, Devices, Dnat, Hook, Mark, Match, PacketRule, Reject, SetConnectionMark, Why
+from niclab.net.packetrules import Accept, Devices, Dnat, Hook, Mark, Match, PacketRule, Reject, SetConnectionMark
+from niclab.net.reason import Why
 from niclab.net.route import Address, Family
 
 _SOCKET = "bpf/bpf_sock.c __sock4_xlate_fwd"

@@ -9,7 +9,8 @@ from functools import cached_property
 
 from niclab.cilium.decisions import TUNNEL_DEVICE, Decisions, NodeDecision, pod_interface
 from niclab.cilium.services.frontends import Frontend
-from niclab.net.packetrules import Action, Devices, Hook, Mark, Match, PacketRule, SetMark, Why
+from niclab.net.packetrules import Action, Devices, Hook, Mark, Match, PacketRule, SetMark
+from niclab.net.reason import Why
 from niclab.net.route import Address, Family
 
 SERVED, FROM_NIC, DIRECT_RETURN, RETURNED = 0x1000_0000, 0x2000_0000, 0x4000_0000, 0x8000_0000

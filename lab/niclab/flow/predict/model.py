@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from niclab.net.packetrules import Packet, Why
+from niclab.net.packetrules import Packet
+from niclab.net.reason import Why
 from niclab.net.route import Address
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from niclab.cilium import egressroutes, operations
 from niclab.cilium.selection import Device
 from niclab.kernel.fib import Lookup
-from niclab.net.packetrules import Why
+from niclab.net.reason import Why
 from niclab.net.route import PROTOCOLS, TABLES, Route
 
 ROUTE = Why("route", "{destination}: by the route {route}", "[kernel] fib_table_lookup")
@@ -135,6 +135,8 @@ def of_device(device: Device) -> Why:
 def of_route(found: Lookup, direct: Collection[Route]) -> Why:
     """Why this route was chosen: what Cilium decides has words of its own, the rest is the kernel's routing."""
     route = found.route
+    if route.why is not None:
+        return route.why
     if route.table in egressroutes.FROM_PODS and found.hops:
         return TO_GATEWAY if route.encap is not None else AT_HOME
     if route.table in egressroutes.FROM_TUNNEL and found.hops:

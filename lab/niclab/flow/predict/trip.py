@@ -8,7 +8,8 @@ from types import MappingProxyType
 
 from niclab.flow.predict.conntrack import Connections
 from niclab.flow.predict.model import Sent, Step, Walk
-from niclab.net.packetrules import Direction, Packet, Why
+from niclab.net.packetrules import Direction, Packet
+from niclab.net.reason import Why
 
 HOPS = 32
 Tracked = Mapping[str, Connections]
