@@ -1,0 +1,34 @@
+"""Waiting for a condition, with a deadline: the one rule of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import tenacity
+
+T = TypeVar("T")
+
+
+def wait_until(
+    check: Callable[[], T],
+    deadline: float,
+    *,
+    done: Callable[[T], bool] = bool,
+    every: float = 0.01,
+    retry: type[Exception] | tuple[type[Exception], ...] = (),
+) -> T:
+    """Call `check` now and then every `every` seconds; return its answer when that is `done`.
+
+    After `deadline` seconds the last answer is returned as it is: the caller decides what that means. For a `check`
+    that lists what is missing, `done` is `operator.not_`. An exception of a type in `retry` counts as "not yet", and
+    is raised after the deadline; any other is raised at once.
+    """
+    # Made for each call: a decorated function's statistics are shared, and threads clear them under each other.
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(retry) | tenacity.retry_if_result(lambda answer: not done(answer)),
+        wait=tenacity.wait_fixed(every),
+        stop=tenacity.stop_after_delay(deadline),
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else check(),
+    )
+    return retrying(check)

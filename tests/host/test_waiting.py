@@ -1,0 +1,68 @@
+"""Waiting: asked at once, asked again, given up at the deadline."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import pytest
+from niclab.host.waiting import wait_until
+
+T = TypeVar("T")
+
+
+def answers(given: Iterable[T]) -> tuple[Callable[[], T], list[T]]:
+    """A check that answers with these in turn, and the list of what it has answered so far."""
+    source, answered = iter(given), []
+
+    def check() -> T:
+        answered.append(next(source))
+        return answered[-1]
+
+    return check, answered
+
+
+def test_the_first_check_is_made_at_once_and_may_be_the_only_one() -> None:
+    check, answered = answers([7, 8])
+    assert wait_until(check, 0) == 7
+    assert answered == [7]
+
+
+def test_it_asks_until_the_answer_is_true() -> None:
+    check, answered = answers([0, 0, 5, 6])
+    assert wait_until(check, 5, every=0.001) == 5
+    assert answered == [0, 0, 5]
+
+
+def test_what_is_missing_is_waited_for_until_nothing_is() -> None:
+    check, _ = answers([["a", "b"], ["b"], []])
+    assert wait_until(check, 5, done=operator.not_, every=0.001) == []
+
+
+def test_after_the_deadline_the_last_answer_is_returned() -> None:
+    assert wait_until(lambda: ["a"], 0.01, done=operator.not_, every=0.001) == ["a"]
+
+
+def test_a_named_exception_is_not_yet_and_raised_after_the_deadline() -> None:
+    raised = [FileNotFoundError("no"), BlockingIOError("no")]
+
+    def check() -> str:
+        if raised:
+            raise raised.pop()
+        return "there"
+
+    assert wait_until(check, 5, every=0.001, retry=(FileNotFoundError, BlockingIOError)) == "there"
+
+    def never() -> None:
+        raise FileNotFoundError("never")
+
+    with pytest.raises(FileNotFoundError, match="never"):
+        wait_until(never, 0.01, every=0.001, retry=FileNotFoundError)
+
+
+def test_any_other_exception_is_raised_at_once() -> None:
+    check, answered = answers([0])
+    with pytest.raises(StopIteration):
+        wait_until(check, 5, every=0.001, retry=OSError)
+    assert answered == [0]
