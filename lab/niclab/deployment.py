@@ -17,8 +17,9 @@ from niclab.cilium.reported import NodeReport
 from niclab.cilium.selection import Version
 from niclab.cilium.services import frontends
 from niclab.host import ownership, readiness
-from niclab.host.netns import Substrate
+from niclab.host.netns import NetnsSubstrate
 from niclab.host.ownership import Ledger
+from niclab.host.substrate import Substrate
 from niclab.kernel.plan import Plan
 from niclab.net.route import Address
 from niclab.settings import Settings
@@ -79,7 +80,7 @@ def deploy_builtin(topology: Topology, settings: Settings, version: Version, lab
     with contextlib.ExitStack() as undo:
         ledger = Ledger.open_new(lab_id)
         undo.callback(ledger.release)
-        substrate = Substrate(ledger)
+        substrate = NetnsSubstrate(ledger)
         undo.callback(substrate.close)
         substrate.apply(plan.operations)
         substrate.apply(operations.operations(decisions))
@@ -114,7 +115,7 @@ def attach(
         ledger = Ledger.open_existing(lab_id)
         undo.callback(ledger.release)
         names = next(owned.namespaces() for owned in ownership.labs() if owned.id == lab_id)
-        substrate = Substrate.attached(ledger, names)
+        substrate = NetnsSubstrate.attached(ledger, names)
         undo.callback(substrate.close)
         if cilium is None:
             made = _built_in(Plan(topology), decisions, substrate, ledger)
@@ -160,7 +161,7 @@ def deploy_cilium(
     with contextlib.ExitStack() as undo:
         ledger = Ledger.open_new(lab_id)
         undo.callback(ledger.release)
-        substrate = Substrate(ledger)
+        substrate = NetnsSubstrate(ledger)
         undo.callback(substrate.close)
         substrate.apply(plan.operations)
         readiness.wait(substrate)

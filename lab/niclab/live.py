@@ -16,11 +16,12 @@ from niclab.flow.predict import Prediction, World
 from niclab.flow.verdict import FlowResult
 from niclab.host import neighbours, readiness
 from niclab.host.netns import Namespace
+from niclab.kernel import edit
 from niclab.kernel.difference import difference
+from niclab.kernel.edit import pinned
 from niclab.kernel.plan import Plan
 from niclab.kernel.update import Flushed, update
-from niclab.topology import Topology, edit
-from niclab.topology.edit import pinned
+from niclab.topology import Topology
 from niclab.wire.tap import Taps
 
 

@@ -24,7 +24,7 @@ from niclab.agents.toolchain import newest
 from niclab.cilium.decisions import Decisions
 from niclab.host import ownership, readiness
 from niclab.host.adopted import is_alive, start_time
-from niclab.host.netns import Substrate
+from niclab.host.netns import NetnsSubstrate
 from niclab.host.ownership import Ledger
 from niclab.kernel.plan import Plan
 from niclab.net.route import Address, Network
@@ -219,7 +219,7 @@ def standing(directory: Path, **settings: str) -> Iterator[tuple[CiliumDatapath,
     topology = load("two-nic")
     decisions = Decisions(topology, LAB_BASELINE.merged(Settings.of(**settings)), Version(1, 20))
     ledger = Ledger.open_new()
-    substrate = Substrate(ledger)
+    substrate = NetnsSubstrate(ledger)
     cgroup = directory / "cgroup"
     cgroup.mkdir()
     made: dict[str, Agent] = {}
@@ -390,7 +390,7 @@ def test_an_image_is_not_removed_while_a_room_stands_on_it(tmp_path: Path) -> No
         store.write_record(image, store.Record("v1", "image", "1.20.7", image, "a test"))
         bundle = CiliumBundle("v1", "1.20.7", image, "image")
         ledger = Ledger.open_new()
-        substrate = Substrate(ledger)
+        substrate = NetnsSubstrate(ledger)
         cgroup = tmp_path / "cgroup"
         cgroup.mkdir()
         found = []

@@ -20,7 +20,7 @@ from niclab.agents.controlplane import relay
 from niclab.errors import LabError
 from niclab.host import ownership
 from niclab.host.belongings import Daemon
-from niclab.host.netns import Substrate
+from niclab.host.netns import NetnsSubstrate
 from niclab.host.ownership import Ledger
 from niclab.net.operation import AddNamespace
 
@@ -36,7 +36,7 @@ Talk = Callable[[socket.socket], None]
 
 @dataclass
 class Site:
-    substrate: Substrate
+    substrate: NetnsSubstrate
     ledger: Ledger
     daemon: Daemon
 
@@ -78,7 +78,7 @@ class Site:
 @pytest.fixture
 def site() -> Iterator[Site]:
     ledger = Ledger.open_new()
-    substrate = Substrate(ledger)
+    substrate = NetnsSubstrate(ledger)
     try:
         substrate.apply([AddNamespace("node1"), AddNamespace("node2"), AddNamespace("control")])
         log = ledger.path / "relay.log"
@@ -218,10 +218,10 @@ _DOOMED = """
 import json, os, signal
 from niclab.agents.controlplane import relay
 from niclab.net.operation import AddNamespace
-from niclab.host.netns import Substrate
+from niclab.host.netns import NetnsSubstrate
 from niclab.host.ownership import Ledger
 ledger = Ledger.open_new()
-substrate = Substrate(ledger)
+substrate = NetnsSubstrate(ledger)
 substrate.apply([AddNamespace("node1"), AddNamespace("control")])
 daemon = relay.start(ledger, substrate, nodes=["node1"], ports=[2379], log=ledger.path / "relay.log")
 print(json.dumps([ledger.id, daemon.pid, str(ledger.path)]), flush=True)

@@ -10,10 +10,11 @@ from niclab.cilium import running
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.operations import operations
 from niclab.cilium.selection import Version
+from niclab.kernel import edit
 from niclab.kernel.update import update
 from niclab.net.operation import AddRoute, DelRoute, SetPacketRules
 from niclab.settings import LAB_BASELINE, Settings
-from niclab.topology import edit, load
+from niclab.topology import load
 
 HEALTH = """\
 [stdout]

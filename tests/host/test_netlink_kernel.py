@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from niclab.host import namespace, netlink, readiness
-from niclab.host.netns import Substrate
+from niclab.host.netns import NetnsSubstrate
 from niclab.host.ownership import Ledger
 from niclab.host.process import environment
 from niclab.host.rootless import is_able
@@ -40,10 +40,10 @@ MAC, PEER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 
 
 @pytest.fixture
-def substrate() -> Iterator[Substrate]:
+def substrate() -> Iterator[NetnsSubstrate]:
     ledger = Ledger.open_new()
     try:
-        made = Substrate(ledger)
+        made = NetnsSubstrate(ledger)
         try:
             yield made
         finally:
@@ -52,14 +52,14 @@ def substrate() -> Iterator[Substrate]:
         ledger.release()
 
 
-def shown(substrate: Substrate, role: str, *words: str) -> list[dict[str, Any]]:
+def shown(substrate: NetnsSubstrate, role: str, *words: str) -> list[dict[str, Any]]:
     command = ["ip", "-n", substrate[role].name, "-json", "-details", *words]
     reported = subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout
     found: list[dict[str, Any]] = json.loads(reported or "[]")
     return found
 
 
-def test_the_kernel_shows_what_was_asked_for(substrate: Substrate) -> None:
+def test_the_kernel_shows_what_was_asked_for(substrate: NetnsSubstrate) -> None:
     lines = [
         "10.244.2.0/24 via 10.0.0.2 dev eth0 metric 7 src 10.0.0.1 mtu 1300",
         "10.244.3.0/24 via 10.9.9.9 dev eth0 onlink table 2010",

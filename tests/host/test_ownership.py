@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from niclab.errors import LabError
 from niclab.host import namespace, ownership
-from niclab.host.netns import Substrate
+from niclab.host.netns import NetnsSubstrate
 from niclab.host.ownership import Ledger
 from niclab.host.process import environment
 from niclab.host.rootless import is_able
@@ -38,7 +38,7 @@ def directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 def make(ledger: Ledger, *roles: str) -> None:
-    substrate = Substrate(ledger)
+    substrate = NetnsSubstrate(ledger)
     substrate.apply([AddNamespace(role) for role in roles])
     substrate.close()
 
@@ -314,15 +314,15 @@ def test_a_kept_lab_is_attached_only_when_it_is_what_was_made() -> None:
     ledger.keep()
     ledger.release()
     ledger = Ledger.open_existing("one")
-    Substrate.attached(ledger, {"node1": "one-node1"}).close()
+    NetnsSubstrate.attached(ledger, {"node1": "one-node1"}).close()
     path = ownership.NAMED / "one-node1"
     old = os.open(path, os.O_RDONLY)
     namespace.unmount(str(path))
     with pytest.raises(LabError, match="is gone"):
-        Substrate.attached(ledger, {"node1": "one-node1"})
+        NetnsSubstrate.attached(ledger, {"node1": "one-node1"})
     path.unlink()
     with pytest.raises(LabError, match="is gone"):
-        Substrate.attached(ledger, {"node1": "one-node1"})
+        NetnsSubstrate.attached(ledger, {"node1": "one-node1"})
     os.close(old)
     ledger.kept = False
     ledger.release()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from niclab.errors import LabError
 from niclab.host import namespace
-from niclab.host.netns import Substrate
+from niclab.host.netns import NetnsSubstrate
 from niclab.host.ownership import NAMED, Ledger
 from niclab.host.process import environment, run
 from niclab.host.rootless import is_able, room_command
@@ -37,10 +37,10 @@ pytestmark = pytest.mark.skipif(not is_able(), reason="needs root: makes network
 
 
 @pytest.fixture
-def substrate() -> Iterator[Substrate]:
+def substrate() -> Iterator[NetnsSubstrate]:
     ledger = Ledger.open_new()
     try:
-        made = Substrate(ledger)
+        made = NetnsSubstrate(ledger)
         try:
             yield made
         finally:
@@ -57,12 +57,12 @@ def cable(number: int = 0) -> AddCable:
     return AddCable("a", f"p{number}", "02:00:00:00:00:01", "b", f"eth{number}", "02:00:00:00:00:02")
 
 
-def read(substrate: Substrate, role: str, key: str) -> str:
+def read(substrate: NetnsSubstrate, role: str, key: str) -> str:
     with substrate[role].entered():
         return Path("/proc/sys", key).read_text().strip()
 
 
-def test_the_thread_comes_home_whatever_happens(substrate: Substrate) -> None:
+def test_the_thread_comes_home_whatever_happens(substrate: NetnsSubstrate) -> None:
     home = here()
     substrate.apply([AddNamespace("a"), SetSysctl("a", "net.ipv4.ip_forward", "1")])
     assert here() == home
@@ -75,14 +75,14 @@ def test_the_thread_comes_home_whatever_happens(substrate: Substrate) -> None:
     assert here() == home
 
 
-def test_sysctls_are_set_before_links_inherit_them(substrate: Substrate) -> None:
+def test_sysctls_are_set_before_links_inherit_them(substrate: NetnsSubstrate) -> None:
     wanted = {"net.ipv4.conf.default.rp_filter": "2", "net.ipv4.ip_forward": "1"}
     substrate.apply([AddNamespace("a"), AddNamespace("b", wanted), cable()])
     assert read(substrate, "b", "net/ipv4/conf/eth0/rp_filter") == "2"
     assert read(substrate, "b", "net/ipv4/ip_forward") == "1"
 
 
-def test_a_sysctl_of_an_interface_with_a_dot(substrate: Substrate) -> None:
+def test_a_sysctl_of_an_interface_with_a_dot(substrate: NetnsSubstrate) -> None:
     plug = AddCable("a", "p.0", "02:00:00:00:00:01", "b", "eth0.5", "02:00:00:00:00:02")
     key = "net/ipv4/conf/eth0.5/rp_filter"
     substrate.apply([AddNamespace("a"), AddNamespace("b"), plug, SetSysctl("b", key, "2")])
@@ -90,13 +90,13 @@ def test_a_sysctl_of_an_interface_with_a_dot(substrate: Substrate) -> None:
 
 
 @pytest.mark.parametrize("key", ["kernel.hostname", "vm.swappiness", "net/../kernel/hostname", "fs/nr_open"])
-def test_sysctls_of_the_machine_are_refused(substrate: Substrate, key: str) -> None:
+def test_sysctls_of_the_machine_are_refused(substrate: NetnsSubstrate, key: str) -> None:
     with pytest.raises(LabError, match="is none of") as caught:
         substrate.apply([AddNamespace("a"), SetSysctl("a", key, "1")])
     assert "would change the host" in caught.value.why
 
 
-def test_links_the_kernel_puts_into_new_namespaces_are_in_nobodys_way(substrate: Substrate) -> None:
+def test_links_the_kernel_puts_into_new_namespaces_are_in_nobodys_way(substrate: NetnsSubstrate) -> None:
     """Where tunnel modules are loaded a namespace starts with tunl0, sit0 …, which have the lowest numbers."""
     substrate.apply([AddNamespace("a"), AddNamespace("b")])
     for role in ("a", "b"):
@@ -107,7 +107,7 @@ def test_links_the_kernel_puts_into_new_namespaces_are_in_nobodys_way(substrate:
         assert socket.if_nametoindex("eth1") == substrate["b"].indices["eth1"]
 
 
-def test_a_refusal_is_shown_as_a_line_to_paste(substrate: Substrate) -> None:
+def test_a_refusal_is_shown_as_a_line_to_paste(substrate: NetnsSubstrate) -> None:
     address = AddAddress("b", "eth0", ipaddress.ip_interface("10.0.0.1/24"))
     route = AddRoute("b", parse_route("default via 10.9.0.1 dev eth0"))
     with pytest.raises(LabError) as caught:
@@ -119,20 +119,20 @@ def test_a_refusal_is_shown_as_a_line_to_paste(substrate: Substrate) -> None:
         run(caught.value.what.partition(": ")[2].split())
 
 
-def test_an_unknown_interface_is_named(substrate: Substrate) -> None:
+def test_an_unknown_interface_is_named(substrate: NetnsSubstrate) -> None:
     with pytest.raises(LabError, match="a has no interface 'eth7'") as caught:
         substrate.apply([AddNamespace("a"), SetLink("a", "eth7")])
     assert caught.value.why == "ip -n a link set eth7 up"
 
 
-def test_nftables_words_come_with_the_namespace(substrate: Substrate) -> None:
+def test_nftables_words_come_with_the_namespace(substrate: NetnsSubstrate) -> None:
     with pytest.raises(LabError) as caught:
         substrate.apply([AddNamespace("a"), SetNftables("a", "table ip x { nonsense")])
     assert caught.value.what == f"failed with status 1: ip netns exec {substrate['a'].name} nft -f -"
     assert "nonsense" in caught.value.why
 
 
-def test_too_few_file_handles_is_an_error_that_says_so(substrate: Substrate) -> None:
+def test_too_few_file_handles_is_an_error_that_says_so(substrate: NetnsSubstrate) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.open("/proc", os.O_RDONLY)
     os.close(free)
@@ -145,14 +145,14 @@ def test_too_few_file_handles_is_an_error_that_says_so(substrate: Substrate) -> 
     assert "ulimit -n" in caught.value.fix
 
 
-def test_nothing_stays_open(substrate: Substrate) -> None:
+def test_nothing_stays_open(substrate: NetnsSubstrate) -> None:
     before = sorted(Path("/proc/self/fd").iterdir())
     substrate.apply([AddNamespace("a"), AddNamespace("b"), cable()])
     substrate.close()
     assert sorted(Path("/proc/self/fd").iterdir()) == before
 
 
-def test_a_thousand_cables_on_one_bridge_is_what_a_kernel_bridge_takes(substrate: Substrate) -> None:
+def test_a_thousand_cables_on_one_bridge_is_what_a_kernel_bridge_takes(substrate: NetnsSubstrate) -> None:
     """Its ports are 1024 at most; the refusal names the first cable too many."""
     ports = [
         AddCable("a", f"p{n}", "02:00:00:00:00:01", "b", f"e{n}", "02:00:00:00:00:02", master="f0") for n in range(1025)
@@ -162,7 +162,7 @@ def test_a_thousand_cables_on_one_bridge_is_what_a_kernel_bridge_takes(substrate
     assert caught.value.why == "Exchange full"
 
 
-def test_the_name_is_one_ip_netns_knows(substrate: Substrate) -> None:
+def test_the_name_is_one_ip_netns_knows(substrate: NetnsSubstrate) -> None:
     substrate.apply([AddNamespace("a")])
     name = substrate["a"].name
     assert run(["ip", "netns", "exec", name, "cat", "/proc/sys/net/ipv4/ip_forward"]).strip() in "01"

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from niclab.host.netns import Substrate
+from niclab.host.netns import NetnsSubstrate
 from niclab.host.ownership import Ledger
 from niclab.kernel.difference import difference
 from niclab.kernel.fib import Fib
@@ -97,7 +97,7 @@ STORIES: dict[str, list[Change]] = {
 @pytest.mark.parametrize("story", STORIES)
 def test_the_kernel_ends_up_where_the_model_does_and_comes_back(story: str) -> None:
     ledger = Ledger.open_new(None)
-    real = Substrate(ledger)
+    real = NetnsSubstrate(ledger)
     try:
         plan = Plan(START)
         real.apply(plan.operations)

@@ -18,7 +18,7 @@ import pytest
 from niclab.agents import controlplane, kube
 from niclab.agents.controlplane import ControlPlane
 from niclab.host import ownership
-from niclab.host.netns import Substrate
+from niclab.host.netns import NetnsSubstrate
 from niclab.host.ownership import Ledger
 from niclab.host.process import environment
 from niclab.net.operation import AddNamespace
@@ -45,7 +45,7 @@ class Site:
     ledger: Ledger = field(default_factory=Ledger.open_new)
 
     def __post_init__(self) -> None:
-        self.substrate = Substrate(self.ledger)
+        self.substrate = NetnsSubstrate(self.ledger)
         self.substrate.apply([AddNamespace(node) for node in NODES])
 
     def start(self, kind: controlplane.Kind, **more: Any) -> ControlPlane:
@@ -87,12 +87,12 @@ from pathlib import Path
 from niclab.agents import controlplane
 from niclab.agents.controlplane import prepared
 from niclab.net.operation import AddNamespace
-from niclab.host.netns import Substrate
+from niclab.host.netns import NetnsSubstrate
 from niclab.host.ownership import Ledger
 kind, home, server, operator = sys.argv[1:]
 ledger = Ledger.open_new()
 print(ledger.path, flush=True)
-substrate = Substrate(ledger)
+substrate = NetnsSubstrate(ledger)
 substrate.apply([AddNamespace("node1")])
 if kind == "saving":
     prepared._sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 from niclab.errors import LabError
-from niclab.host.netns import Substrate
+from niclab.host.netns import NetnsSubstrate
 from niclab.host.ownership import Ledger
 from niclab.net.operation import AddAddress, AddCable, AddNamespace, AddRoute, AddRule, SetLink
 from niclab.net.route import Address, Route, Rule
@@ -41,10 +41,10 @@ class Answer:
 
 
 @contextmanager
-def substrate() -> Iterator[Substrate]:
+def substrate() -> Iterator[NetnsSubstrate]:
     """A substrate with the fabric's namespace and nothing else."""
     ledger = Ledger.open_new(None)
-    made = Substrate(ledger)
+    made = NetnsSubstrate(ledger)
     try:
         made.apply([AddNamespace("fabric")])
         yield made
@@ -56,7 +56,7 @@ def substrate() -> Iterator[Substrate]:
 class RealHost:
     """A host's namespace; routes and rules are added one by one, and the kernel may refuse them."""
 
-    def __init__(self, real: Substrate, name: str, host: Host) -> None:
+    def __init__(self, real: NetnsSubstrate, name: str, host: Host) -> None:
         self._real = real
         self._name = name
         real.apply([AddNamespace(name, _SYSCTLS)])

@@ -17,8 +17,8 @@ from niclab.agents.deploy import CiliumDatapath
 from niclab.agents.last_words import last_words
 from niclab.errors import LabError
 from niclab.host import belongings
-from niclab.host.netns import Substrate
 from niclab.host.ownership import Ledger
+from niclab.host.substrate import Substrate
 from niclab.net.route import Address, Family
 from niclab.topology import Topology
 

@@ -36,8 +36,8 @@ from niclab.cilium.bgp.learned import SWITCH
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.reported import NodeReport
 from niclab.errors import LabError
-from niclab.host.netns import Substrate
 from niclab.host.ownership import Ledger
+from niclab.host.substrate import Substrate
 from niclab.kernel.plan import BASE_SYSCTLS
 from niclab.net.operation import AddNamespace
 from niclab.net.route import Address, Family

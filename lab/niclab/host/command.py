@@ -11,7 +11,7 @@ from niclab.host import process
 
 if TYPE_CHECKING:
     from niclab.agents.deploy import CiliumDatapath
-    from niclab.host.netns import Substrate
+    from niclab.host.substrate import Substrate
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from niclab.host import netlink
 from niclab.host.message import attribute, attributes, message
-from niclab.host.netns import Substrate
+from niclab.host.substrate import Substrate
 
 RTM_NEWNEIGH, RTM_DELNEIGH, RTM_GETNEIGH = 28, 29, 30
 _NDA_DST = 1

@@ -69,7 +69,7 @@ class Namespace:
         os.close(self.fd)
 
 
-class Substrate:
+class NetnsSubstrate:
     """The namespaces of one lab, by role. Everything made is in the ledger before it exists."""
 
     def __init__(self, ledger: Ledger) -> None:
@@ -77,7 +77,7 @@ class Substrate:
         self._namespaces: dict[str, Namespace] = {}
 
     @classmethod
-    def attached(cls, ledger: Ledger, names: dict[str, str]) -> Substrate:
+    def attached(cls, ledger: Ledger, names: dict[str, str]) -> NetnsSubstrate:
         """The substrate of a kept lab, opened again."""
         made = ledger.inodes()
         with contextlib.ExitStack() as undo:

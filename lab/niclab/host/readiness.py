@@ -20,7 +20,8 @@ import tenacity
 
 from niclab.errors import LabError
 from niclab.host.message import IFF_UP, IFLA, attributes
-from niclab.host.netns import Namespace, Substrate
+from niclab.host.netns import Namespace
+from niclab.host.substrate import Substrate
 
 # include/uapi/linux/rtnetlink.h, if_addr.h
 _RTM_NEWADDR, _RTM_GETADDR, _RTM_GETMULTICAST = 20, 22, 58

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from niclab.flow.verdict import Measurement
-from niclab.host.netns import Substrate
+from niclab.host.substrate import Substrate
 from niclab.kernel.plan import mac
 from niclab.net.route import Address
 from niclab.topology import Flow

@@ -14,7 +14,8 @@ import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from niclab.host.netns import Namespace, Substrate
+from niclab.host.netns import Namespace
+from niclab.host.substrate import Substrate
 from niclab.kernel.plan import FABRIC, Cable, Plan
 from niclab.wire.bpf import Instruction, bpf_filter
 from niclab.wire.capture import Capture

@@ -17,8 +17,9 @@ from niclab.agents.controlplane import forwarder
 from niclab.errors import LabError
 from niclab.host import belongings
 from niclab.host.belongings import Daemon
-from niclab.host.netns import Namespace, Substrate
+from niclab.host.netns import Namespace
 from niclab.host.ownership import Ledger
+from niclab.host.substrate import Substrate
 
 CONTROL = "control"
 """The role of the namespace the control plane runs in; no host of a topology can have this name."""

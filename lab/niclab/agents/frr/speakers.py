@@ -25,8 +25,8 @@ from niclab.cilium.decisions import Decisions
 from niclab.errors import LabError
 from niclab.host import belongings
 from niclab.host.belongings import Daemon
-from niclab.host.netns import Substrate
 from niclab.host.ownership import Ledger
+from niclab.host.substrate import Substrate
 from niclab.net.route import Address
 
 STARTING = 10.0
