@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from niclab import LAB_BASELINE, Prediction, Settings, World
 from niclab.agents.reported import frontend_rows
-from niclab.cilium import ownaddresses, services
+from niclab.cilium import ownaddresses
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.selection import VERSIONS, Version
 from niclab.cilium.services import frontends
+from niclab.cilium.services import rules as service_rules
 from niclab.net.address import ip_address
 from niclab.net.packetrules import Dnat, Drop, Reject
 from niclab.net.route import parse_route
@@ -201,7 +202,7 @@ def test_a_node_knows_the_addresses_on_selected_nics() -> None:
 )
 def test_a_frontend_without_a_backend(told: Settings, action: type) -> None:
     decisions = decided("1.20", NATIVE, BOTH, told)
-    found = [one for one in services.packet_rules(decisions, decisions.nodes["node1"]) if one.match.port == 30081]
+    found = [one for one in service_rules.packet_rules(decisions, decisions.nodes["node1"]) if one.match.port == 30081]
     outside = [one for one in found if one.match.iif and "eth0" in one.match.iif.names]
     assert outside and all(isinstance(one.action, action) for one in outside)
 
@@ -209,7 +210,9 @@ def test_a_frontend_without_a_backend(told: Settings, action: type) -> None:
 @pytest.mark.parametrize("served", [True, False])
 def test_cluster_ips_are_served_outside_when_told_so(served: bool) -> None:
     decisions = decided("1.20", NATIVE, BOTH, Settings.of(bpf_lb_external_clusterip=served))
-    found = [one for one in services.packet_rules(decisions, decisions.nodes["node1"]) if isinstance(one.action, Dnat)]
+    found = [
+        one for one in service_rules.packet_rules(decisions, decisions.nodes["node1"]) if isinstance(one.action, Dnat)
+    ]
     entering = {str(one.match.destinations[0]) for one in found if one.match.iif and "eth0" in one.match.iif.names}
     assert ("10.96.0.10/32" in entering) is served
 
@@ -217,8 +220,8 @@ def test_cluster_ips_are_served_outside_when_told_so(served: bool) -> None:
 def test_nothing_is_planned_without_services() -> None:
     decisions = decided("1.20", NATIVE, BOTH, topology=load("two-nic"))
     for node in decisions.nodes.values():
-        assert list(services.packet_rules(decisions, node)) == []
-        assert list(services.routing_rules(decisions, node, tunnel=(1, 1), single=(2, 2))) == []
+        assert list(service_rules.packet_rules(decisions, node)) == []
+        assert list(service_rules.routing_rules(decisions, node, tunnel=(1, 1), single=(2, 2))) == []
 
 
 def test_explanations_name_their_sources() -> None:

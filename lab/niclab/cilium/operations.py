@@ -17,8 +17,9 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import replace
 
-from niclab.cilium import egressroutes, eni, masquerade, ownaddresses, replies, services, unfiltered
+from niclab.cilium import egressroutes, eni, masquerade, ownaddresses, replies, unfiltered
 from niclab.cilium.decisions import ROUTER_DEVICE, TUNNEL_DEVICE, Decisions, NodeDecision, pod_interface
+from niclab.cilium.services import rules as service_rules
 from niclab.kernel.plan import BASE_SYSCTLS, mac
 from niclab.net.operation import (
     AddAddress,
@@ -82,7 +83,7 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
             yield AddRoute(node.node, route, replace=True)
         yield from ownaddresses.operations(decisions, node, SINGLE_DEVICE)
     remote, single = (REMOTE_PODS, _PRIORITY[REMOTE_PODS]), (SINGLE_DEVICE, _PRIORITY[SINGLE_DEVICE])
-    for rule in services.routing_rules(decisions, node, tunnel=remote, single=single):
+    for rule in service_rules.routing_rules(decisions, node, tunnel=remote, single=single):
         yield AddRule(node.node, rule)
     for pod_number, pod in enumerate(decisions.topology.nodes[node.node].pods):
         yield from _pod(decisions, node, pod, number, pod_number)
@@ -157,7 +158,7 @@ def packet_rules(decisions: Decisions, node: NodeDecision) -> tuple[PacketRule, 
     """All that a node does to packets, in the order it does it."""
     return (
         *ownaddresses.rules(decisions, node),
-        *services.packet_rules(decisions, node),
+        *service_rules.packet_rules(decisions, node),
         *replies.rules(node),
         *egressroutes.packet_rules(decisions, node),
         *eni.packet_rules(decisions, node),
