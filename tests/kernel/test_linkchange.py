@@ -9,11 +9,12 @@ from collections.abc import Callable
 import pytest
 from niclab.host.netns import NetnsSubstrate
 from niclab.host.ownership import Ledger
+from niclab.kernel import edit
 from niclab.kernel.difference import difference
 from niclab.kernel.fib import Fib
 from niclab.kernel.plan import Plan
 from niclab.net.route import TABLES, Route
-from niclab.topology import Topology, edit, loads
+from niclab.topology import Topology, loads
 
 from tests.support.kernel import privileged
 
