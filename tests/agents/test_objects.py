@@ -194,7 +194,7 @@ def test_the_compiler_ends_with_what_stands_before_it(kit: Kit) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "reported"),
     [
         (["--version"], "stand-in 19\n"),
         (["-E", "-c", "SOURCE", "-o", "-"], "int x;"),

@@ -36,7 +36,7 @@ def test_settings_follow_the_topologys_addresses() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"), [(POOLED, "kubernetes"), (POOLED, "eni"), (CLOUD, "cluster-pool"), (GATED, "eni")]
+    ("text", "reported"), [(POOLED, "kubernetes"), (POOLED, "eni"), (CLOUD, "cluster-pool"), (GATED, "eni")]
 )
 def test_an_ipam_mode_without_addresses_is_an_error(text: str, reported: str) -> None:
     with pytest.raises(InputError, match=f"ipam={reported}"):

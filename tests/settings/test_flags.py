@@ -44,7 +44,7 @@ def test_what_is_no_assignment(word: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "mend"),
+    ("word", "fix"),
     [
         ("divices=eth0", "did you mean devices?"),
         ("routing-mod=native", "did you mean routing-mode?"),

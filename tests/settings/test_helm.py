@@ -156,7 +156,7 @@ def test_old_values_are_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "field", "mend"),
+    ("text", "line", "field", "fix"),
     [
         ("routingmode: native", 1, "routingmode", "did you mean routingMode?"),
         ("x: 1\ndivices: eth0", 2, "divices", "did you mean devices?"),

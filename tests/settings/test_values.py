@@ -68,7 +68,7 @@ def test_cidrs(text: str, network: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "mend"),
+    ("key", "value", "fix"),
     [
         ("enable-ipv6", "maybe", "write true or false"),
         ("enable-ipv6", "yes", "write true"),

@@ -92,7 +92,7 @@ def answers_nothing(flow: FlowResult) -> None:
             ask()
 
 
-@pytest.mark.parametrize(("blind", "said"), BLINDINGS.items(), ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(("blind", "reported"), BLINDINGS.items(), ids=lambda value: getattr(value, "__name__", ""))
 def test_a_blinded_lab_answers_nothing(standing: Lab, blind: Callable[[Lab], None], reported: str) -> None:
     blind(standing)
     flow = standing.send("pod1", "ext1")
@@ -103,7 +103,7 @@ def test_a_blinded_lab_answers_nothing(standing: Lab, blind: Callable[[Lab], Non
 
 
 @pytest.mark.parametrize(
-    ("blind", "said"),
+    ("blind", "reported"),
     [(reject_all, "node1.eth0 out (after)"), (put_port_down, "node1.eth1 (its carrier changed)")],
     ids=["reject_all", "put_port_down"],
 )
