@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import bench_cilium
+from niclab.check import load, loads
 from niclab.errors import LabError
 from niclab.host import namespace, netlink, netns, ownership
 from niclab.host.process import environment
@@ -32,7 +33,7 @@ from niclab.kernel.plan import Plan
 from niclab.lab import Lab
 from niclab.net.operation import AddCable, AddNamespace, Operation, SetSysctl
 from niclab.settings import LAB_BASELINE, Settings
-from niclab.topology import Topology, load, loads
+from niclab.topology import Topology
 
 CLEANUP_DEADLINE = 60.0
 _RTM_DELLINK, _RTMGRP_LINK = 17, 1

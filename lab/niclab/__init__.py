@@ -8,23 +8,25 @@ with Lab.deploy("two-nic", LAB_BASELINE.merged(Settings.of(devices="eth1"))) as 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from niclab.check import load
     from niclab.cilium.version import Version
     from niclab.errors import InputError, LabError, Problem
     from niclab.flow.predict import Prediction, World
     from niclab.flow.verdict import FlowResult, NicMismatch, Unmeasured, Verdict
     from niclab.lab import Lab
     from niclab.settings import CILIUM_DEFAULTS, LAB_BASELINE, NodeSettings, Settings
-    from niclab.topology import Flow, Topology, load
+    from niclab.topology import Flow, Topology
 else:
     # pytest imports this package in every repository of a machine that has the plugin: only what is used is loaded.
     _HOMES = {
+        "check": ("load",),
         "cilium.version": ("Version",),
         "errors": ("InputError", "LabError", "Problem"),
         "flow.predict": ("Prediction", "World"),
         "flow.verdict": ("FlowResult", "NicMismatch", "Unmeasured", "Verdict"),
         "lab": ("Lab",),
         "settings": ("CILIUM_DEFAULTS", "LAB_BASELINE", "NodeSettings", "Settings"),
-        "topology": ("Flow", "Topology", "load"),
+        "topology": ("Flow", "Topology"),
     }
 
     def __getattr__(name: str) -> object:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from niclab.check.topology import check_flow
+from niclab.check import check_flow, load
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.reported import NodeReport
 from niclab.deployment import Deployment, attach, deploy_builtin, deploy_cilium, speaking
@@ -25,7 +25,7 @@ from niclab.modelled import DEFAULT_VERSION, modelled_version
 from niclab.net.route import Address
 from niclab.settings import LAB_BASELINE, Settings, stored, unmodelled
 from niclab.settings.fit import fit
-from niclab.topology import Flow, Topology, load
+from niclab.topology import Flow, Topology
 from niclab.topology.flow import asked
 from niclab.wire.capture import Capture
 from niclab.wire.decode import Decoder

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from niclab import choice
 from niclab import settings as formats
-from niclab.check.topology import check_flow
+from niclab.check import check_flow, load
+from niclab.check.amend import Amendments, amend
 from niclab.errors import InputError, Problem
 from niclab.modelled import DEFAULT_VERSION, modelled_version
 from niclab.settings import Settings, check_keys, effective, parse_assignments, parse_node_assignments
-from niclab.topology import Flow, Topology, load
-from niclab.topology.amend import Amendments, amend
+from niclab.topology import Flow, Topology
 from niclab.topology.finding import nearest
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from niclab.agents import cgroups, kube
 from niclab.agents.controlplane import apiserver
 from niclab.agents.reported import json_rows
 from niclab.agents.services import lacking, services
-from niclab.check.topology import check_flow
+from niclab.check import check_flow, load, loads
 from niclab.flow.ordering import Ordering
 from niclab.flow.verdict import FlowResult, Served
 from niclab.net.address import ip_address
 from niclab.net.route import Address, Family
-from niclab.topology import Flow, Topology, load, loads
+from niclab.topology import Flow, Topology
 from niclab.topology.service import SERVICE_CIDRS
 from niclab.topology.service_flows import as_sent, service_of
 from niclab.wire.measure import Answer, Order

@@ -6,6 +6,7 @@ import datetime
 from dataclasses import replace
 
 from niclab.agents.settle import loaded, reloads
+from niclab.check import load
 from niclab.cilium import running
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.operations import operations
@@ -14,7 +15,6 @@ from niclab.kernel import edit
 from niclab.kernel.update import update
 from niclab.net.operation import AddRoute, DelRoute, SetPacketRules
 from niclab.settings import LAB_BASELINE, Settings
-from niclab.topology import load
 
 HEALTH = """\
 [stdout]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from niclab.check import loads
 from niclab.cilium.selection import links_of
 from niclab.errors import InputError
 from niclab.kernel.plan import Plan
 from niclab.net.operation import script
-from niclab.topology import Topology, loads
+from niclab.topology import Topology
 from niclab.topology.stacking import Segment, carriers, is_up, mtu_of, segment
 
 TEXT = """\

@@ -8,8 +8,9 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from niclab.check import loads
 from niclab.errors import InputError, LabError
-from niclab.topology import find, loads
+from niclab.topology import find
 
 from tests.support.golden_files import assert_golden
 

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from niclab import LAB_BASELINE, Flow, Settings, Topology, Version, World, load
 from niclab.agents.frr import config
+from niclab.check import loads
 from niclab.cilium.bgp.learned import SWITCH, advertised, learned_routes, originated, ribs
 from niclab.cilium.bgp.session import sessions, speakers
 from niclab.cilium.decisions import Decisions
 from niclab.settings import NodeSettings
-from niclab.topology import find, loads
+from niclab.topology import find
 
 from tests.support.golden_files import assert_golden
 

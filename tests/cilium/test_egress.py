@@ -6,13 +6,14 @@ import os
 
 import pytest
 from niclab import LAB_BASELINE, Lab, Settings, Version, World, load
+from niclab.check import loads
 from niclab.cilium import egress, egressroutes
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.egress import WayOut
 from niclab.net.address import ip_address
 from niclab.net.operation import AddRoute, AddRule
 from niclab.net.packetrules import Drop, Snat
-from niclab.topology import Flow, Topology, loads
+from niclab.topology import Flow, Topology
 from scenarios.test_devices_matrix import NATIVE, VXLAN
 
 from tests.check.test_topology_errors import GATED

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from niclab import LAB_BASELINE, InputError, Lab, Settings, Version, load
 from niclab.agents import egress, ipam
+from niclab.check import loads
 from niclab.cilium import eni
 from niclab.cilium.decisions import Decisions
 from niclab.kernel.plan import Plan
 from niclab.net.operation import AddNeighbour, AddRoute, AddRule
 from niclab.settings.fit import fit
-from niclab.topology import Flow, Topology, loads
+from niclab.topology import Flow, Topology
 from scenarios.test_ipam import NATIVE, VXLAN
 
 from tests.check.test_topology_errors import CLOUD, GATED, POOLED

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from niclab import LAB_BASELINE, Prediction, Settings, World
 from niclab.agents.reported import frontend_rows
+from niclab.check import load
 from niclab.cilium import ownaddresses
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.selection import VERSIONS, Version
@@ -15,7 +16,7 @@ from niclab.cilium.services import rules as service_rules
 from niclab.net.address import ip_address
 from niclab.net.packetrules import Dnat, Drop, Reject
 from niclab.net.route import parse_route
-from niclab.topology import Flow, Topology, load
+from niclab.topology import Flow, Topology
 from scenarios.test_devices_matrix import NATIVE, VXLAN
 
 AGENTS = Path(__file__).parents[1] / "data" / "agent"

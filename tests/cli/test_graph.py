@@ -8,8 +8,9 @@ import shutil
 import subprocess
 
 import pytest
+from niclab.check import load, loads
 from niclab.cli.graph import dot, mermaid
-from niclab.topology import Topology, load, loads, names
+from niclab.topology import Topology, names
 
 from tests.support.golden_files import assert_golden
 

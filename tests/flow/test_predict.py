@@ -13,13 +13,14 @@ from typing import Any
 import jsonschema
 import pytest
 from niclab import LAB_BASELINE, Flow, Settings, World, load
+from niclab.check import loads
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.selection import Version
 from niclab.cli import COULD_NOT_RUN, PASS
 from niclab.flow.predict import alike
 from niclab.net.route import parse_route, parse_rule
 from niclab.report import forecast
-from niclab.topology import Topology, loads
+from niclab.topology import Topology
 
 from tests.support.command import here
 from tests.support.golden_files import assert_golden

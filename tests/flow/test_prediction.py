@@ -6,8 +6,9 @@ import os
 
 import pytest
 from niclab import LAB_BASELINE, FlowResult, Lab, Settings, World
+from niclab.check import load
 from niclab.flow.compare import unpredicted
-from niclab.topology import load, names
+from niclab.topology import names
 from niclab.topology.stacking import needs
 from scenarios.test_devices_matrix import DEVICES, NATIVE, VXLAN
 

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from niclab import LAB_BASELINE, Lab, Settings, World
+from niclab.check import load
 from niclab.cilium.decisions import ROUTER_DEVICE, Decisions
 from niclab.cilium.selection import Version
 from niclab.flow.predict import Prediction
 from niclab.net.route import parse_route, parse_rule
-from niclab.topology import Flow, Topology, load
+from niclab.topology import Flow, Topology
 from scenarios.test_devices_matrix import NATIVE, VXLAN
 
 from tests.flow.test_prediction import disagreements

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
+from niclab.check import loads
 from niclab.host.netns import NetnsSubstrate
 from niclab.host.ownership import Ledger
 from niclab.kernel import edit
@@ -14,7 +15,7 @@ from niclab.kernel.difference import difference
 from niclab.kernel.fib import Fib
 from niclab.kernel.plan import Plan
 from niclab.net.route import TABLES, Route
-from niclab.topology import Topology, loads
+from niclab.topology import Topology
 
 from tests.support.kernel import privileged
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 
 import pytest
+from niclab.check import load, loads
 from niclab.host.process import run
 from niclab.kernel.plan import Plan, cables
 from niclab.net.operation import (
@@ -20,7 +21,7 @@ from niclab.net.operation import (
     SetLink,
     script,
 )
-from niclab.topology import Topology, load, loads, names
+from niclab.topology import Topology, names
 
 from tests.support.arena import able, in_arena
 from tests.support.golden_files import assert_golden

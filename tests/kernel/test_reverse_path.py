@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from niclab import LAB_BASELINE, Lab, Settings, Topology, World, load
+from niclab.check.amend import Amendments, amend
 from niclab.kernel.fib import Fib
 from niclab.kernel.reversepath import believed, filters, told
 from niclab.net.address import ip_address
 from niclab.net.route import parse_route
-from niclab.topology.amend import Amendments, amend
 from scenarios.test_devices_matrix import NATIVE, VXLAN
 
 from tests.flow.test_prediction import disagreements

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from niclab import Lab
+from niclab.check import load, loads
 from niclab.errors import InputError, LabError
 from niclab.live import Changed
 from niclab.settings import LAB_BASELINE, Settings
-from niclab.topology import load, loads
 
 from tests.flow.test_prediction import disagreements
 

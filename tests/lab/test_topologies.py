@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from niclab.check import load, loads
 from niclab.lab import Lab
 from niclab.settings import LAB_BASELINE, Settings
-from niclab.topology import Topology, load, loads, names
+from niclab.topology import Topology, names
 from niclab.topology.service_flows import service_of
 
 from tests.support.kernel import privileged

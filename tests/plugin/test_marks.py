@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from niclab import LAB_BASELINE, Settings
+from niclab.check import load
 from niclab.deployment import control_plane_kind, told_by_kubernetes
 from niclab.host.features import BUILTIN, Feature
 from niclab.plugin.marks import lacking, marker_name
-from niclab.topology import load
 
 FEATURES = (
     Feature("veth", BUILTIN, True, "works", ""),

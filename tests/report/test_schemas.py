@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
-from niclab.topology import find, loads, names, schema
+from niclab.check import loads
+from niclab.topology import find, names, schema
 
 from tests.check.test_topology_errors import BASE, MISTAKES
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from niclab.check import load
+from niclab.check.amend import Amendments, amend
 from niclab.errors import InputError
-from niclab.topology import load
-from niclab.topology.amend import Amendments, amend
 
 TWO_NIC = load("two-nic")
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from niclab.topology.egress import EgressPolicy
-from niclab.topology.finding import Finding, Path, nearest
+from niclab.topology.finding import Finding, nearest
 from niclab.topology.model import Topology
+from niclab.topology.yamlfile import Field
 
 
 def check(topology: Topology) -> Iterator[Finding]:
     """What is wrong with the topology's egress policies."""
     for name, policy in topology.egress_policies.items():
-        path: Path = ("egress_policies", name)
+        path: Field = ("egress_policies", name)
         yield from _pods(topology, policy, path)
         yield from _destinations(policy, path)
         yield from _gateways(topology, policy, path)
 
 
-def _pods(topology: Topology, policy: EgressPolicy, path: Path) -> Iterator[Finding]:
+def _pods(topology: Topology, policy: EgressPolicy, path: Field) -> Iterator[Finding]:
     for index, pod in enumerate(policy.pods):
         if pod not in topology.pods:
             yield Finding((*path, "pods", index), f"there is no pod {pod!r}", nearest(pod, topology.pods))
@@ -30,7 +31,7 @@ def _pods(topology: Topology, policy: EgressPolicy, path: Path) -> Iterator[Find
         yield Finding((*path, "labels"), f"no pod has the labels {words}", "pods: {pod1: {labels: {app: web}}}")
 
 
-def _destinations(policy: EgressPolicy, path: Path) -> Iterator[Finding]:
+def _destinations(policy: EgressPolicy, path: Field) -> Iterator[Finding]:
     families = {network.version for network in policy.destinations}
     for index, network in enumerate(policy.excluded):
         inside = any(
@@ -44,7 +45,7 @@ def _destinations(policy: EgressPolicy, path: Path) -> Iterator[Finding]:
         yield Finding((*path, "egress_ip"), why, "give an address of the destinations' family")
 
 
-def _gateways(topology: Topology, policy: EgressPolicy, path: Path) -> Iterator[Finding]:
+def _gateways(topology: Topology, policy: EgressPolicy, path: Field) -> Iterator[Finding]:
     if policy.interface is not None and policy.egress_ip is not None:
         why = "a gateway has an interface or an egress IP, not both"
         yield Finding((*path, "egress_ip"), why, "leave one of them out: each follows from the other")

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from ipaddress import IPv4Interface, IPv4Network
 
-from niclab.topology.finding import Finding, Path, nearest
+from niclab.topology.finding import Finding, nearest
 from niclab.topology.model import DEFAULT_POOL, Address, Network, Nic, Node, Topology, pod_hosts
+from niclab.topology.yamlfile import Field
 
 Seen = dict[Address, str]
 
@@ -22,7 +23,7 @@ def check(topology: Topology, seen: Seen) -> Iterator[Finding]:
     yield from _vpc(topology)
 
 
-def pod_networks(name: str, node: Node) -> Iterator[tuple[Path, Network]]:
+def pod_networks(name: str, node: Node) -> Iterator[tuple[Field, Network]]:
     """Every CIDR of a node's pods, with the path of its field."""
     for index, cidr in enumerate(node.pod_cidrs):
         yield ("nodes", name, "pod_cidrs", index), cidr
@@ -35,7 +36,7 @@ def pod_networks(name: str, node: Node) -> Iterator[tuple[Path, Network]]:
 
 
 def _cidrs(topology: Topology, nics: Seen) -> Iterator[Finding]:
-    seen: list[tuple[str, Path, Network]] = []
+    seen: list[tuple[str, Field, Network]] = []
     for name, node in topology.nodes.items():
         families = [cidr.version for cidr in node.pod_cidrs]
         if len(set(families)) != len(families):
@@ -73,7 +74,7 @@ def _kinds(name: str, node: Node) -> Iterator[Finding]:
 
 def _enis(topology: Topology, name: str, node: Node) -> Iterator[Finding]:
     for nic_name, nic in node.enis.items():
-        path: Path = ("nodes", name, "nics", nic_name, "pod_addresses")
+        path: Field = ("nodes", name, "nics", nic_name, "pod_addresses")
         for index, cidr in enumerate(nic.pod_addresses):
             if not isinstance(cidr, IPv4Network):
                 yield Finding((*path, index), "only IPv4 addresses belong to ENIs", "leave the IPv6 ones out")
@@ -83,7 +84,7 @@ def _enis(topology: Topology, name: str, node: Node) -> Iterator[Finding]:
         yield from _gateway(topology, nic, path)
 
 
-def _gateway(topology: Topology, nic: Nic, path: Path) -> Iterator[Finding]:
+def _gateway(topology: Topology, nic: Nic, path: Field) -> Iterator[Finding]:
     """A cloud's subnet has its router at the first address, and Cilium takes it to be there."""
     first = next(iter(nic.addresses_of(4)), None)
     if first is None:
@@ -99,7 +100,7 @@ def _pods(node_name: str, node: Node, seen: Seen) -> Iterator[Finding]:
     if not node.every_pod_cidr:
         return
     for name, pod in node.pods.items():
-        start: Path = ("nodes", node_name, "pods", name)
+        start: Field = ("nodes", node_name, "pods", name)
         path = (*start, "addresses")
         if pod.pool not in (None, DEFAULT_POOL) and pod.pool not in node.pools:
             why = f"{node_name} has no pool {pod.pool!r}"
@@ -131,7 +132,7 @@ def _pools(topology: Topology) -> Iterator[Finding]:
     lengths: dict[tuple[str, int], tuple[int, str]] = {}
     for name, node in topology.nodes.items():
         if DEFAULT_POOL in node.pools:
-            path: Path = ("nodes", name, "pools", DEFAULT_POOL)
+            path: Field = ("nodes", name, "pools", DEFAULT_POOL)
             yield Finding(path, "the CIDRs of the default pool are the pod CIDRs", "write them in pod_cidrs")
         for pool, cidrs in {DEFAULT_POOL: node.pod_cidrs, **node.pools}.items():
             for index, cidr in enumerate(cidrs):
@@ -149,6 +150,6 @@ def _vpc(topology: Topology) -> Iterator[Finding]:
     for name, nic_name, nic in enis if topology.vpc else ():
         for index, interface in enumerate(nic.addresses):
             if interface.version == 4 and not any(interface.ip in cidr for cidr in topology.vpc):
-                path: Path = ("nodes", name, "nics", nic_name, "addresses", index)
+                path: Field = ("nodes", name, "nics", nic_name, "addresses", index)
                 why = f"{interface.ip} is outside the vpc ({', '.join(map(str, topology.vpc))})"
                 yield Finding(path, why, "an ENI's subnet is part of the cloud's network: correct vpc or the address")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from niclab.topology.finding import Finding, Path, nearest
+from niclab.topology.finding import Finding, nearest
 from niclab.topology.model import Host, Link
 from niclab.topology.stacking import mtu_of, segment
+from niclab.topology.yamlfile import Field
 
 RESERVED_PREFIXES = ("cilium_", "lxc")
 """Of names that the lab or Cilium gives to interfaces of its own (pkg/defaults/node.go ExcludedDevicePrefixes)."""
@@ -17,7 +18,7 @@ def check(section: str, name: str, host: Host) -> Iterator[Finding]:
     """Everything wrong with a host's links. What stands on something that is wrong is not looked at."""
     owners: dict[str, str] = {}
     for link_name, link in host.links.items():
-        path: Path = (section, name, "links", link_name)
+        path: Field = (section, name, "links", link_name)
         yield from _name(host, link_name, link, path)
         found = list(_below(host, link_name, link, path, owners))
         yield from found
@@ -29,7 +30,7 @@ def check(section: str, name: str, host: Host) -> Iterator[Finding]:
             yield from _stands(host, link, path)
 
 
-def _name(host: Host, name: str, link: Link, path: Path) -> Iterator[Finding]:
+def _name(host: Host, name: str, link: Link, path: Field) -> Iterator[Finding]:
     if name in host.nics:
         yield Finding(path, f"{name!r} is already the name of a NIC", "give every interface its own name")
     if name in _RESERVED_NAMES or name.startswith(RESERVED_PREFIXES):
@@ -39,11 +40,11 @@ def _name(host: Host, name: str, link: Link, path: Path) -> Iterator[Finding]:
         yield Finding(path, why, "say one of bond, bridge, vlan, vrf and dummy; of `lo` only addresses")
 
 
-def _below(host: Host, name: str, link: Link, path: Path, owners: dict[str, str]) -> Iterator[Finding]:
+def _below(host: Host, name: str, link: Link, path: Field, owners: dict[str, str]) -> Iterator[Finding]:
     if link.bond is not None and not link.bond:
         yield Finding((*path, "bond"), "a bond without a NIC", "bond: [eth0, eth1]")
     for one in link.below:
-        where: Path = (*path, "parent" if link.vlan is not None else link.kind)
+        where: Field = (*path, "parent" if link.vlan is not None else link.kind)
         if one not in host.interfaces or one == "lo":
             yield Finding(where, f"there is no NIC {one!r} here", nearest(one, host.interfaces))
             continue
@@ -72,7 +73,7 @@ def _circle(host: Host, name: str, seen: tuple[str, ...] = ()) -> bool:
     return link is not None and any(one in (*seen, name) or _circle(host, one, (*seen, name)) for one in link.below)
 
 
-def _stands(host: Host, link: Link, path: Path) -> Iterator[Finding]:
+def _stands(host: Host, link: Link, path: Field) -> Iterator[Finding]:
     places = {segment(host, one) for one in link.below} - {None}
     if link.kind == "bond" and len(places) > 1:
         shown = ", ".join(sorted(map(str, places)))

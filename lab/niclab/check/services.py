@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 from niclab.check.ipam import pod_networks
 from niclab.net.route import family_of
-from niclab.topology.finding import Finding, Path, nearest
+from niclab.topology.finding import Finding, nearest
 from niclab.topology.model import Address, Service, Topology
 from niclab.topology.service import NODE_PORTS, SERVICE_CIDRS
+from niclab.topology.yamlfile import Field
 
 _API_SERVER = "kubernetes"
 
@@ -32,7 +33,7 @@ def _names(topology: Topology) -> Iterator[Finding]:
         if name == _API_SERVER:
             yield Finding(("services", name), f"{name!r} is the API server's own service", "choose another name")
         for index, pod in enumerate(service.pods):
-            path: Path = ("services", name, "pods", index)
+            path: Field = ("services", name, "pods", index)
             if pod not in topology.pods:
                 yield Finding(path, f"there is no pod {pod!r}", nearest(pod, topology.pods))
             elif pod in service.pods[:index]:
@@ -42,7 +43,7 @@ def _names(topology: Topology) -> Iterator[Finding]:
 def _fields(topology: Topology) -> Iterator[Finding]:
     """Fields that mean nothing for a service's type; Kubernetes refuses them."""
     for name, service in topology.services.items():
-        path: Path = ("services", name)
+        path: Field = ("services", name)
         if service.node_port is not None and not service.has_node_port:
             why = f"a {service.type} service has no node port"
             yield Finding((*path, "node_port"), why, "add type: NodePort, or leave node_port out")
@@ -86,7 +87,7 @@ def _addresses(topology: Topology) -> Iterator[Finding]:
     for name, service in topology.services.items():
         for field in ("cluster_ip", "load_balancer_ip", "external_ips"):
             for index, address in enumerate(getattr(service, field)):
-                path: Path = ("services", name, field, index)
+                path: Field = ("services", name, field, index)
                 why = _not_free(topology, address, owners)
                 if why:
                     yield Finding(path, why, "an address of a service is nobody's own")
@@ -108,7 +109,7 @@ def _not_free(topology: Topology, address: Address, owners: dict[Address, str]) 
     return None
 
 
-def _cluster_ip(address: Address, path: Path, name: str, seen: dict[Address, str]) -> Iterator[Finding]:
+def _cluster_ip(address: Address, path: Field, name: str, seen: dict[Address, str]) -> Iterator[Finding]:
     cidr = SERVICE_CIDRS[family_of(address)]
     if address in seen:
         yield Finding(path, f"{address} is already used by {seen[address]}", "a cluster IP belongs to one service")
@@ -119,7 +120,7 @@ def _cluster_ip(address: Address, path: Path, name: str, seen: dict[Address, str
 
 
 def _outside(
-    address: Address, path: Path, name: str, service: Service, seen: dict[tuple[Address, str, int], str]
+    address: Address, path: Field, name: str, service: Service, seen: dict[tuple[Address, str, int], str]
 ) -> Iterator[Finding]:
     key = address, service.protocol, service.port
     if address in SERVICE_CIDRS[family_of(address)]:

@@ -9,15 +9,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from ipaddress import IPv4Network
+from pathlib import Path
 
 from niclab.check import bgp, egress, ipam, links, services
 from niclab.check.links import RESERVED_PREFIXES
 from niclab.kernel import routing
 from niclab.kernel.routing import check_route, check_rule
 from niclab.topology import service_flows
-from niclab.topology.finding import Finding, Path, nearest
+from niclab.topology.file import find, parse
+from niclab.topology.finding import Finding, nearest
 from niclab.topology.model import Address, Fabric, Flow, Host, Interface, Nic, Topology
 from niclab.topology.stacking import segment
+from niclab.topology.yamlfile import Field, read_text
 
 _RESERVED_NAMES = frozenset({"lo", "all", "default"})
 _RESERVED_HOSTS = frozenset({"fabric", "control", "all"})
@@ -29,6 +32,19 @@ _SYSCTL = re.compile(r"net(/[\w+-][\w.+-]*)+|net(\.[\w+-]+)+")
 _SYSCTL_LINK = re.compile(r"net[./]ipv[46][./](?:conf|neigh)[./](.+)[./][^./]+")
 
 Seen = dict[Address, str]
+
+
+def load(name: str | Path) -> Topology:
+    """A topology by name or path. Raises InputError with every problem found, LabError when there is no such file."""
+    path = find(str(name))
+    return loads(read_text(path), str(path))
+
+
+def loads(text: str, name: str) -> Topology:
+    """A topology from YAML text; `name` is the file's name in errors. Raises InputError."""
+    read = parse(text, name)
+    read.refuse(check(read.topology))
+    return read.topology
 
 
 def check(topology: Topology) -> list[Finding]:
@@ -61,7 +77,7 @@ def _names(topology: Topology) -> Iterator[Finding]:
         if fabric in _RESERVED_NAMES or len(fabric) > 15:
             yield Finding(("fabrics", fabric), f"no interface can be named {fabric!r}", "at most 15 letters, e.g. f0")
     seen: dict[str, str] = {}
-    entries: list[tuple[Path, str]] = [((section, name), name) for section, name, _ in _sections(topology)]
+    entries: list[tuple[Field, str]] = [((section, name), name) for section, name, _ in _sections(topology)]
     for node_name, node in topology.nodes.items():
         entries += [(("nodes", node_name, "pods", pod), pod) for pod in node.pods]
     for path, name in entries:
@@ -76,7 +92,7 @@ def _nics(topology: Topology) -> Iterator[Finding]:
     macs: dict[str, str] = {}
     for section, host_name, host in _sections(topology):
         for name, nic in host.nics.items():
-            path: Path = (section, host_name, "nics", name)
+            path: Field = (section, host_name, "nics", name)
             if name in _RESERVED_NAMES or name.startswith(RESERVED_PREFIXES):
                 yield Finding(path, f"the kernel or Cilium uses the name {name!r}", "name NICs eth0, eth1, …")
             if nic.fabric not in topology.fabrics:
@@ -89,7 +105,7 @@ def _nics(topology: Topology) -> Iterator[Finding]:
             yield from _mac(nic, (*path, "mac"), f"{host_name}.{name}", macs)
 
 
-def _mac(nic: Nic, path: Path, owner: str, seen: dict[str, str]) -> Iterator[Finding]:
+def _mac(nic: Nic, path: Field, owner: str, seen: dict[str, str]) -> Iterator[Finding]:
     if nic.mac is None:
         return
     if nic.mac in seen:
@@ -107,7 +123,7 @@ def _addresses(topology: Topology) -> Iterator[Finding]:
             place = segment(host, name)
             fabric = topology.fabrics.get(place.fabric) if place and place.vlan is None else None
             for index, interface in enumerate(one.addresses):
-                path: Path = (section, host_name, kind, name, "addresses", index)
+                path: Field = (section, host_name, kind, name, "addresses", index)
                 if interface.ip in seen:
                     why = f"{interface.ip} is already used by {seen[interface.ip]}"
                     yield Finding(path, why, "an address belongs to one NIC")
@@ -116,7 +132,7 @@ def _addresses(topology: Topology) -> Iterator[Finding]:
     yield from ipam.check(topology, seen)
 
 
-def _address(interface: Interface, name: str, fabric: Fabric | None, path: Path) -> Iterator[Finding]:
+def _address(interface: Interface, name: str, fabric: Fabric | None, path: Field) -> Iterator[Finding]:
     ip, network = interface.ip, interface.network
     if ip.is_multicast or ip.is_loopback or ip.is_unspecified or str(ip) == "255.255.255.255":
         yield Finding(path, f"{ip} is not an address that a NIC can have", "use a private one, e.g. 10.0.0.1/24")
@@ -136,7 +152,7 @@ def _address(interface: Interface, name: str, fabric: Fabric | None, path: Path)
 
 def _node_ips(topology: Topology) -> Iterator[Finding]:
     for name, node in topology.nodes.items():
-        path: Path = ("nodes", name, "node_ip")
+        path: Field = ("nodes", name, "node_ip")
         mine = {interface.ip: None for one in node.interfaces.values() for interface in one.addresses}
         if not mine:
             yield Finding(("nodes", name, "nics"), "no NIC of the node has an address", "a node needs a node IP")
@@ -151,7 +167,7 @@ def _node_ips(topology: Topology) -> Iterator[Finding]:
 
 def _sysctls(section: str, name: str, host: Host) -> Iterator[Finding]:
     for key in host.sysctls:
-        path: Path = (section, name, "sysctls", key)
+        path: Field = (section, name, "sysctls", key)
         if not _SYSCTL.fullmatch(key):
             why = f"{key} does not belong to a network namespace"
             yield Finding(path, why, "only net.* keys are a host's own; others would change the machine")

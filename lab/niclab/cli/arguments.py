@@ -92,8 +92,8 @@ def _validate(commands: Commands) -> None:
 
 def _graph(commands: Commands) -> None:
     def load() -> Run:
+        from niclab.check import load as load_topology
         from niclab.cli import graph
-        from niclab.topology import load as load_topology
 
         def run(options: argparse.Namespace) -> int:
             draw = graph.mermaid if options.format == "mermaid" else graph.dot

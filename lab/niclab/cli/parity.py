@@ -12,6 +12,7 @@ from typing import Any
 from niclab import choice
 from niclab.agents import bundle
 from niclab.agents.controlplane import Kind
+from niclab.check import load
 from niclab.cilium.selection import Version
 from niclab.cli import FAIL, PASS
 from niclab.cli.parity_cases import Case, cases, flows
@@ -19,7 +20,7 @@ from niclab.errors import LabError
 from niclab.lab import Lab
 from niclab.report import diff
 from niclab.report.record import Trace
-from niclab.topology import Flow, Topology, load
+from niclab.topology import Flow, Topology
 
 _BATCH, _PROBES = 40, 3
 

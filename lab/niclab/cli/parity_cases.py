@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from niclab.check.topology import check_flow
+from niclab.check import check_flow
 from niclab.cilium.selection import VERSIONS, Version
 from niclab.settings import LAB_BASELINE, Settings
 from niclab.topology import Flow, Topology

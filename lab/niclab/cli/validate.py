@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from niclab import settings, topology
+from niclab import check, settings, topology
 from niclab.cli import COULD_NOT_RUN, PASS
 from niclab.errors import LabError
 
@@ -62,7 +62,7 @@ def _rewrite(names: list[str], wanted: str) -> int:
 def _describe(name: str) -> str:
     path = topology.find(name)
     if _is_topology(path):
-        found = topology.load(path)
+        found = check.load(path)
         nics = sum(len(node.nics) for node in found.nodes.values())
         return f"a topology of {len(found.nodes)} nodes with {nics} NICs on {len(found.fabrics)} fabrics"
     chosen = settings.load(path)

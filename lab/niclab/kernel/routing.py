@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from niclab.net.route import TABLES, NextHop, Route, Rule, numbered
-from niclab.topology.finding import Finding, Path, nearest
+from niclab.topology.finding import Finding, nearest
 from niclab.topology.model import Host
 from niclab.topology.stacking import is_up, vrf_of
+from niclab.topology.yamlfile import Field
 
 # Interfaces that the lab or Cilium adds to a node after its rules; a rule may name what is not there yet.
 _LATER = ("lxc", "cilium_")
@@ -196,7 +197,7 @@ def routes(section: str, name: str, host: Host) -> Iterator[Finding]:
     before: list[Route] = []
     seen: dict[tuple[object, int, int], Route] = {}
     for index, route in enumerate(host.routes):
-        path: Path = (section, name, "routes", index)
+        path: Field = (section, name, "routes", index)
         why: str | None
         twin = seen.setdefault(_key(route), route)
         if twin is not route:

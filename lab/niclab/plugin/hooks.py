@@ -64,7 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
         "topology(name, routes, rules, sysctls, node_ips, default_routes): the lab's topology, a name or the path of a "
-        "YAML file, and what to add to it: lists of 'HOST: WORDS' or 'all: WORDS' (lab.topology.amend); marks add up",
+        "YAML file, and what to add to it: lists of 'HOST: WORDS' or 'all: WORDS' (niclab.check.amend); marks add up",
     )
     config.addinivalue_line("markers", "settings(**flags): Cilium settings on top of the lab's baseline; marks add up")
     config.addinivalue_line("markers", "cilium(*versions): the Cilium versions this test is about, e.g. '1.18'")

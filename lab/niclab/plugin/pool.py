@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from niclab.check import load
+from niclab.check.amend import Amendments, amend
 from niclab.errors import InputError, LabError
 from niclab.lab import DEVICE_KEYS, Lab
 from niclab.modelled import DEFAULT_VERSION
 from niclab.settings import LAB_BASELINE, Settings, check_keys
-from niclab.topology import Topology, load
-from niclab.topology.amend import Amendments, amend
+from niclab.topology import Topology
 from niclab.topology.stacking import needs
 
 if TYPE_CHECKING:

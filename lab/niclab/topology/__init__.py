@@ -1,6 +1,6 @@
 """Topologies: what exists in a lab, as data."""
 
-from niclab.topology.file import find, load, loads, names
+from niclab.topology.file import find, names
 from niclab.topology.model import (
     Bgp,
     External,
@@ -33,8 +33,6 @@ __all__ = [
     "Service",
     "Topology",
     "find",
-    "load",
-    "loads",
     "names",
     "schema",
 ]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-Path = tuple[str | int, ...]
+from niclab.topology.yamlfile import Field
 
 _RANGE = re.compile(r"\[([0-9]{1,9})-([0-9]{1,9})\]")
 _NUMBER = "{n}"
@@ -22,13 +22,13 @@ _TOTAL_LIMIT = 1_000_000
 class RangeError(ValueError):
     """A range that cannot be expanded; `path` is where it stands in the source, `fix` how to write it."""
 
-    def __init__(self, path: Path, why: str, fix: str = "write node[1-8], the lower number first") -> None:
+    def __init__(self, path: Field, why: str, fix: str = "write node[1-8], the lower number first") -> None:
         self.path = path
         self.fix = fix
         super().__init__(why)
 
 
-def expand(data: Any) -> tuple[Any, dict[Path, Path]]:
+def expand(data: Any) -> tuple[Any, dict[Field, Field]]:
     """The data with every range written out, and for each path in it the path in the source. Raises RangeError."""
     return (expansion := _Expansion()).walk(data, (), (), None), expansion.origin
 
@@ -37,9 +37,9 @@ class _Expansion:
     """One walk over the data. `number` is that of the range the walk is inside of: the outermost one."""
 
     def __init__(self) -> None:
-        self.origin: dict[Path, Path] = {}
+        self.origin: dict[Field, Field] = {}
 
-    def walk(self, value: Any, here: Path, there: Path, number: str | None) -> Any:
+    def walk(self, value: Any, here: Field, there: Field, number: str | None) -> Any:
         self.origin[here] = there
         if len(self.origin) > _TOTAL_LIMIT:
             raise RangeError(there, f"its ranges make more than {_TOTAL_LIMIT} values", "use shorter ranges")
@@ -49,7 +49,7 @@ class _Expansion:
             return self._list(value, here, there, number)
         return _substituted(value, there, number)
 
-    def _mapping(self, value: dict[Any, Any], here: Path, there: Path, number: str | None) -> dict[Any, Any]:
+    def _mapping(self, value: dict[Any, Any], here: Field, there: Field, number: str | None) -> dict[Any, Any]:
         result: dict[Any, Any] = {}
         for key, item in value.items():
             source = (*there, key)
@@ -59,7 +59,7 @@ class _Expansion:
                 result[name] = self.walk(item, (*here, name), source, number or inner)
         return result
 
-    def _list(self, value: list[Any], here: Path, there: Path, number: str | None) -> list[Any]:
+    def _list(self, value: list[Any], here: Field, there: Field, number: str | None) -> list[Any]:
         items: list[Any] = []
         for index, item in enumerate(value):
             source = (*there, index)
@@ -69,7 +69,7 @@ class _Expansion:
         return items
 
 
-def _names(key: Any, path: Path) -> Iterator[tuple[Any, str | None]]:
+def _names(key: Any, path: Field) -> Iterator[tuple[Any, str | None]]:
     """The keys that one key stands for, each with the number that `{n}` becomes below it."""
     first = _RANGE.search(key) if isinstance(key, str) else None
     if first is None:
@@ -79,7 +79,7 @@ def _names(key: Any, path: Path) -> Iterator[tuple[Any, str | None]]:
         yield name, str(int(first[1]) + step)
 
 
-def _steps(text: str, path: Path) -> list[str]:
+def _steps(text: str, path: Field) -> list[str]:
     spans = [(int(low), int(high)) for low, high in _RANGE.findall(text)]
     lengths = [high - low + 1 for low, high in spans]
     if min(lengths) < 1:
@@ -106,7 +106,7 @@ def _padded(number: int, low: str) -> str:
     return str(number).zfill(len(low)) if low.startswith("0") else str(number)
 
 
-def _substituted(value: Any, path: Path, number: str | None) -> Any:
+def _substituted(value: Any, path: Field, number: str | None) -> Any:
     if not isinstance(value, str) or _NUMBER not in value:
         return value
     if number is None:

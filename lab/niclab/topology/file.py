@@ -1,21 +1,19 @@
-"""Topology files: YAML with line numbers in, validated models out."""
+"""Topology files: found by name, and read to models with the line of every field."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from niclab.check.topology import check
 from niclab.errors import InputError, LabError, Problem
 from niclab.topology.expand import RangeError, expand
 from niclab.topology.finding import Finding, nearest
 from niclab.topology.messages import explain
 from niclab.topology.model import Topology
-from niclab.topology.yamlfile import LineOf, dotted, load_with_lines, read_text
-
-Field = tuple[str | int, ...]
+from niclab.topology.yamlfile import Field, LineOf, dotted, load_with_lines
 
 
 def directories() -> tuple[Path, ...]:
@@ -45,29 +43,35 @@ def find(name: str) -> Path:
     )
 
 
-def load(name: str | Path) -> Topology:
-    """A topology by name or path. Raises InputError with every problem found, LabError when there is no such file."""
-    path = find(str(name))
-    return loads(read_text(path), str(path))
+@dataclass(frozen=True)
+class TopologyFile:
+    """A topology as read from a file, not yet checked, and where each of its fields stands in the file."""
+
+    topology: Topology
+    places: Places
+
+    def refuse(self, findings: list[Finding]) -> None:
+        """Raises InputError with the findings, if there are any, each at its line."""
+        if findings:
+            raise InputError(self.places.problems(findings))
 
 
-def loads(text: str, name: str) -> Topology:
-    """A topology from YAML text; `name` is the file's name in errors. Raises InputError."""
+def parse(text: str, name: str) -> TopologyFile:
+    """A topology from YAML text, its fields valid each by itself; `name` is the file's name in errors.
+
+    Raises InputError. What must hold between fields is checked by `niclab.check`.
+    """
     document, line_of = _only_document(text, name)
     try:
         data, origin = expand(document)
     except RangeError as error:
         field = dotted(error.path)
         raise InputError([Problem(name, line_of(0, error.path), field, str(error), error.fix)]) from None
-    source = _Source(name, line_of, data, origin)
+    places = Places(name, line_of, data, origin)
     try:
-        topology = Topology.model_validate(data)
+        return TopologyFile(Topology.model_validate(data), places)
     except ValidationError as error:
-        raise InputError(source.problems([explain(dict(details)) for details in error.errors()])) from None
-    findings = check(topology)
-    if findings:
-        raise InputError(source.problems(findings))
-    return topology
+        raise InputError(places.problems([explain(dict(details)) for details in error.errors()])) from None
 
 
 def _only_document(text: str, name: str) -> tuple[dict[Any, Any], LineOf]:
@@ -85,8 +89,8 @@ def _only_document(text: str, name: str) -> tuple[dict[Any, Any], LineOf]:
     raise InputError([Problem(name, line, "", why, "a topology is one mapping with name, fabrics and nodes")])
 
 
-class _Source:
-    """Where what was found stands in the file."""
+class Places:
+    """Where the fields of a topology stand in its file."""
 
     def __init__(self, name: str, line_of: LineOf, data: Any, origin: dict[Field, Field]) -> None:
         self._name = name
@@ -136,6 +140,3 @@ class _Source:
         for part in path:
             value = value[part]
         return value
-
-
-__all__ = ["directories", "find", "load", "loads", "names"]

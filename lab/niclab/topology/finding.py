@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-Path = tuple[str | int, ...]
+from niclab.topology.yamlfile import Field
 
 _MANY = 12
 
@@ -15,7 +15,7 @@ _MANY = 12
 class Finding:
     """`path` leads to the field in the topology, with every range written out."""
 
-    path: Path
+    path: Field
     why: str
     fix: str
 

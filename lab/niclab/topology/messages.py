@@ -9,8 +9,7 @@ from pydantic import BaseModel
 from niclab.topology.bgp import Bgp, BgpRouter, BgpSpeaker, BgpTimers
 from niclab.topology.finding import Finding, nearest
 from niclab.topology.model import EgressPolicy, External, Fabric, Link, Nic, Node, Pod, Router, Service, Topology
-
-Field = tuple[str | int, ...]
+from niclab.topology.yamlfile import Field
 
 _MODELS: dict[str, type[BaseModel]] = {
     "fabrics": Fabric,
