@@ -136,14 +136,9 @@ def _parametrized(metafunc: pytest.Metafunc) -> set[str]:
 
 
 def _uses_lab(item: pytest.Item) -> bool:
-    # A repository that has a `lab` fixture of its own, and never heard of this one, means something else.
-    fixtures = getattr(item, "_fixtureinfo", None)
-    for fixture in reversed(fixtures.name2fixturedefs.get("lab", ()) if fixtures is not None else ()):
-        if fixture.func.__module__ == __name__:
-            return True
-        if "lab" not in fixture.argnames:
-            break
-    return False
+    """Whether the test gets its `lab` from here: a repository may have a `lab` fixture of its own, which means
+    something else unless it asks for this one."""
+    return niclab_lab.__name__ in getattr(item, "fixturenames", ())
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -204,8 +199,14 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 @pytest.fixture
-def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+def lab(niclab_lab: Lab) -> Lab:
     """A lab of the test's topology, settings and Cilium version; shared, so leave it as it was."""
+    return niclab_lab
+
+
+@pytest.fixture
+def niclab_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """What `lab` returns. A test that gets its lab from this plugin has this name among its fixtures."""
     session = _session(request.config)
     needs: Needs = request.config.stash[_NEEDS]
     try:

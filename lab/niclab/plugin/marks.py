@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -90,7 +90,20 @@ class Needs:
         """Skip the test for want of these, each with why it is not there, and count it."""
         item.user_properties.append((_LACKS, ", ".join(lacks)))
         reasons = "; ".join(f"{name}: {why}" for name, why in lacks.items())
-        raise pytest.skip.Exception(f"needs {reasons}", _use_item_location=True)
+        raise pytest.skip.Exception(f"needs {reasons}")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Name the test, and not this module, as the place of the skip."""
+        report = yield
+        if (
+            report.skipped
+            and isinstance(report.longrepr, tuple)
+            and any(key == _LACKS for key, _ in item.user_properties)
+        ):
+            path, line, _ = item.reportinfo()
+            report.longrepr = (str(path), (line or 0) + 1, report.longrepr[2])
+        return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when != "setup" or not report.skipped:

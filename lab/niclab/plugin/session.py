@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -245,7 +246,9 @@ class Session:
         if self._records:
             yield ""
             rows: list[Row] = [unfolded(record["matrix"]) for record in self._records if record["matrix"]["cells"]]
-            yield from render(sorted(rows, key=lambda one: one.table), width=self._width()).splitlines()
+            yield from render(
+                sorted(rows, key=lambda one: one.table), width=max(100, shutil.get_terminal_size().columns)
+            ).splitlines()
             if charted := list(charts(self._records)):
                 yield from ("", "shares of NICs, with 95 % intervals:", *charted)
             yield from _unpredicted(self._records)
@@ -253,10 +256,6 @@ class Session:
             yield self._complaint or f"record: {os.path.relpath(self.directory / 'run.json')}"
         for lab_id in self._kept:
             yield f"kept: niclab inspect --id {lab_id} · niclab down {lab_id}"
-
-    def _width(self) -> int:
-        reporter: Any = self._config.pluginmanager.getplugin("terminalreporter")
-        return max(100, reporter._tw.fullwidth) if reporter else 100
 
 
 def _unpredicted(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
