@@ -20,10 +20,10 @@ from niclab.host import ownership
 from niclab.host.process import environment
 from niclab.settings import NodeSettings
 
-from tests.lab.test_observed import cases, command, differences
 from tests.support import bundles
 from tests.support.arena import differences as changes
 from tests.support.arena import state, sysctls
+from tests.support.recorded import cases, command, differences
 
 AT_HAND = bundles.by_minor()
 pytestmark = [

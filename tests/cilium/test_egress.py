@@ -17,7 +17,7 @@ from niclab.topology import Flow, Topology
 from scenarios.test_devices_matrix import NATIVE, VXLAN
 
 from tests.check.test_topology_errors import GATED
-from tests.flow.test_prediction import disagreements
+from tests.support.agreement import disagreements
 
 privileged = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: builds network namespaces")
 

@@ -17,7 +17,7 @@ from niclab.topology import Flow, Topology
 from scenarios.test_ipam import NATIVE, VXLAN
 
 from tests.check.test_topology_errors import CLOUD, GATED, POOLED
-from tests.flow.test_prediction import disagreements
+from tests.support.agreement import disagreements
 from tests.support.kernel import privileged
 
 

@@ -2,63 +2,30 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from niclab.host import rootless
 
-from tests.host.test_userns import BECOME, NOBODY, User, _copy_distribution, _public_python
+from tests.support.unprivileged import BECOME, NOBODY, PYTEST, User, unprivileged
 
-PACKAGES = (
+DISTRIBUTIONS = (
     *("niclab", "pydantic", "pydantic_core", "annotated_types", "typing_extensions", "typing_inspection"),
     *("PyYAML", "pyroute2", "scapy", "tenacity", "rich"),
-    *("pytest", "pluggy", "iniconfig", "packaging", "pygments", "pytest-xdist", "execnet"),
+    *(*PYTEST, "pytest-xdist", "execnet"),
 )
-PROJECT = Path(rootless.__file__).parents[1]
-
-
-class Person(User):
-    """With places of their own: for pytest's directories, which are named after the user, and this one has no name; and
-    for compiled modules, for none can be put beside the library."""
-
-    def command(self, *arguments: str) -> list[str]:
-        command = super().command(*arguments)
-        at = command.index("PYTHONDONTWRITEBYTECODE=1")
-        places = [f"PYTEST_DEBUG_TEMPROOT={self.home}/work", f"PYTHONPYCACHEPREFIX={self.home}/work/compiled"]
-        return [*command[:at], *places, *command[at + 1 :]]
 
 
 @pytest.fixture(scope="module")
 def user() -> Iterator[User]:
-    """A user whose home has a readable copy of the project and of all it needs."""
-    if os.geteuid() != 0 or subprocess.run([*BECOME, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("needs root, to become another user")
-    home = Path(tempfile.mkdtemp(prefix="niclab-test-", dir="/tmp"))
-    try:
-        library = home / "lib"
-        for name in PACKAGES:
-            _copy_distribution(name, library)
-        for name in ("lab", "topologies"):
-            ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(PROJECT / name, library / name, ignore=ignored, dirs_exist_ok=True)
-        for name in ("work", "run"):
-            (home / name).mkdir(mode=0o700)
-            os.chown(home / name, NOBODY, NOBODY)
-        subprocess.run(["chmod", "-R", "a+rX", str(library)], check=True)
-        home.chmod(0o755)
-        found = Person(home, _public_python())
-        tried = found.run("-c", "import pydantic_core, scapy")
+    with unprivileged(*DISTRIBUTIONS) as user:
+        tried = user.run("-c", "import pydantic_core, scapy")
         if tried.returncode:
             pytest.skip(f"no Python that other users may run has this one's packages: {tried.stderr.splitlines()[-1]}")
-        yield found
-    finally:
-        shutil.rmtree(home)
+        yield user
 
 
 @pytest.fixture(autouse=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 
 import pytest
-from niclab import LAB_BASELINE, FlowResult, Lab, Settings, World
+from niclab import LAB_BASELINE, Lab, Settings, World
 from niclab.check import load
 from niclab.flow.compare import unpredicted
 from niclab.topology import names
 from niclab.topology.stacking import needs
 from scenarios.test_devices_matrix import DEVICES, NATIVE, VXLAN
+
+from tests.support.agreement import disagreements
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: builds network namespaces")
 
@@ -21,12 +23,6 @@ FLOWS = [
     "ext1 -> node1.eth0",
     "node1.eth0 -> node2.eth1",
 ]
-
-
-def disagreements(lab: Lab, results: list[FlowResult]) -> list[str]:
-    """Flows that did what no alternative of their prediction says."""
-    found = [(result, unpredicted(result, lab.expected(result))) for result in results]
-    return [f"{result.name}: {why}\n{result.explanation}" for result, why in found if why]
 
 
 @pytest.mark.parametrize("version", ["1.18", "1.20"])

@@ -17,7 +17,7 @@ from niclab.net.route import parse_route, parse_rule
 from niclab.topology import Flow, Topology
 from scenarios.test_devices_matrix import NATIVE, VXLAN
 
-from tests.flow.test_prediction import disagreements
+from tests.support.agreement import disagreements
 from tests.support.kernel import privileged
 
 DATA = Path(__file__).parents[1] / "data" / "services"

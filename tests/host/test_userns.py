@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
 import shutil
 import signal
 import subprocess
-import sys
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,81 +12,16 @@ import pytest
 from niclab.errors import LabError
 from niclab.host import room, rootless
 
+from tests.support.unprivileged import BECOME, NOBODY, PYTEST, User, unprivileged
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-# Nobody else has this uid: tests that run at the same time must not share a room.
-NOBODY = 200_000 + os.getpid()
-LAB = Path(rootless.__file__).parent
-# The env is no decoration: setpriv still has root's capabilities when it looks up what it executes.
-BECOME = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "env"]
-
-
-@dataclass(frozen=True)
-class User:
-    """An unprivileged user with a world-readable copy of what is tested, wherever the project itself lies."""
-
-    home: Path
-    python: str
-
-    def command(self, *arguments: str) -> list[str]:
-        clean = ["-i", "PATH=/usr/bin:/bin", f"HOME={self.home}", f"PYTHONPATH={self.home}/lib"]
-        return [*BECOME, *clean, "PYTHONDONTWRITEBYTECODE=1", self.python, *arguments]
-
-    def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*arguments),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-            cwd=self.home / "work",
-        )
-
-    def code(self, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.run("-c", "from niclab.host.rootless import *; from niclab.host.room import *\n" + code, *arguments)
 
 
 @pytest.fixture(scope="module")
 def user() -> Iterator[User]:
-    if os.geteuid() != 0 or subprocess.run([*BECOME, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("needs root, to become another user")
-    home = Path(tempfile.mkdtemp(prefix="niclab-test-", dir="/tmp"))
-    try:
-        library = home / "lib"
-        (library / "lab").mkdir(parents=True)
-        (library / "lab" / "__init__.py").touch()
-        for name in ("errors.py", "rootless.py", "room.py"):
-            shutil.copy(LAB / name, library / "lab")
-        shutil.copytree(LAB / "machine", library / "lab" / "machine")
-        for name in ("pytest", "pluggy", "iniconfig", "packaging", "pygments"):
-            _copy_distribution(name, library)
-        (home / "work").mkdir()
-        os.chown(home / "work", NOBODY, NOBODY)
-        subprocess.run(["chmod", "-R", "a+rX", str(home)], check=True)
-        yield User(home, _public_python())
-    finally:
-        shutil.rmtree(home)
-
-
-def _copy_distribution(name: str, library: Path) -> None:
-    distribution = importlib.metadata.distribution(name)
-    for file in distribution.files or ():
-        if ".." not in file.parts and file.suffix != ".pyc":
-            target = library.joinpath(*file.parts)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(str(distribution.locate_file(file)), target)
-
-
-def _public_python() -> str:
-    """This interpreter may lie in root's home: then any other that everybody may run."""
-    here = os.path.realpath(sys.executable)
-    for candidate in (here, *(f"/usr/bin/python3{minor}" for minor in ("", ".14", ".13", ".12", ".11"))):
-        question = [*BECOME, candidate, "-I", "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
-        if subprocess.run(question, capture_output=True, check=False).returncode == 0:
-            return candidate
-    pytest.skip("no Python ≥ 3.11 here that other users may run")
+    with unprivileged(*PYTEST) as user:
+        yield user
 
 
 def test_everything_of_the_builtin_datapath_works_in_a_room(user: User) -> None:

@@ -11,7 +11,7 @@ from niclab.net.address import ip_address
 from niclab.net.route import parse_route
 from scenarios.test_devices_matrix import NATIVE, VXLAN
 
-from tests.flow.test_prediction import disagreements
+from tests.support.agreement import disagreements
 from tests.support.kernel import privileged
 
 BOTH = Settings.of(devices="eth0,eth1")

@@ -15,7 +15,7 @@ from niclab.errors import InputError, LabError
 from niclab.live import Changed
 from niclab.settings import LAB_BASELINE, Settings
 
-from tests.flow.test_prediction import disagreements
+from tests.support.agreement import disagreements
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: builds network namespaces")
 
