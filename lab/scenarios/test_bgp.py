@@ -13,13 +13,12 @@ client's network. Three rules explain everything:
 from __future__ import annotations
 
 import pytest
-from niclab import Lab, Settings
+from niclab import Lab
 
-from .test_devices_matrix import VXLAN, Row, rows
+from .common import BOTH, VXLAN, Row, rows
 
 POD1, CLIENTS = "10.244.1.0/24", "10.9.0.0/24"
 VIA_TOR0, VIA_TOR1 = "10.1.0.1", "10.1.1.1"
-BOTH = Settings.of(devices="eth0,eth1")
 ROUTERS, NODES = ("tor0", "tor1", "spine"), ("node1", "node2")
 ROUTES = ("ip", "-4", "route", "show", "table", "all", "type", "unicast")
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from niclab import Lab, Settings
+from niclab import Lab
 
-TUNNEL = Settings.of(routing="tunnel", tunnel="vxlan")
-NATIVE = Settings.of(routing="native", ipv4_native_routing_cidr="10.244.0.0/16", auto_direct_node_routes=True)
-BOTH = Settings.of(devices="eth0,eth1")
+from .common import BOTH, NATIVE, PEERS_BY_ETH1, VXLAN
 
 pytestmark = pytest.mark.topology("two-nic")
 
@@ -22,7 +20,7 @@ pytestmark = pytest.mark.topology("two-nic")
     verdict="true",
     truth="One route, one NIC. Only the kernel's multipath routes, or a bond below Cilium, spread flows.",
 )
-@pytest.mark.settings(TUNNEL, BOTH)
+@pytest.mark.settings(VXLAN, BOTH)
 def test_no_balancing(lab: Lab) -> None:
     to_pod = lab.send("pod1", "pod2:udp:5000", count=200, vary_ports=True)
     to_world = lab.send("pod1", "ext0:udp:5000", count=200, vary_ports=True)
@@ -36,7 +34,7 @@ def test_no_balancing(lab: Lab) -> None:
     "route of their own.",
 )
 @pytest.mark.topology(routes=["all: default via 10.0.1.254 dev eth1 metric 200"])
-@pytest.mark.settings(TUNNEL)
+@pytest.mark.settings(VXLAN)
 def test_detection_selects_all_that_qualify(lab: Lab) -> None:
     assert lab.reported["node1"].devices == ("eth0", "eth1")
     assert lab.send("pod1", "ext1").source_seen_by("ext1") == "10.0.1.1"
@@ -47,8 +45,8 @@ def test_detection_selects_all_that_qualify(lab: Lab) -> None:
     verdict="false",
     truth="The kernel's route to the peer's node IP chooses the tunnel's NIC, whatever `devices` says.",
 )
-@pytest.mark.topology(routes=["node1: 10.0.0.2/32 via 10.0.1.2 dev eth1", "node2: 10.0.0.1/32 via 10.0.1.1 dev eth1"])
-@pytest.mark.settings(TUNNEL)
+@pytest.mark.topology(**PEERS_BY_ETH1)
+@pytest.mark.settings(VXLAN)
 def test_a_route_is_enough(lab: Lab) -> None:
     assert lab.reported["node1"].devices == ("eth0",)
     flow = lab.send("pod1", "pod2")
@@ -61,7 +59,7 @@ def test_a_route_is_enough(lab: Lab) -> None:
     verdict="true",
     truth="The pool is the node's pod CIDR (kubernetes, cluster-pool), the same whichever NICs there are.",
 )
-@pytest.mark.settings(TUNNEL)
+@pytest.mark.settings(VXLAN)
 def test_pods_have_addresses_of_the_nodes_pool(lab: Lab) -> None:
     for pod, (node, _) in lab.topology.pods.items():
         assert ipaddress.ip_address(lab.address(pod)) in lab.topology.nodes[node].pod_cidrs[0]
@@ -74,7 +72,7 @@ def test_pods_have_addresses_of_the_nodes_pool(lab: Lab) -> None:
     truth="IPAM never looks at `devices`; no listed NIC has an address of the pod CIDR. Only where a cloud's NICs own "
     "the addresses (eni, azure, alibabacloud) do pods belong to NICs, and `devices` does not say which.",
 )
-@pytest.mark.settings(TUNNEL, BOTH)
+@pytest.mark.settings(VXLAN, BOTH)
 def test_listed_devices_have_no_pod_addresses(lab: Lab) -> None:
     pool = lab.topology.nodes["node1"].pod_cidrs[0]
     for nic in ("eth0", "eth1"):
@@ -90,7 +88,7 @@ def test_listed_devices_have_no_pod_addresses(lab: Lab) -> None:
     truth="A listed NIC gets Cilium's programs: masquerading, NodePort, the host firewall. The path stays the "
     "kernel's. Up to 1.18 a second device also ends the rule that sends everything to the only one.",
 )
-@pytest.mark.settings(TUNNEL)
+@pytest.mark.settings(VXLAN)
 @pytest.mark.parametrize(
     "devices", [pytest.param(one, marks=pytest.mark.settings(devices=one)) for one in ("eth0", "eth0,eth1")]
 )
@@ -125,7 +123,7 @@ def test_one_route_per_pod_cidr(lab: Lab) -> None:
     truth="No socket is bound to a NIC. The tunnel's is the kernel's, on every address: it works over a NIC that is "
     "not listed.",
 )
-@pytest.mark.settings(TUNNEL, devices="eth1")
+@pytest.mark.settings(VXLAN, devices="eth1")
 def test_nothing_is_bound_to_a_device(lab: Lab) -> None:
     sockets = lab.run("node1", "ss", "-H", "-l", "-n", "-u")
     assert ":8472" in sockets
@@ -141,7 +139,7 @@ def test_nothing_is_bound_to_a_device(lab: Lab) -> None:
     truth="From 1.19 on pods' packets follow the kernel's routes to any NIC, and leave one that is not listed with the "
     "pod's own address. Up to 1.18 that is so with two selected devices or more; one gets everything.",
 )
-@pytest.mark.settings(TUNNEL, devices="eth0")
+@pytest.mark.settings(VXLAN, devices="eth0")
 def test_an_unlisted_nic_carries_pods_traffic(lab: Lab) -> None:
     flow = lab.send("pod1", "ext1")
     if lab.version <= (1, 18):
@@ -157,7 +155,7 @@ def test_an_unlisted_nic_carries_pods_traffic(lab: Lab) -> None:
     truth="In tunnel mode the routes lead to Cilium's own device, the same with any `devices`; in native mode there is "
     "one, by the route to the peer's node IP. What a NIC carries is only seen on its cable.",
 )
-@pytest.mark.settings(TUNNEL, BOTH)
+@pytest.mark.settings(VXLAN, BOTH)
 def test_the_commands_to_verify_with(lab: Lab) -> None:
     routes = lab.run("node1", "ip", "route", "show")
     for_pods = [line for line in routes.splitlines() if line.startswith("10.244.")]
@@ -175,7 +173,7 @@ def test_the_commands_to_verify_with(lab: Lab) -> None:
     truth="No such kind exists in Cilium: the ConfigMap cilium-config does, and CiliumNodeConfig for some nodes. An "
     "operator for OpenShift had a CiliumConfig (v1alpha1) of Helm values.",
 )
-@pytest.mark.settings(TUNNEL)
+@pytest.mark.settings(VXLAN)
 def test_there_is_no_kind_of_that_name(lab: Lab) -> None:
     if lab.control_plane != "kubernetes":
         pytest.skip("only an API server can tell: --datapath cilium --control-plane kubernetes")

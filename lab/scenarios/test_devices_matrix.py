@@ -13,54 +13,10 @@ One test is one column of the matrix, one parameter one row. Two rules explain a
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import pytest
-from niclab import Lab, Settings
+from niclab import Lab
 
-NODE1_ETH0, NODE1_ETH1 = "10.0.0.1", "10.0.1.1"
-
-VXLAN = Settings.of(routing="tunnel", tunnel="vxlan")
-NATIVE = Settings.of(routing="native", ipv4_native_routing_cidr="10.244.0.0/16", auto_direct_node_routes=True)
-
-DEVICES = {"unset": "", "eth0": "eth0", "eth1": "eth1", "both": "eth0,eth1", "wildcard": "eth+"}
-SELECTED = {
-    "unset": ("eth0",),  # a veth is detected only by a default route of its own
-    "eth0": ("eth0",),
-    "eth1": ("eth1",),
-    "both": ("eth0", "eth1"),
-    "wildcard": ("eth0", "eth1"),
-}
-
-
-class Row(NamedTuple):
-    """One row of the matrix: a routing mode and a value of `devices`."""
-
-    routing: str
-    devices: str
-
-    @property
-    def selected(self) -> tuple[str, ...]:
-        return SELECTED[self.devices]
-
-    def only_device(self, lab: Lab) -> str | None:
-        """The device that gets every packet of a pod unseen by the routing table, if there is one."""
-        return self.selected[0] if len(self.selected) == 1 and lab.version <= (1, 18) else None
-
-
-def rows(*names: str, routing: str | None = None) -> pytest.MarkDecorator:
-    """The rows of the matrix: values of `devices` (all by default) over both routing modes, or one."""
-    return pytest.mark.parametrize(
-        "row",
-        [
-            pytest.param(
-                Row(mode, name), marks=pytest.mark.settings(settings, devices=DEVICES[name]), id=f"{mode}-{name}"
-            )
-            for mode, settings in (("vxlan", VXLAN), ("native", NATIVE))
-            for name in names or DEVICES
-            if routing in (None, mode)
-        ],
-    )
+from .common import NODE1_ETH0, NODE1_ETH1, Row, rows
 
 
 @rows()

@@ -14,11 +14,8 @@ from __future__ import annotations
 import pytest
 from niclab import FlowResult, Lab, Settings
 
-from .test_devices_matrix import NATIVE, VXLAN
+from .common import BOTH, ETH0, ETH1, NATIVE, VXLAN
 
-BOTH = Settings.of(devices="eth0,eth1")
-ETH0 = Settings.of(devices="eth0")
-ETH1 = Settings.of(devices="eth1")
 TO_GATEWAY, BACK = {("10.0.0.1", "10.0.0.2")}, {("10.0.0.2", "10.0.0.1")}
 
 pytestmark = [pytest.mark.topology("egress-gateway"), pytest.mark.settings(VXLAN, BOTH, enable_egress_gateway=True)]

@@ -9,10 +9,8 @@ from __future__ import annotations
 import pytest
 from niclab import Lab, Settings
 
-BOTH = Settings.of(devices="eth0,eth1")
-ETH0 = Settings.of(devices="eth0")
-VXLAN = Settings.of(routing="tunnel", tunnel="vxlan")
-NATIVE = Settings.of(routing="native", ipv4_native_routing_cidr="10.244.0.0/15", auto_direct_node_routes=True)
+from .common import BOTH, ETH0, NATIVE_OF_POOLS, VXLAN
+
 UNMASQUERADED = Settings.of(enable_ipv4_masquerade=False, enable_bpf_masquerade=False)
 
 pools = pytest.mark.topology("multi-pool")
@@ -30,7 +28,7 @@ def test_every_pool_of_a_node_is_tunnelled(lab: Lab) -> None:
 
 
 @pools
-@pytest.mark.settings(NATIVE, BOTH)
+@pytest.mark.settings(NATIVE_OF_POOLS, BOTH)
 def test_every_pool_of_a_node_has_a_direct_route(lab: Lab) -> None:
     """By the NIC of the route to the node IP. A pool makes no difference; the node's own rule for its CIDR does."""
     routes = lab.run("node1", "ip", "route", "show")
@@ -44,7 +42,7 @@ def test_every_pool_of_a_node_has_a_direct_route(lab: Lab) -> None:
 
 
 @pools
-@pytest.mark.settings(NATIVE, BOTH)
+@pytest.mark.settings(NATIVE_OF_POOLS, BOTH)
 def test_a_rule_for_a_pool_keeps_it_on_its_network(lab: Lab) -> None:
     plain, rule = lab.send_all(["pod1 -> far", "disk1 -> far"])
     assert plain.left("node1") == {"eth0"}
@@ -54,7 +52,7 @@ def test_a_rule_for_a_pool_keeps_it_on_its_network(lab: Lab) -> None:
 
 
 @pools
-@pytest.mark.settings(NATIVE, ETH0)
+@pytest.mark.settings(NATIVE_OF_POOLS, ETH0)
 def test_one_device_and_a_rule_for_a_pool(lab: Lab) -> None:
     """Up to 1.18 nobody asks the rule: everything goes to the one device. Later eth1 is it, and does not masquerade."""
     flow = lab.send("disk1", "far")

@@ -6,17 +6,16 @@ An issue that other scenarios show as well is marked there too.
 from __future__ import annotations
 
 import pytest
-from niclab import Lab, Settings
+from niclab import Lab
 
-TUNNEL = Settings.of(routing="tunnel", tunnel="vxlan")
-NATIVE = Settings.of(routing="native", ipv4_native_routing_cidr="10.244.0.0/16")
-DIRECT = NATIVE.merged(Settings.of(auto_direct_node_routes=True))
+from .common import BOTH, ETH0, NATIVE, NODE_IPS_ON_ETH1, VXLAN
+
 NO_DEVICE = "unable to determine direct routing device. Use --direct-routing-device to specify it"
 
 
 @pytest.mark.issue(25478, "the tunnel's NIC cannot be chosen; the direct routing device has no effect on it")
 @pytest.mark.topology("two-nic")
-@pytest.mark.settings(TUNNEL, devices="eth0,eth1", direct_routing_device="eth1")
+@pytest.mark.settings(VXLAN, BOTH, direct_routing_device="eth1")
 def test_the_direct_routing_device_does_not_move_the_tunnel(lab: Lab) -> None:
     """It is eth1, and yet the tunnel follows the route to the peer's node IP."""
     assert lab.reported["node1"].direct_routing_device == "eth1"
@@ -27,7 +26,7 @@ def test_the_direct_routing_device_does_not_move_the_tunnel(lab: Lab) -> None:
 
 @pytest.mark.issue(33527, "the agent cannot determine its direct routing device although it was told one")
 @pytest.mark.topology("three-nic")
-@pytest.mark.settings(TUNNEL, devices="eth1,eth2", direct_routing_device="eth0")
+@pytest.mark.settings(VXLAN, devices="eth1,eth2", direct_routing_device="eth0")
 def test_a_direct_routing_device_is_only_looked_for_among_selected_devices(lab: Lab) -> None:
     """eth0 has the node IP and the option names it, but `devices` leaves it out; of the two others neither fits."""
     assert lab.reported["node1"].agent_exits == NO_DEVICE
@@ -35,7 +34,7 @@ def test_a_direct_routing_device_is_only_looked_for_among_selected_devices(lab: 
 
 @pytest.mark.issue(37425, "forcing detection beside a list selects many more NICs")
 @pytest.mark.topology("three-nic")
-@pytest.mark.settings(TUNNEL, devices="eth0", force_device_detection=True)
+@pytest.mark.settings(VXLAN, devices="eth0", force_device_detection=True)
 def test_forced_detection_drops_the_rule_for_veths(lab: Lab) -> None:
     """eth1 and eth2 have no default route, which keeps a veth out of detection, unless there is a list."""
     assert lab.reported["node1"].devices == ("eth0", "eth1", "eth2")
@@ -43,7 +42,7 @@ def test_forced_detection_drops_the_rule_for_veths(lab: Lab) -> None:
 
 @pytest.mark.issue(19497, "pods' own addresses leave by a NIC that is not selected")
 @pytest.mark.topology("two-nic")
-@pytest.mark.settings(TUNNEL, devices="eth1", enable_endpoint_routes=True)
+@pytest.mark.settings(VXLAN, devices="eth1", enable_endpoint_routes=True)
 def test_a_nic_that_is_not_selected_does_not_masquerade(lab: Lab) -> None:
     """Endpoint routes keep the FIB in use on every version."""
     flow = lab.send("pod1", "ext0")
@@ -54,7 +53,7 @@ def test_a_nic_that_is_not_selected_does_not_masquerade(lab: Lab) -> None:
 
 @pytest.mark.issue(27343, "with one device selected pods' traffic leaves by it, whatever the routes say")
 @pytest.mark.topology("two-nic")
-@pytest.mark.settings(TUNNEL, devices="eth0")
+@pytest.mark.settings(VXLAN, ETH0)
 def test_one_device_gets_everything_up_to_1_18(lab: Lab) -> None:
     flow = lab.send("pod1", "ext1")
     assert flow.left("node1") == ({"eth0"} if lab.version <= (1, 18) else {"eth1"})
@@ -67,7 +66,7 @@ def test_one_device_gets_everything_up_to_1_18(lab: Lab) -> None:
     routes=["node1: 10.0.0.0/24 via 10.0.1.254 dev eth1 table 100"],
     rules=["node1: from 10.244.1.0/24 lookup 100"],
 )
-@pytest.mark.settings(NATIVE, devices="eth0,eth1")
+@pytest.mark.settings(NATIVE, BOTH, auto_direct_node_routes=False)
 def test_rules_and_tables_are_honoured(lab: Lab) -> None:
     """Since 1.12: the FIB lookup is a full one, rules included. ext0 is on eth0's own network."""
     flow = lab.send("pod1", "ext0")
@@ -77,7 +76,7 @@ def test_rules_and_tables_are_honoured(lab: Lab) -> None:
 
 @pytest.mark.issue(16424, "direct node routes refuse peers behind a gateway")
 @pytest.mark.topology("routed")
-@pytest.mark.settings(DIRECT, devices="eth0,eth1")
+@pytest.mark.settings(NATIVE, BOTH)
 def test_no_direct_route_to_a_peer_behind_a_gateway(lab: Lab) -> None:
     """The agent warns and installs nothing; the default route carries the pods' packets to the switch all the same."""
     assert "10.244.2.0/24" not in lab.run("node1", "ip", "route", "show")
@@ -87,8 +86,8 @@ def test_no_direct_route_to_a_peer_behind_a_gateway(lab: Lab) -> None:
 
 
 @pytest.mark.issue(36168, "east-west traffic on the private network, north-south on the public one")
-@pytest.mark.topology("two-nic", node_ips=["node1: 10.0.1.1", "node2: 10.0.1.2"])
-@pytest.mark.settings(TUNNEL, devices="eth0,eth1")
+@pytest.mark.topology("two-nic", **NODE_IPS_ON_ETH1)
+@pytest.mark.settings(VXLAN, BOTH)
 def test_the_node_ip_parts_east_west_from_north_south(lab: Lab) -> None:
     assert lab.send("pod1", "pod2").left("node1") == {"eth1"}
     flow = lab.send("pod1", "ext0")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import pytest
 from niclab import Lab
 
+from .common import NODE_IPS_ON_ETH1
+
 BOTH = pytest.mark.settings(routing="tunnel", devices="eth0,eth1")
 AUTOMATIC = pytest.mark.settings(routing="tunnel", devices="")
 NATIVE = pytest.mark.settings(
@@ -96,7 +98,7 @@ def test_a_route_that_a_nic_took_along_still_counts_when_it_comes_back(lab: Lab)
 
 
 @NATIVE
-@pytest.mark.topology(node_ips=["node1: 10.0.1.1", "node2: 10.0.1.2"])
+@pytest.mark.topology(**NODE_IPS_ON_ETH1)
 def test_a_direct_node_route_is_gone_until_the_agent_validates_its_nodes(lab: Lab) -> None:
     """For up to a minute after the NIC is back pods of other nodes are out of reach: no agent looks earlier."""
     assert lab.send("pod1", "pod2").left("node1") == {"eth1"}

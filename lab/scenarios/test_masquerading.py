@@ -8,11 +8,8 @@ from __future__ import annotations
 import pytest
 from niclab import Lab, Settings
 
-from .test_devices_matrix import NATIVE, VXLAN
+from .common import BOTH, ETH0, NATIVE, NODE1_ETH0, NODE1_ETH1, VXLAN
 
-NODE1_ETH0, NODE1_ETH1 = "10.0.0.1", "10.0.1.1"
-BOTH = Settings.of(devices="eth0,eth1")
-ETH0 = Settings.of(devices="eth0")
 IPTABLES = Settings.of(enable_bpf_masquerade=False)
 AGENT = Settings.of(enable_ip_masq_agent=True)
 

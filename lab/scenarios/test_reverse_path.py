@@ -16,12 +16,10 @@ other NIC: its requests come in by one, and the way back to it is by the other.
 from __future__ import annotations
 
 import pytest
-from niclab import FlowResult, Lab, Settings
+from niclab import FlowResult, Lab
 
-from .test_devices_matrix import NATIVE
-from .test_services import BOTH, CLIENT0, DNS, ETH0, WEB, forwarded, refused
+from .common import BOTH, CLIENT0, DNS, ETH0, LEGACY, NATIVE, WEB, forwarded, refused
 
-LEGACY = Settings.of(enable_host_legacy_routing=True)
 MODES = {"off": 0, "strict": 1, "loose": 2}
 
 

@@ -16,36 +16,27 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 
 import pytest
-from niclab import FlowResult, Lab, Settings
+from niclab import Lab, Settings
 
-from .test_devices_matrix import NATIVE, VXLAN
+from .common import (
+    BOTH,
+    CLIENT0,
+    CLIENT1,
+    DNS,
+    ETH0,
+    NATIVE,
+    NODE1_ETH0,
+    NODE1_ETH1,
+    VXLAN,
+    WEB,
+    WEB_LOCAL,
+    forwarded,
+    refused,
+)
 
-CLIENT0, CLIENT1 = "10.0.0.100", "10.0.1.100"
-NODE1_ETH0, NODE1_ETH1 = "10.0.0.1", "10.0.1.1"
-WEB, WEB_LOCAL, DNS = "tcp:30080", "tcp:30081", "udp:30053"
-
-BOTH = Settings.of(devices="eth0,eth1")
-ETH0 = Settings.of(devices="eth0")
 DRD_ETH1 = Settings.of(direct_routing_device="eth1")
 
 pytestmark = pytest.mark.topology("services")
-
-
-def forwarded(flow: FlowResult, *, taken_in: str, answered_by: str) -> None:
-    """node1 took a request in and forwarded it to node2 by eth0, where the route to the pod leads."""
-    assert flow.entered("node1") == {taken_in}
-    assert flow.left("node1") == {"eth0"}
-    assert flow.entered("node2") == {"eth0"}
-    assert flow.answered_by("node1") == {answered_by}
-    flow.must_receive()
-
-
-def refused(flow: FlowResult, *, node: str, nic: str) -> None:
-    """The node itself refused: nothing was forwarded, no backend saw it."""
-    assert flow.entered(node) == {nic}
-    assert flow.left(node) == set()
-    assert flow.source_seen_by("pod2") is None
-    flow.must_not_receive()
 
 
 @pytest.mark.settings(NATIVE, BOTH)

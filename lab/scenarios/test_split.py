@@ -9,12 +9,9 @@ from __future__ import annotations
 import pytest
 from niclab import FlowResult, Lab, Settings
 
-TUNNEL = Settings.of(routing="tunnel", tunnel="vxlan")
-NATIVE = Settings.of(routing="native", ipv4_native_routing_cidr="10.244.0.0/16")
-DIRECT = NATIVE.merged(Settings.of(auto_direct_node_routes=True))
+from .common import BOTH, ETH0, NATIVE, NODE_IPS_ON_ETH1, PEERS_BY_ETH1, VXLAN
 
-NODE_IPS_ON_DATA = ["node1: 10.0.1.1", "node2: 10.0.1.2"]
-PEERS_BY_DATA = ["node1: 10.0.0.2/32 via 10.0.1.2 dev eth1", "node2: 10.0.0.1/32 via 10.0.1.1 dev eth1"]
+WITHOUT_ROUTES = NATIVE.merged(Settings.of(auto_direct_node_routes=False))
 PODS_BY_DATA = ["node1: 10.244.2.0/24 via 10.0.1.2 dev eth1", "node2: 10.244.1.0/24 via 10.0.1.1 dev eth1"]
 
 pytestmark = pytest.mark.topology("two-nic")
@@ -27,7 +24,7 @@ def is_on(flow: FlowResult, nic: str) -> bool:
     return all(way == {nic} for way in ways)
 
 
-@pytest.mark.settings(TUNNEL)
+@pytest.mark.settings(VXLAN)
 @pytest.mark.parametrize(
     "devices", [pytest.param(one, marks=pytest.mark.settings(devices=one)) for one in ("eth0", "eth1", "eth0,eth1")]
 )
@@ -36,21 +33,21 @@ def test_devices_alone_does_not_move_the_tunnel(lab: Lab, devices: str) -> None:
     assert is_on(lab.send("pod1", "pod2"), "eth0")
 
 
-@pytest.mark.settings(DIRECT, devices="eth0,eth1")
+@pytest.mark.settings(NATIVE, BOTH)
 def test_devices_alone_does_not_move_native_traffic(lab: Lab) -> None:
     assert is_on(lab.send("pod1", "pod2"), "eth0")
 
 
-@pytest.mark.topology(node_ips=NODE_IPS_ON_DATA)
-@pytest.mark.settings(TUNNEL, devices="eth0,eth1")
+@pytest.mark.topology(**NODE_IPS_ON_ETH1)
+@pytest.mark.settings(VXLAN, BOTH)
 def test_tunnel_by_the_node_ip(lab: Lab) -> None:
     """kubelet's --node-ip on the data network; the rest of the world is still behind eth0."""
     assert is_on(lab.send("pod1", "pod2"), "eth1")
     assert lab.send("pod1", "ext0").left("node1") == {"eth0"}
 
 
-@pytest.mark.topology(routes=PEERS_BY_DATA)
-@pytest.mark.settings(TUNNEL, devices="eth0,eth1")
+@pytest.mark.topology(**PEERS_BY_ETH1)
+@pytest.mark.settings(VXLAN, BOTH)
 def test_tunnel_by_a_route_to_the_peers_node_ips(lab: Lab) -> None:
     """The node IPs stay on the management network; one host route per peer moves the tunnel, not `devices`."""
     flow = lab.send("pod1", "pod2")
@@ -58,8 +55,8 @@ def test_tunnel_by_a_route_to_the_peers_node_ips(lab: Lab) -> None:
     assert flow.outer_on("node1.eth1") == {("10.0.1.1", "10.0.0.2")}  # [kernel] the outer source goes with the NIC
 
 
-@pytest.mark.topology(node_ips=NODE_IPS_ON_DATA)
-@pytest.mark.settings(DIRECT, devices="eth0,eth1")
+@pytest.mark.topology(**NODE_IPS_ON_ETH1)
+@pytest.mark.settings(NATIVE, BOTH)
 def test_native_by_the_node_ip(lab: Lab) -> None:
     """A direct node route goes by the NIC of the route to the peer's node IP."""
     assert is_on(lab.send("pod1", "pod2"), "eth1")
@@ -67,14 +64,14 @@ def test_native_by_the_node_ip(lab: Lab) -> None:
 
 
 @pytest.mark.topology(routes=PODS_BY_DATA)
-@pytest.mark.settings(NATIVE, devices="eth0,eth1")
+@pytest.mark.settings(WITHOUT_ROUTES, BOTH)
 def test_native_by_routes_to_the_pod_cidrs(lab: Lab) -> None:
     """Somebody else's routes (static, a routing daemon, a cloud) do as well."""
     assert is_on(lab.send("pod1", "pod2"), "eth1")
 
 
 @pytest.mark.topology(routes=PODS_BY_DATA)
-@pytest.mark.settings(NATIVE, devices="eth0")
+@pytest.mark.settings(WITHOUT_ROUTES, ETH0)
 def test_native_routes_are_not_asked_with_one_device_up_to_1_18(lab: Lab) -> None:
     """The trap: management alone in `devices`, and the routes by the data network are there for nobody."""
     flow = lab.send("pod1", "pod2")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from niclab import Lab
 
-from .test_devices_matrix import Row, rows
+from .common import Row, rows
 
 
 @rows()

@@ -14,7 +14,7 @@ from niclab.net.address import ip_address
 from niclab.net.operation import AddRoute, AddRule
 from niclab.net.packetrules import Drop, Snat
 from niclab.topology import Flow, Topology
-from scenarios.test_devices_matrix import NATIVE, VXLAN
+from scenarios.common import NATIVE, VXLAN
 
 from tests.check.test_topology_errors import GATED
 from tests.support.agreement import disagreements

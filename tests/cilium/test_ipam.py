@@ -14,7 +14,7 @@ from niclab.kernel.plan import Plan
 from niclab.net.operation import AddNeighbour, AddRoute, AddRule
 from niclab.settings.fit import fit
 from niclab.topology import Flow, Topology
-from scenarios.test_ipam import NATIVE, VXLAN
+from scenarios.common import NATIVE_OF_POOLS, VXLAN
 
 from tests.check.test_topology_errors import CLOUD, GATED, POOLED
 from tests.support.agreement import disagreements
@@ -114,7 +114,7 @@ def test_an_agent_lacks_a_policy_until_its_map_has_every_network() -> None:
 )
 @pytest.mark.parametrize(
     ("name", "routing"),
-    [("eni", None), ("multi-pool", VXLAN), ("multi-pool", NATIVE)],
+    [("eni", None), ("multi-pool", VXLAN), ("multi-pool", NATIVE_OF_POOLS)],
     ids=["eni", "pools-vxlan", "pools-native"],
 )
 def test_packets_do_what_is_predicted(

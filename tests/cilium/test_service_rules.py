@@ -17,7 +17,7 @@ from niclab.net.address import ip_address
 from niclab.net.packetrules import Dnat, Drop, Reject
 from niclab.net.route import parse_route
 from niclab.topology import Flow, Topology
-from scenarios.test_devices_matrix import NATIVE, VXLAN
+from scenarios.common import NATIVE, VXLAN
 
 AGENTS = Path(__file__).parents[1] / "data" / "agent"
 BOTH, ETH0, ETH1 = (Settings.of(devices=text) for text in ("eth0,eth1", "eth0", "eth1"))

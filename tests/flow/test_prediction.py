@@ -10,7 +10,7 @@ from niclab.check import load
 from niclab.flow.compare import unpredicted
 from niclab.topology import names
 from niclab.topology.stacking import needs
-from scenarios.test_devices_matrix import DEVICES, NATIVE, VXLAN
+from scenarios.common import DEVICES, NATIVE, VXLAN
 
 from tests.support.agreement import disagreements
 

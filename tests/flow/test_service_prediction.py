@@ -15,7 +15,7 @@ from niclab.cilium.selection import Version
 from niclab.flow.predict import Prediction
 from niclab.net.route import parse_route, parse_rule
 from niclab.topology import Flow, Topology
-from scenarios.test_devices_matrix import NATIVE, VXLAN
+from scenarios.common import NATIVE, VXLAN
 
 from tests.support.agreement import disagreements
 from tests.support.kernel import privileged

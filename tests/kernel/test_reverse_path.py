@@ -9,7 +9,7 @@ from niclab.kernel.fib import Fib
 from niclab.kernel.reversepath import believed, filters, told
 from niclab.net.address import ip_address
 from niclab.net.route import parse_route
-from scenarios.test_devices_matrix import NATIVE, VXLAN
+from scenarios.common import NATIVE, VXLAN
 
 from tests.support.agreement import disagreements
 from tests.support.kernel import privileged

@@ -19,7 +19,7 @@ from niclab.topology.yamlfile import Field, LineOf, dotted, load_with_lines
 def directories() -> tuple[Path, ...]:
     """Where topologies are looked up by name: ./topologies, then the ones shipped with the package."""
     package = Path(__file__).resolve().parent.parent
-    return Path.cwd() / "topologies", package / "_topologies", package.parent / "topologies"
+    return Path.cwd() / "topologies", package / "_topologies", package.parents[1] / "topologies"
 
 
 def names() -> list[str]:
