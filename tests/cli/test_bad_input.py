@@ -27,8 +27,13 @@ BAD_TOPOLOGIES = {
     "no topology at all": (TINY, "- 1\n", "a mapping"),
     "a sysctl that this kernel does not have": (
         "    pods: [pod2]\n",
-        "    pods: [pod2]\n    sysctls: {net.ipv4.nonsense: 1}\n",
-        "nonsense",
+        "    pods: [pod2]\n    sysctls: {net.ipv4.tcp_tw_recycle: 1}\n",  # gone since Linux 4.12
+        "tcp_tw_recycle",
+    ),
+    "a sysctl that no kernel has": (
+        "    pods: [pod2]\n",
+        "    pods: [pod2]\n    sysctls: {net.ipv4.conf.eth0.rp_filtr: 1}\n",
+        "did you mean net.ipv4.conf.eth0.rp_filter?",
     ),
 }
 BAD_WORDS = {

@@ -12,6 +12,7 @@ from typing import Any
 
 from niclab.check.topology import check_route
 from niclab.errors import InputError, Problem
+from niclab.kernel import sysctl
 from niclab.kernel.routing import check_rule
 from niclab.net.route import parse_route, parse_rule
 from niclab.topology.finding import nearest
@@ -123,11 +124,9 @@ def _routed(name: str, host: Host, words: str) -> Host | Why:
         route = parse_route(words)
     except ValueError as error:
         return str(error), "e.g. 'node1: default via 10.0.1.254 dev eth1'"
-    for one in host.routes:
-        place = (one.family, one.destination, one.table, one.effective_metric)
-        if place == (route.family, route.destination, route.table, route.effective_metric):
-            fix = "--no-default-routes drops the topology's own" if route.is_default else "give it another metric"
-            return f"{name} has {str(one)!r} already", fix
+    if twin := next((known for known in host.routes if known.key == route.key), None):
+        fix = "--no-default-routes drops the topology's own" if route.is_default else "give it another metric"
+        return f"{name} has {str(twin)!r} already", fix
     if why := check_route(host, route):
         return f"on {name}: {why}", f"its NICs: {', '.join(host.interfaces)}"
     return _with(host, routes=(*host.routes, route))
@@ -147,6 +146,8 @@ def _told(name: str, host: Host, words: str) -> Host | Why:
     key, equals, value = (part.strip() for part in words.partition("="))
     if not equals or not key.startswith(("net.", "net/")) or not value:
         return f"{words!r} on {name} is not net.KEY=VALUE", "e.g. 'all: net.ipv4.fib_multipath_hash_policy=1'"
+    if problem := sysctl.refusal(key, host.interfaces):
+        return f"on {name}: {problem[0]}", problem[1]
     return _with(host, sysctls={**host.sysctls, key: value})
 
 

@@ -6,14 +6,13 @@ field, why it is wrong and how to mend it.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
 
 from niclab.check import bgp, egress, ipam, links, services
 from niclab.check.links import RESERVED_PREFIXES
-from niclab.kernel import routing
+from niclab.kernel import routing, sysctl
 from niclab.kernel.routing import check_route, check_rule
 from niclab.topology import service_flows
 from niclab.topology.file import find, parse
@@ -26,10 +25,6 @@ _RESERVED_NAMES = frozenset({"lo", "all", "default"})
 _RESERVED_HOSTS = frozenset({"fabric", "control", "all"})
 MIN_MTU = {4: 68, 6: 1280}
 """RFC 791 and RFC 8200; the kernel drops the family from a link whose MTU is smaller."""
-
-# Slashes where the kernel has them, or dots; `..` would leave the host's own part of /proc/sys.
-_SYSCTL = re.compile(r"net(/[\w+-][\w.+-]*)+|net(\.[\w+-]+)+")
-_SYSCTL_LINK = re.compile(r"net[./]ipv[46][./](?:conf|neigh)[./](.+)[./][^./]+")
 
 Seen = dict[Address, str]
 
@@ -167,14 +162,8 @@ def _node_ips(topology: Topology) -> Iterator[Finding]:
 
 def _sysctls(section: str, name: str, host: Host) -> Iterator[Finding]:
     for key in host.sysctls:
-        path: Field = (section, name, "sysctls", key)
-        if not _SYSCTL.fullmatch(key):
-            why = f"{key} does not belong to a network namespace"
-            yield Finding(path, why, "only net.* keys are a host's own; others would change the machine")
-            continue
-        link = _SYSCTL_LINK.fullmatch(key)
-        if link and link[1] not in ("all", "default", "lo", *host.interfaces):
-            yield Finding(path, f"there is no NIC {link[1]!r} here", nearest(link[1], host.interfaces))
+        if problem := sysctl.refusal(key, host.interfaces):
+            yield Finding((section, name, "sysctls", key), *problem)
 
 
 def end_exists(topology: Topology, end: str) -> bool:

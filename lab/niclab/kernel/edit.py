@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from niclab.errors import InputError, Problem
-from niclab.kernel import linkchange
+from niclab.kernel import linkchange, sysctl
 from niclab.kernel.routing import check_route, check_rule, kept
 from niclab.net.route import FAMILIES, Route, Rule, numbered, parse_route, parse_rule
 from niclab.topology import Host, Interface, Nic, Node, Topology
@@ -118,6 +118,8 @@ def set_sysctl(topology: Topology, host: str, key: str, value: str) -> Topology:
     before = _host(topology, host)
     if not key.startswith("net."):
         _refuse(f"{host}: {key}", "it does not belong to the host", "only net.* keys do; others are the machine's")
+    if problem := sysctl.refusal(key):  # of any interface: a lab that runs has more of them than the topology
+        _refuse(f"{host}: {key}", *problem)
     return with_hosts(topology, {host: linkchange.with_(before, sysctls={**before.sysctls, key: value})})
 
 

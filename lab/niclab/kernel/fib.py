@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from ipaddress import IPv4Network, IPv6Network
 
-from niclab.kernel.routing import alive, connected, kept
+from niclab.kernel.routing import address_on, addresses_elsewhere, alive, connected, kept
 from niclab.net.route import TABLES, Address, Family, Network, NextHop, Route, Rule, family_of, numbered
 from niclab.topology import Host
 
@@ -87,23 +87,17 @@ class Fib:
         return None
 
     def source_for(self, destination: Address, found: Lookup, host: Host) -> Address | None:
-        """The address a packet of the host itself gets: the route's `src`, else one of the device that it leaves by.
-
-        [kernel] inet_select_addr: for a gateway the device's first address in its network, else the device's first,
-        else any other link's. IPv6 prefers the device's own, the nearest to the destination (RFC 6724).
+        """The address a packet of the host itself gets: the route's `src`, else one of the device that it leaves by,
+        else any other device's.
         """
         if found.route.source is not None and not found.is_local:
             return found.route.source
         family = family_of(destination)
         for hop in found.hops:
-            link = host.interfaces.get(hop.dev or "")
-            interfaces = link.addresses_of(family) if link else ()
-            target = hop.via or (destination if family == 6 else None)
-            near = [interface.ip for interface in interfaces if target is not None and target in interface.network]
-            if near or interfaces:
-                return near[0] if near else interfaces[0].ip
-        others = (one.ip for link in host.interfaces.values() for one in link.addresses_of(family))
-        return next((ip for ip in others if not ip.is_link_local), None) if found.hops else None
+            neighbour = hop.via or (destination if family == 6 else None)
+            if address := address_on(host, hop.dev or "", family, neighbour):
+                return address
+        return next(addresses_elsewhere(host, family), None) if found.hops else None
 
     @cached_property
     def _ordered(self) -> Mapping[Family, Sequence[Rule]]:

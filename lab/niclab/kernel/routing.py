@@ -9,7 +9,7 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from niclab.net.route import TABLES, NextHop, Route, Rule, numbered
+from niclab.net.route import TABLES, Address, Family, NextHop, Route, Rule, numbered
 from niclab.topology.finding import Finding, nearest
 from niclab.topology.model import Host
 from niclab.topology.stacking import is_up, vrf_of
@@ -76,6 +76,24 @@ def alive(host: Host, routes: Iterable[Route]) -> Iterator[Route]:
             yield route if hops == route.nexthops else replace(route, nexthops=hops)
 
 
+def address_on(host: Host, device: str, family: Family, neighbour: Address | None) -> Address | None:
+    """The host's address that a packet of its own leaves by a device with: None where the device has none.
+
+    [kernel] inet_select_addr: the device's first address in the neighbour's network, else its first. IPv6 prefers the
+    device's own too, the nearest to the destination (RFC 6724).
+    """
+    interface = host.interfaces.get(device)
+    addresses = interface.addresses_of(family) if interface else ()
+    near = (own.ip for own in addresses if neighbour is not None and neighbour in own.network)
+    return next(near, addresses[0].ip if addresses else None)
+
+
+def addresses_elsewhere(host: Host, family: Family) -> Iterator[Address]:
+    """What a packet is sent with where its device has no address: another device's, none of a link's own."""
+    for interface in host.interfaces.values():
+        yield from (own.ip for own in interface.addresses_of(family) if not own.ip.is_link_local)
+
+
 def _kept(host: Host, route: Route, before: Sequence[Route]) -> Route:
     hops = tuple(_kept_hop(host, hop, before, route.table) for hop in route.nexthops)
     onlink = [hop.via for hop in hops] != [hop.via for hop in route.nexthops]
@@ -94,7 +112,7 @@ def check_route(host: Host, route: Route) -> str | None:
     """Why the kernel would refuse this route on this host after the host's other ones, or None."""
     index = next((index for index, one in enumerate(host.routes) if one is route), len(host.routes))
     before = kept(host, host.routes[:index])
-    twin = next((one for one in before if _key(one) == _key(route)), None)
+    twin = next((one for one in before if one.key == route.key), None)
     if twin:
         return f"it repeats {str(twin)!r}: same destination, table and metric"
     return _refusal(host, route, before)
@@ -111,7 +129,7 @@ def _refusal(host: Host, route: Route, before: Sequence[Route]) -> str | None:
     own = {interface.ip for one in host.interfaces.values() for interface in one.addresses}
     if route.source is not None and route.source not in own and not route.source.is_loopback:
         return f"src {route.source} is not an address of the host"
-    twin = next((one for one in connected(host) if _key(one) == _key(route)), None)
+    twin = next((one for one in connected(host) if one.key == route.key), None)
     return f"the kernel has {str(twin)!r} by itself: give yours a metric" if twin else None
 
 
@@ -188,18 +206,13 @@ def _is_link(route: Route) -> bool:
     return link and any(hop.dev and hop.via is None for hop in route.nexthops)
 
 
-def _key(route: Route) -> tuple[object, int, int]:
-    """What no two routes share. IPv6 has it so too: a second hop is refused unless it is appended."""
-    return route.destination, route.table, route.effective_metric
-
-
 def routes(section: str, name: str, host: Host) -> Iterator[Finding]:
     before: list[Route] = []
     seen: dict[tuple[object, int, int], Route] = {}
     for index, route in enumerate(host.routes):
         path: Field = (section, name, "routes", index)
         why: str | None
-        twin = seen.setdefault(_key(route), route)
+        twin = seen.setdefault(route.key, route)
         if twin is not route:
             why = f"route {str(route)!r} repeats {str(twin)!r}: same destination, table and metric"
             yield Finding(path, why, "give it another metric, or make one route with nexthops of both (ECMP)")

@@ -18,7 +18,6 @@ from niclab.net.operation import (
     SetPacketRules,
     SetSysctl,
 )
-from niclab.net.route import Route
 
 Flushed = frozenset[tuple[str, str]]
 """(namespace, interface) that went down or away, and took its routes along."""
@@ -36,7 +35,7 @@ def _removals(before: Sequence[Operation], after: Sequence[Operation], flushed: 
     wanted, places = set(after), set(_places(after))
     for one in _standing(before, flushed):
         match one:
-            case AddRoute(namespace, route) if _place(namespace, route) not in places:
+            case AddRoute(namespace, route) if (namespace, route.key) not in places:
                 yield DelRoute(namespace, route)
             case AddRule(namespace, rule) if one not in wanted:
                 yield DelRule(namespace, rule)
@@ -75,12 +74,7 @@ def _standing(before: Iterable[Operation], flushed: Flushed) -> Iterator[Operati
 
 
 def _places(operations: Iterable[Operation]) -> Iterator[tuple[object, ...]]:
-    return (_place(one.namespace, one.route) for one in operations if isinstance(one, AddRoute))
-
-
-def _place(namespace: str, route: Route) -> tuple[object, ...]:
-    """What no two routes of a namespace share."""
-    return namespace, route.destination, route.table, route.effective_metric
+    return ((one.namespace, one.route.key) for one in operations if isinstance(one, AddRoute))
 
 
 __all__ = ["Flushed", "update"]

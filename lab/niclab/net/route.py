@@ -87,6 +87,11 @@ class Route:
         return frozenset(hop.dev for hop in self.nexthops if hop.dev)
 
     @property
+    def key(self) -> tuple[Network, int, int]:
+        """What no two routes of a host share. IPv6 too: the kernel refuses a second hop unless it is appended."""
+        return self.destination, self.table, self.effective_metric
+
+    @property
     def is_default(self) -> bool:
         return self.destination.prefixlen == 0
 

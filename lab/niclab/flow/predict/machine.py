@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 from niclab.kernel.fib import Fib, Lookup
 from niclab.kernel.reversepath import OFF, believed
+from niclab.kernel.routing import address_on, addresses_elsewhere
 from niclab.net.packetrules import HOOKS, Hook, Packet, PacketRule
 from niclab.net.route import FAMILIES, Address, Family, family_of
 from niclab.topology import Host
@@ -100,26 +102,15 @@ class Machine:
         return source if source in self.own else self.masquerade_address(device, neighbour)
 
     def masquerade_address(self, device: str, neighbour: Address) -> Address | None:
-        """What the kernel's `masquerade` writes on packets that leave by a device for a neighbour there.
-
-        [kernel] inet_select_addr: the device's first address in the neighbour's network, else its first; without any,
-        the first of another device. IPv6 goes by source address selection (RFC 6724), which prefers the device's own.
+        """What the kernel's `masquerade` writes on packets that leave by a device for a neighbour there: as for the
+        host's own packets; without an address of the device, the first of another one.
         """
         family = family_of(neighbour)
-        nic = self.host.interfaces.get(device)
-        interfaces = nic.addresses_of(family) if nic else ()
-        near = [interface.ip for interface in interfaces if neighbour in interface.network]
-        if near or interfaces:
-            return near[0] if near else interfaces[0].ip
-        if device in self.extra:
-            return next((one for one in self.extra[device] if one.version == family), None)
-        return next(self._others(family), None)
-
-    def _others(self, family: Family) -> Iterator[Address]:
-        for nic in self.host.interfaces.values():
-            yield from (interface.ip for interface in nic.addresses_of(family) if not interface.ip.is_link_local)
-        for addresses in self.extra.values():
-            yield from (address for address in addresses if address.version == family)
+        if address := address_on(self.host, device, family, neighbour):
+            return address
+        added = self.extra.values() if device not in self.extra else (self.extra[device],)
+        elsewhere = addresses_elsewhere(self.host, family) if device not in self.extra else ()
+        return next(chain(elsewhere, (one for found in added for one in found if one.version == family)), None)
 
 
 class Made(Mapping[str, Machine]):

@@ -65,9 +65,9 @@ class World:
             for operation in operations.node_operations(self.decisions, node) if node in self.decisions.running else ():
                 mine = found.setdefault(operation.namespace, _Planned())
                 if isinstance(operation, AddRoute):
-                    mine.routes[_place(operation.route)] = operation.route
+                    mine.routes[operation.route.key] = operation.route
                 elif isinstance(operation, DelRoute):
-                    mine.gone.add(_place(operation.route))
+                    mine.gone.add(operation.route.key)
                 elif isinstance(operation, AddRule) and operation.rule == Rule(TABLES["local"], priority=MOVED_LOCAL):
                     mine.local_priority = MOVED_LOCAL
                 elif isinstance(operation, AddRule):
@@ -86,7 +86,7 @@ class World:
         host = self.topology.hosts[name]
         planned = self._planned(name).get(name, _Planned())
         own = Fib.of(host)
-        kept = [route for route in own.routes if not {_place(route)} & (planned.gone | planned.routes.keys())]
+        kept = [route for route in own.routes if route.key not in planned.gone | planned.routes.keys()]
         local = [_local(dev, address) for dev, found in planned.addresses.items() for address in found]
         learned = self._learned.get(name, ())
         pods = self.topology.nodes[name].pods if name in self.topology.nodes else ()
@@ -168,11 +168,6 @@ class World:
             plugged = {address for found in planned.addresses.values() for address in found} if planned else set()
             return tuple(address for address in self.decisions.pod_addresses[end] if address in plugged)
         return tuple(i.ip for one in self.topology.hosts[end].interfaces.values() for i in one.addresses)
-
-
-def _place(route: Route) -> tuple[object, int, int]:
-    """What no two routes of a host share."""
-    return route.destination, route.table, route.effective_metric
 
 
 def _local(dev: str, address: Address) -> Route:

@@ -44,6 +44,8 @@ def test_every_kind_of_line() -> None:
         (Amendments(routes=("node1: 10.9.0.0/16 via 10.77.0.1",)), "on node1"),
         (Amendments(rules=("node1: from nowhere",)), "nowhere"),
         (Amendments(sysctls=("node1: kernel.panic=1",)), "is not net.KEY=VALUE"),
+        (Amendments(sysctls=("all: net.ipv4.conf.eth0.rp_filtr=1",)), r"did you mean net\.ipv4\.conf\.eth0\.rp_filter"),
+        (Amendments(sysctls=("node2: net.ipv4.conf.eth9.rp_filter=1",)), "on node2: there is no NIC 'eth9' here"),
         (Amendments(node_ips=("node1: 10.0.0.77",)), "node1 has no address 10.0.0.77"),
         (Amendments(node_ips=("ext0: 10.0.0.100",)), "ext0 is no node"),
     ],
