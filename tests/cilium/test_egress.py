@@ -16,8 +16,8 @@ from niclab.net.packetrules import Drop, Snat
 from niclab.topology import Flow, Topology
 from scenarios.common import NATIVE, VXLAN
 
-from tests.check.test_topology_errors import GATED
 from tests.support.agreement import disagreements
+from tests.support.topologies import GATED
 
 privileged = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: builds network namespaces")
 

@@ -16,9 +16,9 @@ from niclab.settings.fit import fit
 from niclab.topology import Flow, Topology
 from scenarios.common import NATIVE_OF_POOLS, VXLAN
 
-from tests.check.test_topology_errors import CLOUD, GATED, POOLED
 from tests.support.agreement import disagreements
 from tests.support.kernel import privileged
+from tests.support.topologies import CLOUD, GATED, POOLED
 
 
 def topology(text: str) -> Topology:

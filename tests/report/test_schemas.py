@@ -12,7 +12,8 @@ from jsonschema import Draft202012Validator
 from niclab.check import loads
 from niclab.topology import find, names, schema
 
-from tests.check.test_topology_errors import BASE, MISTAKES
+from tests.support.golden_files import DIRECTORY
+from tests.support.topologies import BASE
 
 COMMITTED = Path(__file__).parents[2] / "lab" / "niclab" / "schemas" / "topology.schema.json"
 
@@ -74,21 +75,30 @@ def test_it_takes_what_may_be_left_out_or_written_short(validator: Draft202012Va
 @pytest.mark.parametrize(
     "name",
     [
-        *("unknown field at the top", "unknown field of a node", "unknown field of a NIC", "unknown field of a fabric"),
-        *("missing name", "missing fabric", "no fabrics", "no NICs", "a NIC that is text", "name that is a number"),
-        *("name with a blank", "host name with capitals", "address without a prefix", "MTU 70000", "MTU in words"),
-        *(
-            "up: maybe",
-            "sysctl of the machine",
-            "sysctls as a list",
-            "route that is a mapping",
-            "label that is a number",
-        ),
+        "unknown-field-at-the-top",
+        "unknown-field-of-a-node",
+        "unknown-field-of-a-nic",
+        "unknown-field-of-a-fabric",
+        "missing-name",
+        "missing-fabric",
+        "no-fabrics",
+        "no-nics",
+        "a-nic-that-is-text",
+        "name-that-is-a-number",
+        "name-with-a-blank",
+        "host-name-with-capitals",
+        "address-without-a-prefix",
+        "mtu-70000",
+        "mtu-in-words",
+        "up-maybe",
+        "sysctl-of-the-machine",
+        "sysctls-as-a-list",
+        "route-that-is-a-mapping",
+        "label-that-is-a-number",
     ],
 )
 def test_it_refuses_what_an_editor_can_see(validator: Draft202012Validator, name: str) -> None:
-    old, new = MISTAKES[name]
-    assert list(validator.iter_errors(_plain(BASE.replace(old, new, 1))))
+    assert list(validator.iter_errors(_plain((DIRECTORY / "topology-errors" / f"{name}.yaml").read_text())))
 
 
 def test_it_takes_the_base_of_the_mistakes(validator: Draft202012Validator) -> None:
