@@ -30,7 +30,7 @@ BAD_TOPOLOGIES = {
         "    pods: [pod2]\n    sysctls: {net.ipv4.tcp_tw_recycle: 1}\n",  # gone since Linux 4.12
         "tcp_tw_recycle",
     ),
-    "a sysctl that no kernel has": (
+    "a sysctl that there is not": (
         "    pods: [pod2]\n",
         "    pods: [pod2]\n    sysctls: {net.ipv4.conf.eth0.rp_filtr: 1}\n",
         "did you mean net.ipv4.conf.eth0.rp_filter?",
