@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from niclab import steps
 from niclab.cilium import operations
-from niclab.cilium.bgp.learned import speaks
+from niclab.cilium.bgp import speaks
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.reported import NodeReport
 from niclab.cilium.selection import Version
-from niclab.cilium.services import frontends
 from niclab.host import ownership, readiness
 from niclab.host.netns import NetnsSubstrate
 from niclab.host.ownership import Ledger
@@ -244,7 +243,7 @@ def planned_addresses(decisions: Decisions) -> Mapping[str, tuple[Address, ...]]
 
 def reported_by(decisions: Decisions) -> Mapping[str, NodeReport]:
     return {
-        name: NodeReport.of(node, decisions.warnings(name), frontends.reported(decisions, node))
+        name: NodeReport.of(node, decisions.warnings(name), decisions.frontend_rows(name))
         if node.agent_exits is None
         else NodeReport.of(node)
         for name, node in decisions.nodes.items()

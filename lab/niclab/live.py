@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from niclab.cilium import operations, running
-from niclab.cilium.decisions import Decisions
+from niclab.cilium import operations
+from niclab.cilium.decisions import Decisions, flushed
 from niclab.deployment import Deployment, reported_by
 from niclab.errors import LabError
 from niclab.flow.predict import Prediction, World
@@ -146,13 +146,13 @@ def become(deployment: Deployment, taps: Taps, before: Topology, topology: Topol
     start, target = pinned(before), pinned(topology)
     plan = Plan(target, deployment.plan.cables)
     old = replace(deployment.decisions, topology=start)
-    new = running.after(old, target)
+    new = old.after(target)
     settling = deployment.cilium.settling() if deployment.cilium else None
     deployment.substrate.apply(difference(start, target, plan.cables))
     deployment.plan = plan
     taps.plug(plan)
     if settling is None:
-        _follow(deployment, old, new, running.flushed(start, target))
+        _follow(deployment, old, new, flushed(start, target))
     readiness.wait(deployment.substrate)
     neighbours.forget(deployment.substrate, target.hosts)
     if settling is not None:
@@ -165,7 +165,7 @@ def become(deployment: Deployment, taps: Taps, before: Topology, topology: Topol
 def validate(deployment: Deployment) -> None:
     """Return when every agent has validated its nodes once more, and direct node routes are what they should be."""
     before = deployment.decisions
-    after = running.validated(before)
+    after = before.validated()
     if deployment.cilium is None:
         _follow(deployment, before, after, frozenset())
     else:

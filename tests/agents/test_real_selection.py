@@ -20,7 +20,7 @@ from niclab.agents.reported import json_rows
 from niclab.check import loads
 from niclab.cilium.selection import Choice, Device, Link, LinkAddress, Version, links_of, node_addresses
 from niclab.cilium.selection.devices import decide
-from niclab.cilium.selection.routes import RouteRow
+from niclab.cilium.selection.links import RouteRow
 from niclab.deployment import Deployment, deploy_cilium
 from niclab.net.route import SCOPES, Family, NextHop, Route
 from niclab.topology import Node, Topology

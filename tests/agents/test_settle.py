@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from niclab.agents.settle import loaded, reloads
 from niclab.check import load
-from niclab.cilium import running
-from niclab.cilium.decisions import Decisions
+from niclab.cilium.decisions import Decisions, flushed
 from niclab.cilium.operations import operations
 from niclab.cilium.selection import Version
 from niclab.kernel import edit
@@ -48,11 +47,11 @@ def test_an_agent_that_cannot_load_is_not_waited_for() -> None:
 def test_programs_are_loaded_again_when_the_selected_devices_or_their_addresses_change() -> None:
     for version, again in (("1.18", True), ("1.20", False)):
         before = decisions(version, devices="eth0,eth1")
-        down = running.after(before, edit.link(before.topology, "node1.eth1", up=False))
+        down = before.after(edit.link(before.topology, "node1.eth1", up=False))
         assert reloads(before.nodes["node1"], down.nodes["node1"]) is again
-        routed = running.after(before, edit.add_route(before.topology, "node1", "10.9.0.0/16 dev eth1"))
+        routed = before.after(edit.add_route(before.topology, "node1", "10.9.0.0/16 dev eth1"))
         assert not reloads(before.nodes["node1"], routed.nodes["node1"])
-        more = running.after(before, edit.add_address(before.topology, "node1.eth1", "10.0.1.77/24"))
+        more = before.after(edit.add_address(before.topology, "node1.eth1", "10.0.1.77/24"))
         assert reloads(before.nodes["node1"], more.nodes["node1"])
 
 
@@ -60,17 +59,17 @@ def test_a_direct_route_comes_back_with_the_validation_only() -> None:
     native = {"auto_direct_node_routes": "true", "ipv4_native_routing_cidr": "10.244.0.0/16"}
     start = decisions("1.20", routing="native", devices="eth0,eth1", **native)
     (route,) = start.direct_routes("node1")[0]
-    down = running.after(start, edit.link(start.topology, "node1.eth0", up=False))
-    up = running.after(down, edit.link(down.topology, "node1.eth0", up=True))
+    down = start.after(edit.link(start.topology, "node1.eth0", up=False))
+    up = down.after(edit.link(down.topology, "node1.eth0", up=True))
     assert down.direct_routes("node1")[0] == up.direct_routes("node1")[0] == ()
-    assert running.validated(up).direct_routes("node1")[0] == (route,)
+    assert up.validated().direct_routes("node1")[0] == (route,)
     assert up.direct_routes("node2")[0]
 
 
 def test_only_the_difference_is_done_and_the_kernel_is_not_told_what_it_did_itself() -> None:
     before = decisions("1.18", devices="eth0,eth1")
-    after = running.after(before, edit.link(before.topology, "node1.eth1", up=False))
-    gone = running.flushed(before.topology, after.topology)
+    after = before.after(edit.link(before.topology, "node1.eth1", up=False))
+    gone = flushed(before.topology, after.topology)
     assert ("node1", "eth1") in gone
     done = update(operations(before), operations(after), gone)
     assert done
@@ -83,7 +82,7 @@ def test_only_the_difference_is_done_and_the_kernel_is_not_told_what_it_did_itse
 
 def test_an_agent_that_runs_does_not_exit_for_want_of_a_device() -> None:
     before = decisions("1.18", devices="eth1")
-    down = running.after(before, edit.link(before.topology, "node1.eth1", up=False))
+    down = before.after(edit.link(before.topology, "node1.eth1", up=False))
     assert down.nodes["node1"].selected == ()
     assert down.nodes["node1"].agent_exits is None
     assert replace(down, memory={}).nodes["node1"].agent_exits is not None

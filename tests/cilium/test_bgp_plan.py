@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from niclab import LAB_BASELINE, Flow, Settings, Topology, Version, World, load
 from niclab.agents.frr import config
 from niclab.check import loads
-from niclab.cilium.bgp.learned import SWITCH, advertised, learned_routes, originated, ribs
-from niclab.cilium.bgp.session import sessions, speakers
+from niclab.cilium.bgp import SWITCH, advertised, learned_routes, originated, ribs, sessions, speakers
 from niclab.cilium.decisions import Decisions
 from niclab.settings import NodeSettings
 from niclab.topology import find

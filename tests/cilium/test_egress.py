@@ -7,7 +7,7 @@ import os
 import pytest
 from niclab import LAB_BASELINE, Lab, Settings, Version, World, load
 from niclab.check import loads
-from niclab.cilium import egress, egressroutes
+from niclab.cilium import egress
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.egress import WayOut
 from niclab.net.address import ip_address
@@ -31,12 +31,12 @@ def way(found: Decisions, pod: str) -> WayOut | None:
     return egress.entries(found, pod, 4)[-1].way_out
 
 
-def routes(found: Decisions, node: str, tables: range) -> dict[str, str]:
-    """Destination → the route, of a node's tables in this range."""
+def routes(found: Decisions, node: str, table: int) -> dict[str, str]:
+    """Destination → the route, in one table of a node."""
     return {
         str(one.route.destination): str(one.route)
-        for one in egressroutes.operations(found, found.nodes[node])
-        if isinstance(one, AddRoute) and one.route.table in tables
+        for one in egress.operations(found, found.nodes[node])
+        if isinstance(one, AddRoute) and one.route.table == table
     }
 
 
@@ -56,13 +56,13 @@ def test_a_gateway_that_does_not_run_drops() -> None:
 
     found = Decisions(topology, settings.merged(parse_node_assignments(["node2:devices=eth9"])), Version(1, 20))
     assert way(found, "by-nic") is None
-    assert routes(found, "node1", range(2100, 2101))["0.0.0.0/0"].startswith("blackhole")
+    assert routes(found, "node1", 1_000_000)["0.0.0.0/0"].startswith("blackhole")
 
 
 def test_without_the_feature_policies_are_of_no_effect() -> None:
     found = decisions(enable_egress_gateway="false")
-    assert list(egressroutes.operations(found, found.nodes["node1"])) == []
-    assert list(egressroutes.packet_rules(found, found.nodes["node2"])) == []
+    assert list(egress.operations(found, found.nodes["node1"])) == []
+    assert list(egress.packet_rules(found, found.nodes["node2"])) == []
 
 
 def test_the_longest_prefix_wins() -> None:
@@ -80,32 +80,32 @@ def test_the_longest_prefix_wins() -> None:
 
 def test_a_table_has_a_way_for_every_part_of_the_networks() -> None:
     """The pod's own: what would leave by an unselected NIC, what is excluded, and the cluster's are passed by."""
-    both = routes(decisions(), "node1", range(2100, 2101))
+    both = routes(decisions(), "node1", 1_000_000)
     assert both["0.0.0.0/0"] == (
-        "default encap ip id 2 dst 10.0.0.2 via 10.244.2.0 dev cilium_vxlan onlink table 2100 mtu 1450"
+        "default encap ip id 2 dst 10.0.0.2 via 10.244.2.0 dev cilium_vxlan onlink table 1000000 mtu 1450"
     )
     assert "dst 10.0.0.2" in both["10.0.1.0/24"]
-    assert both["10.0.0.2/32"] == "throw 10.0.0.2/32 table 2100"
-    only = routes(decisions(devices="eth0"), "node1", range(2100, 2101))
-    assert only["10.0.1.0/24"] == "throw 10.0.1.0/24 table 2100"
-    partly = routes(decisions(), "node1", range(2104, 2105))
-    assert partly["10.0.1.0/24"] == "throw 10.0.1.0/24 table 2104"
+    assert both["10.0.0.2/32"] == "throw 10.0.0.2/32 table 1000000"
+    only = routes(decisions(devices="eth0"), "node1", 1_000_000)
+    assert only["10.0.1.0/24"] == "throw 10.0.1.0/24 table 1000000"
+    partly = routes(decisions(), "node1", 1_000_004)
+    assert partly["10.0.1.0/24"] == "throw 10.0.1.0/24 table 1000004"
 
 
 def test_on_the_gateway_the_next_hop_stays_that_of_the_routes() -> None:
-    assert routes(decisions(), "node2", range(2300, 2301))["0.0.0.0/0"] == (
-        "default via 10.0.0.254 dev eth1 onlink table 2300"
+    assert routes(decisions(), "node2", 2_000_000)["0.0.0.0/0"] == (
+        "default via 10.0.0.254 dev eth1 onlink table 2000000"
     )
-    assert routes(decisions((1, 18)), "node2", range(2300, 2301))["0.0.0.0/0"] == (
-        "default via 10.0.0.254 dev eth0 table 2300"
+    assert routes(decisions((1, 18)), "node2", 2_000_000)["0.0.0.0/0"] == (
+        "default via 10.0.0.254 dev eth0 table 2000000"
     )
 
 
 def test_the_local_gateway_looks_on_the_nic_itself() -> None:
-    found = routes(decisions(), "node1", range(2103, 2104))
-    assert found["0.0.0.0/0"] == "default dev eth1 table 2103"
-    assert routes(decisions((1, 18)), "node1", range(2103, 2104))["0.0.0.0/0"] == (
-        "default via 10.0.0.254 dev eth0 table 2103"
+    found = routes(decisions(), "node1", 1_000_003)
+    assert found["0.0.0.0/0"] == "default dev eth1 table 1000003"
+    assert routes(decisions((1, 18)), "node1", 1_000_003)["0.0.0.0/0"] == (
+        "default via 10.0.0.254 dev eth0 table 1000003"
     )
 
 
@@ -115,9 +115,9 @@ def test_native_routing_tunnels_answers_too() -> None:
         LAB_BASELINE.merged(NATIVE).merged(Settings.of(enable_egress_gateway=True, devices="eth0,eth1")),
         Version(1, 20),
     )
-    rules = [one.rule for one in egressroutes.operations(found, found.nodes["node2"]) if isinstance(one, AddRule)]
-    assert [str(rule) for rule in rules if rule.table == 2500] == [
-        f"from all to 10.244.1.10 iif {nic} lookup 2500 priority 9".replace("10.244.1.10", "10.244.1.10/32")
+    rules = [one.rule for one in egress.operations(found, found.nodes["node2"]) if isinstance(one, AddRule)]
+    assert [str(rule) for rule in rules if rule.table == 3_000_000] == [
+        f"from all to 10.244.1.10 iif {nic} lookup 3000000 priority 9".replace("10.244.1.10", "10.244.1.10/32")
         for nic in ("eth0", "eth1")
     ]
     assert found.nodes["node1"].route_mtu == 1450
@@ -125,7 +125,7 @@ def test_native_routing_tunnels_answers_too() -> None:
 
 def test_snat_is_on_selected_nics_and_knows_what_stays() -> None:
     found = decisions(devices="eth0")
-    rules = list(egressroutes.packet_rules(found, found.nodes["node2"]))
+    rules = list(egress.packet_rules(found, found.nodes["node2"]))
     (snat,) = [one for one in rules if one.action == Snat(ip_address("10.0.1.202"))]
     assert snat.match.oif is not None and snat.match.oif.names == ("eth0",)
     assert "10.0.0.1/32" in map(str, snat.match.not_destinations)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 from niclab.cilium.selection import VERSIONS, Link, Rule, Version
-from niclab.cilium.selection.rule import order
+from niclab.cilium.selection.devices import order
 
 from tests.support.selecting import (
     FROM_1_19,

@@ -7,6 +7,8 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
+from niclab.check import load
+from niclab.cilium.decisions import Decisions
 from niclab.cilium.selection import (
     NO_DEVICES,
     NO_DIRECT_ROUTING_DEVICE,
@@ -19,9 +21,9 @@ from niclab.cilium.selection import (
     direct_routing_address,
     requires_devices,
     select,
-    skips_fib,
 )
 from niclab.cilium.selection.direct_routing import DirectRoutingRule
+from niclab.settings import LAB_BASELINE, Settings
 from niclab.settings.model import Friendly
 
 from tests.support.selecting import FROM_1_19, V16, V17, V18, V19, V20, V21, link, lo, view
@@ -140,15 +142,14 @@ def test_ipsec_leaves_bpf_host_routing_on_from_1_19_on() -> None:
 
 @every_version
 def test_the_short_cut_of_one_device_ends_with_1_18(version: Version) -> None:
-    told = view(kube_proxy_replacement=True, enable_bpf_masquerade=True)
-    one = select([DIRECT], (), told, version)
-    two = select([DIRECT, DUMMY], (), told, version)
-    drd = DirectRouting("direct0", "")
-    assert skips_fib(one, drd, told, version) == (version < V19)
-    assert not skips_fib(two, drd, told, version)
-    assert not skips_fib(
-        one, drd, view(kube_proxy_replacement=True, enable_bpf_masquerade=True, enable_endpoint_routes=True), version
-    )
+    def short_cut(devices: str, **told: bool) -> str | None:
+        settings = LAB_BASELINE.merged(Settings.of(devices=devices, **told))
+        return Decisions(load("two-nic"), settings, version).nodes["node1"].single_device
+
+    assert short_cut("eth0") == ("eth0" if version < V19 else None)
+    assert short_cut("eth0,eth1") is None
+    assert short_cut("eth0", enable_endpoint_routes=True) is None
+    assert short_cut("eth0", enable_host_legacy_routing=True) is None
 
 
 @pytest.mark.parametrize(

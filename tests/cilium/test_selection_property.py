@@ -19,8 +19,8 @@ from niclab.cilium.selection import (
     route_mtu,
     select,
 )
-from niclab.cilium.selection.routes import rows_of
-from niclab.cilium.selection.runtime import Controller
+from niclab.cilium.selection.controller import Controller
+from niclab.cilium.selection.links import rows_of
 from niclab.net.route import parse_route
 
 from tests.support.selecting import addresses, view

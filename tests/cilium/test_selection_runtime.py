@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from niclab.cilium.selection import VERSIONS, Link, Rule, Version
-from niclab.cilium.selection.routes import RouteRow, route_row
-from niclab.cilium.selection.runtime import (
+from niclab.cilium.selection.controller import (
     AddressAdded,
     AddressRemoved,
     Controller,
@@ -21,6 +20,7 @@ from niclab.cilium.selection.runtime import (
     RouteAdded,
     RouteRemoved,
 )
+from niclab.cilium.selection.links import RouteRow, route_row
 from niclab.net.route import parse_route
 
 from tests.support.selecting import FROM_1_20, V18, V19, addresses, link, rows, view

@@ -8,11 +8,9 @@ import pytest
 from niclab import LAB_BASELINE, Prediction, Settings, World
 from niclab.agents.reported import frontend_rows
 from niclab.check import load
-from niclab.cilium import ownaddresses
+from niclab.cilium import operations, services
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.selection import VERSIONS, Version
-from niclab.cilium.services import frontends
-from niclab.cilium.services import rules as service_rules
 from niclab.net.address import ip_address
 from niclab.net.packetrules import Dnat, Drop, Reject
 from niclab.net.route import parse_route
@@ -57,7 +55,7 @@ def test_frontends_are_in_the_words_of_agents(version: str) -> None:
     """A real agent has the same ones, and the API server's; pods' addresses are its own choice."""
     decisions = decided(version, NATIVE, BOTH)
     real = frontend_rows((AGENTS / f"frontends-{version}.json").read_text())
-    reported = frontends.reported(decisions, decisions.nodes["node1"])
+    reported = decisions.frontend_rows("node1")
     ours = [row.partition(" →")[0] for row in reported]
     assert ours == sorted(row.partition(" →")[0] for row in real if "10.96.0.1:" not in row)
 
@@ -193,9 +191,9 @@ def test_a_pod_and_an_address_that_its_agent_does_not_know(
 
 def test_a_node_knows_the_addresses_on_selected_nics() -> None:
     decisions = decided("1.20", NATIVE, ETH0)
-    assert ownaddresses.unknown(decisions.nodes["node1"], 4) == (ip_address("10.0.1.1"),)
+    assert operations.unknown_addresses(decisions.nodes["node1"], 4) == (ip_address("10.0.1.1"),)
     decisions = decided("1.20", NATIVE, BOTH)
-    assert ownaddresses.unknown(decisions.nodes["node1"], 4) == ()
+    assert operations.unknown_addresses(decisions.nodes["node1"], 4) == ()
 
 
 @pytest.mark.parametrize(
@@ -203,7 +201,7 @@ def test_a_node_knows_the_addresses_on_selected_nics() -> None:
 )
 def test_a_frontend_without_a_backend(told: Settings, action: type) -> None:
     decisions = decided("1.20", NATIVE, BOTH, told)
-    found = [one for one in service_rules.packet_rules(decisions, decisions.nodes["node1"]) if one.match.port == 30081]
+    found = [one for one in services.packet_rules(decisions, decisions.nodes["node1"]) if one.match.port == 30081]
     outside = [one for one in found if one.match.iif and "eth0" in one.match.iif.names]
     assert outside and all(isinstance(one.action, action) for one in outside)
 
@@ -211,9 +209,7 @@ def test_a_frontend_without_a_backend(told: Settings, action: type) -> None:
 @pytest.mark.parametrize("served", [True, False])
 def test_cluster_ips_are_served_outside_when_told_so(served: bool) -> None:
     decisions = decided("1.20", NATIVE, BOTH, Settings.of(bpf_lb_external_clusterip=served))
-    found = [
-        one for one in service_rules.packet_rules(decisions, decisions.nodes["node1"]) if isinstance(one.action, Dnat)
-    ]
+    found = [one for one in services.packet_rules(decisions, decisions.nodes["node1"]) if isinstance(one.action, Dnat)]
     entering = {str(one.match.destinations[0]) for one in found if one.match.iif and "eth0" in one.match.iif.names}
     assert ("10.96.0.10/32" in entering) is served
 
@@ -221,8 +217,8 @@ def test_cluster_ips_are_served_outside_when_told_so(served: bool) -> None:
 def test_nothing_is_planned_without_services() -> None:
     decisions = decided("1.20", NATIVE, BOTH, topology=load("two-nic"))
     for node in decisions.nodes.values():
-        assert list(service_rules.packet_rules(decisions, node)) == []
-        assert list(service_rules.routing_rules(decisions, node, tunnel=(1, 1), single=(2, 2))) == []
+        assert list(services.packet_rules(decisions, node)) == []
+        assert list(services.routing_rules(decisions, node)) == []
 
 
 def test_explanations_name_their_sources() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from niclab.cilium.refusals import fixes
+from niclab.cilium.refusals import fix
 from niclab.cilium.selection import NO_DEVICES
 from niclab.cli import COULD_NOT_RUN, FAIL, PASS
 from niclab.flow.explain import schema
@@ -123,7 +123,7 @@ def test_an_agent_that_exits_and_what_to_set() -> None:
     assert "direct-routing-device" in node["mend"]
     (flow,) = found["flows"]
     assert (flow["ways"], flow["not_sent"].partition(":")[0]) == ([], "pod1 is not plugged")
-    assert fixes.fix("words that nobody knows") == ""
+    assert fix("words that nobody knows") == ""
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from niclab import LAB_BASELINE, Lab, Settings, World
 from niclab.check import load
-from niclab.cilium.decisions import ROUTER_DEVICE, Decisions
+from niclab.cilium.decisions import Decisions
+from niclab.cilium.node import ROUTER_DEVICE
 from niclab.cilium.selection import Version
 from niclab.flow.predict import Prediction
 from niclab.net.route import parse_route, parse_rule

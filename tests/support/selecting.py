@@ -6,7 +6,7 @@ import ipaddress
 from collections.abc import Sequence
 
 from niclab.cilium.selection import VERSIONS, Device, Link, LinkAddress, Version, link_addresses, select
-from niclab.cilium.selection.routes import RouteRow, rows_of
+from niclab.cilium.selection.links import RouteRow, rows_of
 from niclab.net.route import parse_route
 from niclab.settings import NodeView, Settings
 from niclab.settings.model import Friendly

@@ -10,7 +10,7 @@ from typing import Any
 
 from niclab.agents.agent import Agent
 from niclab.agents.kube import Object
-from niclab.cilium.bgp.session import Session, sessions
+from niclab.cilium.bgp import Session, sessions
 from niclab.net.address import ip_address
 from niclab.net.route import Address, Family, Network
 from niclab.topology import Topology

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from niclab.agents import ipam
 from niclab.agents.controlplane import Kind
-from niclab.cilium.bgp.learned import SWITCH
+from niclab.cilium.bgp import SWITCH
 from niclab.cilium.decisions import Decisions
 
 LIBRARY = "/run/cilium/lib"

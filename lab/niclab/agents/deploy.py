@@ -32,7 +32,7 @@ from niclab.agents.agent import Agent, prepare
 from niclab.agents.bundle import CiliumBundle, KubernetesBundle
 from niclab.agents.controlplane import ControlPlane, Kind
 from niclab.agents.settle import Settling
-from niclab.cilium.bgp.learned import SWITCH
+from niclab.cilium.bgp import SWITCH
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.reported import NodeReport
 from niclab.errors import LabError

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from ipaddress import ip_interface
 from pathlib import Path
 
-from niclab.cilium.decisions import ROUTER_DEVICE, Decisions
+from niclab.cilium.decisions import Decisions
+from niclab.cilium.node import ROUTER_DEVICE
 from niclab.kernel.plan import mac
 from niclab.net.operation import AddAddress, AddCable, Operation, SetLink
 from niclab.net.route import Address, Family

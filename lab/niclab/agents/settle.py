@@ -18,7 +18,8 @@ import tenacity
 
 from niclab.agents.agent import Agent
 from niclab.agents.reported import device_rows, json_rows
-from niclab.cilium.decisions import Decisions, NodeDecision
+from niclab.cilium.decisions import Decisions
+from niclab.cilium.node import NodeDecision
 from niclab.net.route import Route
 
 DEADLINE = 60.0

@@ -1,177 +1,70 @@
-"""What an agent on each node decides before any packet flows: pure, from topology, settings and version.
+"""What the agents decide before any packet flows: pure, from topology, settings and version.
 
-The built-in datapath carries a decision out with kernel parts, and prediction reads it.
+The built-in datapath carries the decisions out with kernel parts, and prediction reads them. After a change to a
+running lab they depend on what each agent remembers: `Decisions.after`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from niclab.cilium.memory import Memory
-from niclab.cilium.refusals import Refusal, refused
-from niclab.cilium.selection import (
-    FALLBACK,
-    Device,
-    DirectRouting,
-    Link,
-    NodeAddress,
-    Version,
-    bpf_host_routing,
-    device_mtu,
-    direct_routing,
-    direct_routing_address,
-    links_of,
-    node_addresses,
-    node_port,
-    route_mtu,
-    select,
-    skips_fib,
-)
-from niclab.cilium.services.frontends import Frontend, Place, frontends, outside
+from niclab.cilium.frontends import Frontend, Place, frontends, outside
+from niclab.cilium.node import TUNNEL_DEVICE, NodeDecision
+from niclab.cilium.numbers import REMOTE_PODS
+from niclab.cilium.selection import Device, Link, direct_routing, links_of, select
+from niclab.cilium.selection.controller import Controller, events
+from niclab.cilium.selection.links import rows_of
+from niclab.cilium.version import Version
 from niclab.kernel.fib import Fib
-from niclab.net.route import FAMILIES, TABLES, Address, Encap, Family, Network, NextHop, Route, family_of
+from niclab.kernel.update import Flushed
+from niclab.net.address import FAMILIES, Address, Family, family_of
+from niclab.net.reason import Why
+from niclab.net.route import TABLES, Encap, NextHop, Route
 from niclab.settings import NodeView, Settings
 from niclab.topology import Node, Topology
+from niclab.topology.stacking import is_up
 
-_MOST = 65535
-ROUTER_DEVICE = "cilium_host"
-TUNNEL_DEVICE = "cilium_vxlan"
-
-
-def pod_interface(pod: str) -> str:
-    """The node's end of a pod's veth pair: `lxc` and the pod's name, or a hash of it where that is too long."""
-    name = f"lxc{pod}"
-    return name if len(name) <= 15 else "lxc" + hashlib.sha256(pod.encode()).hexdigest()[:12]
+_TUNNEL = Why(
+    "tunnel.pod-cidr",
+    "{destination} is in {cidr}, a pod CIDR of the peer with node IP {remote}: into the tunnel",
+    "bpf/bpf_lxc.c encap_and_redirect_lxc; pkg/node/manager/manager.go (ipcache: pod CIDR → node IP)",
+)
+_TUNNEL_OF_NODE = Why(
+    "tunnel.node-route",
+    "{destination}: the agent's route of {cidr} through cilium_host, into the tunnel to {remote}",
+    "pkg/datapath/linux/node.go createNodeRouteSpec; bpf/bpf_host.c",
+)
+_DIRECT_ROUTE = Why(
+    "route.direct-node-route",
+    "{destination}: {route}, the one route that auto-direct-node-routes made: by the NIC of the route to the node IP",
+    "pkg/datapath/linux/node.go createDirectRouteSpec",
+)
 
 
 @dataclass(frozen=True)
-class NodeDecision:
-    """One node's agent: what it selected and why, and the routes and addresses that follow."""
+class Memory:
+    """What one node's agent remembers from before a change, and what stands from before: decisions depend on it.
 
-    node: str
-    settings: NodeView
-    version: Version
-    node_ips: Mapping[Family, Address]
-    links: tuple[Link, ...]
-    devices: tuple[Device, ...]
-    drd: DirectRouting
-    kernel_fib: Fib
-    pod_cidrs: Mapping[Family, Network]
-    pod_networks: tuple[Network, ...] = ()
-    """All networks that the node's pods have addresses of: other pools' too, or its ENIs'."""
-    vpc: tuple[Network, ...] = ()
-    """With ENIs: the cloud's networks, the primary one first."""
+    `indices`: interface → the index the kernel gave it, which a NIC that is plugged again has anew.
+    """
+
+    controller: Controller
+    indices: Mapping[str, int]
+    direct_routes: tuple[Route, ...] = ()
+    """Direct node routes that stand: an agent adds those that are missing only when it next validates its nodes."""
 
     @property
-    def announced(self) -> tuple[Network, ...]:
-        """The networks that peers have routes to; a cloud brings packets to its ENIs' addresses by itself."""
-        return () if self.vpc else self.pod_networks
-
-    def pods_of(self, family: Family) -> tuple[Network, ...]:
-        return tuple(network for network in self.pod_networks if network.version == family)
-
-    @cached_property
-    def selected(self) -> tuple[str, ...]:
-        return tuple(device.name for device in self.devices if device.selected)
-
-    @cached_property
-    def agent_exits(self) -> str | None:
-        """The agent's last words when it refuses to run with these settings, else None."""
-        return None if self.refused is None else self.refused.words
-
-    @cached_property
-    def refused(self) -> Refusal | None:
-        """Why the agent refuses to run, and where Cilium has that; None when it runs."""
-        return refused(self.settings, self.version, self.drd)
-
-    @cached_property
-    def families(self) -> tuple[Family, ...]:
-        """The families in which pods of this node have addresses."""
-        enabled: dict[Family, bool] = {4: self.settings.enable_ipv4, 6: self.settings.enable_ipv6}
-        return tuple(family for family in self.pod_cidrs if enabled[family])
-
-    @cached_property
-    def tunnels(self) -> bool:
-        return self.settings.routing_mode == "tunnel"
+    def links(self) -> tuple[Link, ...]:
+        """Without what messages of routes without a device leave in the agent's tables: a row without a name."""
+        return tuple(link for _, link in sorted(self.controller.links.items()) if link.name)
 
     @property
-    def host_routing(self) -> str:
-        return "BPF" if bpf_host_routing(self.settings, self.version) else "Legacy"
-
-    @property
-    def masquerading(self) -> str:
-        """`BPF`, `iptables` or `disabled`, as `cilium status` words it."""
-        if not any(self.masquerades(family) for family in self.families):
-            return "disabled"
-        return "BPF" if self.settings.bpf_masquerade else "iptables"
-
-    def masquerades(self, family: Family) -> bool:
-        return self.settings.ipv4_masquerade if family == 4 else self.settings.ipv6_masquerade
-
-    @cached_property
-    def single_device(self) -> str | None:
-        """The device every pod packet is sent to without a FIB lookup (≤1.18), or None."""
-        return self.drd.device if skips_fib(self.devices, self.drd, self.settings, self.version) else None
-
-    @cached_property
-    def host_single_device(self) -> str | None:
-        """The device services' packets are sent to by the NICs' own programs without a FIB lookup (≤1.18), or None.
-
-        There `enable-endpoint-routes` makes no difference (pkg/datapath/linux/config/config.go writeTemplateConfig).
-        """
-        alone = self.version < (1, 19) and len(self.selected) == 1 and bpf_host_routing(self.settings, self.version)
-        return self.drd.device if alone else None
-
-    @property
-    def serves_node_ports(self) -> bool:
-        return node_port(self.settings, self.version)
-
-    def direct_routing_address(self, family: Family) -> Address | None:
-        """The address of the direct routing device that the datapath knows."""
-        link = next((link for link in self.links if link.name == self.drd.device), None)
-        return direct_routing_address(link, family, self.version) if link is not None else None
-
-    @cached_property
-    def mtu(self) -> int:
-        """Bytes: what pods' devices get (pkg/mtu/manager.go). [kernel] no veth takes as much as `lo` has: 65536."""
-        node_ip = self.node_ips.get(4) or self.node_ips.get(6)
-        routes = self.kernel_fib.routes
-        return min(device_mtu(self.links, self.devices, self.settings, self.version, node_ip, routes=routes), _MOST)
-
-    @property
-    def route_mtu(self) -> int:
-        """Bytes: what routes to other nodes' pods get (pkg/mtu/mtu.go)."""
-        return route_mtu(self.mtu, self.settings, self.version)
-
-    @cached_property
-    def node_addresses(self) -> tuple[NodeAddress, ...]:
-        """The agent's table of node addresses, but for those of Cilium's own devices."""
-        routes = self.kernel_fib.routes
-        return node_addresses(self.links, self.devices, self.settings, self.node_ips, self.version, routes=routes)
-
-    def exclusion(self, family: Family) -> Network | None:
-        """Destinations that are never masqueraded: the native routing CIDR if set, else the node's own pod CIDR."""
-        return self.native_routing_cidr(family) or self.pod_cidrs.get(family)
-
-    def native_routing_cidr(self, family: Family) -> Network | None:
-        """As set; with ENIs IPv4's is the VPC's primary CIDR otherwise (pkg/ipam/crd.go)."""
-        if family == 6:
-            return self.settings.ipv6_native_routing_cidr
-        return self.settings.ipv4_native_routing_cidr or next(iter(self.vpc), None)
-
-    def masquerade_address(self, device: str, family: Family) -> Address | None:
-        """What BPF masquerading writes as the source on one selected device: its Primary, else the fallback `*`.
-
-        `derive-masq-ip-addr-from-device` names one device for all (pkg/datapath/loader bpfMasqAddrs).
-        """
-        primary = {
-            row.device: row.address for row in self.node_addresses if row.primary and row.address.version == family
-        }
-        return primary.get(self.settings.derive_masquerade_from or device) or primary.get(FALLBACK)
+    def devices(self) -> tuple[Device, ...]:
+        return tuple(device for _, device in sorted(self.controller.devices.items()) if device.name)
 
 
 @dataclass(frozen=True)
@@ -198,12 +91,21 @@ class Decisions:
     @cached_property
     def frontends(self) -> Mapping[str, tuple[Frontend, ...]]:
         """Node → the frontends its agent has; a node port's is the surrogate for all of the node's addresses."""
-        return {name: frontends(self, node) for name, node in self.nodes.items() if name in self.running}
+        plugged = {
+            pod: tuple(one for one in self.pod_addresses[pod] if family_of(one) in self.nodes[home].families)
+            for pod, (home, _) in self.topology.pods.items()
+            if home in self.running
+        }
+        return {name: frontends(self.topology, self.nodes[name], plugged) for name in self.running}
 
     @cached_property
     def frontends_outside(self) -> Mapping[str, tuple[Frontend, ...]]:
         """Node → its frontends as clients outside the cluster ask for them."""
-        return {name: outside(found, self.nodes[name]) for name, found in self.frontends.items()}
+        return {name: outside(served, self.nodes[name]) for name, served in self.frontends.items()}
+
+    def frontend_rows(self, name: str) -> tuple[str, ...]:
+        """A node's frontends in the words of its agent, sorted."""
+        return tuple(sorted(row for frontend in self.frontends[name] for row in frontend.rows))
 
     @cached_property
     def frontend_numbers(self) -> Mapping[Place, int]:
@@ -284,6 +186,7 @@ class Decisions:
                         source=source,
                         mtu=node.route_mtu,
                         encap=Encap(vni=2, remote=remote),
+                        why=_TUNNEL if table == REMOTE_PODS else _TUNNEL_OF_NODE,
                     )
                 )
         return tuple(found)
@@ -305,7 +208,9 @@ class Decisions:
                     continue
                 hop = NextHop(via=via[family], dev=TUNNEL_DEVICE, onlink=True)
                 alone = ipaddress.ip_network(address)
-                yield Route(alone, (hop,), table=table, protocol=2, mtu=node.route_mtu, encap=Encap(2, remote))
+                yield Route(
+                    alone, (hop,), table=table, protocol=2, mtu=node.route_mtu, encap=Encap(2, remote), why=_TUNNEL
+                )
 
     def warnings(self, name: str) -> tuple[str, ...]:
         """What a node's agent warns of while it runs."""
@@ -341,8 +246,62 @@ class Decisions:
                 if hop.via is not None and hop.via != target:
                     warnings.append(_gateway_warning(node.settings, target, hop.via))
                     continue
-                routes.append(Route(cidr, (NextHop(via=target, dev=hop.dev),), protocol=2))
+                routes.append(Route(cidr, (NextHop(via=target, dev=hop.dev),), protocol=2, why=_DIRECT_ROUTE))
         return tuple(routes), tuple(warnings)
+
+    def after(self, topology: Topology) -> Decisions:
+        """The decisions once the agents that run have heard of everything that differs in `topology`."""
+        gone = flushed(self.topology, topology)
+        memory = {name: self._memory(name, topology.nodes[name], gone) for name in self.running}
+        return replace(self, topology=topology, memory=memory)
+
+    def validated(self) -> Decisions:
+        """The decisions once every agent has validated its nodes again: missing direct node routes are added.
+
+        pkg/node/manager/manager.go backgroundSync, about once a minute (backoff.go ClusterSizeDependantInterval).
+        """
+        fresh = replace(self, memory={})
+        return replace(
+            self,
+            memory={
+                name: replace(memory, direct_routes=fresh.direct_routes(name)[0])
+                for name, memory in self.memory.items()
+            },
+        )
+
+    def _memory(self, name: str, node: Node, gone: Flushed) -> Memory:
+        known, before = self.memory.get(name) or self._start(name), self.topology.nodes[name]
+        indices = _indices(known.indices, node)
+        links_before, links = links_of(before, known.indices), links_of(node, indices)
+        rows_before, rows = rows_of(Fib.of(before).routes, links_before), rows_of(Fib.of(node).routes, links)
+        controller = known.controller.after(*events(links_before, links, rows_before, rows))
+        lost = {device for host, device in gone if host == name}
+        direct = tuple(route for route in self.direct_routes(name)[0] if route.devices.isdisjoint(lost))
+        return Memory(controller, indices, direct)
+
+    def _start(self, name: str) -> Memory:
+        node = self.nodes[name]
+        rows = rows_of(node.kernel_fib.routes, node.links)
+        controller = Controller.of(node.settings, node.version, node.links, rows)
+        return Memory(controller, {link.name: link.index for link in node.links})
+
+
+def flushed(before: Topology, after: Topology) -> Flushed:
+    """What went down, or away: the routes by it are gone."""
+    return frozenset(
+        (host, name)
+        for host, name, interface in before.interface_pairs()
+        if (now := after.hosts[host].interfaces.get(name)) is None
+        or (is_up(before.hosts[host], name) and not is_up(after.hosts[host], name))
+        or (bool(interface.addresses_of(4)) and not now.addresses_of(4))
+    )
+
+
+def _indices(known: Mapping[str, int], node: Node) -> Mapping[str, int]:
+    """The indices of the interfaces that are there; a new one gets the next free number, never an old one."""
+    indices = {name: index for name, index in known.items() if name == "lo" or name in node.interfaces}
+    fresh = itertools.count(max(known.values()) + 1)
+    return {**indices, **{name: next(fresh) for name in node.interfaces if name not in indices}}
 
 
 def _without_subnets(fib: Fib, node: Node) -> Fib:

@@ -10,8 +10,20 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 
-from niclab.cilium.decisions import Decisions, NodeDecision, pod_interface
-from niclab.cilium.selection import Version
+from niclab.cilium.behaviours import Behaviour
+from niclab.cilium.decisions import Decisions
+from niclab.cilium.node import NodeDecision, pod_interface
+from niclab.cilium.numbers import (
+    ANSWERING,
+    ENI_ANSWERS,
+    ENI_FROM_POD,
+    ENI_FROM_POD_COMPATIBLE,
+    ENI_NICS,
+    ENI_NODE_PORT,
+    ENI_TO_POD,
+    NODE_PORT_MARK,
+    POLICY_PRIORITY,
+)
 from niclab.kernel.fib import Fib
 from niclab.kernel.reversepath import LOOSE, OFF
 from niclab.net.operation import AddRoute, AddRule, DelRoute, Operation
@@ -20,16 +32,7 @@ from niclab.net.reason import Why
 from niclab.net.route import TABLES, Address, Network, NextHop, Route, Rule
 from niclab.topology import Nic, Node
 
-TO_POD, NODE_PORT, FROM_POD, COMPATIBLE = 20, 109, 111, 110
-"""Priorities (linux_defaults.go RulePriorityIngress, …Nodeport, …Egressv2, …Egress)."""
-FIRST_TABLE = 10
-_NODE_PORT_MARK = 0x80
 _KERNEL = 2
-ANSWERS = 2700
-"""Tables: one for each pod whose NIC is not that of the default route."""
-ANSWERING = 0x4000
-_BEFORE = 9
-"""Before the rules of the built-in datapath's own, which are from 10 on."""
 
 
 def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
@@ -39,7 +42,7 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
         return
     for route in subnet_routes(host):
         yield DelRoute(node.node, route)
-    yield AddRule(node.node, Rule(priority=NODE_PORT, mark=(_NODE_PORT_MARK, _NODE_PORT_MARK)))
+    yield AddRule(node.node, Rule(priority=ENI_NODE_PORT, mark=(NODE_PORT_MARK, NODE_PORT_MARK)))
     for name, nic in host.enis.items():
         for route in _table(nic, name, table_of(node, name)):
             yield AddRoute(node.node, route, replace=True)
@@ -51,7 +54,7 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
             alone = ipaddress.ip_network(address)
             hop = NextHop(dev=pod_interface(pod))
             yield AddRoute(node.node, Route(alone, (hop,), protocol=_KERNEL, scope="link"), replace=True)
-            yield AddRule(node.node, Rule(priority=TO_POD, destination=alone))
+            yield AddRule(node.node, Rule(priority=ENI_TO_POD, destination=alone))
             yield from _from(decisions, node, address, table_of(node, str(host.nic_of(spec))))
     yield from _answers(decisions, node)
 
@@ -78,13 +81,13 @@ def _answers(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
     if not _sends_answers_home(node):
         return
     for number, (pod, nic) in enumerate(_away(decisions, node)):
-        table = ANSWERS + number
+        table = ENI_ANSWERS.table(number)
         everything = ipaddress.ip_network("0.0.0.0/0")
         for cidr in coalesced(decisions.topology.vpc_cidrs):
             yield AddRoute(node.node, Route(cidr, kind="throw", table=table), replace=True)
         yield AddRoute(node.node, Route(everything, (NextHop(dev=nic),), table=table), replace=True)
         yield AddRule(
-            node.node, Rule(priority=_BEFORE, iif=pod_interface(pod), mark=(ANSWERING, ANSWERING), table=table)
+            node.node, Rule(priority=POLICY_PRIORITY, iif=pod_interface(pod), mark=(ANSWERING, ANSWERING), table=table)
         )
 
 
@@ -104,7 +107,7 @@ def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRul
 
 def _sends_answers_home(node: NodeDecision) -> bool:
     bpf = node.settings.bpf_masquerade and node.masquerades(4)
-    return bool(node.vpc) and bpf and (1, 17) <= node.version < (1, 21)
+    return bool(node.vpc) and bpf and node.version.has(Behaviour.ENI_ANSWERS_BY_OWN_NIC)
 
 
 def _away(decisions: Decisions, node: NodeDecision) -> Iterator[tuple[str, str]]:
@@ -123,8 +126,8 @@ def _from(decisions: Decisions, node: NodeDecision, address: Address, table: int
     From 1.21 on all of it leaves there, by one rule (58be8e42aa and 483fb470a0, #45137).
     """
     alone = ipaddress.ip_network(address)
-    priority = COMPATIBLE if _compatible(node) else FROM_POD
-    inside = node.masquerades(4) and node.version < (1, 21)
+    priority = ENI_FROM_POD_COMPATIBLE if _compatible(node) else ENI_FROM_POD
+    inside = node.masquerades(4) and node.version.has(Behaviour.ENI_WORLD_BY_MAIN)
     for cidr in coalesced(decisions.topology.vpc_cidrs) if inside else ():
         to = cidr if cidr.prefixlen else None
         yield AddRule(node.node, Rule(priority=priority, source=alone, destination=to, table=table))
@@ -136,13 +139,13 @@ def table_of(node: NodeDecision, nic: str) -> int:
     """The table of an ENI: by its number on the instance, or, in the old scheme, by the interface's index."""
     if _compatible(node):
         return next(link.index for link in node.links if link.name == nic)
-    numbers = [link.name for link in node.links if not link.loopback]
-    return FIRST_TABLE + numbers.index(nic)
+    names = [link.name for link in node.links if not link.loopback]
+    return ENI_NICS.table(names.index(nic))
 
 
 def _compatible(node: NodeDecision) -> bool:
     """`egress-multi-home-ip-rule-compat`, gone with 1.19."""
-    return node.settings.egress_rule_compatible and node.version < Version(1, 19)
+    return node.settings.egress_rule_compatible and node.version.has(Behaviour.ENI_COMPATIBLE_RULES)
 
 
 def _table(nic: Nic, name: str, table: int) -> Iterator[Route]:

@@ -10,8 +10,10 @@ import ipaddress
 from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network
 
-from niclab.cilium.decisions import TUNNEL_DEVICE, Decisions, NodeDecision
-from niclab.net.packetrules import Devices, Exempt, Masquerade, Match, PacketRule, Snat
+from niclab.cilium.behaviours import Behaviour
+from niclab.cilium.decisions import Decisions
+from niclab.cilium.node import TUNNEL_DEVICE, NodeDecision
+from niclab.net.packetrules import Devices, Drop, Exempt, Masquerade, Match, PacketRule, Snat
 from niclab.net.reason import Why
 from niclab.net.route import TABLES, Family, Network, Route
 from niclab.settings import ipmasq
@@ -85,7 +87,11 @@ def _listed(node: NodeDecision, family: Family) -> Iterator[PacketRule]:
 
 def _masquerades_to_nodes(node: NodeDecision) -> bool:
     """`enable-remote-node-masquerade` (3f0383ba60, 1.19): node IPs are no exception."""
-    return node.settings.bpf_masquerade and node.settings.remote_node_masquerade and node.version >= (1, 19)
+    return (
+        node.settings.bpf_masquerade
+        and node.settings.remote_node_masquerade
+        and node.version.has(Behaviour.REMOTE_NODE_MASQUERADE)
+    )
 
 
 def _by_bpf(node: NodeDecision, family: Family) -> Iterator[PacketRule]:
@@ -148,7 +154,8 @@ def _to_route_source(node: NodeDecision, family: Family) -> Iterator[PacketRule]
         for route in node.kernel_fib.routes
         if route.table == TABLES["main"] and route.family == family and route.kind == "unicast"
     ]
-    for route in sorted(routes, key=_longest_first if node.version >= (1, 20) else _as_dumped):
+    by_prefix = node.version.has(Behaviour.ROUTE_SOURCES_BY_PREFIX)
+    for route in sorted(routes, key=_longest_first if by_prefix else _as_dumped):
         device = route.nexthops[0].dev if len(route.nexthops) == 1 else None
         if route.source is None or route.destination == excluded:
             continue
@@ -177,4 +184,15 @@ def _as_dumped(route: Route) -> tuple[int, ...]:
     return route.is_default, int(route.destination.network_address), -route.destination.prefixlen
 
 
-__all__ = ["rules"]
+def answers(node: NodeDecision) -> Iterator[PacketRule]:
+    """What a node does with answers that come in by a NIC that is not selected."""
+    unselected = tuple(link.name for link in node.links if link.name not in node.selected and not link.loopback)
+    if not node.settings.bpf_masquerade or not unselected or node.masquerading == "disabled":
+        return
+    why = Why(
+        "masquerade.answer-not-selected",
+        "it answers a masqueraded packet, and comes in by {iif}, which is not selected: nobody translates it back",
+        "bpf/bpf_host.c cil_from_netdev; bpf/lib/nodeport.h nodeport_nat_ingress_ipv4",
+    )
+    match = Match(iif=Devices(unselected), local=True, direction="reply", translated=True)
+    yield PacketRule("prerouting", match, Drop("nobody translates the answer back"), why)

@@ -1,14 +1,7 @@
 """The built-in datapath: a model of Cilium's, made of routes, rules, lightweight-tunnel VXLAN and nftables. No eBPF.
 
 Pure: decisions in, kernel operations out. Where Cilium's programs decide before the kernel's FIB is asked, a routing
-rule with a table of its own stands in for them:
-
-    priority  8  the way back to what NICs' programs take: lab.datapath.unfiltered
-    priority  9  egress gateways: lab.datapath.egressroutes
-    priority 10  what comes in      table 2010  pods of this node; what the node itself makes goes by table main
-    priority 11  from pods (iif)    table 2011  pods of other nodes, encapsulated (tunnel mode)
-    priority 12  from pods (iif)    table 2012  ≤1.18 with one selected device: everything to that device
-    priority 11, 12 and 13 by mark  what NICs' programs forward for services (lab.datapath.services)
+rule with a table of its own stands in for them: `niclab.cilium.numbers` has them all, in the order they are asked.
 """
 
 from __future__ import annotations
@@ -17,10 +10,21 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import replace
 
-from niclab.cilium import egressroutes, eni, masquerade, ownaddresses, replies, unfiltered
-from niclab.cilium.decisions import ROUTER_DEVICE, TUNNEL_DEVICE, Decisions, NodeDecision, pod_interface
-from niclab.cilium.services import rules as service_rules
+from niclab.cilium import egress, eni, masquerade, reverse_path, services
+from niclab.cilium.behaviours import Behaviour
+from niclab.cilium.decisions import Decisions
+from niclab.cilium.node import ROUTER_DEVICE, TUNNEL_DEVICE, NodeDecision, pod_interface
+from niclab.cilium.numbers import (
+    BEFORE_LOCAL,
+    LOCAL_PODS,
+    MOVED_LOCAL,
+    PRIORITY,
+    REMOTE_PODS,
+    SINGLE_DEVICE,
+    check_tables,
+)
 from niclab.kernel.plan import BASE_SYSCTLS, mac
+from niclab.net.address import Address, Family, family_of
 from niclab.net.operation import (
     AddAddress,
     AddCable,
@@ -29,16 +33,24 @@ from niclab.net.operation import (
     AddRoute,
     AddRule,
     AddVxlan,
+    DelRule,
     Operation,
     SetLink,
     SetPacketRules,
     SetSysctl,
 )
-from niclab.net.packetrules import PacketRule
-from niclab.net.route import TABLES, Family, NextHop, Route, Rule, family_of
+from niclab.net.packetrules import Devices, Drop, Match, PacketRule
+from niclab.net.reason import Why
+from niclab.net.route import TABLES, NextHop, Route, Rule
 
-LOCAL_PODS, REMOTE_PODS, SINGLE_DEVICE = 2010, 2011, 2012
-_PRIORITY = {LOCAL_PODS: 10, REMOTE_PODS: 11, SINGLE_DEVICE: 12}
+_LOCAL_POD = Why(
+    "pod.local", "{destination} is a pod of this node: delivered to {device}", "bpf/bpf_lxc.c handle_ipv4_from_lxc"
+)
+_SINGLE_DEVICE = Why(
+    "fib.skipped",
+    "{device} is the only selected device: up to 1.18 pods' packets go there without a FIB lookup",
+    "bpf/lib/fib.h fib_redirect; pkg/datapath/linux/config/config.go ENABLE_SKIP_FIB",
+)
 _LAST_METRIC = 4294967294
 
 
@@ -50,6 +62,7 @@ def operations(decisions: Decisions) -> tuple[Operation, ...]:
 def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
     """What one node's agent does to its node and its pods."""
     node = decisions.nodes[name]
+    check_tables(name, decisions.topology.nodes[name])
     number = list(decisions.topology.nodes).index(node.node) + 1
     yield AddCable(node.node, "cilium_net", mac(6, number, 0), node.node, ROUTER_DEVICE, mac(6, number, 1), node.mtu)
     yield SetLink(node.node, ROUTER_DEVICE)
@@ -81,21 +94,20 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
     if node.host_single_device:
         for route in single_device_routes(decisions, node):
             yield AddRoute(node.node, route, replace=True)
-        yield from ownaddresses.operations(decisions, node, SINGLE_DEVICE)
-    remote, single = (REMOTE_PODS, _PRIORITY[REMOTE_PODS]), (SINGLE_DEVICE, _PRIORITY[SINGLE_DEVICE])
-    for rule in service_rules.routing_rules(decisions, node, tunnel=remote, single=single):
+        yield from _own_address_operations(decisions, node)
+    for rule in services.routing_rules(decisions, node):
         yield AddRule(node.node, rule)
     for pod_number, pod in enumerate(decisions.topology.nodes[node.node].pods):
         yield from _pod(decisions, node, pod, number, pod_number)
-    yield from egressroutes.operations(decisions, node)
+    yield from egress.operations(decisions, node)
     yield from eni.operations(decisions, node)
-    yield from unfiltered.operations(decisions, node)
+    yield from reverse_path.operations(decisions, node)
     if rules := packet_rules(decisions, node):
         yield SetPacketRules(node.node, rules)
 
 
 def _rule(table: int, family: Family, iif: str | None = None) -> Rule:
-    return Rule(table=table, priority=_PRIORITY[table], iif=iif, explicit_family=family)
+    return Rule(table=table, priority=PRIORITY[table], iif=iif, explicit_family=family)
 
 
 def _pod(decisions: Decisions, node: NodeDecision, pod: str, number: int, pod_number: int) -> Iterator[Operation]:
@@ -109,8 +121,8 @@ def _pod(decisions: Decisions, node: NodeDecision, pod: str, number: int, pod_nu
         if family not in node.families:
             continue
         alone = ipaddress.ip_network(address)
-        for table in (LOCAL_PODS, TABLES["main"]):
-            yield AddRoute(node.node, Route(alone, (NextHop(dev=lxc),), table=table), replace=True)
+        for table, why in ((LOCAL_PODS, _LOCAL_POD), (TABLES["main"], None)):
+            yield AddRoute(node.node, Route(alone, (NextHop(dev=lxc),), table=table, why=why), replace=True)
         yield AddNeighbour(node.node, lxc, address, pod_mac)
         if node.tunnels:
             yield AddRule(node.node, _rule(REMOTE_PODS, family, lxc))
@@ -144,24 +156,68 @@ def single_device_routes(decisions: Decisions, node: NodeDecision) -> tuple[Rout
             # it is a neighbour that the device does not have.
             hops = (NextHop(dev=device),)
         if route.table == TABLES["main"] and route.kind == "unicast" and hops and route.family in node.families:
-            one = replace(route, nexthops=hops, table=SINGLE_DEVICE)
+            one = replace(route, nexthops=hops, table=SINGLE_DEVICE, why=_SINGLE_DEVICE)
             found[one.destination, one.effective_metric] = one
+    last = Route(ipaddress.ip_network("0.0.0.0/0"), (), table=SINGLE_DEVICE, metric=_LAST_METRIC, why=_SINGLE_DEVICE)
     lasts = (
-        Route(ipaddress.ip_network("0.0.0.0/0"), (NextHop(dev=device),), table=SINGLE_DEVICE, metric=_LAST_METRIC),
-        Route(ipaddress.ip_network("::/0"), kind="blackhole", table=SINGLE_DEVICE, metric=_LAST_METRIC),
+        replace(last, nexthops=(NextHop(dev=device),)),
+        replace(last, destination=ipaddress.ip_network("::/0"), kind="blackhole"),
     )
     found |= {(last.destination, _LAST_METRIC): last for last in lasts if last.family in node.families}
     return tuple(found.values())
 
 
+def unknown_addresses(node: NodeDecision, family: Family) -> tuple[Address, ...]:
+    """The node's own addresses that its agent does not know."""
+    known = {row.address for row in node.node_addresses}
+    up = (link for link in node.links if link.up)
+    own = (one.ip for link in up for one in link.addresses if one.version == family and not one.ip.is_loopback)
+    return tuple(one for one in own if one not in known and not one.is_link_local)
+
+
+def _own_address_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRule]:
+    """The drop of versions that look the address up in the FIB and know nothing better."""
+    if node.host_routing != "BPF" or node.single_device or not node.version.has(Behaviour.OWN_ADDRESS_DROPPED):
+        return
+    pods = tuple(pod_interface(pod) for pod in decisions.topology.nodes[node.node].pods)
+    why = Why(
+        "host.unknown-address",
+        "{destination} is this node's own, on a NIC that is not selected: dropped (FIB lookup failed, 4)",
+        "bpf/bpf_lxc.c handle_ipv4_from_lxc (fib_redirect_v4); pkg/datapath/tables/node_address.go",
+    )
+    for family in node.families:
+        found = unknown_addresses(node, family)
+        if pods and found:
+            match = Match(iif=Devices(pods), destinations=tuple(ipaddress.ip_network(one) for one in found))
+            yield PacketRule("prerouting", match, Drop("FIB lookup failed, 4"), why, family)
+
+
+def _own_address_operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
+    """Without a FIB lookup: the single device's table before the table of local addresses."""
+    for family in node.families:
+        found = unknown_addresses(node, family) if node.single_device else ()
+        pods = decisions.topology.nodes[node.node].pods
+        if not found or not pods:
+            continue
+        yield AddRule(node.node, Rule(table=TABLES["local"], priority=MOVED_LOCAL, explicit_family=family))
+        yield DelRule(node.node, Rule(table=TABLES["local"], priority=0, explicit_family=family))
+        for pod in pods:
+            for one in found:
+                alone = ipaddress.ip_network(one)
+                yield AddRule(
+                    node.node,
+                    Rule(table=SINGLE_DEVICE, priority=BEFORE_LOCAL, destination=alone, iif=pod_interface(pod)),
+                )
+
+
 def packet_rules(decisions: Decisions, node: NodeDecision) -> tuple[PacketRule, ...]:
     """All that a node does to packets, in the order it does it."""
     return (
-        *ownaddresses.rules(decisions, node),
-        *service_rules.packet_rules(decisions, node),
-        *replies.rules(node),
-        *egressroutes.packet_rules(decisions, node),
+        *_own_address_rules(decisions, node),
+        *services.packet_rules(decisions, node),
+        *masquerade.answers(node),
+        *egress.packet_rules(decisions, node),
         *eni.packet_rules(decisions, node),
-        *unfiltered.packet_rules(decisions, node),
+        *reverse_path.packet_rules(decisions, node),
         *masquerade.rules(decisions, node),
     )

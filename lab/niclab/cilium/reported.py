@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from niclab.cilium.decisions import NodeDecision
+from niclab.cilium.node import NodeDecision
 
 
 @dataclass(frozen=True)

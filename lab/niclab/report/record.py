@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from niclab.cilium.decisions import ROUTER_DEVICE
+from niclab.cilium.node import ROUTER_DEVICE
 from niclab.flow.compare import unpredicted
 from niclab.flow.predict import Prediction
 from niclab.flow.verdict import FlowResult, Measurement

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from niclab.cilium.bgp.session import Session
+from niclab.cilium.bgp import Session
 from niclab.errors import LabError
 from niclab.net.route import FAMILIES, Family, Network
 from niclab.topology.bgp import BgpTimers

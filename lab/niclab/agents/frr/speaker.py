@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from niclab.agents.frr.speakers import Speakers
-from niclab.cilium.bgp.learned import Rib
+from niclab.cilium.bgp import Rib
 from niclab.errors import LabError
 from niclab.net.address import ip_network
 from niclab.topology.finding import nearest

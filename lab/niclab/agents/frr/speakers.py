@@ -19,8 +19,7 @@ from typing import Protocol
 import tenacity
 
 from niclab.agents.frr import config, launch, vty
-from niclab.cilium.bgp.learned import Rib, originated, ribs
-from niclab.cilium.bgp.session import Session, sessions, speakers
+from niclab.cilium.bgp import Rib, Session, originated, ribs, sessions, speakers
 from niclab.cilium.decisions import Decisions
 from niclab.errors import LabError
 from niclab.host import belongings

@@ -6,8 +6,9 @@ import ipaddress
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.selection.devices import Device, usable
-from niclab.cilium.selection.link import Link, LinkAddress
+from niclab.cilium.selection.links import Link, LinkAddress
 from niclab.cilium.version import Version
 from niclab.net.route import FAMILIES, SCOPES, TABLES, Address, Family, Network, Route
 from niclab.settings import NodeView
@@ -80,8 +81,8 @@ def node_addresses(
     rules = _Rules.of(settings, version, node_ips)
     used = tuple(link for link in known if rules.uses(link, selected))
     table = {link.name: rules.addresses(link) for link in used}
-    fallback = _fallback(used if version >= (1, 19) else known, selected)
-    if version >= (1, 19):
+    fallback = _fallback(used if version.has(Behaviour.FALLBACK_OF_TABLE) else known, selected)
+    if version.has(Behaviour.LOCAL_ROUTE_ADDRESSES):
         _add_local_routes(table, routes, rules)
     rows = [row for link in used for row in table[link.name]]
     return (*rows, *(NodeAddress(address, FALLBACK, primary=True) for address in fallback))
@@ -101,7 +102,7 @@ class _Rules:
 
     def uses(self, link: Link, selected: Collection[str]) -> bool:
         """getAddressesFromDevice, from 1.19 on shouldUseDeviceForNodeAddress."""
-        dummy = link.kind == "dummy" and self.version >= (1, 17)
+        dummy = link.kind == "dummy" and self.version.has(Behaviour.DUMMY_ADDRESSES)
         return (link.up or dummy) and (link.name in _ALWAYS or link.name in selected or dummy)
 
     def addresses(self, link: Link) -> list[NodeAddress]:
@@ -131,11 +132,12 @@ class _Rules:
         """
         public = private = None
         node_ip = self.node_ips.get(family)
+        never_link_local = self.version.has(Behaviour.LINK_LOCAL_NEVER_PRIMARY)
         for ip in addresses:
-            if ip.version != family or (self.version >= (1, 20) and ip.version == 6 and ip.is_link_local):
+            if ip.version != family or (never_link_local and ip.version == 6 and ip.is_link_local):
                 continue
             wins = ip == node_ip
-            if self.version < (1, 20) and wins:
+            if wins and not self.version.has(Behaviour.NODE_IP_IN_ITS_CLASS):
                 return ip
             if is_public(ip):
                 public = ip if public is None or wins else public
@@ -153,7 +155,7 @@ def _scope(word: str, version: Version) -> int:
     """
     if word in SCOPES:
         return next(number for scope, number in SCOPES.items() if scope == word)
-    default = SCOPES["host"] if version >= (1, 19) else SCOPES["link"] - 1
+    default = SCOPES["host"] if version.has(Behaviour.HOST_SCOPE) else SCOPES["link"] - 1
     return 255 if word == "nowhere" else int(word) if word else default
 
 
@@ -190,7 +192,8 @@ def _add_local_routes(table: dict[str, list[NodeAddress]], routes: Iterable[Rout
         rows = table.get(name)
         if rows is None or ip in there or ip.is_loopback or ip.is_unspecified:
             continue
-        taken = rules.version >= (1, 21) and any(row.primary and row.address.version == ip.version for row in rows)
+        second = any(row.primary and row.address.version == ip.version for row in rows)
+        taken = second and rules.version.has(Behaviour.LOCAL_ROUTE_SECOND)
         node_port = name != HOST_DEVICE and rules.in_cidrs(ip)
         rows.append(NodeAddress(ip, name, primary=not taken, node_port=node_port))
         there.add(ip)

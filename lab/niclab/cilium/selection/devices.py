@@ -4,14 +4,114 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
-from niclab.cilium.selection.filter import first_match
-from niclab.cilium.selection.link import IFF_LOOPBACK, IFF_SLAVE, IFF_UP, Link, LinkAddress
-from niclab.cilium.selection.routes import RouteRow, has_default_route, has_global_route, rows_of
-from niclab.cilium.selection.rule import Rule
+from niclab.cilium.behaviours import Behaviour
+from niclab.cilium.selection.links import (
+    IFF_LOOPBACK,
+    IFF_SLAVE,
+    IFF_UP,
+    Link,
+    LinkAddress,
+    RouteRow,
+    has_default_route,
+    has_global_route,
+    rows_of,
+)
 from niclab.cilium.version import Version
 from niclab.net.route import Route
 from niclab.settings import NodeView
+
+SOURCE = "pkg/datapath/linux/devices_controller.go isSelectedDevice"
+
+
+class Rule(StrEnum):
+    """What decides about a device; the value is a stable name for reports."""
+
+    LINK_NOT_SEEN = "link-not-seen"
+    NO_ADDRESSES = "no-addresses"
+    NOT_UP = "not-up"
+    LISTED = "listed"
+    EXCLUDED_BY_LIST = "excluded-by-list"
+    NOT_LISTED = "not-listed"
+    EXCLUDED_FLAG = "excluded-flag"
+    PARENT_NOT_FOUND = "parent-not-found"
+    BRIDGED_OR_BONDED = "bridged-or-bonded"
+    EXCLUDED_PREFIX = "excluded-prefix"
+    VETH_WITHOUT_DEFAULT_ROUTE = "veth-without-default-route"
+    BRIDGE_LIKE = "bridge-like"
+    IPOIB = "ipoib"
+    NO_GLOBAL_ROUTE = "no-global-route"
+    DETECTED = "detected"
+
+    def number(self, version: Version) -> int:
+        """Its place in the version's order, from 1. Rules that come out of one test share a number."""
+        return next(place for place, rules in enumerate(order(version), 1) if self in rules)
+
+    @property
+    def source(self) -> str:
+        """The Cilium file and function that has it."""
+        if self in (Rule.LISTED, Rule.EXCLUDED_BY_LIST, Rule.NOT_LISTED):
+            return f"{SOURCE}; pkg/datapath/tables/device.go DeviceFilter.Match"
+        if self is Rule.EXCLUDED_PREFIX:
+            return f"{SOURCE}; pkg/defaults/node.go ExcludedDevicePrefixes"
+        if self is Rule.VETH_WITHOUT_DEFAULT_ROUTE:
+            return f"{SOURCE}; pkg/datapath/tables/route.go HasDefaultRoute"
+        if self is Rule.NO_GLOBAL_ROUTE:
+            return "pkg/datapath/linux/devices_controller.go isSelectedDevice, hasGlobalRoute"
+        return SOURCE
+
+
+_USABLE = ((Rule.NO_ADDRESSES,), (Rule.NOT_UP,))
+_LIST = ((Rule.LISTED, Rule.EXCLUDED_BY_LIST, Rule.NOT_LISTED),)
+_DETECTION = (
+    (Rule.EXCLUDED_FLAG,),
+    (Rule.BRIDGED_OR_BONDED, Rule.PARENT_NOT_FOUND),
+    (Rule.EXCLUDED_PREFIX,),
+    (Rule.VETH_WITHOUT_DEFAULT_ROUTE,),
+    (Rule.BRIDGE_LIKE, Rule.IPOIB),
+    (Rule.NO_GLOBAL_ROUTE,),
+    (Rule.DETECTED,),
+)
+
+
+def order(version: Version) -> tuple[tuple[Rule, ...], ...]:
+    """The tests of one version in their order; the first that applies decides.
+
+    From 1.19 on the user's list comes before the address and UP tests (6d5900a0d7, PR #41837). Up to 1.17 there is one
+    more, before the prefixes, that no kernel from 5.8 on can fail ("L3 device, kernel too old"): it is left out.
+    """
+    first = (*_LIST, *_USABLE) if version.has(Behaviour.LIST_BEFORE_STATE) else (*_USABLE, *_LIST)
+    return ((Rule.LINK_NOT_SEEN,), *first, *_DETECTION)
+
+
+def matches(entry: str, name: str) -> bool:
+    """Does one entry of `devices` name this interface? `eth+` is a prefix (`eth++` the same one), else exact."""
+    return name.startswith(entry.rstrip("+")) if entry.endswith("+") else name == entry
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """An entry of the list, and what it says of the interface: `excluded` for `!entry`."""
+
+    entry: str
+    excluded: bool = False
+
+
+def first_match(entries: Sequence[str], names: Iterable[str], version: Version) -> Match | None:
+    """The entry that decides about an interface with these names; the first one in the order of the list wins.
+
+    `!entry` excludes from 1.19 on (31748fcda0, PR #40152); before, it names an interface that nobody has. Alternative
+    names count from 1.20 on, each one only when no earlier name is in the list (a0fa9ffaf9).
+    """
+    own, *alternatives = names
+    for name in (own, *(alternatives if version.has(Behaviour.ALTERNATIVE_NAMES) else ())):
+        for entry in entries:
+            excluded = entry.startswith("!") and version.has(Behaviour.LIST_EXCLUDES)
+            if matches(entry[1:] if excluded else entry, name):
+                return Match(entry, excluded)
+    return None
+
 
 EXCLUDED_PREFIXES = ("cilium_", "lo", "lxc", "cni", "docker")
 """pkg/defaults/node.go ExcludedDevicePrefixes. `lowan0` is excluded too: a prefix, not a name."""
@@ -75,7 +175,7 @@ def select(links: Iterable[Link], routes: Sequence[Route], settings: NodeView, v
 def usable(addresses: Iterable[LinkAddress], version: Version) -> tuple[LinkAddress, ...]:
     """Those that enter the table: from 1.20 on none that is tentative or failed its DAD (48f843a8c2)."""
     every = tuple(addresses)
-    if version < (1, 20):
+    if not version.has(Behaviour.USABLE_ADDRESSES):
         return every
     return tuple(address for address in every if not (address.tentative or address.dadfailed))
 
@@ -94,7 +194,7 @@ def _first(link: Link, rows: Collection[RouteRow], known: Mapping[int, Link], ch
     if not link.name:
         return Rule.LINK_NOT_SEEN, "link not seen yet"
     tests = (_unusable(link), _chosen(link, choice))
-    for found in tests if choice.version < (1, 19) else reversed(tests):
+    for found in reversed(tests) if choice.version.has(Behaviour.LIST_BEFORE_STATE) else tests:
         if found is not None:
             return found
     return (
@@ -136,12 +236,13 @@ def _enslaved(link: Link, known: Mapping[int, Link], version: Version) -> _Found
     found: _Found | None = None
     if link.master:
         parent = known.get(link.master)
-        if version >= (1, 20) and parent is None:
+        in_vrf = version.has(Behaviour.VRF_PORTS)
+        if in_vrf and parent is None:
             found = (
                 Rule.PARENT_NOT_FOUND,
                 f"device has parent but parent device could not be found: {link.master}",
             )
-        elif version < (1, 20) or parent is None or parent.kind != "vrf":
+        elif not in_vrf or parent is None or parent.kind != "vrf":
             found = Rule.BRIDGED_OR_BONDED, f"bridged or bonded to ifindex {link.master}"
     if found is None:
         prefix = next((prefix for prefix in EXCLUDED_PREFIXES if link.name.startswith(prefix)), None)

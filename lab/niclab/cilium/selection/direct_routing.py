@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.selection.addresses import ordered
-from niclab.cilium.selection.devices import Device, usable
+from niclab.cilium.selection.devices import Device, first_match, usable
 from niclab.cilium.selection.features import requires_devices, requires_direct_routing
-from niclab.cilium.selection.filter import first_match
-from niclab.cilium.selection.link import Link
+from niclab.cilium.selection.links import Link
 from niclab.cilium.version import Version
 from niclab.net.route import Address, Family
 from niclab.settings import NodeView
@@ -58,7 +58,7 @@ def direct_routing(
     """
     names = {device.name for device in devices if device.selected}
     selected = sorted((link for link in links if link.name in names), key=lambda link: link.index)
-    old = version < (1, 17)
+    old = not version.has(Behaviour.DIRECT_ROUTING_ALWAYS)
     source = "pkg/datapath/linux/devices.go Detect" if old else SOURCE
     if old and not requires_direct_routing(settings, version):
         return DirectRouting(None, "nothing needs one", rule=DirectRoutingRule.NOT_NEEDED, source=source)
@@ -99,9 +99,9 @@ def _none(
         reason = f"direct-routing-device {settings.direct_routing_device} is no selected device, and {reason}"
     exits = warning = None
     if requires_devices(settings, version):
-        prefix = "failed to detect devices: " if version < (1, 17) else ""
+        prefix = "" if version.has(Behaviour.DIRECT_ROUTING_ALWAYS) else "failed to detect devices: "
         exits = f"{prefix}{NO_DIRECT_ROUTING_DEVICE}"
-    elif version < (1, 18):
+    elif version.has(Behaviour.DEVICES_WARNING):
         warning = NO_DEVICES
     return DirectRouting(None, reason, exits, warning=warning, source=source)
 
@@ -115,8 +115,8 @@ def direct_routing_address(link: Link, family: Family, version: Version) -> Addr
     pkg/datapath/linux/config/config.go, writeNodeConfigHeader.
     """
     own = [address for address in usable(link.addresses, version) if address.version == family]
-    if family == 4 and version >= (1, 21):
+    if family == 4 and version.has(Behaviour.DIRECT_ROUTING_BEST_IPV4):
         own = list(ordered(own))
-    if family == 6 and version >= (1, 18):
+    if family == 6 and version.has(Behaviour.DIRECT_ROUTING_GLOBAL_IPV6):
         own = [address for address in own if not address.ip.is_link_local][:1] or own[-1:]
     return own[0].ip if own else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.version import Version
 from niclab.settings import NodeView
 from niclab.settings.values import parse_bool
@@ -9,7 +10,7 @@ from niclab.settings.values import parse_bool
 
 def node_port(settings: NodeView, version: Version) -> bool:
     """Are services on nodes' addresses Cilium's? Up to 1.18 `enable-node-port` alone could say so (pkg/kpr/kpr.go)."""
-    alone = version < (1, 19) and parse_bool(settings.get("enable-node-port")) is True
+    alone = version.has(Behaviour.NODE_PORT_OPTION) and parse_bool(settings.get("enable-node-port")) is True
     return settings.kube_proxy_replacement or alone
 
 
@@ -23,15 +24,15 @@ def requires_devices(settings: NodeView, version: Version) -> bool:
         or settings.host_firewall
         or settings.wireguard
         or settings.l2_announcements
-        or (settings.ipsec and version >= (1, 17))
-        or (settings.bpf_masquerade and version >= (1, 19))
+        or (settings.ipsec and version.has(Behaviour.IPSEC_REQUIRES_DEVICES))
+        or (settings.bpf_masquerade and version.has(Behaviour.MASQUERADING_WITHOUT_NODE_PORT))
     )
 
 
 def requires_direct_routing(settings: NodeView, version: Version) -> bool:
     """Does the datapath need a direct routing device? (pkg/option/config.go DirectRoutingDeviceRequired)"""
     host_routing = bpf_host_routing(settings, version)
-    if version < (1, 17):
+    if not version.has(Behaviour.DIRECT_ROUTING_ALWAYS):
         host_routing = not settings.host_legacy_routing  # asked before the agent falls back to legacy host routing
     return node_port(settings, version) or host_routing or settings.wireguard
 
@@ -49,6 +50,6 @@ def bpf_host_routing(settings: NodeView, version: Version) -> bool:
     return (
         settings.kube_proxy_replacement
         and not settings.host_legacy_routing
-        and not (settings.ipsec and version < (1, 19))
+        and not (settings.ipsec and version.has(Behaviour.IPSEC_LEGACY_ROUTING))
         and not (masquerades(settings) and not settings.bpf_masquerade)
     )

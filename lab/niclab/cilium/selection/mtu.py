@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.selection.devices import Device
-from niclab.cilium.selection.link import Link
+from niclab.cilium.selection.links import Link
 from niclab.cilium.version import Version
 from niclab.net.route import Address, Route
 from niclab.settings import NodeView
@@ -41,7 +42,7 @@ def device_mtu(
     """
     if settings.mtu:
         return settings.mtu
-    if version < (1, 17):
+    if not version.has(Behaviour.MTU_OF_SELECTED):
         return _detected(links, node_ip, routes)
     names = {device.name for device in devices if device.selected}
     counted = [link for link in links if link.name in names and link.name not in _OWN and link.kind != "dummy"]
@@ -67,7 +68,7 @@ def route_mtu(device: int, settings: NodeView, version: Version) -> int:
     tunnelled = settings.routing_mode == "tunnel" or settings.egress_gateway
     tunnel = TUNNEL_OVERHEAD[_underlay(settings, version)] if tunnelled else 0
     if settings.wireguard:
-        return device - tunnel - (95 if version >= (1, 20) else 80)
+        return device - tunnel - (95 if version.has(Behaviour.WIREGUARD_95) else 80)
     return device - tunnel - (IPSEC_OVERHEAD if settings.ipsec else 0)
 
 
@@ -78,7 +79,7 @@ def _underlay(settings: NodeView, version: Version) -> int:
     from 1.20 on its default is the first family that is enabled.
     """
     enabled = 4 if settings.enable_ipv4 else 6
-    if version < (1, 19):
-        return enabled if version >= (1, 18) else 4
+    if not version.has(Behaviour.UNDERLAY_PROTOCOL):
+        return enabled if version.has(Behaviour.UNDERLAY_COUNTED) else 4
     chosen = {"ipv4": 4, "ipv6": 6}.get(settings.get("underlay-protocol"))
-    return chosen or (enabled if version >= (1, 20) else 4)
+    return chosen or (enabled if version.has(Behaviour.UNDERLAY_FOLLOWS_FAMILIES) else 4)

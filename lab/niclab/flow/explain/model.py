@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from niclab.cilium.decisions import NodeDecision
-from niclab.cilium.refusals.fixes import fix
+from niclab.cilium.node import NodeDecision
+from niclab.cilium.refusals import fix
 from niclab.cilium.selection import Device
 from niclab.flow import predict
 from niclab.flow.predict import Prediction, Walk, World

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection
 
-from niclab.cilium import egressroutes, operations
 from niclab.cilium.selection import Device
 from niclab.kernel.fib import Lookup
 from niclab.net.reason import Why
-from niclab.net.route import PROTOCOLS, TABLES, Route
+from niclab.net.route import TABLES
 
 ROUTE = Why("route", "{destination}: by the route {route}", "[kernel] fib_table_lookup")
 ROUTE_OF_RULE = Why(
@@ -25,19 +23,6 @@ REFUSED = Why("route.refused", "{destination} is refused: {route}", "[kernel] fi
 LOCAL = Why("route.local", "{destination} is an address of this host", "[kernel] table local")
 NO_FORWARDING = Why("forward.none", "this host does not forward", "[kernel] net.ipv4.ip_forward=0")
 
-LOCAL_POD = Why(
-    "pod.local", "{destination} is a pod of this node: delivered to {device}", "bpf/bpf_lxc.c handle_ipv4_from_lxc"
-)
-TUNNEL = Why(
-    "tunnel.pod-cidr",
-    "{destination} is in {cidr}, a pod CIDR of the peer with node IP {remote}: into the tunnel",
-    "bpf/bpf_lxc.c encap_and_redirect_lxc; pkg/node/manager/manager.go (ipcache: pod CIDR → node IP)",
-)
-TUNNEL_OF_NODE = Why(
-    "tunnel.node-route",
-    "{destination}: the agent's route of {cidr} through cilium_host, into the tunnel to {remote}",
-    "pkg/datapath/linux/node.go createNodeRouteSpec; bpf/bpf_host.c",
-)
 ENCAPSULATED = Why(
     "tunnel.outer",
     "encapsulated ({protocol}) from {source} to {remote}: neither is chosen by `devices`; the kernel's route to the "
@@ -45,43 +30,6 @@ ENCAPSULATED = Why(
     "bpf/lib/encap.h; bpf/lib/overloadable_skb.h ctx_set_encap_info4",
 )
 DECAPSULATED = Why("tunnel.end", "taken out of the tunnel: {source} to {destination}", "bpf/bpf_overlay.c")
-TO_GATEWAY = Why(
-    "egress.gateway",
-    "{destination}: an egress policy is for this pod, and its routes lead to a selected NIC: into the tunnel to its "
-    "gateway's node IP {remote}",
-    "bpf/lib/egress_gateway.h egress_gw_handle_packet; pkg/egressgateway/policy.go",
-)
-AT_HOME = Why(
-    "egress.at-home",
-    "{destination}: the pod's own node is its gateway: by {hop}",
-    "bpf/lib/nodeport_egress.h nodeport_snat_fwd_ipv4; bpf/lib/egress_gateway.h",
-)
-ON_GATEWAY = Why(
-    "egress.way-out",
-    "{destination}: out of the tunnel, and on by {hop}: the route of the egress IP chooses the NIC, from 1.20 on the "
-    "policy's interface does",
-    "bpf/bpf_overlay.c; bpf/lib/egress_gateway.h egress_gw_fib_lookup_and_redirect",
-)
-ANSWER_TO_POD = Why(
-    "egress.answer-tunnel",
-    "{destination}: an answer for a pod of an egress policy: into the tunnel to its node {remote}",
-    "bpf/lib/nodeport.h egress_gw_reply_needs_redirect_hook",
-)
-SINGLE_DEVICE = Why(
-    "fib.skipped",
-    "{device} is the only selected device: up to 1.18 pods' packets go there without a FIB lookup",
-    "bpf/lib/fib.h fib_redirect; pkg/datapath/linux/config/config.go ENABLE_SKIP_FIB",
-)
-DIRECT_ROUTE = Why(
-    "route.direct-node-route",
-    "{destination}: {route}, the one route that auto-direct-node-routes made: by the NIC of the route to the node IP",
-    "pkg/datapath/linux/node.go createDirectRouteSpec",
-)
-BGP_ROUTE = Why(
-    "route.bgp",
-    "{destination}: {route}, which BGP taught this router: the next hop is the peer's own address",
-    "RFC 4271",
-)
 
 LEAVES = Why("device.other", "leaves by {device}", "[kernel]")
 ANSWER = Why("nat.answer", "not masqueraded: it answers a connection that came in", "[kernel] nf_nat_inet_fn")
@@ -132,30 +80,16 @@ def of_device(device: Device) -> Why:
     return _of_device(device.selected, device.source)
 
 
-def of_route(found: Lookup, direct: Collection[Route]) -> Why:
-    """Why this route was chosen: what Cilium decides has words of its own, the rest is the kernel's routing."""
+def of_route(found: Lookup) -> Why:
+    """Why this route was chosen: its own reason where it has one, else the kernel's routing."""
     route = found.route
-    if route.why is not None:
-        return route.why
-    if route.table in egressroutes.FROM_PODS and found.hops:
-        return TO_GATEWAY if route.encap is not None else AT_HOME
-    if route.table in egressroutes.FROM_TUNNEL and found.hops:
-        return ON_GATEWAY
-    if route.table in egressroutes.ANSWERS:
-        return ANSWER_TO_POD
-    if route.table == operations.LOCAL_PODS:
-        return LOCAL_POD
-    if route.encap is not None:
-        return TUNNEL if route.table == operations.REMOTE_PODS else TUNNEL_OF_NODE
-    if route.table == operations.SINGLE_DEVICE:
-        return SINGLE_DEVICE
     if found.is_local:
         return LOCAL
+    if len(found.hops) > 1 and route.table in TABLES.values():
+        return MULTIPATH
+    if route.why is not None:
+        return route.why
     if len(found.hops) > 1:
         return MULTIPATH
-    if route in direct:
-        return DIRECT_ROUTE
-    if route.protocol == PROTOCOLS["bgp"]:
-        return BGP_ROUTE
     own_rule = found.rule.table in TABLES.values() and found.rule.source is None and found.rule.mark is None
     return ROUTE if own_rule else ROUTE_OF_RULE

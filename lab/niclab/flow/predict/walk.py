@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from niclab.cilium.decisions import TUNNEL_DEVICE, Decisions, pod_interface
+from niclab.cilium.decisions import Decisions
+from niclab.cilium.node import TUNNEL_DEVICE, pod_interface
 from niclab.flow.predict import hooks, reasons
 from niclab.flow.predict.hooks import Between
 from niclab.flow.predict.machine import Machine
@@ -15,7 +16,7 @@ from niclab.flow.predict.model import Prediction, Sent, Step, Walk
 from niclab.flow.predict.trip import NOTHING, Tracked, Trip
 from niclab.kernel.fib import Lookup
 from niclab.net.packetrules import Packet
-from niclab.net.route import Address, NextHop, Route
+from niclab.net.route import Address, NextHop
 from niclab.topology.stacking import Segment, carriers, is_up, listening, segment
 
 Way = tuple[Walk, Tracked]
@@ -121,7 +122,7 @@ class Walker:
     def _noted(self, machine: Machine, trip: Trip, found: Lookup, hop: NextHop) -> Trip:
         """With the step that says which route was chosen, and why it is there."""
         route, host, to = found.route, machine.name, trip.packet.destination
-        why = reasons.of_route(found, self._direct.get(host, frozenset()))
+        why = reasons.of_route(found)
         return trip.noting(
             host,
             why,
@@ -136,11 +137,6 @@ class Walker:
             device=hop.dev,
             remote=route.encap.remote if route.encap else None,
         )
-
-    @cached_property
-    def _direct(self) -> Mapping[str, frozenset[Route]]:
-        """Node → its direct node routes."""
-        return {name: frozenset(self.decisions.direct_routes(name)[0]) for name in self.decisions.running}
 
     def _out(self, machine: Machine, egress: Egress | None, trip: Trip) -> Iterator[Way]:
         """The packet was routed: to the host itself, into the tunnel, to a pod, or out of a NIC."""

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from niclab.cilium import operations
-from niclab.cilium.bgp.learned import learned_routes
-from niclab.cilium.decisions import Decisions, pod_interface
-from niclab.cilium.ownaddresses import MOVED_LOCAL
+from niclab.cilium.bgp import learned_routes
+from niclab.cilium.decisions import Decisions
+from niclab.cilium.node import pod_interface
+from niclab.cilium.numbers import MOVED_LOCAL
 from niclab.flow.predict.machine import Machine, Made
 from niclab.flow.predict.model import Prediction
 from niclab.flow.predict.walk import Walker

@@ -7,17 +7,15 @@ Follows pkg/loadbalancer/reflectors/conversions.go (which frontends a service ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from niclab.cilium.node import NodeDecision
 from niclab.net.address import ip_address
 from niclab.net.packetrules import Backend
 from niclab.net.route import Address, Family, family_of
-from niclab.topology.service import Service
-
-if TYPE_CHECKING:
-    from niclab.cilium.decisions import Decisions, NodeDecision
+from niclab.topology import Service, Topology
 
 Kind = Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalIPs"]
 
@@ -75,27 +73,48 @@ def _end(address: Address, port: int, protocol: str) -> str:
     return f"{address if address.version == 4 else f'[{address}]'}:{port}/{protocol.upper()}"
 
 
-def reported(decisions: Decisions, node: NodeDecision) -> tuple[str, ...]:
-    """The node's frontends in the words of its agent, sorted."""
-    return tuple(sorted(row for one in decisions.frontends[node.node] for row in one.rows))
+Plugged = Mapping[str, tuple[Address, ...]]
+"""Pod → its addresses that agents know of: of pods that are plugged, in the families that are enabled."""
 
 
-def frontends(decisions: Decisions, node: NodeDecision) -> tuple[Frontend, ...]:
+def frontends(topology: Topology, node: NodeDecision, plugged: Plugged) -> tuple[Frontend, ...]:
     """Every frontend of a node; a node port's is the surrogate. Without kube-proxy replacement cluster IPs alone."""
-    topology = decisions.topology
     virtual, ports = topology.service_addresses(), topology.service_node_ports()
-    found: list[Frontend] = []
+    own = topology.nodes[node.node].pods
+    served: list[Frontend] = []
     for name, service in topology.services.items():
-        families: list[Family] = [family_of(address) for address in virtual[name]]
-        found += [_made(decisions, node, name, "ClusterIP", (address, service.port)) for address in virtual[name]]
-        if not node.serves_node_ports:
-            continue
-        if name in ports:
-            every = [SURROGATE[family] for family in families]
-            found += [_made(decisions, node, name, "NodePort", (address, ports[name])) for address in every]
-        found += [_made(decisions, node, name, "LoadBalancer", (one, service.port)) for one in service.load_balancer_ip]
-        found += [_made(decisions, node, name, "ExternalIPs", (one, service.port)) for one in service.external_ips]
-    return tuple(one for one in found if one.family in node.families)
+        every = tuple(_backends(service, plugged))
+        local = tuple(_backends(service, {pod: addresses for pod, addresses in plugged.items() if pod in own}))
+        places: list[tuple[Kind, Address, int]] = [("ClusterIP", address, service.port) for address in virtual[name]]
+        if node.serves_node_ports:
+            if name in ports:
+                families = [family_of(address) for address in virtual[name]]
+                places += [("NodePort", SURROGATE[family], ports[name]) for family in families]
+            places += [("LoadBalancer", address, service.port) for address in service.load_balancer_ip]
+            places += [("ExternalIPs", address, service.port) for address in service.external_ips]
+        for kind, address, port in places:
+            if (family := family_of(address)) in node.families:
+                of_all = tuple(one for one in every if one.address.version == family)
+                of_node = tuple(one for one in local if one.address.version == family)
+                local_outside, local_inside = _locality(node, service, kind)
+                frontend = Frontend(
+                    service=name,
+                    kind=kind,
+                    address=address,
+                    port=port,
+                    protocol=service.protocol,
+                    outside=of_node if local_outside else of_all,
+                    inside=of_node if local_inside else of_all,
+                    split=local_outside != local_inside,
+                )
+                served.append(frontend)
+    return tuple(served)
+
+
+def _locality(node: NodeDecision, service: Service, kind: Kind) -> tuple[bool, bool]:
+    """Do clients outside, and clients inside the cluster, get this node's own backends only?"""
+    inside = service.internal_traffic_policy == "Local" and node.settings.internal_traffic_policy
+    return inside if kind == "ClusterIP" else service.external_traffic_policy == "Local", inside
 
 
 def outside(found: tuple[Frontend, ...], node: NodeDecision) -> tuple[Frontend, ...]:
@@ -115,34 +134,8 @@ def node_port_addresses(node: NodeDecision, family: Family) -> tuple[Address, ..
     return tuple(dict.fromkeys(rows))
 
 
-def _made(decisions: Decisions, node: NodeDecision, name: str, kind: Kind, at: tuple[Address, int]) -> Frontend:
-    service, (address, port) = decisions.topology.services[name], at
-    family = family_of(address)
-    every = tuple(_backends(decisions, service, family))
-    own = tuple(one for one in every if one in set(_backends(decisions, service, family, node.node)))
-    external, internal = service.external_traffic_policy == "Local", service.internal_traffic_policy == "Local"
-    if not node.settings.internal_traffic_policy:
-        internal = False
-    if kind == "ClusterIP":
-        external = internal
-    return Frontend(
-        service=name,
-        kind=kind,
-        address=address,
-        port=port,
-        protocol=service.protocol,
-        outside=own if external else every,
-        inside=own if internal else every,
-        split=external != internal,
-    )
-
-
-def _backends(decisions: Decisions, service: Service, family: Family, node: str | None = None) -> Iterator[Backend]:
-    """The pods behind a service that are plugged, those of one node if it is given."""
+def _backends(service: Service, plugged: Plugged) -> Iterator[Backend]:
+    """The pods behind a service that are plugged."""
     for pod in service.pods:
-        home = decisions.topology.pods[pod][0]
-        if home not in decisions.running or node not in (None, home) or family not in decisions.nodes[home].families:
-            continue
-        for address in decisions.pod_addresses[pod]:
-            if address.version == family:
-                yield Backend(address, service.backend_port)
+        for address in plugged.get(pod, ()):
+            yield Backend(address, service.backend_port)

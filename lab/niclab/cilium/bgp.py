@@ -1,4 +1,4 @@
-"""What BGP makes each router learn: pure, from topology and decisions.
+"""BGP between routers and nodes: who has a session with whom, and what each router learns. Pure.
 
 Path vectors (RFC 4271, 9.1) as far as a lab needs them: every session is external, the shortest AS path wins, paths of
 equal length are used together (`bgp bestpath as-path multipath-relax`), a path with one's own number in it is refused,
@@ -8,18 +8,108 @@ and the next hop is the address of the peer's end of the session (`next-hop-self
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
-from niclab.cilium.bgp.session import Session, sessions, speakers
-from niclab.cilium.decisions import Decisions, NodeDecision
-from niclab.net.route import PROTOCOLS, Address, Network, NextHop, Route
+from niclab.cilium.decisions import Decisions
+from niclab.cilium.node import NodeDecision
+from niclab.net.address import FAMILIES, Address, Family, Network, family_of
+from niclab.net.reason import Why
+from niclab.net.route import PROTOCOLS, NextHop, Route
 from niclab.settings.values import parse_bool
-from niclab.topology import Service, Topology
+from niclab.topology import Host, Interface, Service, Topology
+
+_Place = tuple[str, Address]
+"""A NIC's name, and an address it has."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """One end of a session: whose, by which NIC, at which address, in which autonomous system."""
+
+    host: str
+    nic: str
+    address: Address
+    asn: int
+
+    @property
+    def tap(self) -> str:
+        return f"{self.host}.{self.nic}"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session as one of its two speakers sees it. It carries the prefixes of its addresses' family.
+
+    `passive`: the other one dials. Cilium dials and does not listen, so routers wait for nodes.
+    """
+
+    own: End
+    peer: End
+    passive: bool
+
+    @property
+    def family(self) -> Family:
+        return family_of(self.own.address)
+
+
+def speakers(topology: Topology) -> dict[str, int]:
+    """Who speaks BGP, routers first → the number of its autonomous system."""
+    bgp = topology.bgp
+    if bgp is None:
+        return {}
+    return {
+        **{name: router.asn for name, router in bgp.routers.items()},
+        **dict.fromkeys(topology.nodes, bgp.nodes.asn),
+    }
+
+
+def sessions(topology: Topology) -> tuple[Session, ...]:
+    """Every session twice, once for each end; in the order of the speakers."""
+    numbers = speakers(topology)
+    found: list[Session] = []
+    for one, other in combinations(numbers, 2):
+        if one in topology.nodes and other in topology.nodes:
+            continue
+        for mine, theirs in _ends(topology, one, other):
+            own, peer = End(one, *mine, numbers[one]), End(other, *theirs, numbers[other])
+            found += [Session(own, peer, passive=True), Session(peer, own, passive=False)]
+    order = list(numbers)
+    return tuple(sorted(found, key=lambda session: order.index(session.own.host)))
+
+
+def _ends(topology: Topology, one: str, other: str) -> Iterator[tuple[_Place, _Place]]:
+    """Where two speakers meet: on each fabric they share, once for each family in which they have a common network."""
+    for fabric in topology.fabrics:
+        for family in FAMILIES:
+            places = (
+                ((mine, near.ip), (theirs, far.ip))
+                for mine, near in _on(topology.hosts[one], fabric, family)
+                for theirs, far in _on(topology.hosts[other], fabric, family)
+                if near.ip in far.network and far.ip in near.network
+            )
+            met = next(places, None)
+            if met is not None:
+                yield met
+
+
+def _on(host: Host, fabric: str, family: Family) -> Iterator[tuple[str, Interface]]:
+    """A host's addresses on one fabric, with the NICs that have them."""
+    for name, nic in host.nics.items():
+        if nic.fabric == fabric and nic.up:
+            for interface in nic.addresses_of(family):
+                yield name, interface
+
 
 Rib = Mapping[Network, frozenset[Address]]
 """Prefix → the next hops in use."""
 
+_LEARNED = Why(
+    "route.bgp",
+    "{destination}: {route}, which BGP taught this router: the next hop is the peer's own address",
+    "RFC 4271",
+)
 METRIC = 20
 """With which zebra installs BGP's routes (zebra/zebra_rib.c: the distance of external BGP)."""
 SWITCH = "enable-bgp-control-plane"
@@ -104,7 +194,7 @@ def learned_routes(decisions: Decisions) -> Mapping[str, tuple[Route, ...]]:
     """Router → the routes it installs, as zebra does; {} without BGP."""
     return {
         router: tuple(
-            Route(prefix, best.hops, protocol=PROTOCOLS["bgp"], metric=METRIC)
+            Route(prefix, best.hops, protocol=PROTOCOLS["bgp"], metric=METRIC, why=_LEARNED)
             for prefix, best in sorted(table.items(), key=_rank)
         )
         for router, table in _learned(decisions).items()

@@ -1,12 +1,14 @@
-"""Network interfaces as Cilium's device table sees them. Pure."""
+"""A node's interfaces and routes as the agent's tables `devices` and `routes` have them. Pure."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from niclab.net.route import SCOPES, Address, Network, Scope
+from niclab.net.address import Address, Network
+from niclab.net.route import SCOPES, TABLES, Route, Scope
 from niclab.topology import Interface, Nic, Node
 from niclab.topology.stacking import carriers, is_up, master_of, mtu_of
 
@@ -142,4 +144,48 @@ def _link(node: Node, name: str, numbers: Mapping[str, int]) -> Link:
         master=numbers[master] if master is not None else 0,
         slave=owner == "bond",
         mtu=mtu_of(node, name),
+    )
+
+
+class RouteRow(NamedTuple):
+    """A row of the route table: its whole key, so two routes that differ by metric only are one (RouteID)."""
+
+    table: int
+    link: int
+    """The interface's index; 0 for a route of several hops, which has no RTA_OIF, or of none."""
+    destination: Network
+
+
+def route_row(route: Route, indices: dict[str, int]) -> RouteRow:
+    """The row a route becomes. `indices`: name → index."""
+    hop = route.nexthops[0].dev if len(route.nexthops) == 1 else None
+    return RouteRow(route.table, indices.get(hop or "", 0), route.destination)
+
+
+def rows_of(routes: Iterable[Route], links: Iterable[Link]) -> frozenset[RouteRow]:
+    """The rows of these routes, and of those the kernel adds for the interfaces' own addresses [kernel]."""
+    known = tuple(links)
+    indices = {link.name: link.index for link in known}
+    rows = {route_row(route, indices) for route in routes}
+    for link in known:
+        rows |= {RouteRow(TABLES["local"], link.index, ipaddress.ip_network(address.ip)) for address in link.addresses}
+    return frozenset(rows)
+
+
+def has_default_route(index: int, rows: Iterable[RouteRow]) -> bool:
+    """A default route in table main that is this device's alone (pkg/datapath/tables/route.go HasDefaultRoute)."""
+    main = TABLES["main"]
+    return any(row.link == index and row.table == main and row.destination.prefixlen == 0 for row in rows)
+
+
+def has_global_route(index: int, rows: Iterable[RouteRow]) -> bool:
+    """Any table counts, `local` too, so any global unicast address is enough (devices_controller.go hasGlobalRoute)."""
+    return any(row.link == index and is_global_unicast(row.destination.network_address) for row in rows)
+
+
+def is_global_unicast(address: Address) -> bool:
+    """Go's net.IP.IsGlobalUnicast: private addresses count, loopback, link-local, multicast and unspecified do not."""
+    broadcast = address.version == 4 and int(address) == 0xFFFFFFFF
+    return not (
+        address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified or broadcast
     )

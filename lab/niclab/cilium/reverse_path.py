@@ -8,8 +8,8 @@ legacy host routing for its pods, does (bpf/bpf_host.c handle_ipv4_cont).
 
 Here the kernel routes all of it. What Cilium would redirect gets a mark, with which it also looks up the way back to
 its source (`src_valid_mark`), in a table in which every selected NIC leads there. The same rule is met when the packet
-itself is routed: of what goes to pods (`TOWARDS`) the table knows all but those pods, of what comes from backends
-(`ANSWER`) nothing but them.
+itself is routed: of what goes to pods (`TO_POD`) the table knows all but those pods, of what comes from backends
+(`FROM_BACKEND`) nothing but them.
 """
 
 from __future__ import annotations
@@ -17,18 +17,26 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping
 
-from niclab.cilium import egress, egressroutes, eni
-from niclab.cilium.decisions import ROUTER_DEVICE, TUNNEL_DEVICE, Decisions, NodeDecision, pod_interface
-from niclab.cilium.services.node import AT_SOCKET, QUIET, SERVED, NodeServices
+from niclab.cilium import egress, eni
+from niclab.cilium.decisions import Decisions
+from niclab.cilium.node import ROUTER_DEVICE, TUNNEL_DEVICE, NodeDecision, pod_interface
+from niclab.cilium.numbers import (
+    AT_SOCKET,
+    FROM_BACKEND,
+    SERVED,
+    TO_POD,
+    WAY_BACK_OF_BACKENDS,
+    WAY_BACK_OF_PODS,
+    WAY_BACK_PRIORITY,
+)
+from niclab.cilium.services import QUIET, NodeServices
 from niclab.kernel import reversepath
 from niclab.net.operation import AddRoute, AddRule, Operation, SetSysctl
 from niclab.net.packetrules import Devices, Mark, Match, PacketRule, SetMark
 from niclab.net.route import NextHop, Route, Rule
 
-TOWARDS, ANSWER = 0x0800_0000, 0x4000_0000
-"""Bits of packets' marks: a NIC's program takes it; it goes to a pod, or it comes from another node's backend."""
-TABLES = {TOWARDS: 2020, ANSWER: 2021}
-PRIORITY = 8
+_TABLES = {TO_POD: WAY_BACK_OF_PODS, FROM_BACKEND: WAY_BACK_OF_BACKENDS}
+"""Mark → table."""
 
 
 def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
@@ -48,21 +56,23 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
         yield SetSysctl(node.node, reversepath.key(reversepath.ALL, "src_valid_mark"), "1")
         for route in _ways_back(NodeServices(decisions, node), tuple(NextHop(dev=nic) for nic in nics)):
             yield AddRoute(node.node, route, replace=True)
-        for mark, table in TABLES.items():
-            yield AddRule(node.node, Rule(table=table, priority=PRIORITY, mark=(mark, mark), explicit_family=4))
+        for mark, table in _TABLES.items():
+            yield AddRule(
+                node.node, Rule(table=table, priority=WAY_BACK_PRIORITY, mark=(mark, mark), explicit_family=4)
+            )
 
 
 def _ways_back(services: NodeServices, hops: tuple[NextHop, ...]) -> Iterator[Route]:
     """By every NIC, but for where the marked packets themselves go."""
     backends = {backend.address for one in services.frontends for backend in one.outside} if services.active else set()
-    by_here = {one.address for one in egressroutes.policed(services.decisions) if one.by(services.node.node)}
+    by_here = {one.address for one in egress.policed(services.decisions) if one.by(services.node.node)}
     for address in sorted({*backends, *services.pods, *by_here}, key=int):
         if address.version == 4:
-            yield Route(ipaddress.ip_network(address), kind="throw", table=TABLES[TOWARDS])
-    yield Route(ipaddress.ip_network("0.0.0.0/0"), hops, table=TABLES[TOWARDS])
+            yield Route(ipaddress.ip_network(address), kind="throw", table=_TABLES[TO_POD])
+    yield Route(ipaddress.ip_network("0.0.0.0/0"), hops, table=_TABLES[TO_POD])
     for address in sorted(backends - services.pods.keys(), key=int):
         if address.version == 4:
-            yield Route(ipaddress.ip_network(address), hops, table=TABLES[ANSWER])
+            yield Route(ipaddress.ip_network(address), hops, table=_TABLES[FROM_BACKEND])
 
 
 def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRule]:
@@ -70,7 +80,7 @@ def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRul
     nics = _filtered(decisions, node)
     for match, mark in _taken(NodeServices(decisions, node), Devices(nics)) if nics else ():
         yield PacketRule("prerouting", match, SetMark(mark, mark), QUIET, 4)
-    for mark in TABLES if nics else ():
+    for mark in _TABLES if nics else ():
         # The tunnel's own packets take their own route.
         match = Match(oif=Devices((TUNNEL_DEVICE,)), mark=Mark(mark, mark))
         yield PacketRule("postrouting", match, SetMark(0, mark), QUIET, 4)
@@ -78,19 +88,19 @@ def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRul
 
 def _taken(services: NodeServices, nics: Devices) -> Iterator[tuple[Match, int]]:
     """With legacy host routing a service with a backend on this node goes to the kernel, whichever is chosen."""
-    yield Match(iif=nics, direction="reply", connection_mark=Mark(SERVED, SERVED)), ANSWER
+    yield Match(iif=nics, direction="reply", connection_mark=Mark(SERVED, SERVED)), FROM_BACKEND
     if services.node.host_routing == "BPF":
         pods = tuple(ipaddress.ip_network(one) for one in services.pods if one.version == 4)
         if pods:
-            yield Match(iif=nics, destinations=pods), TOWARDS
+            yield Match(iif=nics, destinations=pods), TO_POD
         # Answers to what was masqueraded; what a socket of the node translated is the node's own.
         own = Mark(0, AT_SOCKET | SERVED)
-        yield Match(iif=nics, direction="reply", translated=True, connection_mark=own), TOWARDS
-        yield Match(iif=nics, direction="original", connection_mark=Mark(SERVED, SERVED)), TOWARDS
+        yield Match(iif=nics, direction="reply", translated=True, connection_mark=own), TO_POD
+        yield Match(iif=nics, direction="original", connection_mark=Mark(SERVED, SERVED)), TO_POD
         return
     for one in services.frontends if services.active else ():
         if one.outside and not any(backend.address in services.pods for backend in one.outside):
-            yield Match(iif=nics, direction="original", connection_mark=services.taken_in(one)), TOWARDS
+            yield Match(iif=nics, direction="original", connection_mark=services.taken_in(one)), TO_POD
 
 
 def _filtered(decisions: Decisions, node: NodeDecision) -> tuple[str, ...]:

@@ -1,0 +1,170 @@
+"""What one node's agent decides before any packet flows: pure, from the node, its settings and the version."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from niclab.cilium.behaviours import Behaviour
+from niclab.cilium.refusals import Refusal, refused
+from niclab.cilium.selection import (
+    FALLBACK,
+    Device,
+    DirectRouting,
+    Link,
+    NodeAddress,
+    bpf_host_routing,
+    device_mtu,
+    direct_routing_address,
+    node_addresses,
+    node_port,
+    route_mtu,
+)
+from niclab.cilium.version import Version
+from niclab.kernel.fib import Fib
+from niclab.net.address import Address, Family, Network
+from niclab.settings import NodeView
+
+_LARGEST_VETH = 65535
+"""[kernel] No veth takes as much as `lo` has: 65536."""
+ROUTER_DEVICE = "cilium_host"
+TUNNEL_DEVICE = "cilium_vxlan"
+
+
+def pod_interface(pod: str) -> str:
+    """The node's end of a pod's veth pair: `lxc` and the pod's name, or a hash of it where that is too long."""
+    name = f"lxc{pod}"
+    return name if len(name) <= 15 else "lxc" + hashlib.sha256(pod.encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class NodeDecision:
+    """One node's agent: what it selected and why, and the routes and addresses that follow."""
+
+    node: str
+    settings: NodeView
+    version: Version
+    node_ips: Mapping[Family, Address]
+    links: tuple[Link, ...]
+    devices: tuple[Device, ...]
+    drd: DirectRouting
+    kernel_fib: Fib
+    pod_cidrs: Mapping[Family, Network]
+    pod_networks: tuple[Network, ...] = ()
+    """All networks that the node's pods have addresses of: other pools' too, or its ENIs'."""
+    vpc: tuple[Network, ...] = ()
+    """With ENIs: the cloud's networks, the primary one first."""
+
+    @property
+    def announced(self) -> tuple[Network, ...]:
+        """The networks that peers have routes to; a cloud brings packets to its ENIs' addresses by itself."""
+        return () if self.vpc else self.pod_networks
+
+    def pods_of(self, family: Family) -> tuple[Network, ...]:
+        return tuple(network for network in self.pod_networks if network.version == family)
+
+    @cached_property
+    def selected(self) -> tuple[str, ...]:
+        return tuple(device.name for device in self.devices if device.selected)
+
+    @cached_property
+    def agent_exits(self) -> str | None:
+        """The agent's last words when it refuses to run with these settings, else None."""
+        return None if self.refused is None else self.refused.words
+
+    @cached_property
+    def refused(self) -> Refusal | None:
+        """Why the agent refuses to run, and where Cilium has that; None when it runs."""
+        return refused(self.settings, self.version, self.drd)
+
+    @cached_property
+    def families(self) -> tuple[Family, ...]:
+        """The families in which pods of this node have addresses."""
+        enabled: dict[Family, bool] = {4: self.settings.enable_ipv4, 6: self.settings.enable_ipv6}
+        return tuple(family for family in self.pod_cidrs if enabled[family])
+
+    @cached_property
+    def tunnels(self) -> bool:
+        return self.settings.routing_mode == "tunnel"
+
+    @property
+    def host_routing(self) -> str:
+        return "BPF" if bpf_host_routing(self.settings, self.version) else "Legacy"
+
+    @property
+    def masquerading(self) -> str:
+        """`BPF`, `iptables` or `disabled`, as `cilium status` words it."""
+        if not any(self.masquerades(family) for family in self.families):
+            return "disabled"
+        return "BPF" if self.settings.bpf_masquerade else "iptables"
+
+    def masquerades(self, family: Family) -> bool:
+        return self.settings.ipv4_masquerade if family == 4 else self.settings.ipv6_masquerade
+
+    @cached_property
+    def single_device(self) -> str | None:
+        """The device every pod packet is sent to without a FIB lookup (≤1.18), or None.
+
+        pkg/datapath/linux/config/config.go writeTemplateConfig (ENABLE_SKIP_FIB).
+        """
+        return None if self.settings.endpoint_routes else self.host_single_device
+
+    @cached_property
+    def host_single_device(self) -> str | None:
+        """The device services' packets are sent to by the NICs' own programs without a FIB lookup (≤1.18), or None.
+
+        There `enable-endpoint-routes` makes no difference (pkg/datapath/linux/config/config.go writeTemplateConfig).
+        """
+        alone = len(self.selected) == 1 and self.host_routing == "BPF"
+        return self.drd.device if alone and self.version.has(Behaviour.SKIPS_FIB) else None
+
+    @property
+    def serves_node_ports(self) -> bool:
+        return node_port(self.settings, self.version)
+
+    def direct_routing_address(self, family: Family) -> Address | None:
+        """The address of the direct routing device that the datapath knows."""
+        link = next((link for link in self.links if link.name == self.drd.device), None)
+        return direct_routing_address(link, family, self.version) if link is not None else None
+
+    @cached_property
+    def mtu(self) -> int:
+        """Bytes: what pods' devices get (pkg/mtu/manager.go)."""
+        node_ip = self.node_ips.get(4) or self.node_ips.get(6)
+        routes = self.kernel_fib.routes
+        return min(
+            device_mtu(self.links, self.devices, self.settings, self.version, node_ip, routes=routes), _LARGEST_VETH
+        )
+
+    @property
+    def route_mtu(self) -> int:
+        """Bytes: what routes to other nodes' pods get (pkg/mtu/mtu.go)."""
+        return route_mtu(self.mtu, self.settings, self.version)
+
+    @cached_property
+    def node_addresses(self) -> tuple[NodeAddress, ...]:
+        """The agent's table of node addresses, but for those of Cilium's own devices."""
+        routes = self.kernel_fib.routes
+        return node_addresses(self.links, self.devices, self.settings, self.node_ips, self.version, routes=routes)
+
+    def exclusion(self, family: Family) -> Network | None:
+        """Destinations that are never masqueraded: the native routing CIDR if set, else the node's own pod CIDR."""
+        return self.native_routing_cidr(family) or self.pod_cidrs.get(family)
+
+    def native_routing_cidr(self, family: Family) -> Network | None:
+        """As set; with ENIs IPv4's is the VPC's primary CIDR otherwise (pkg/ipam/crd.go)."""
+        if family == 6:
+            return self.settings.ipv6_native_routing_cidr
+        return self.settings.ipv4_native_routing_cidr or next(iter(self.vpc), None)
+
+    def masquerade_address(self, device: str, family: Family) -> Address | None:
+        """What BPF masquerading writes as the source on one selected device: its Primary, else the fallback `*`.
+
+        `derive-masq-ip-addr-from-device` names one device for all (pkg/datapath/loader bpfMasqAddrs).
+        """
+        primary = {
+            row.device: row.address for row in self.node_addresses if row.primary and row.address.version == family
+        }
+        return primary.get(self.settings.derive_masquerade_from or device) or primary.get(FALLBACK)

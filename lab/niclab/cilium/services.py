@@ -1,0 +1,504 @@
+"""Services with kernel parts: who is served on which NIC, by which backend, and whom the backend sees. Pure.
+
+What Cilium's programs do, and what stands in for them:
+
+    cil_from_netdev, nodeport_lb4     prerouting: DNAT on selected NICs, a mark on packet and connection
+    tail_nodeport_nat_egress_ipv4     postrouting: SNAT of marked connections that go to other nodes
+    tail_nodeport_nat_ingress_ipv4    connection tracking, and a drop where no program is attached
+    nodeport_rev_dnat_fwd_ipv4        connection tracking, undone where no program is attached
+    tail_nodeport_ipv4_dsr            a note in the packet's header instead of an IP option; the backend's node replaces
+                                      the source of the answer statelessly
+    cil_sock4_connect, bpf_lxc        prerouting from pods, output of the node: DNAT of what begins in the cluster
+    fib_redirect                      routing rules by mark
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from niclab.cilium.behaviours import Behaviour
+from niclab.cilium.decisions import Decisions
+from niclab.cilium.frontends import Frontend, node_port_addresses
+from niclab.cilium.node import TUNNEL_DEVICE, NodeDecision, pod_interface
+from niclab.cilium.numbers import (
+    AT_SOCKET,
+    DIRECT_RETURN,
+    FROM_NIC,
+    FRONTEND,
+    NOTE,
+    PRIORITY,
+    REMOTE_PODS,
+    RETURNED,
+    SERVED,
+    SINGLE_DEVICE,
+    SOURCE,
+    SOURCE_PRIORITY,
+)
+from niclab.net.address import Address, Family
+from niclab.net.packetrules import (
+    Accept,
+    Action,
+    Devices,
+    Dnat,
+    Drop,
+    Exempt,
+    Hook,
+    Mark,
+    Match,
+    PacketRule,
+    Reject,
+    Rewrite,
+    SetConnectionMark,
+    SetMark,
+    Snat,
+)
+from niclab.net.reason import Why
+from niclab.net.route import TABLES, Rule, numbered
+from niclab.topology import Host
+
+_KIND = SERVED | DIRECT_RETURN | RETURNED
+_WHICH = _KIND | FRONTEND.mask
+
+QUIET = Why("service.mark", "", "bpf/lib/nodeport.h")
+"""Of rules that only remember something for others."""
+
+
+@dataclass(frozen=True)
+class NodeServices:
+    """What the rules of one node are made of."""
+
+    decisions: Decisions
+    node: NodeDecision
+
+    @property
+    def active(self) -> bool:
+        """Does this node take in what clients outside the cluster ask?"""
+        serves = self.node.serves_node_ports and bool(self.node.selected)
+        return serves and bool(self.decisions.topology.services)
+
+    @property
+    def frontends(self) -> tuple[Frontend, ...]:
+        """As clients outside the cluster ask for them, on every address."""
+        return self.decisions.frontends_outside[self.node.node]
+
+    @property
+    def selected(self) -> Devices:
+        return Devices(self.node.selected)
+
+    @cached_property
+    def tunnel(self) -> tuple[str, ...]:
+        return (TUNNEL_DEVICE,) if self.node.tunnels else ()
+
+    @cached_property
+    def pods(self) -> Mapping[Address, str]:
+        """Pod address → this node's end of the pod's cable."""
+        pods = self.decisions.topology.nodes[self.node.node].pods
+        return {address: pod_interface(pod) for pod in pods for address in self.decisions.pod_addresses[pod]}
+
+    @cached_property
+    def pod_devices(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self.pods.values()))
+
+    @property
+    def away(self) -> Devices | None:
+        """Every interface but those of this node's pods; None for every one."""
+        return Devices(self.pod_devices, negated=True) if self.pod_devices else None
+
+    @property
+    def translates_at_pods(self) -> bool:
+        """Do pods' own programs translate answers back? Up to 1.16 (e964b0ac1e); with IPsec up to 1.18 (6a7570d565)."""
+        ipsec, version = self.node.settings.ipsec, self.node.version
+        return version.has(Behaviour.POD_TRANSLATES_ANSWERS) or (
+            ipsec and version.has(Behaviour.POD_TRANSLATES_ANSWERS_IPSEC)
+        )
+
+    def returns_directly(self, one: Frontend) -> bool:
+        mode = self.node.settings.load_balancer_mode
+        return one.kind != "ClusterIP" and (mode == "dsr" or (mode == "hybrid" and one.protocol == "tcp"))
+
+    def answered_here(self) -> Iterator[Frontend]:
+        """Other nodes' frontends whose clients this node's backends answer themselves (DSR)."""
+        for peer in self.decisions.peers(self.node.node):
+            there = NodeServices(self.decisions, peer)
+            if peer.settings.load_balancer_mode == "snat" or not there.active:
+                continue
+            for one in there.frontends:
+                if there.returns_directly(one) and any(backend.address in self.pods for backend in one.outside):
+                    yield one
+
+    def number(self, one: Frontend) -> int:
+        """The same on every node."""
+        return self.decisions.frontend_numbers[one.place]
+
+    def value(self, one: Frontend) -> int:
+        """The mark of connections that were taken in for a frontend."""
+        return SERVED | (DIRECT_RETURN if self.returns_directly(one) else 0) | FRONTEND.value(self.number(one))
+
+    def taken_in(self, one: Frontend) -> Mark:
+        return Mark(self.value(one), _WHICH)
+
+    @cached_property
+    def sources(self) -> Mapping[Address, int]:
+        """Sources that the FIB is asked with → the numbers that stand for them; none where no rule looks at sources."""
+        host = self.decisions.topology.nodes[self.node.node]
+        # Pods whose addresses belong to NICs are routed by their source too.
+        by_source = bool(host.enis) or any(rule.source for rule in host.rules)
+        if not self.active or not by_source:
+            return {}
+        own = (self.node.direct_routing_address(family) for family in self.node.families)
+        found = (*own, *(one.address for one in self.frontends), *(one.address for one in self.answered_here()))
+        return {one: number for number, one in enumerate(dict.fromkeys(one for one in found if one is not None), 1)}
+
+    def as_from(self, one: Frontend, address: Address, match: Match) -> Iterator[PacketRule]:
+        """Packets that match are routed as if they came from an address; nothing where no rule looks at sources."""
+        if address in self.sources:
+            why = Why("service.fib-source", f"its route is looked up as from {address}", "bpf/lib/fib.h fib_redirect")
+            mark = SetMark(SOURCE.value(self.sources[address]), SOURCE.mask)
+            yield at("prerouting", match, mark, why, one.family)
+
+    def to(self, one: Frontend, addresses: Iterable[Address], iif: Devices | None) -> Match:
+        """Packets for a frontend at any of these addresses."""
+        alone = tuple(ipaddress.ip_network(address) for address in addresses)
+        return Match(iif=iif, destinations=alone, protocol=one.protocol, port=one.port)
+
+
+def at(hook: Hook, match: Match, action: Action, why: Why, family: Family) -> PacketRule:
+    return PacketRule(hook, match, action, why, family)
+
+
+def ends(one: Frontend, *, outside: bool) -> str:
+    """The backends in words."""
+    found = one.outside if outside else one.inside
+    return " or ".join(f"{backend.address}:{backend.port}" for backend in found)
+
+
+def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRule]:
+    """What a node does to the packets of services, in the order it is asked; before masquerading."""
+    services = NodeServices(decisions, node)
+    if services.active:
+        yield from _entering(services)
+        yield from _returning_directly(services)
+        yield from _forwarded(services)
+    yield from _inside(services)
+
+
+# What comes in by a NIC: clients' requests, and backends' answers to requests that were forwarded.
+
+_NODE_PORT = "bpf/lib/nodeport.h nodeport_lb4"
+
+
+def _entering(services: NodeServices) -> Iterator[PacketRule]:
+    yield from _backends_answers(services)
+    for one in services.frontends:
+        yield from _answers_routed_as_service(services, one)
+    for one in services.frontends:
+        yield from _client_asks(services, one)
+
+
+def _backends_answers(services: NodeServices) -> Iterator[PacketRule]:
+    """Answers of other nodes' backends: translated back by the NIC's program, so not where none is attached."""
+    mark = Mark(SERVED, SERVED)
+    known = Devices((*services.node.selected, *services.tunnel, *services.pod_devices), negated=True)
+    why = Why(
+        "service.answer-not-taken",
+        "comes in by {iif}, which is not selected: nobody translates the backend's answer back",
+        "bpf/lib/nodeport.h tail_nodeport_nat_ingress_ipv4; bpf/bpf_host.c cil_from_netdev",
+    )
+    drop = Drop("the node refuses it: it is no connection of its own")
+    yield PacketRule("prerouting", Match(iif=known, connection_mark=mark, direction="reply"), drop, why)
+    why = Why(
+        "service.answer",
+        "answers a client of a service: it leaves by the route to the client, whichever NIC the request came in by",
+        "bpf/lib/nodeport.h nodeport_rev_dnat_ipv4",
+    )
+    # The tunnel's program asks the FIB on every version: no mark there.
+    match = Match(iif=services.selected, connection_mark=mark, direction="reply")
+    yield PacketRule("prerouting", match, SetMark(FROM_NIC, FROM_NIC), why)
+
+
+def _answers_routed_as_service(services: NodeServices, one: Frontend) -> Iterator[PacketRule]:
+    match = Match(connection_mark=services.taken_in(one), direction="reply")
+    if services.translates_at_pods or services.away is None:
+        yield from services.as_from(one, one.address, match)
+        return
+    yield from services.as_from(one, one.address, replace(match, iif=services.away))
+    # A pod's program asks as the pod; the NIC's, where the packet is to leave, asks once more as the service.
+    leaving = replace(match, iif=Devices(services.pod_devices), route=services.selected)
+    yield from services.as_from(one, one.address, leaving)
+
+
+def _client_asks(services: NodeServices, one: Frontend) -> Iterator[PacketRule]:
+    """A client outside the cluster asks at a selected NIC."""
+    node, match = services.node, services.to(one, (one.address,), services.selected)
+    if one.kind == "ClusterIP" and not node.settings.external_cluster_ip:
+        why = Why(
+            "service.cluster-ip",
+            f"{one} is {one.service}'s cluster IP: not served to clients outside the cluster",
+            "bpf/lib/nodeport.h nodeport_svc_lb4 (lb4_svc_is_routable)",
+        )
+        yield at("prerouting", match, Drop("a cluster IP is not served from outside"), why, one.family)
+        return
+    if not one.outside:
+        told = node.settings.refuses_without_backend
+        why = Why(
+            "service.no-backend",
+            f"{one} of {one.service} has no backend here: " + ("refused" if told else "dropped"),
+            "bpf/lib/nodeport.h nodeport_svc_lb4 (service-no-backend-response)",
+        )
+        words = f"{one.service} has no backend that {node.node} may use"
+        yield at("prerouting", match, Reject(words) if told else Drop(words), why, one.family)
+        return
+    why = Why(
+        "service.taken-in",
+        f"{{iif}} is selected and {one} is a frontend of {one.service} ({one.kind}): taken in",
+        f"{_NODE_PORT}; pkg/loadbalancer/reconciler/bpf_reconciler.go",
+    )
+    yield at("prerouting", match, SetMark(FROM_NIC, FROM_NIC), why, one.family)
+    yield at("prerouting", match, SetConnectionMark(services.value(one)), QUIET, one.family)
+    direct = node.direct_routing_address(one.family)
+    if direct is not None and not services.returns_directly(one):
+        yield from services.as_from(one, direct, match)
+    words = f"sent to a backend of {one.service}: {ends(one, outside=True)}"
+    yield at(
+        "prerouting", match, Dnat(one.outside), Why("service.backend", words, "bpf/lib/lb.h lb4_local"), one.family
+    )
+
+
+# Direct server return (DSR): the client's address stays, and the backend's node answers with the service's.
+
+
+def _returning_directly(services: NodeServices) -> Iterator[PacketRule]:
+    for one in services.frontends:
+        if one.outside and services.returns_directly(one):
+            yield _noted(services, one)
+    for one in services.answered_here():
+        yield from _answered_directly(services, one)
+
+
+def _noted(services: NodeServices, one: Frontend) -> PacketRule:
+    """What is forwarded says which frontend was asked."""
+    why = Why(
+        "service.dsr",
+        f"to a backend of another node with the client's address, and a note that {one} was asked (DSR)",
+        "bpf/lib/nodeport.h tail_nodeport_ipv4_dsr",
+    )
+    match = Match(oif=services.away, connection_mark=services.taken_in(one), direction="original")
+    return at("postrouting", match, Rewrite(note=NOTE.value(services.number(one))), why, one.family)
+
+
+def _answered_directly(services: NodeServices, one: Frontend) -> Iterator[PacketRule]:
+    """At the backend's node the note is taken on selected NICs, and the answer's source is replaced on them."""
+    number = services.number(one)
+    connection = Mark(RETURNED | FRONTEND.value(number), _WHICH)
+    noted = Match(iif=services.selected, note=NOTE.value(number))
+    why = Why(
+        "service.dsr-note",
+        f"{{iif}} is selected: the note says that {one} was asked",
+        "bpf/lib/nodeport.h nodeport_extract_dsr_v4",
+    )
+    yield at("prerouting", noted, SetConnectionMark(connection.value), why, one.family)
+    yield at("prerouting", noted, Rewrite(note=0), QUIET, one.family)
+    answers = Match(connection_mark=connection, direction="reply", route=services.selected)
+    yield from services.as_from(one, one.address, answers)
+    why = Why(
+        "service.dsr-answer",
+        f"{{oif}} is selected: the answer leaves with the address that the client asked, {one}",
+        "bpf/lib/nodeport_egress.h nodeport_rev_dnat_fwd_ipv4",
+    )
+    match = Match(oif=services.selected, protocol=one.protocol, connection_mark=connection, direction="reply")
+    yield at("postrouting", match, Rewrite(source=one.address, source_port=one.port), why, one.family)
+
+
+# What leaves for a client of a service or for its backend: whose address it has.
+
+_NAT = "bpf/lib/nodeport.h tail_nodeport_nat_egress_ipv4"
+_TRANSLATED = Mark(SERVED, _KIND)
+_DIRECT = Mark(SERVED | DIRECT_RETURN, _KIND)
+
+
+def _forwarded(services: NodeServices) -> Iterator[PacketRule]:
+    for device in services.tunnel:
+        # The tunnel's own packets take their own route.
+        match = Match(oif=Devices((device,)), mark=Mark(FROM_NIC, FROM_NIC))
+        yield PacketRule("postrouting", match, SetMark(0, FROM_NIC), QUIET)
+    for family in services.node.families:
+        for match, address, why in _sources(services, family):
+            yield PacketRule("postrouting", match, Snat(address), why, family)
+    why = Why(
+        "service.client-seen",
+        "not masqueraded: the backend sees the client, {source}",
+        "bpf/lib/nodeport.h nodeport_svc_lb4",
+    )
+    for mark in (_TRANSLATED, _DIRECT):
+        yield PacketRule("postrouting", Match(connection_mark=mark), Exempt(), why)
+    if not services.translates_at_pods:
+        yield from _own_answers(services)
+
+
+def _sources(services: NodeServices, family: Family) -> Iterator[tuple[Match, Address, Why]]:
+    """The address that backends of other nodes see."""
+    node = services.node
+    match = Match(oif=services.away, connection_mark=_TRANSLATED)
+    if node.tunnels:
+        router = services.decisions.topology.router_address(node.node, family)
+        if router is not None:
+            words = f"to a backend of another node: its source becomes the router IP {router}, as in every tunnel"
+            yield match, router, Why("service.snat-tunnel", words, f"{_NAT} (IPV4_GATEWAY)")
+        return
+    if node.settings.dynamic_node_port_source and node.version.has(Behaviour.NODE_PORT_SOURCE_BY_ROUTE):
+        yield from _route_sources(services, family, match)
+    address = node.direct_routing_address(family)
+    if address is not None:
+        words = (
+            f"to a backend of another node: its source becomes {address}, the address of the direct routing device "
+            f"{node.drd.device}, whichever NIC it leaves by"
+        )
+        yield match, address, Why("service.snat-drd", words, f"{_NAT} (IPV4_DIRECT_ROUTING)")
+
+
+def _route_sources(services: NodeServices, family: Family, match: Match) -> Iterator[tuple[Match, Address, Why]]:
+    """`enable-dynamic-source-lookup-nodeport`: what a lookup without a source says for each peer's pods."""
+    decisions, name = services.decisions, services.node.node
+    fib = services.node.kernel_fib.with_routes(decisions.direct_routes(name)[0])
+    for peer in decisions.peers(name):
+        cidr = peer.pod_cidrs.get(family)
+        found = fib.lookup(cidr.network_address) if cidr is not None else None
+        if cidr is None or found is None:
+            continue
+        address = fib.source_for(cidr.network_address, found, decisions.topology.nodes[name])
+        if address is not None:
+            words = f"to a backend of another node: its source becomes {address}, which the route to {cidr} says"
+            why = Why("service.snat-route", words, f"{_NAT} (fib_lookup_src_v4, 6c788332c0)")
+            yield replace(match, destinations=(cidr,)), address, why
+
+
+def _own_answers(services: NodeServices) -> Iterator[PacketRule]:
+    """Answers of this node's own backends are translated back where they leave by a selected NIC, and nowhere else."""
+    elsewhere = Devices((*services.node.selected, *services.tunnel), negated=True)
+    for one in services.frontends:
+        if one.kind == "ClusterIP" and not services.node.settings.external_cluster_ip:
+            continue
+        for backend in one.outside:
+            device = services.pods.get(backend.address)
+            if device is None:
+                continue
+            why = Why(
+                "service.answer-not-translated",
+                f"leaves by {{oif}}, which is not selected: the client sees {backend.address}, and not {one}",
+                "bpf/lib/nodeport_egress.h nodeport_rev_dnat_fwd_ipv4; bpf/bpf_host.c cil_to_netdev",
+            )
+            match = Match(
+                iif=Devices((device,)),
+                oif=elsewhere,
+                protocol=one.protocol,
+                connection_mark=services.taken_in(one),
+                direction="reply",
+            )
+            yield at("leaving", match, Rewrite(source=backend.address, source_port=backend.port), why, one.family)
+
+
+# What begins in the cluster is translated where it begins: at a pod, or at a socket of the node.
+
+_SOCKET = "bpf/bpf_sock.c __sock4_xlate_fwd"
+_PACKET = "bpf/bpf_lxc.c __per_packet_lb_svc_xlate_4"
+
+
+def _inside(services: NodeServices) -> Iterator[PacketRule]:
+    settings = services.node.settings
+    pods = Devices(services.pod_devices) if services.pod_devices else None
+    by_socket = settings.socket_load_balancing
+    for one in services.decisions.frontends[services.node.node]:
+        if pods is not None and by_socket and not settings.socket_load_balancing_of_nodes_only:
+            yield from _at_sockets(services, "prerouting", one, pods)
+        elif pods is not None:
+            yield from _by_packet(services, one, pods)
+        if by_socket:
+            yield from _at_sockets(services, "output", one, None)
+    if by_socket and services.decisions.topology.services:
+        match = Match(connection_mark=Mark(AT_SOCKET, AT_SOCKET), direction="reply")
+        yield PacketRule("prerouting", match, Accept(), QUIET)
+
+
+def _at_sockets(services: NodeServices, hook: Hook, one: Frontend, iif: Devices | None) -> Iterator[PacketRule]:
+    """A socket looks for node ports at every node's address; it leaves external IPs alone, which anybody could claim
+    (sock4_skip_xlate, CVE-2020-8554)."""
+    if one.kind != "ExternalIPs":
+        addresses = nodes_addresses(services, one.family) if one.kind == "NodePort" else (one.address,)
+        yield from _translated(services, hook, one, services.to(one, addresses, iif), _SOCKET)
+
+
+def _by_packet(services: NodeServices, one: Frontend, iif: Devices) -> Iterator[PacketRule]:
+    """The pod's program knows this node's own frontends, each at its own address."""
+    addresses = node_port_addresses(services.node, one.family) if one.kind == "NodePort" else (one.address,)
+    if addresses:
+        yield from _translated(services, "prerouting", one, services.to(one, addresses, iif), _PACKET)
+
+
+def _translated(services: NodeServices, hook: Hook, one: Frontend, match: Match, source: str) -> Iterator[PacketRule]:
+    if hook == "output":
+        yield at(hook, match, SetConnectionMark(AT_SOCKET), QUIET, one.family)
+    if not one.inside:
+        words = f"{one.service} has no backend that {services.node.node} may use"
+        yield at(hook, match, Reject(words), Why("service.no-backend", words, source), one.family)
+        return
+    place = f"{{destination}}:{one.port} is {one.service}'s ({one.kind})"
+    words = f"{place}: translated where it begins, to {ends(one, outside=False)}"
+    yield at(hook, match, Dnat(one.inside), Why("service.inside", words, source), one.family)
+
+
+def nodes_addresses(services: NodeServices, family: Family) -> tuple[Address, ...]:
+    """What has the identity of this host or of a remote node.
+
+    The node's own addresses in `node-addresses`, and every node's node IP; another node's other NICs are the world.
+    """
+    node = services.node
+    own = [row.address for row in node.node_addresses]
+    node_ips = [one.node_ips.get(family) for one in (node, *services.decisions.peers(node.node))]
+    found = [one for one in (*own, *node_ips) if one is not None and one.version == family]
+    return tuple(one for one in dict.fromkeys(found) if not one.is_link_local)
+
+
+# Routing rules: the FIB is asked as NICs' programs ask it. fib_redirect asks with the source that the packet will have:
+# the direct routing device's for a backend of another node, the service's own for an answer. The kernel routes before
+# it translates: where a rule looks at the source, such packets carry a number that stands for it.
+
+
+def routing_rules(decisions: Decisions, node: NodeDecision) -> Iterator[Rule]:
+    """Where a node sends what NICs' programs forward for services."""
+    services = NodeServices(decisions, node)
+    if not services.active:
+        return
+    host = decisions.topology.nodes[node.node]
+    tables = [REMOTE_PODS] * node.tunnels + [SINGLE_DEVICE] * (node.host_single_device is not None)
+    for family in node.families:
+        for table in tables:
+            yield Rule(table=table, priority=PRIORITY[table], mark=(FROM_NIC, FROM_NIC), explicit_family=family)
+        for address, number in services.sources.items():
+            if address.version == family:
+                yield from _rules_as_from(host, address, number, family)
+
+
+def _rules_as_from(host: Host, address: Address, number: int, family: Family) -> Iterator[Rule]:
+    """The node's own rules as a packet from `address` meets them."""
+    mark = (SOURCE.value(number), SOURCE.mask)
+    base = [Rule(table=TABLES["main"], priority=32766, explicit_family=family)]
+    own = [rule for rule in numbered(host.rules) if rule.family == family]
+    for rule in sorted([*own, *base], key=lambda rule: rule.priority or 0):
+        found = _met(rule, address)
+        if found is not None:
+            yield replace(found, mark=mark, priority=SOURCE_PRIORITY, explicit_family=family)
+    yield Rule(table=None, action="unreachable", mark=mark, priority=SOURCE_PRIORITY, explicit_family=family)
+
+
+def _met(rule: Rule, address: Address) -> Rule | None:
+    """What is left of a rule once the source is known and the packet's own mark is 0; None when it cannot match.
+
+    A rule with `not` that looks at more than the source is left out: its other half cannot be told from our mark.
+    """
+    inside = (rule.source is None or address in rule.source) and (rule.mark is None or not rule.mark[0] & rule.mark[1])
+    if rule.negated:
+        return None if inside else Rule(table=rule.table, action=rule.action)
+    return replace(rule, source=None, mark=None) if inside else None
