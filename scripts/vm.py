@@ -132,7 +132,7 @@ def files(kernel: Path, version: str, python: Path, arguments: list[str]) -> Ite
 
 def init(python: Path, arguments: list[str]) -> str:
     return f"""#!/bin/bash
-export PATH=/usr/bin HOME=/root PYTHONDONTWRITEBYTECODE=1 NICLAB_IN_VM=1
+export PATH=/usr/bin HOME=/root PYTHONDONTWRITEBYTECODE=1 NICLAB_IN_VM=1 PYTHONPATH={shlex.quote(str(ROOT / "lab"))}
 mkdir -p /proc /sys /dev /run /tmp /root /var/lib
 mount -t proc proc /proc; mount -t sysfs sys /sys; mount -t devtmpfs dev /dev
 mount -t cgroup2 cgroup2 /sys/fs/cgroup; mount -t tmpfs run /run
