@@ -38,7 +38,7 @@ def rules(flow: dict[str, Any], kind: str = "request") -> list[tuple[str, str]]:
 
 
 def test_the_committed_schema_is_fresh() -> None:
-    hint = "run: niclab validate --schema explain > lab/schemas/explain.schema.json"
+    hint = "run: niclab validate --schema explain > lab/niclab/schemas/explain.schema.json"
     assert COMMITTED.read_text() == schema(), hint
     jsonschema.Draft202012Validator.check_schema(json.loads(schema()))
 

@@ -56,7 +56,7 @@ externals:
 
 
 def test_the_committed_schema_is_fresh() -> None:
-    hint = "run: niclab validate --schema predict > lab/schemas/predict.schema.json"
+    hint = "run: niclab validate --schema predict > lab/niclab/schemas/predict.schema.json"
     assert COMMITTED.read_text() == forecast.schema(), hint
     jsonschema.Draft202012Validator.check_schema(json.loads(forecast.schema()))
 

@@ -26,7 +26,7 @@ def validator() -> Draft202012Validator:
 
 
 def test_the_committed_schema_is_fresh() -> None:
-    hint = "run: niclab validate --schema > lab/schemas/topology.schema.json"
+    hint = "run: niclab validate --schema > lab/niclab/schemas/topology.schema.json"
     assert COMMITTED.read_text() == schema(), f"the models have changed: {hint}"
 
 
@@ -38,7 +38,7 @@ def test_it_takes_every_topology_as_written(validator: Draft202012Validator, nam
 @pytest.mark.parametrize("name", names())
 def test_every_topology_names_it_for_editors(name: str) -> None:
     first, second, *_ = find(name).read_text().splitlines()
-    assert first == "# yaml-language-server: $schema=../lab/schemas/topology.schema.json"
+    assert first == "# yaml-language-server: $schema=../lab/niclab/schemas/topology.schema.json"
     assert second == f"name: {name}"
 
 

@@ -18,7 +18,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: builds ne
 
 
 def test_the_committed_schema_is_fresh() -> None:
-    hint = "run: niclab validate --schema trace > lab/schemas/trace.schema.json"
+    hint = "run: niclab validate --schema trace > lab/niclab/schemas/trace.schema.json"
     assert COMMITTED.read_text() == schema(), hint
     jsonschema.Draft202012Validator.check_schema(json.loads(schema()))
 
