@@ -6,7 +6,7 @@
     NICLAB_KERNEL=DIR scripts/vm.py                        # DIR/boot/vmlinuz-VERSION, DIR/lib/modules/VERSION
 
 The machine is its initial RAM disk: this Python, this project, and the programs they call, as they are here. Nothing is
-written outside the cache; nothing in it is shared with this machine, and it has no network. `scripts/setup vm` is called
+written outside the cache. The machine shares nothing with this one, and has no network. `scripts/setup vm` is called
 first: it installs qemu-system-x86 and kmod, or says so. The kernel, linux-image-cloud-amd64, is fetched once with
 apt-get download. Uses KVM where that answers.
 """
