@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from niclab.check import load
     from niclab.cilium.version import Version
     from niclab.errors import InputError, LabError, Problem
-    from niclab.flow.predict import Prediction, World
+    from niclab.flow.predict import World
+    from niclab.flow.trace import Trace
     from niclab.flow.verdict import FlowResult, NicMismatch, Unmeasured, Verdict
     from niclab.lab import Lab
     from niclab.settings import CILIUM_DEFAULTS, LAB_BASELINE, NodeSettings, Settings
@@ -22,7 +23,8 @@ else:
         "check": ("load",),
         "cilium.version": ("Version",),
         "errors": ("InputError", "LabError", "Problem"),
-        "flow.predict": ("Prediction", "World"),
+        "flow.predict": ("World",),
+        "flow.trace": ("Trace",),
         "flow.verdict": ("FlowResult", "NicMismatch", "Unmeasured", "Verdict"),
         "lab": ("Lab",),
         "settings": ("CILIUM_DEFAULTS", "LAB_BASELINE", "NodeSettings", "Settings"),
@@ -48,10 +50,10 @@ __all__ = [
     "LabError",
     "NicMismatch",
     "NodeSettings",
-    "Prediction",
     "Problem",
     "Settings",
     "Topology",
+    "Trace",
     "Unmeasured",
     "Verdict",
     "Version",

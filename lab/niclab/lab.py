@@ -17,7 +17,8 @@ from niclab.cilium.reported import NodeReport
 from niclab.deployment import Deployment, attach, deploy_builtin, deploy_cilium, speaking
 from niclab.errors import InputError, LabError, Problem
 from niclab.flow.ordering import Ordering
-from niclab.flow.verdict import Context, FlowResult
+from niclab.flow.trace import Context
+from niclab.flow.verdict import FlowResult
 from niclab.host import command, ownership, room
 from niclab.host.command import Command
 from niclab.live import Live
@@ -30,7 +31,7 @@ from niclab.topology.flow import asked
 from niclab.wire.capture import Capture
 from niclab.wire.decode import Decoder
 from niclab.wire.measure import Batch, Measurer, Observed, Order
-from niclab.wire.path import without_resets
+from niclab.wire.sighting import without_resets
 from niclab.wire.tap import Taps
 
 if TYPE_CHECKING:
@@ -371,4 +372,5 @@ class Lab(Live):
             addresses={name: tuple(map(str, found)) for name, found in self.addresses.items()},
             reported={name: str(reported) for name, reported in self.reported.items()},
             unmasqueraded=self.decisions.native_node_ends,
+            exited=frozenset(name for name, reported in self.reported.items() if reported.agent_exits is not None),
         )

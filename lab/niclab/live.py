@@ -12,7 +12,8 @@ from niclab.cilium import operations
 from niclab.cilium.decisions import Decisions, flushed
 from niclab.deployment import Deployment, reported_by
 from niclab.errors import LabError
-from niclab.flow.predict import Prediction, World
+from niclab.flow.predict import World
+from niclab.flow.trace import Trace
 from niclab.flow.verdict import FlowResult
 from niclab.host import neighbours, readiness
 from niclab.host.netns import Namespace
@@ -68,8 +69,8 @@ class Live:
             self._worlds.append(World(self._deployment.decisions))
         return len(self._worlds) - 1
 
-    def expected(self, result: FlowResult) -> tuple[Prediction, ...]:
-        """Every way that was predicted for a measured flow, as the lab then was; none when it cannot be sent."""
+    def expected(self, result: FlowResult) -> tuple[Trace, ...]:
+        """Every trace that was predicted for a measured flow, as the lab then was; none when it cannot be sent."""
         return self._worlds[result.state].predict(result.flow)
 
     def link_down(self, nic: str) -> Changed:

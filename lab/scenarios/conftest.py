@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 from niclab import Lab
-from niclab.flow.compare import unpredicted
+from niclab.flow.compare import compare
 
 
 @pytest.fixture(autouse=True)
 def as_predicted(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Of real agents it is told in the record (`unpredicted`); of the model's own datapath it is an error."""
+    """A flow of real agents that differs is in the record (`unpredicted`); on the built-in datapath it is an error."""
     if "lab" not in request.fixturenames:
         yield
         return
@@ -19,6 +19,6 @@ def as_predicted(request: pytest.FixtureRequest) -> Iterator[None]:
     measured = len(lab.flows)
     yield
     if lab.datapath == "builtin":
-        found = {result.name: unpredicted(result, lab.expected(result)) for result in lab.flows[measured:]}
+        found = {result.name: compare(result, lab.expected(result)).unpredicted for result in lab.flows[measured:]}
         wrong = [f"{name} did not do what is predicted. {why}" for name, why in found.items() if why]
         assert not wrong, "\n".join(wrong)

@@ -12,6 +12,7 @@ import pytest
 from niclab import LAB_BASELINE, Lab, LabError, Settings, World, load
 from niclab.agents import bgp as cilium_bgp
 from niclab.agents.frr import config, vty
+from niclab.flow.trace import transmitted
 from niclab.host import ownership
 from niclab.net.address import ip_address, ip_network
 from niclab.net.route import Family
@@ -70,7 +71,7 @@ class TestWithFrr:
                 for flow in lab.send_all(["tor0.up -> pod1", "tor1.down -> pod2", "pod1 -> client"]):
                     (predicted,) = world.predict(flow.flow)
                     assert predicted.carried == (flow.verdict == "carried")
-                    assert set(predicted.transmitted_by(lab.topology.nodes)) == set(flow.transmitted_by)
+                    assert set(transmitted([predicted], lab.context.node_taps)) == set(flow.transmitted_by)
             silent = BOTH.merged(Settings.of(enable_bgp_control_plane=False))
             with Lab.deploy("two-tors", silent) as lab:
                 assert lab.bgp("tor0").next_hops(POD1) == set()

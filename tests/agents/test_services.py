@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from niclab import LAB_BASELINE, InputError, Lab, LabError, Prediction, Settings, World
+from niclab import LAB_BASELINE, InputError, Lab, LabError, Settings, Trace, World
 from niclab.agents import cgroups, kube
 from niclab.agents.controlplane import apiserver
 from niclab.agents.reported import json_rows
@@ -22,7 +22,7 @@ from niclab.topology import Flow, Topology
 from niclab.topology.service import SERVICE_CIDRS
 from niclab.topology.service_flows import as_sent, service_of
 from niclab.wire.measure import Answer, Order
-from niclab.wire.path import Sighting, without_resets
+from niclab.wire.sighting import Sighting, without_resets
 
 from tests.support.flows import CONTEXT, HOLDS, numbered, seen
 
@@ -279,7 +279,7 @@ def standing() -> Iterator[Lab]:
 def test_other_flows_of_a_topology_with_services_are_as_ever(standing: Lab) -> None:
     for flow in standing.send_all(["pod1 -> ext1", "ext0 -> node1.eth0:tcp:80", "ext1 -> pod2:udp:53"]):
         assert flow.verdict == "carried", flow.explanation
-        assert isinstance(World(standing.decisions).predict(flow.flow)[0], Prediction)
+        assert isinstance(World(standing.decisions).predict(flow.flow)[0], Trace)
     with pytest.raises(InputError, match="only node ports"):
         standing.send("ext0", "web")
 

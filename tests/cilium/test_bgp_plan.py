@@ -137,7 +137,7 @@ def test_routes_are_those_zebra_installs() -> None:
 
 def test_prediction_knows_them() -> None:
     world = World(decided(load("two-tors"), devices="eth0,eth1"))
-    found = [[one.tap for one in each.request.sent] for each in world.predict(Flow.parse("client -> pod1"))]
+    found = [[step.tap for step in each.request.left] for each in world.predict(Flow.parse("client -> pod1"))]
     assert found == [["client.eth0", "spine.p0", "tor0.down"], ["client.eth0", "spine.p1", "tor1.down"]]
     told_nothing = World(decided(load("two-tors"), enable_bgp_control_plane="false"))
     assert [each.carried for each in told_nothing.predict(Flow.parse("client -> pod1"))] == [False]

@@ -144,7 +144,7 @@ def test_several_gateways_share_the_pods(gateways: str) -> None:
 
 def test_explain_names_the_policys_rules() -> None:
     (found,) = World(decisions()).predict(Flow.parse("by-nic -> ext1"))
-    rules = [step.rule for step in found.request.steps]
+    rules = [step.why.rule for _, step in found.request.decided]
     assert [rule for rule in rules if rule.startswith("egress")] == ["egress.gateway", "egress.way-out", "egress.snat"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from niclab import LAB_BASELINE, Prediction, Settings, World
+from niclab import LAB_BASELINE, Settings, Trace, World
 from niclab.agents.reported import frontend_rows
 from niclab.check import load
 from niclab.cilium import operations, services
@@ -29,19 +29,19 @@ def decided(version: str, *told: Settings, topology: Topology | None = None) -> 
     return Decisions(topology or load("services"), settings, Version.parse(version))
 
 
-def way(decisions: Decisions, flow: str) -> Prediction:
+def way(decisions: Decisions, flow: str) -> Trace:
     (found,) = World(decisions).predict(Flow.parse(flow))
     return found
 
 
-def rules(found: Prediction) -> list[str]:
+def rules(found: Trace) -> list[str]:
     """The rules of the request's and the answer's steps."""
-    return [step.rule for walk in (found.request, found.reply) if walk for step in walk.steps]
+    return [step.why.rule for _, path in found.paths for _, step in path.decided]
 
 
-def replied_by(found: Prediction) -> dict[str, str]:
+def replied_by(found: Trace) -> dict[str, str]:
     """Node's NIC → the source of the answer that left there."""
-    return {one.tap: one.source for one in (found.reply.sent if found.reply else ()) if one.tap.startswith("node")}
+    return {step.tap: step.header.source for step in found.path("reply").left if step.tap.startswith("node")}
 
 
 def changed(service: str, **fields: object) -> Topology:
@@ -77,7 +77,7 @@ def test_internal_traffic_policy_local() -> None:
     decisions = decided("1.20", NATIVE, BOTH, topology=topology)
     found = way(decisions, "pod1 -> web")
     assert not found.carried
-    assert found.request.why == "web has no backend that node1 may use"
+    assert found.request.lost == "web has no backend that node1 may use"
     assert way(decisions, "ext0 -> node1.eth0:tcp:30080").carried
     ignored = decided("1.20", NATIVE, BOTH, Settings.of(enable_internal_traffic_policy=False), topology=topology)
     assert way(ignored, "pod1 -> web").carried
@@ -186,7 +186,7 @@ def test_a_pod_and_an_address_that_its_agent_does_not_know(
     version: str, told: Settings, end: str | None, rule: str
 ) -> None:
     found = way(decided(version, NATIVE, told), "pod1 -> node1.eth0").request
-    assert (found.arrived, found.steps[-1].rule) == (end, rule)
+    assert (found.arrived, [*found.decided][-1][1].why.rule) == (end, rule)
 
 
 def test_a_node_knows_the_addresses_on_selected_nics() -> None:
@@ -223,8 +223,8 @@ def test_nothing_is_planned_without_services() -> None:
 
 def test_explanations_name_their_sources() -> None:
     found = way(decided("1.18", NATIVE, ETH0), "ext0 -> node1.eth0:tcp:30080")
-    told = {step.rule: step for walk in (found.request, found.reply) if walk for step in walk.steps}
+    told = {step.why.rule: step for _, path in found.paths for _, step in path.decided}
     assert told["service.taken-in"].words.startswith("eth0 is selected and 10.0.0.1:30080/TCP is a frontend of web")
     assert "10.244.2.10:8080" in told["service.backend"].words
     assert "direct routing device eth0" in told["service.snat-drd"].words
-    assert all(step.source for step in told.values())
+    assert all(step.why.source for step in told.values())

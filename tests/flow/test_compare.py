@@ -1,4 +1,4 @@
-"""Measured flows against predicted ways: what agrees, what does not, and that a run tells."""
+"""Measured flows against predicted traces: what agrees, what differs, what cannot be compared, and what a run says."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 from niclab import LAB_BASELINE, Flow, Settings, World, load
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.selection import Version
-from niclab.flow.compare import unpredicted
-from niclab.flow.predict import Prediction
-from niclab.wire.path import Sighting
+from niclab.flow.compare import AGREES, Comparison, compare, count
+from niclab.flow.trace import Trace
+from niclab.wire.sighting import Measurement, Sighting
 
 from tests.support.flows import result, seen, to_ext1, tunnelled
 
 
-def ways(flow: str, devices: str = "eth0", version: str = "1.20") -> Sequence[Prediction]:
+def ways(flow: str, devices: str = "eth0", version: str = "1.20") -> Sequence[Trace]:
     settings = LAB_BASELINE.merged(Settings.of(devices=devices))
     world = World(Decisions(load("two-nic"), settings, Version.parse(version)))
     return world.predict(Flow.parse(flow))
@@ -29,9 +29,9 @@ POD = "10.244.1.10"
 
 
 def test_a_flow_that_does_what_is_predicted() -> None:
-    assert unpredicted(result("pod1 -> ext1", to_ext1(source=POD), to_ext1(source=POD)), ways("pod1 -> ext1")) == ""
-    assert unpredicted(result("pod1 -> ext1", to_ext1(source="10.0.1.1")), ways("pod1 -> ext1", "eth+")) == ""
-    assert unpredicted(result("pod1 -> pod2", tunnelled(pod=POD, peer="10.244.2.10")), ways("pod1 -> pod2")) == ""
+    assert compare(result("pod1 -> ext1", to_ext1(source=POD), to_ext1(source=POD)), ways("pod1 -> ext1")) == AGREES
+    assert compare(result("pod1 -> ext1", to_ext1(source="10.0.1.1")), ways("pod1 -> ext1", "eth+")) == AGREES
+    assert compare(result("pod1 -> pod2", tunnelled(pod=POD, peer="10.244.2.10")), ways("pod1 -> pod2")) == AGREES
 
 
 @pytest.mark.parametrize(
@@ -49,30 +49,48 @@ def test_a_flow_that_does_what_is_predicted() -> None:
     ids=["another NIC", "another source", "no answer", "not arrived", "nothing"],
 )
 def test_a_flow_that_does_something_else(way: list[Sighting], words: str) -> None:
-    assert words in unpredicted(result("pod1 -> ext1", way), ways("pod1 -> ext1"))
+    comparison = compare(result("pod1 -> ext1", way), ways("pod1 -> ext1"))
+    assert comparison.state == "differs"
+    assert words in comparison.unpredicted
 
 
 def test_every_probe_counts() -> None:
     """The second one left by another NIC: together they are no way, and neither is the second alone."""
     one = result("pod1 -> ext1", to_ext1(source=POD), to_ext1(nic="eth0", source=POD))
-    assert unpredicted(one, ways("pod1 -> ext1")).startswith("probe 1: node1.eth0")
+    assert compare(one, ways("pod1 -> ext1")).unpredicted.startswith("probe 1: node1.eth0")
 
 
 def test_an_outer_address_counts() -> None:
     outer = ("10.0.1.1", "10.0.0.2")
     way = [replace(s, outer=(outer,)) if s.outer else s for s in tunnelled(pod=POD, peer="10.244.2.10")]
-    assert "predicted: node1.eth0 in a tunnel" in unpredicted(result("pod1 -> pod2", way), ways("pod1 -> pod2"))
+    assert "predicted: node1.eth0 in a tunnel" in compare(result("pod1 -> pod2", way), ways("pod1 -> pod2")).unpredicted
 
 
-def test_nothing_is_said_of_what_was_not_measured() -> None:
-    assert unpredicted(result("pod1 -> ext1", refusal="no", sent=0), ways("pod1 -> ext1")) == ""
+def test_what_cannot_be_compared_has_not_agreed() -> None:
+    """Each kind says why: no answer is no agreement."""
     several = to_ext1(source=POD), [replace(s, destination="10.0.1.101") for s in to_ext1(nic="eth0")]
-    assert unpredicted(result("pod1 -> ext1", *several), ways("pod1 -> ext1")) == ""
+    too_big = [*to_ext1(source=POD)[:2], seen("node1.eth1", "in", "10.0.1.254", "error", note="frag needed, mtu 1400")]
+    flows = {
+        "unmeasured: no": result("pod1 -> ext1", refusal="no", sent=0),
+        "unmeasured: canaries ok · drops 3": result("pod1 -> ext1", to_ext1(), measurement=Measurement((), 3, 8)),
+        "probes went to several addresses, and one of them was predicted": result("pod1 -> ext1", *several),
+        "probes were too big for a link, and predictions know no sizes": result("pod1 -> ext1", too_big),
+    }
+    for why, flow in flows.items():
+        for expected in (ways("pod1 -> ext1"), ()):
+            comparison = compare(flow, expected)
+            assert comparison == Comparison("not compared", why)
+            assert (comparison.unpredicted, str(comparison)) == ("", f"not compared: {why}")
+
+
+def test_a_run_counts_all_three() -> None:
+    assert count(["agrees", "differs", "agrees"]) == {"agrees": 2, "differs": 1, "not compared": 0}
 
 
 def test_nothing_was_predicted() -> None:
-    assert unpredicted(result("pod1 -> ext1", to_ext1()), ()) == "nothing was predicted, and node1.eth1 sent some"
-    assert unpredicted(result("pod1 -> ext1", [seen("pod1", "out", POD)]), ()) == ""
+    sent = compare(result("pod1 -> ext1", to_ext1()), ())
+    assert sent.unpredicted == "nothing was predicted, and node1.eth1 sent some"
+    assert compare(result("pod1 -> ext1", [seen("pod1", "out", POD)]), ()) == AGREES
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: builds network namespaces")
@@ -104,3 +122,4 @@ def test_a_run_tells_of_a_wrong_prediction_and_a_scenario_fails(pytester: pytest
     )
     (record,) = json.loads(Path(pytester.path, "artifacts/run-1/run.json").read_text())["tests"]
     assert record["flows"][0]["unpredicted"].startswith("probe 0: node1.eth1")
+    assert record["flows"][0]["compared"] == "differs"

@@ -11,7 +11,7 @@ import pytest
 from niclab.cilium.refusals import fix
 from niclab.cilium.selection import NO_DEVICES
 from niclab.cli import COULD_NOT_RUN, FAIL, PASS
-from niclab.flow.explain import schema
+from niclab.report.explained import schema
 
 from tests.support.command import here
 from tests.support.golden_files import assert_golden
@@ -120,7 +120,7 @@ def test_an_agent_that_exits_and_what_to_set() -> None:
     found = explained("two-nic", *told("devices=eth9"), "--flow", "pod1 -> ext0")
     node = found["nodes"]["node1"]
     assert node["agent_exits"].startswith("unable to determine direct routing device")
-    assert "direct-routing-device" in node["mend"]
+    assert "direct-routing-device" in node["fix"]
     (flow,) = found["flows"]
     assert (flow["ways"], flow["not_sent"].partition(":")[0]) == ([], "pod1 is not plugged")
     assert fix("words that nobody knows") == ""
@@ -140,7 +140,7 @@ def test_an_agent_that_exits_and_what_to_set() -> None:
 )
 def test_every_refusal_says_what_to_set(refused: tuple[str, ...]) -> None:
     node = explained("two-nic", *told(*refused))["nodes"]["node1"]
-    assert node["agent_exits"] and node["exits_in"] and node["mend"]
+    assert node["agent_exits"] and node["exits_in"] and node["fix"]
 
 
 def test_what_chose_the_direct_routing_device_and_what_is_warned_of() -> None:

@@ -17,7 +17,7 @@ from niclab.check import loads
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.selection import Version
 from niclab.cli import COULD_NOT_RUN, PASS
-from niclab.flow.predict import alike
+from niclab.flow.predict import interchangeable
 from niclab.net.route import parse_route, parse_rule
 from niclab.report import forecast
 from niclab.topology import Topology
@@ -112,7 +112,7 @@ def four(**changes: object) -> Topology:
 
 
 def groups(topology: Topology) -> set[str]:
-    return {"".join(name[-1] for name in group) for group in alike.classes(world_of(topology).decisions)}
+    return {"".join(name[-1] for name in group) for group in interchangeable.classes(world_of(topology).decisions)}
 
 
 def test_nodes_are_told_apart_by_what_is_said_of_them() -> None:
@@ -149,7 +149,7 @@ def test_nodes_that_are_alike_have_flows_that_are_alike(name: str, version: Vers
         }
     for devices in ("", "eth0", "eth0,eth1"):
         world = world_of(topology, version, routing=routing, devices=devices, **more)
-        found = alike.classes(world.decisions)
+        found = interchangeable.classes(world.decisions)
         assert sorted(itertools.chain(*found)) == sorted(topology.nodes)
         if name in ("two-nic", "eight-nodes"):
             assert len(found) == 1

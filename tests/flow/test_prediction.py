@@ -7,7 +7,7 @@ import os
 import pytest
 from niclab import LAB_BASELINE, Lab, Settings, World
 from niclab.check import load
-from niclab.flow.compare import unpredicted
+from niclab.flow.compare import compare
 from niclab.topology import names
 from niclab.topology.stacking import needs
 from scenarios.common import DEVICES, NATIVE, VXLAN
@@ -52,5 +52,6 @@ def test_a_wrong_prediction_is_noticed() -> None:
     with Lab.deploy("two-nic", LAB_BASELINE.merged(Settings.of(devices="eth0,eth1"))) as lab:
         (result,) = lab.send_all(["pod1 -> ext1"], count=2)
     with Lab.deploy("two-nic", LAB_BASELINE.merged(Settings.of(devices="eth0"))) as other:
-        ways = World(other.decisions).predict(result.flow)
-        assert unpredicted(result, ways).startswith("probe 0: node1.eth1, ")
+        comparison = compare(result, World(other.decisions).predict(result.flow))
+        assert comparison.state == "differs"
+        assert comparison.why.startswith("probe 0: node1.eth1, ")

@@ -21,9 +21,9 @@ import pytest
 from hypothesis import strategies
 from niclab import Flow, World
 from niclab.cilium.decisions import Decisions
-from niclab.flow.explain import Explanation, lines
-from niclab.flow.predict import alike
-from niclab.report import forecast
+from niclab.flow.predict import interchangeable
+from niclab.report import forecast, text
+from niclab.report.explained import Explanation
 
 from tests.support.kernel import privileged
 from tests.support.randomlab import alike_lab, random_lab
@@ -53,10 +53,10 @@ def test_every_lab_has_an_answer(rng: Random) -> None:
         assert forecast.cell(world, flow, ways).text
         for way in ways:
             assert (way.reply is None) == (way.request.arrived is None)
-            assert way.request.steps
-            assert bool(way.request.why) == (way.request.arrived is None)
+            assert way.request.hops and [*way.request.decided]
+            assert bool(way.request.lost) == (way.request.arrived is None)
     explanation = Explanation.of(world, list(made.flows), made.settings)
-    assert "".join(lines(explanation)) and json.loads(explanation.to_json())
+    assert "".join(text.explanation(explanation)) and json.loads(explanation.to_json())
 
 
 @hypothesis.settings(max_examples=EXAMPLES // 3, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
@@ -67,7 +67,7 @@ def test_nodes_that_are_alike_have_flows_that_are_alike(rng: Random) -> None:
     hypothesis.assume(made is not None)
     assert made is not None
     world = World(Decisions(made.topology, made.settings, made.version))
-    groups = alike.classes(world.decisions)
+    groups = interchangeable.classes(world.decisions)
     hypothesis.assume(len(groups) < 4)
 
     def end(node: str) -> str:
@@ -87,7 +87,7 @@ def test_the_kernel_does_what_is_predicted() -> None:
     ranges = [(SEED + n * share, SEED + min((n + 1) * share, LABS)) for n in range(PROCESSES)]
     running = [
         subprocess.Popen(
-            [sys.executable, "-m", "tests.randomrun", str(first), str(last)],
+            [sys.executable, "-m", "tests.support.randomrun", str(first), str(last)],
             stdout=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).parents[2],

@@ -13,7 +13,7 @@ from niclab.check import load
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import ROUTER_DEVICE
 from niclab.cilium.selection import Version
-from niclab.flow.predict import Prediction
+from niclab.flow.trace import Trace, transmitted
 from niclab.net.route import parse_route, parse_rule
 from niclab.topology import Flow, Topology
 from scenarios.common import NATIVE, VXLAN
@@ -43,7 +43,11 @@ def names(topology: Topology) -> dict[str, str]:
     return found
 
 
-def outcome(way: Prediction, topology: Topology) -> dict[str, Any]:
+def nics(topology: Topology) -> list[str]:
+    return [f"{host}.{name}" for host, name, _ in topology.nic_pairs() if host in topology.nodes]
+
+
+def outcome(way: Trace, topology: Topology) -> dict[str, Any]:
     """A prediction in the shape of an observation."""
     known = names(topology)
     end = way.request.arrived
@@ -53,12 +57,12 @@ def outcome(way: Prediction, topology: Topology) -> dict[str, Any]:
         "seen": {end: [known.get(str(way.request.source), str(way.request.source))]} if sees else {},
         "transmitted_by": {
             tap: {
-                "requests": one.requests,
-                "replies": one.replies,
+                "requests": one.requests > 0,
+                "replies": one.replies > 0,
                 "inner_src": sorted(known.get(source, source) for source in one.inner_src),
                 "outer": sorted([list(pair) for pair in one.outer]),
             }
-            for tap, one in sorted(way.transmitted_by(topology.nodes).items())
+            for tap, one in sorted(transmitted([way], nics(topology)).items())
         },
     }
 

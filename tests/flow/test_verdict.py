@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Callable
 
 import pytest
-from niclab.flow.picture import WIDTH, compared
-from niclab.flow.verdict import FlowResult, Measurement, NicMismatch, NicSet, Unmeasured
+from niclab.flow.picture import WIDTH
+from niclab.flow.verdict import FlowResult, NicMismatch, NicSet, Unmeasured, compared
 from niclab.wire.capture import Capture
 from niclab.wire.decode import Decoder
 from niclab.wire.identity import Identity
-from niclab.wire.path import sort
 from niclab.wire.probe import build
+from niclab.wire.sighting import Measurement, sort
 
 from tests.support.flows import CONTEXT, HOLDS, result, seen, to_ext1, tunnelled
 

@@ -16,7 +16,8 @@ from niclab.cilium.decisions import Decisions
 from niclab.cilium.reported import NodeReport
 from niclab.cilium.selection import Version
 from niclab.cli import PASS, arguments, main
-from niclab.flow.predict import Prediction, World
+from niclab.flow.predict import World
+from niclab.flow.trace import Trace, transmitted
 from niclab.topology import Flow
 
 from tests.support.recorded import DATA, FLOWS, cases, command, differences
@@ -78,10 +79,10 @@ def in_shape(recorded: dict[str, Any]) -> dict[str, Any]:
     return {"sent": sent, "answered": recorded["received"] > 0, "seen": recorded["server_saw_source"]}
 
 
-def shape(world: World, flow: str, way: Prediction) -> dict[str, Any]:
+def shape(world: World, flow: str, way: Trace) -> dict[str, Any]:
     sent = {
-        tap: (one.requests, one.replies, sorted(one.inner_src), sorted(one.outer))
-        for tap, one in way.transmitted_by(world.topology.nodes).items()
+        tap: (one.requests > 0, one.replies > 0, sorted(one.inner_src), sorted(one.outer))
+        for tap, one in transmitted([way], world.context.node_taps).items()
     }
     server = way.request.arrived if way.request.arrived in world.topology.externals else None
     return {"sent": sent, "answered": way.carried, "seen": {server: [str(way.request.source)]} if server else {}}

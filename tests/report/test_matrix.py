@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
-from niclab.flow.verdict import FlowResult, Measurement
-from niclab.report.cell import Cell
-from niclab.report.matrix import Row, cell, render, row, unfolded
+from niclab import LAB_BASELINE, Flow, Settings, World
+from niclab.check import loads
+from niclab.cilium.decisions import Decisions
+from niclab.cilium.version import Version
+from niclab.flow.verdict import FlowResult
+from niclab.report import forecast
+from niclab.report.matrix import Cell, Row, cell, render, row, unfolded
+from niclab.wire.sighting import Measurement
 
-from tests.support.flows import result, seen, to_ext1, tunnelled
+from tests.support.flows import CONTEXT, result, seen, to_ext1, tunnelled
 
 TO_NODE = [seen("node1.eth0", "out", "10.244.1.7"), seen("node2.eth0", "in", "10.244.1.7")]
 FROM_EXT = [
@@ -40,12 +46,36 @@ FROM_EXT = [
         ),
         (result("ext1 -> pod1", sent=1), "never arrived no answer", True),
         (result("pod1 -> ext1", to_ext1(), measurement=Measurement(drops=1, taps=1)), "unmeasured", True),
-        (result("pod1 -> ext1", refusal="pod1: the agent on node1 exits"), "agent exits", True),
+        (replace(result("pod1 -> ext1"), context=replace(CONTEXT, exited=frozenset({"node1"}))), "agent exits", True),
+        (replace(result("ext1 -> pod2"), context=replace(CONTEXT, exited=frozenset({"node2"}))), "agent exits", True),
+        (replace(result("ext1 -> pod2"), context=replace(CONTEXT, exited=frozenset({"node1"}))), "unmeasured", True),
+        (result("pod1 -> ext1", refusal="agent-pod and ext1 share no address family"), "unmeasured", True),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_cell(flow: FlowResult, text: str, loud: bool) -> None:
     assert cell(flow) == Cell(text, loud)
+
+
+def test_only_an_agent_that_exits_makes_a_cell_say_so() -> None:
+    """A pod may be named after an agent, and still have no address of the family that is asked for."""
+    topology = loads(
+        """
+        name: named
+        fabrics: {f0: {}}
+        nodes:
+          node1:
+            nics: {eth0: {fabric: f0, addresses: [10.0.0.1/24]}}
+            pod_cidrs: [10.244.1.0/24]
+            pods: {agent-pod: {}}
+        externals:
+          ext6: {nics: {eth0: {fabric: f0, addresses: ["fd00::100/64"]}}}
+        """,
+        "named",
+    )
+    world = World(Decisions(topology, LAB_BASELINE.merged(Settings.of(devices="eth0")), Version(1, 20)))
+    flow = Flow.parse("agent-pod -> ext6")
+    assert forecast.cell(world, flow, world.predict(flow)) == Cell("not sent", loud=True)
 
 
 def test_render() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from niclab import FlowResult, Lab
-from niclab.flow.compare import unpredicted
+from niclab.flow.compare import compare
 
 
 def disagreements(lab: Lab, results: list[FlowResult]) -> list[str]:
     """The flows that took no predicted path, each with what it did instead."""
-    reasons = [(result, unpredicted(result, lab.expected(result))) for result in results]
+    reasons = [(result, compare(result, lab.expected(result)).unpredicted) for result in results]
     return [f"{result.name}: {reason}\n{result.explanation}" for result, reason in reasons if reason]

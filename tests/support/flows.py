@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from niclab.flow.verdict import Context, FlowResult, Measurement
+from niclab.flow.trace import Context
+from niclab.flow.verdict import FlowResult
 from niclab.topology import Flow
-from niclab.wire.path import Sighting
+from niclab.wire.sighting import Measurement, Sighting
 
 CONTEXT = Context(
     topology="two-nic",

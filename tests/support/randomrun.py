@@ -13,7 +13,7 @@ from random import Random
 
 from niclab import Flow, Lab, World
 from niclab.errors import LabError
-from niclab.flow.compare import unpredicted
+from niclab.flow.compare import compare
 from niclab.host import neighbours
 
 from tests.support.randomlab import random_lab
@@ -30,13 +30,13 @@ def disagreements(lab: Lab, flows: Sequence[Flow], counted: Counter[str]) -> Ite
         ways = world.predict(result.flow)
         counted[result.verdict] += 1
         counted["by chance"] += len(ways) > 1
-        if unpredicted(result, ways):
+        if compare(result, ways).unpredicted:
             again.append(result.flow)
     counted["asked twice"] += len(again)
     if again:
         neighbours.forget(lab._deployment.substrate, lab.topology.hosts)
     for result in lab.send_all(again, count=2) if again else ():
-        if why := unpredicted(result, world.predict(result.flow)):
+        if why := compare(result, world.predict(result.flow)).unpredicted:
             yield {"flow": str(result.flow), "wrong": why}
         elif result.verdict == "unmeasured" and not result.measurement.holds and result.measurement.taps:
             yield {"flow": str(result.flow), "wrong": f"not measured: {result.measurement}"}

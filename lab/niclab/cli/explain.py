@@ -9,8 +9,9 @@ from niclab import request
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.selection import Version
 from niclab.cli import FAIL, PASS
-from niclab.flow.explain import Explanation, lines
 from niclab.flow.predict import World
+from niclab.report import text
+from niclab.report.explained import Explanation
 from niclab.request import Expectation
 
 
@@ -26,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     if options.output == "json":
         sys.stdout.write(explanation.to_json())
     else:
-        print(*lines(explanation), sep="\n")
+        print(*text.explanation(explanation), sep="\n")
     for line in warnings:
         print(f"warning: {line}", file=sys.stderr)
     if explanation.unmodelled:
@@ -38,15 +39,14 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _unmet(world: World, expected: Expectation) -> list[str]:
-    """Why an expectation is not what is predicted; where a hash decides, every way must be as it is expected."""
+    """Why an expectation is not what is predicted; where a hash decides, every trace must be as expected."""
     must = f"{expected.flow} must leave {expected.node} by {expected.nic}"
-    ways = world.predict(expected.flow)
-    if not ways:
+    traces = world.predict(expected.flow)
+    if not traces:
         return [f"{must}, and is not sent: {world.why_not(expected.flow)}"]
     wanted = {f"{expected.node}.{expected.nic}"}
-    found = [{one.tap for one in way.request.sent if one.tap.partition(".")[0] == expected.node} for way in ways]
-    wrong = [nics for nics in found if nics != wanted]
-    if not wrong:
+    left = [{f"{expected.node}.{nic}" for nic in trace.request.nics_left(expected.node)} for trace in traces]
+    if all(nics == wanted for nics in left):
         return []
-    names = " or ".join(dict.fromkeys(" and ".join(sorted(nics)) or "no NIC" for nics in found))
+    names = " or ".join(dict.fromkeys(" and ".join(sorted(nics)) or "no NIC" for nics in left))
     return [f"{must}, it is predicted to leave by {names}"]

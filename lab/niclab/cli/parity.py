@@ -19,7 +19,7 @@ from niclab.cli.parity_cases import Case, cases, flows
 from niclab.errors import LabError
 from niclab.lab import Lab
 from niclab.report import diff
-from niclab.report.record import Trace
+from niclab.report.record import Record
 from niclab.topology import Flow, Topology
 
 _BATCH, _PROBES = 40, 3
@@ -79,7 +79,7 @@ def _measured(lab: Lab, every: Sequence[Flow]) -> dict[str, Any]:
         for start in range(0, len(every), _BATCH)
         for result in lab.send_all(every[start : start + _BATCH], count=_PROBES)
     ]
-    trace: dict[str, Any] = json.loads(Trace.of(lab, results).to_json())
+    trace: dict[str, Any] = json.loads(Record.of(lab, results).to_json())
     return trace
 
 

@@ -13,7 +13,7 @@ from niclab.cli import FAIL, PASS
 from niclab.errors import LabError
 from niclab.flow.verdict import FlowResult, NicMismatch
 from niclab.report import captures, text
-from niclab.report.record import Trace
+from niclab.report.record import Record
 from niclab.request import Expectation
 
 
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
         if artifacts:
             lab.collect(artifacts)
         if options.output == "json":
-            sys.stdout.write(Trace.of(lab, results).to_json())
+            sys.stdout.write(Record.of(lab, results).to_json())
         else:
             ways = [lab.expected(result) for result in results]
             print(*text.trace(lab.title, results, lab.reported, ways), sep="\n")

@@ -22,9 +22,9 @@ def run(options: argparse.Namespace) -> int:
 
             sys.stdout.write(record.schema())
         elif options.schema == "explain":
-            from niclab.flow import explain
+            from niclab.report import explained
 
-            sys.stdout.write(explain.schema())
+            sys.stdout.write(explained.schema())
         elif options.schema == "predict":
             from niclab.report import forecast
 

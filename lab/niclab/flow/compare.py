@@ -1,107 +1,108 @@
-"""Did a flow do what was predicted? Every probe's sightings against every way the flow may go. Pure."""
+"""Did a flow do what was predicted? Every probe's trace against every predicted trace. Pure."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from niclab.flow.predict import reasons
-from niclab.flow.predict.model import Prediction, Transmission
+from niclab.flow.trace import Trace, host_of
 from niclab.flow.verdict import FlowResult
-from niclab.wire.path import Sighting
+
+State = Literal["agrees", "differs", "not compared"]
 
 
-def unpredicted(result: FlowResult, ways: Sequence[Prediction]) -> str:
-    """What a flow did that is none of its predicted ways, in words; empty when it did one of them.
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`why`: what a probe did that was not predicted, or why there is nothing to compare; empty when it agrees."""
 
-    Each probe may take another way, for each may be hashed otherwise. Nothing is said of a flow that was not measured,
-    nor of one whose probes went to several addresses: one of them was predicted. Nor of probes that were too big for
-    some link, as the sender's kernel or an ICMP message said: predictions know no sizes.
-    """
-    if result.verdict == "unmeasured" or _too_big(result):
-        return ""
-    host = result.flow.source.partition(".")[0]
-    sent_to = {s.destination for s in result.sightings if s.host == host and s.outbound and s.kind == "request"}
-    if len(sent_to) > 1:
-        return ""
-    if not ways:
+    state: State
+    why: str = ""
+
+    @property
+    def unpredicted(self) -> str:
+        """What the flow did that was not predicted, else empty."""
+        return self.why if self.state == "differs" else ""
+
+    def __str__(self) -> str:
+        return f"{self.state}: {self.why}" if self.why else self.state
+
+
+AGREES = Comparison("agrees")
+
+
+def compare(result: FlowResult, expected: Sequence[Trace]) -> Comparison:
+    """Each probe of a flow against the predicted traces: each may be hashed to another of them."""
+    if why := _not_comparable(result):
+        return Comparison("not compared", why)
+    if not expected:
         taps = ", ".join(result.transmitted_by)
-        return f"nothing was predicted, and {taps} sent some" if taps else ""
-    probes: dict[int, list[Sighting]] = {number: [] for number in range(result.sent)}
-    for sighting in result.sightings:
-        if sighting.kind != "error":
-            probes.setdefault(sighting.number, []).append(sighting)
-    for number, sightings in probes.items():
-        if not any(_agrees(way, sightings, result) for way in ways):
-            return f"probe {number}: {_shown(sightings, result)}; predicted: {' or '.join(map(str, ways))}"
+        return Comparison("differs", f"nothing was predicted, and {taps} sent some") if taps else AGREES
+    for number, trace in enumerate(result.traces):
+        if not any(_agrees(prediction, trace, result) for prediction in expected):
+            return Comparison("differs", f"probe {number}: {trace}; predicted: {' or '.join(map(str, expected))}")
+    return AGREES
+
+
+def count(states: Iterable[State]) -> Mapping[State, int]:
+    """How many flows of a run agree with their prediction, differ from it, and were not compared."""
+    counted = Counter(states)
+    return {state: counted[state] for state in get_args(State)}
+
+
+def _not_comparable(result: FlowResult) -> str:
+    """Why a flow says nothing about its prediction; empty when it does."""
+    if result.verdict == "unmeasured":
+        return f"unmeasured: {result.why}"
+    errors = {seen.note.partition(",")[0] for seen in result.sightings if seen.kind == "error"}
+    if errors & {"frag needed", "packet too big"} or result.refusal == os.strerror(errno.EMSGSIZE):
+        return "probes were too big for a link, and predictions know no sizes"
+    source = host_of(result.flow.source)
+    sent = [seen for seen in result.sightings if seen.host == source and seen.outbound and seen.kind == "request"]
+    if len({seen.destination for seen in sent}) > 1:
+        return "probes went to several addresses, and one of them was predicted"
     return ""
 
 
-def _too_big(result: FlowResult) -> bool:
-    told = {one.note.partition(",")[0] for one in result.sightings if one.kind == "error"}
-    return result.refusal == os.strerror(errno.EMSGSIZE) or bool(told & {"frag needed", "packet too big"})
-
-
-def _agrees(way: Prediction, sightings: Sequence[Sighting], result: FlowResult) -> bool:
-    nodes = result.context.nodes
+def _agrees(prediction: Trace, trace: Trace, result: FlowResult) -> bool:
     return (
-        way.transmitted_by(nodes) == transmitted(sightings, nodes)
-        and (way.carried == _answered(sightings, result) or _unseen(way, result))
-        and _source_as_seen(way, sightings, result)
+        _sent(prediction, result) == _sent(trace, result)
+        and (prediction.carried == trace.carried or _unseen(prediction, result))
+        and _source_as_seen(prediction, trace, result)
     )
 
 
-def transmitted(sightings: Iterable[Sighting], nodes: Collection[str]) -> Mapping[str, Transmission]:
-    """Tap → what it sent, of NICs of these nodes; in the shape of what is predicted."""
-    found: dict[str, Transmission] = {}
-    for one in sightings:
-        if not (one.nic and one.outbound and one.host in nodes) or one.kind == "error":
-            continue
-        so_far = found.get(one.tap, Transmission())
-        found[one.tap] = Transmission(
-            requests=so_far.requests or one.kind == "request",
-            replies=so_far.replies or one.kind == "reply",
-            inner_src=so_far.inner_src | {one.source},
-            outer=so_far.outer | set(one.outer),
-        )
-    return found
+def _sent(trace: Trace, result: FlowResult) -> frozenset[object]:
+    """What NICs of nodes sent, as taps see it."""
+    return frozenset(
+        (kind, step.tap, step.header.source, step.header.outer)
+        for kind, path in trace.paths
+        for step in path.left
+        if host_of(step.tap) in result.context.nodes
+    )
 
 
-def _answered(sightings: Iterable[Sighting], result: FlowResult) -> bool:
-    host = result.flow.source.partition(".")[0]
-    return any(one.kind == "reply" and one.arrives and one.host == host for one in sightings)
-
-
-def _unseen(way: Prediction, result: FlowResult) -> bool:
-    """Taps are outside of hosts. An answer to a node from one of its own pods, or from itself, passes none of the
-    node's; and one that the host itself drops for its reverse path has come in.
+def _unseen(prediction: Trace, result: FlowResult) -> bool:
+    """Taps stand outside of nodes. A node's answer from one of its own pods, or from itself, passes no tap; and one
+    that the node itself drops for its reverse path has passed the tap before.
     """
-    host = result.flow.source.partition(".")[0]
-    if host in result.context.pod_node or way.reply is None:
+    host = host_of(result.flow.source)
+    if host in result.context.pod_node or prediction.reply is None:
         return False
-    last = way.reply.steps[-1] if way.reply.steps else None
-    dropped = last is not None and last.where == host and last.why == reasons.REVERSE_PATH
-    return dropped or not way.reply.sent
+    decided = [*prediction.reply.decided]
+    where, last = decided[-1]
+    return (where == host and last.why == reasons.REVERSE_PATH) or not prediction.reply.left
 
 
-def _source_as_seen(way: Prediction, sightings: Iterable[Sighting], result: FlowResult) -> bool:
-    host = result.flow.destination.partition(".")[0]
-    if way.request.arrived != host or (host not in result.context.pod_node and not way.request.sent):
+def _source_as_seen(prediction: Trace, trace: Trace, result: FlowResult) -> bool:
+    """Did the packet arrive where it was predicted to, with the predicted source? Where a tap can see it."""
+    request = prediction.request
+    if request.arrived is None or (request.arrived not in result.context.pod_node and not request.left):
         return True
     return any(
-        one.kind == "request" and one.arrives and one.host == host and one.source == str(way.request.source)
-        for one in sightings
+        host_of(step.tap) == request.arrived and step.header.source == request.source for step in trace.request.entered
     )
-
-
-def _shown(sightings: Sequence[Sighting], result: FlowResult) -> str:
-    """What was seen of a probe, in the words of predictions."""
-    host, end = (name.partition(".")[0] for name in (result.flow.source, result.flow.destination))
-    requests = [s for s in sightings if s.kind == "request" and s.nic and s.outbound]
-    way = " then ".join(s.tap + (" in a tunnel" if s.outer else "") for s in requests) or "no NIC"
-    seen = [s.source for s in sightings if s.kind == "request" and s.arrives and s.host == end]
-    back = " then ".join(s.tap for s in sightings if s.kind == "reply" and s.nic and s.outbound) or "no NIC"
-    answered = any(s.kind == "reply" and s.arrives and s.host == host for s in sightings)
-    words = f"{way}, {seen[-1]} seen at {end}" if seen else f"{way}, never seen at {end}"
-    return f"{words}; back by {back}" + ("" if answered else ", not answered")

@@ -1,11 +1,10 @@
-"""The words and the small picture that explain a flow. Pure."""
+"""A trace as people see it: a line of hosts and NICs for each path. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from niclab.flow.verdict import FlowResult, NicSet
-from niclab.wire.path import Sighting
+from niclab.flow.trace import NO_PATH, Context, Entered, Header, Kind, Left, Path, Trace, host_of, nic_of, transmitted
 
 INDENT = "  "
 WIDTH = 100
@@ -13,122 +12,97 @@ _GAP = "      "
 _LEAST_GAP = 3
 
 
-def explain(result: FlowResult) -> str:
-    """Three or more lines: the way the packet took, every node NIC's count, and what the agents said."""
-    lines = [*pictures(result), *counters(result)]
-    lines += [f"reported: {node}: {reported}" for node, reported in result.context.reported.items()]
-    if result.refusal:
-        lines.append(f"refused: {result.refusal}")
-    lines += [f"noticed: {note}" for note in notes(result)]
-    return "\n".join(INDENT + line for line in lines)
+def pictures(trace: Trace, source: str, end: str, context: Context, expected: Sequence[Trace] = ()) -> Iterator[str]:
+    """The request's path with the source that was seen, and the reply's path.
 
-
-def compared(op: str, left: object, right: object) -> list[str] | None:
-    """The lines that explain a failed comparison with NICs in it; None when there are none."""
-    asked = [*_nic_sets(left), *_nic_sets(right)]
-    if not asked:
-        return None
-    nics = asked[0]
-    other = right if nics is left else left
-    if op == "==" and isinstance(other, set | frozenset) and (nics is left or nics is right):
-        probes = f"({nics.probes} of {nics.flow.sent})"
-        first = f"{nics.flow.name} {nics.asked} by {_names(nics)}, not by {_names(other)} {probes}"
-    else:
-        first = f"{nics.flow.name}: {left!r} {op} {right!r}"
-    flows = dict.fromkeys(id(one.flow) for one in asked)
-    explained = [next(one.flow for one in asked if id(one.flow) == number).explanation for number in flows]
-    return [first, *"\n".join(explained).splitlines()]
-
-
-def _nic_sets(value: object) -> list[NicSet]:
-    if isinstance(value, NicSet):
-        return [value]
-    return [found for one in value for found in _nic_sets(one)] if isinstance(value, tuple | list) else []
-
-
-def _names(nics: Iterable[object]) -> str:
-    return " and ".join(sorted(map(str, nics))) or "no NIC"
-
-
-def pictures(result: FlowResult) -> Iterator[str]:
-    """The request's way with the source that was seen, and the reply's way."""
-    path = result.path()
-    requests = [s for s in path if s.kind == "request"]
-    replies = [s for s in path if s.kind == "reply"]
-    flow = result.flow
-    picture = _way(result, flow.source, requests, result.end)
-    abroad = [s for s in requests if s.nic or s.arrives]
-    seen = next((s for s in reversed(abroad) if s.arrives), None) or (abroad[-1] if abroad else None)
-    source = _source_words(result, seen)
-    gap = max(min(WIDTH - len(INDENT) - len(picture) - len(source), len(_GAP)), 0)
+    A path that ends early has a `✗`, with the reason if every `expected` trace ends there too.
+    """
+    picture = _picture(trace.request, source, end, context) + _lost(trace, "request", end, expected)
+    seen = _source(trace.request, source, context)
+    gap = max(min(WIDTH - len(INDENT) - len(picture) - len(seen), len(_GAP)), 0)
     if gap >= _LEAST_GAP:
-        yield f"{picture}{' ' * gap}{source}"
+        yield f"{picture}{' ' * gap}{seen}"
     else:
-        yield from (picture, INDENT + source)
-    if replies:
-        yield _way(result, result.end, replies, flow.source)
+        yield from (picture, INDENT + seen)
+    reply = trace.reply or NO_PATH
+    if reply.hops:
+        yield _picture(reply, end, source, context) + _lost(trace, "reply", source, expected)
 
 
-def _way(result: FlowResult, start: str, sightings: list[Sighting], end: str) -> str:
-    """Hosts and NICs in order: `─` inside a host, `═` on a cable, `✗` where the packet was last seen."""
-    hops: list[str] = []
-    first = start.partition(".")[0]
-    if first in result.context.pod_node:
-        hops += [first, "─", "lxc", "─"]
-        first = result.context.pod_node[first]
-    hops.append(first)
-    here = first
-    for sighting in sightings:
-        if not sighting.nic:
-            continue
-        if sighting.outbound:
-            if sighting.host != here:
-                hops += ["…", sighting.host]
-            hops += ["═", sighting.nic + _encapsulated(sighting), "═", result.context.nics[sighting.tap]]
-            here = sighting.host
-        elif sighting.arrives:
-            hops += ["═" if sighting.host in result.context.nodes else "─", sighting.host]
-            if sighting.host in result.context.nodes:
-                hops[-1] = f"{sighting.nic} ─ {sighting.host}"
-            here = sighting.host
-    target = end.partition(".")[0]
-    node = result.context.pod_node.get(target, target)
-    arrived = any(s.arrives and s.host == target for s in sightings)
-    if target in result.context.pod_node and arrived:
-        hops += ["─", "lxc", "─", target] if here == node else ["…", target]
-    elif not arrived:
-        hops += ["✗", f"(not seen at {end})"]
-    return " ".join(hops)
+def _picture(path: Path, start: str, end: str, context: Context) -> str:
+    """Hosts and NICs in order: `─` inside a host, `═` on a cable."""
+    words: list[str] = []
+    here = context.node_of(start)
+    if here != host_of(start):
+        words += [host_of(start), "─", "lxc", "─"]
+    words.append(here)
+    for hop in path.hops:
+        for step in hop.steps:
+            if not isinstance(step, Entered | Left) or not nic_of(step.tap):
+                continue
+            nic, is_node = nic_of(step.tap), hop.host in context.nodes
+            if isinstance(step, Entered):
+                words += ["═", f"{nic} ─ {hop.host}"] if is_node else ["─", hop.host]
+            else:
+                words += [] if hop.host == here else ["…", hop.host]
+                words += ["═", nic + _tunnel(step.header), "═", context.nics[step.tap]]
+            here = hop.host
+    target = host_of(end)
+    if target in context.pod_node and _arrived(path, target):
+        words += ["─", "lxc", "─", target] if here == context.node_of(end) else ["…", target]
+    return " ".join(words)
 
 
-def _encapsulated(sighting: Sighting) -> str:
-    return f"[{'/'.join(sighting.encapsulation)}]" if sighting.encapsulation else ""
+def _arrived(path: Path, host: str) -> bool:
+    return any(host_of(step.tap) == host for step in path.entered)
 
 
-def _source_words(result: FlowResult, sighting: Sighting | None) -> str:
-    if sighting is None:
+def _lost(trace: Trace, kind: Kind, end: str, expected: Sequence[Trace]) -> str:
+    """What follows where a path ends early.
+
+    Taps stand outside the nodes: that a node drops what came in by its NIC is known from predictions alone.
+    """
+    path = trace.path(kind)
+    last = path.hops[-1].host if path.hops else ""
+    predicted = [other.path(kind) for other in expected]
+    inside = {other.lost for other in predicted if other.lost and other.hops[-1].host == last}
+    why = f"predicted: {' or '.join(sorted(inside))}" if inside and all(other.lost for other in predicted) else ""
+    if not _arrived(path, host_of(end)):
+        return f" ✗ (not seen at {end}{'; ' if why else ''}{why})"
+    went_on = kind == "request" and trace.reply is not None and bool(trace.reply.hops)
+    return f" ✗ ({why})" if why and not went_on else ""
+
+
+def _tunnel(header: Header) -> str:
+    return f"[{'/'.join(header.encapsulation)}]" if header.encapsulation else ""
+
+
+def _source(path: Path, start: str, context: Context) -> str:
+    """How the source looked on a cable, or where it arrived."""
+    steps: tuple[Entered | Left, ...] = path.entered or path.left
+    if not steps:
         return "no request was seen on any cable"
-    own = result.context.addresses.get(result.flow.source.partition(".")[0], ())
-    text = f"source seen: {sighting.source}"
-    if result.flow.source not in result.context.pod_node:
+    source = steps[-1].header.source
+    text = f"source seen: {source}"
+    if start not in context.pod_node:
         return text
-    how = "the pod's own: not masqueraded" if sighting.source in own else "masqueraded"
-    return f"{text} ({how})"
+    own = source in context.addresses.get(start, ())
+    return f"{text} (the pod's own: not masqueraded)" if own else f"{text} (masqueraded)"
 
 
-def counters(result: FlowResult) -> list[str]:
-    """What every NIC of every node transmitted, and what vouches for it."""
-    counts = [
-        f"{tap} {sum(s.tap == tap and s.outbound and s.kind != 'error' for s in result.sightings)}"
-        for tap in result.context.nics
-        if tap.partition(".")[0] in result.context.nodes
-    ]
-    lines = wrapped(counts)
-    if len(INDENT) + len(lines[-1]) + len(_GAP) + len(str(result.measurement)) <= WIDTH:
-        lines[-1] += f"{_GAP}{result.measurement}"
-    else:
-        lines.append(str(result.measurement))
-    return lines
+def counters(traces: Iterable[Trace], context: Context) -> list[str]:
+    """How many packets every NIC of every node sent, in lines that fit."""
+    taps = tuple(context.node_taps)
+    sent = transmitted(traces, taps)
+    counts = {tap: sent[tap].requests + sent[tap].replies if tap in sent else 0 for tap in taps}
+    return wrapped(f"{tap} {count}" for tap, count in counts.items())
+
+
+def with_measurement(lines: list[str], measurement: str) -> list[str]:
+    """The counters and what vouches for them."""
+    if len(INDENT) + len(lines[-1]) + len(_GAP) + len(measurement) <= WIDTH:
+        return [*lines[:-1], f"{lines[-1]}{_GAP}{measurement}"]
+    return [*lines, measurement]
 
 
 def wrapped(words: Iterable[str]) -> list[str]:
@@ -143,6 +117,5 @@ def wrapped(words: Iterable[str]) -> list[str]:
     return lines
 
 
-def notes(result: FlowResult) -> list[str]:
-    """Errors (ICMP, RST) that came back, each once."""
-    return sorted({f"{s.note} from {s.source}" for s in result.sightings if s.kind == "error" and s.note})
+def names(nics: Iterable[object]) -> str:
+    return " and ".join(sorted(map(str, nics))) or "no NIC"

@@ -1,4 +1,4 @@
-"""From sightings to verdicts, and the words that explain them. Pure.
+"""A measured flow: its verdict, the questions it answers, and the words for a failure. Pure.
 
 A flow's result answers in NIC names: which NICs its requests left a host by, which brought the answers back, which
 source the far end saw. Nothing is answered unless the measurement holds (canaries seen, nothing dropped): a missing
@@ -7,19 +7,19 @@ measurement is never a pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from niclab.flow import picture
+from niclab.flow.picture import INDENT, names
 from niclab.flow.shares import Shares
+from niclab.flow.trace import NO_PATH, Context, Kind, Trace, Transmitted, host_of, nic_of, observed, transmitted
 from niclab.topology import Flow
-from niclab.wire.path import Sighting
+from niclab.wire.sighting import Measurement, Sighting
 
 Verdict = Literal["carried", "leaked", "lost", "unmeasured"]
-Kind = Literal["request", "reply"]
-
-_MANY = 3
 
 
 class Unmeasured(AssertionError):
@@ -28,43 +28,6 @@ class Unmeasured(AssertionError):
 
 class NicMismatch(AssertionError):
     """A packet left by another NIC than it must."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """What vouches for a batch. `missing`: canaries sent and not seen; `drops`: frames lost by taps."""
-
-    missing: tuple[str, ...] = ()
-    drops: int = 0
-    taps: int = 0
-    without_carrier: tuple[str, ...] = ()
-
-    @property
-    def holds(self) -> bool:
-        return not self.missing and self.drops == 0 and self.taps > 0
-
-    @property
-    def canaries(self) -> str:
-        """`ok`, or which ones are missing."""
-        if self.taps == 0:
-            return "none sent"
-        return "ok" if not self.missing else "missing: " + ", ".join(self.missing)
-
-    def __str__(self) -> str:
-        few = replace(self, missing=(*self.missing[:_MANY], f"… ({len(self.missing)} in all)"))
-        canaries = (few if len(self.missing) > _MANY else self).canaries
-        text = f"canaries {canaries} · drops {self.drops}"
-        return text + (f" · no carrier: {', '.join(self.without_carrier)}" if self.without_carrier else "")
-
-
-@dataclass(frozen=True, slots=True)
-class NicCount:
-    """What one NIC transmitted of a flow; the shape of the recorded observations."""
-
-    requests: int
-    replies: int
-    inner_src: tuple[str, ...]
-    outer: tuple[tuple[str, str], ...]
 
 
 class NicSet(frozenset[str]):
@@ -77,30 +40,13 @@ class NicSet(frozenset[str]):
     asked: str
     probes: int
 
-    def __new__(cls, names: Iterable[str], flow: FlowResult, asked: str, probes: int) -> NicSet:
-        made = super().__new__(cls, names)
+    def __new__(cls, nics: Iterable[str], flow: FlowResult, asked: str, probes: int) -> NicSet:
+        made = super().__new__(cls, nics)
         made.flow, made.asked, made.probes = flow, asked, probes
         return made
 
     def __repr__(self) -> str:
         return "{" + ", ".join(repr(name) for name in sorted(self)) + "}"
-
-
-@dataclass(frozen=True)
-class Context:
-    """What the words need to know of the lab: who is where."""
-
-    topology: str
-    nics: Mapping[str, str]
-    """Tap name → fabric, for every NIC of every host, nodes first."""
-    nodes: tuple[str, ...]
-    pod_node: Mapping[str, str]
-    addresses: Mapping[str, tuple[str, ...]]
-    """Pod or host name → its addresses."""
-    reported: Mapping[str, str]
-    """Node → what its agent said, in one line."""
-    unmasqueraded: frozenset[str] = frozenset()
-    """NICs (`node2.eth0`) whose address pods reach with their own by design: node IPs in native routing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +80,19 @@ class FlowResult:
         return f"<{self.name}: {self.outcome}>"
 
     @cached_property
+    def traces(self) -> tuple[Trace, ...]:
+        """Each probe's trace, in order; of a probe that no tap saw an empty one."""
+        probes: dict[int, list[Sighting]] = {number: [] for number in range(self.sent)}
+        for sighting in self.sightings:
+            probes.setdefault(sighting.number, []).append(sighting)
+        source, destination = self.flow.source, self.flow.destination
+        ends = self.served.pods if self.served else (host_of(destination),)
+        return tuple(observed(probes[number], source, destination, ends) for number in sorted(probes))
+
+    @cached_property
     def received(self) -> int:
         """How many probes were answered, as seen at the sender."""
-        source = self._host(self.flow.source)
-        return len({s.number for s in self.sightings if s.kind == "reply" and s.arrives and s.host == source})
+        return sum(trace.carried for trace in self.traces)
 
     @property
     def verdict(self) -> Verdict:
@@ -147,21 +102,17 @@ class FlowResult:
             return "leaked"
         return "carried" if self.received == self.sent else "lost"
 
-    def _host(self, end: str) -> str:
-        return end.partition(".")[0]
-
     @cached_property
     def end(self) -> str:
         """Where the flow ends: its destination, or of a service the backend that a request arrived at."""
-        pods = self.served.pods if self.served else ()
-        requests = [s for s in self.sightings if s.kind == "request" and s.arrives and s.host in pods]
-        return requests[-1].host if requests else self.flow.destination
+        arrived = [trace.request.arrived for trace in self.traces if trace.request.arrived]
+        return arrived[-1] if self.served and arrived else self.flow.destination
 
-    def _vouched(self) -> tuple[Sighting, ...]:
+    def _vouched(self) -> tuple[Trace, ...]:
         __tracebackhide__ = True
         if self.verdict == "unmeasured":
             raise Unmeasured(f"{self.name} was not measured: {self.why}\n{self.explanation}")
-        return self.sightings
+        return self.traces
 
     @property
     def name(self) -> str:
@@ -185,12 +136,9 @@ class FlowResult:
     def _nics(self, host: str, kind: Kind, asked: str, *, outbound: bool) -> NicSet:
         __tracebackhide__ = True
         host = self._known(host)
-        found = [
-            s
-            for s in self._vouched()
-            if s.host == host and s.nic and s.kind == kind and (s.outbound if outbound else s.arrives)
-        ]
-        return NicSet({s.nic for s in found}, self, f"{asked} {host}", len({s.number for s in found}))
+        paths = [trace.path(kind) for trace in self._vouched()]
+        nics = [path.nics_left(host) if outbound else path.nics_entered(host) for path in paths]
+        return NicSet(frozenset[str]().union(*nics), self, f"{asked} {host}", sum(map(bool, nics)))
 
     def left(self, host: str) -> frozenset[str]:
         """The NICs of `host` that its requests left by. Raises Unmeasured."""
@@ -220,21 +168,27 @@ class FlowResult:
     def sources_seen_by(self, end: str) -> frozenset[str]:
         """The source addresses of the requests that arrived at a pod, an external or a node. Raises Unmeasured."""
         __tracebackhide__ = True
-        host = self._host(end)
-        return frozenset(s.source for s in self._vouched() if s.kind == "request" and s.arrives and s.host == host)
+        self._vouched()
+        return self.sources_at(host_of(end))
+
+    def sources_at(self, host: str) -> frozenset[str]:
+        """The same for whatever was seen, measured or not: for records."""
+        entered = (step for trace in self.traces for step in trace.request.entered)
+        return frozenset(step.header.source for step in entered if host_of(step.tap) == host)
 
     def source_seen_by(self, end: str) -> str | None:
         """The one source that arrived at `end`, None when nothing did. Raises Unmeasured, ValueError for several."""
         __tracebackhide__ = True
-        found = self.sources_seen_by(end)
-        if len(found) > 1:
-            raise ValueError(f"{end} saw several sources: {', '.join(sorted(found))}")
-        return next(iter(found), None)
+        sources = self.sources_seen_by(end)
+        if len(sources) > 1:
+            raise ValueError(f"{end} saw several sources: {', '.join(sorted(sources))}")
+        return next(iter(sources), None)
 
     def outer_on(self, tap: str) -> frozenset[tuple[str, str]]:
         """The outer (source, destination) pairs of what a NIC transmitted of this flow. Raises Unmeasured."""
         __tracebackhide__ = True
-        return frozenset(pair for s in self._vouched() if s.tap == tap and s.outbound for pair in s.outer)
+        sent = transmitted(self._vouched(), (tap,))
+        return frozenset(sent[tap].outer) if sent else frozenset()
 
     def shares(self, host: str) -> Shares:
         """How many of the flow's requests left `host` by each of its NICs. Raises Unmeasured.
@@ -242,20 +196,19 @@ class FlowResult:
         Of several probes, each should be a flow of its own: send them with `vary_ports` or `vary_addresses`.
         """
         __tracebackhide__ = True
-        taps = [tap for tap in self.context.nics if tap.startswith(f"{self._known(host)}.")]
-        seen: dict[str, set[int]] = {tap.partition(".")[2]: set() for tap in taps}
-        for s in self._vouched():
-            if s.host == host and s.nic and s.kind == "request" and s.outbound:
-                seen[s.nic].add(s.number)
-        return Shares(self.name, host, {nic: len(numbers) for nic, numbers in seen.items()})
+        counts = {nic_of(tap): 0 for tap in self.context.nics if host_of(tap) == self._known(host)}
+        for trace in self._vouched():
+            for nic in trace.request.nics_left(host):
+                counts[nic] += 1
+        return Shares(self.name, host, counts)
 
     def must_leave(self, host: str, by: str | Iterable[str]) -> None:
         """Raises NicMismatch unless requests left `host` by exactly these NICs."""
         __tracebackhide__ = True
         wanted = {by} if isinstance(by, str) else set(by)
-        found = self.left(host)
-        if found != wanted:
-            raise NicMismatch(self._mismatch(f"must leave {host}", wanted, found, host, ("request",)))
+        nics = self.left(host)
+        if nics != wanted:
+            raise NicMismatch(self._mismatch(f"must leave {host}", wanted, nics, host, ("request",)))
 
     def must_not_leave(self, host: str, by: str) -> None:
         """Raises NicMismatch if anything of the flow, request or reply, left `host` by this NIC."""
@@ -263,9 +216,10 @@ class FlowResult:
         tap = f"{self._known(host)}.{by}"
         if tap not in self.context.nics:
             raise ValueError(f"there is no NIC {tap}")
-        if any(s.tap == tap and s.outbound for s in self._vouched()):
-            found = self.left(host) | self.answered_by(host)
-            raise NicMismatch(self._mismatch(f"must not leave {host}", {by}, found, host, ("request", "reply")))
+        self._vouched()
+        if any(sighting.tap == tap and sighting.outbound for sighting in self.sightings):  # errors too
+            nics = self.left(host) | self.answered_by(host)
+            raise NicMismatch(self._mismatch(f"must not leave {host}", {by}, nics, host, ("request", "reply")))
 
     def must_receive(self) -> None:
         """Raises AssertionError unless every probe was answered."""
@@ -282,42 +236,61 @@ class FlowResult:
             raise AssertionError(f"{self.name}: {self.received} answered, none should be\n{self.explanation}")
 
     def _mismatch(
-        self, must: str, wanted: Iterable[str], found: Iterable[str], host: str, kinds: tuple[Kind, ...]
+        self, must: str, wanted: Iterable[str], nics: Iterable[str], host: str, kinds: tuple[Kind, ...]
     ) -> str:
-        count = len({s.number for s in self.sightings if s.host == host and s.outbound and s.nic and s.kind in kinds})
+        count = sum(any(trace.path(kind).nics_left(host) for kind in kinds) for trace in self.traces)
         return (
-            f"{self.name} {must} by {' and '.join(sorted(wanted)) or 'no NIC'}, "
-            f"left by {' and '.join(sorted(found)) or 'no NIC'} ({count} of {self.sent})\n{self.explanation}"
+            f"{self.name} {must} by {names(wanted)}, left by {names(nics)} ({count} of {self.sent})\n{self.explanation}"
         )
 
     @cached_property
-    def transmitted_by(self) -> Mapping[str, NicCount]:
-        """Tap → what that node's NIC transmitted; only NICs of nodes that transmitted something."""
-        found: dict[str, NicCount] = {}
-        for tap in self.context.nics:
-            if tap.partition(".")[0] not in self.context.nodes:
-                continue
-            mine = [s for s in self.sightings if s.tap == tap and s.outbound and s.kind != "error"]
-            if mine:
-                found[tap] = NicCount(
-                    requests=sum(s.kind == "request" for s in mine),
-                    replies=sum(s.kind == "reply" for s in mine),
-                    inner_src=tuple(sorted({s.source for s in mine})),
-                    outer=tuple(sorted({pair for s in mine for pair in s.outer})),
-                )
-        return found
+    def transmitted_by(self) -> Mapping[str, Transmitted]:
+        """Tap → what that node's NIC sent; only NICs of nodes that sent something."""
+        return transmitted(self.traces, self.context.node_taps)
 
-    def path(self, number: int | None = None) -> tuple[Sighting, ...]:
-        """One probe's sightings in order; without a number those of the probe that got furthest."""
-        if number is None:
-            numbers = sorted({s.number for s in self.sightings})
-            if not numbers:
-                return ()
-            number = max(numbers, key=lambda one: (sum(s.number == one for s in self.sightings), -one))
-        return tuple(s for s in self.sightings if s.number == number)
+    @property
+    def errors(self) -> list[str]:
+        """Errors (ICMP, RST) that came back, each once."""
+        return sorted({f"{s.note} from {s.source}" for s in self.sightings if s.kind == "error" and s.note})
+
+    def pictures(self, expected: Sequence[Trace] = ()) -> list[str]:
+        """The path of the probe that got furthest, and of its reply."""
+        furthest = max(self.traces, key=_length, default=Trace(NO_PATH, NO_PATH))
+        end = (furthest.request.arrived if self.served else None) or self.flow.destination
+        return [*picture.pictures(furthest, self.flow.source, end, self.context, expected)]
 
     @property
     def explanation(self) -> str:
-        from niclab.flow import picture
+        """Three or more lines: the path the packet took, every node NIC's count, and what the agents reported."""
+        counted = picture.counters(self.traces, self.context)
+        lines = [*self.pictures(), *picture.with_measurement(counted, str(self.measurement))]
+        lines += [f"reported: {node}: {words}" for node, words in self.context.reported.items()]
+        lines += [f"refused: {self.refusal}"] if self.refusal else []
+        lines += [f"noticed: {note}" for note in self.errors]
+        return "\n".join(INDENT + line for line in lines)
 
-        return picture.explain(self)
+
+def _length(trace: Trace) -> int:
+    return sum(len(path.left) + len(path.entered) for _, path in trace.paths)
+
+
+def compared(op: str, left: object, right: object) -> list[str] | None:
+    """The lines that explain a failed comparison with NICs in it; None when there are none."""
+    asked = [*_nic_sets(left), *_nic_sets(right)]
+    if not asked:
+        return None
+    nics = asked[0]
+    other = right if nics is left else left
+    if op == "==" and isinstance(other, set | frozenset) and (nics is left or nics is right):
+        probes = f"({nics.probes} of {nics.flow.sent})"
+        first = f"{nics.flow.name} {nics.asked} by {names(nics)}, not by {names(other)} {probes}"
+    else:
+        first = f"{nics.flow.name}: {left!r} {op} {right!r}"
+    flows = {id(each.flow): each.flow for each in asked}.values()
+    return [first, *(line for flow in flows for line in flow.explanation.splitlines())]
+
+
+def _nic_sets(value: object) -> list[NicSet]:
+    if isinstance(value, NicSet):
+        return [value]
+    return [nics for part in value for nics in _nic_sets(part)] if isinstance(value, tuple | list) else []

@@ -245,7 +245,7 @@ def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str]
     """A comparison of NICs that fails shows the way the packet took."""
     if "niclab.flow.verdict" not in sys.modules:  # then nothing compared is ours
         return None
-    from niclab.flow.picture import compared
+    from niclab.flow.verdict import compared
 
     return compared(op, left, right)
 

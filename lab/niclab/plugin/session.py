@@ -25,7 +25,7 @@ from niclab.plugin.pool import Standing, Wanted
 from niclab.report import captures, run
 from niclab.report.charts import charts
 from niclab.report.matrix import Row, render, row, unfolded
-from niclab.report.record import Trace
+from niclab.report.record import Record
 
 _BEGUN: pytest.StashKey[tuple[Lab, int, int]] = pytest.StashKey()
 _RECORD: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
@@ -126,7 +126,7 @@ class Session:
                 "test": item.nodeid,
                 "line": item.location[1],
                 "order": item.stash.get(_ORDER, 0),
-                **json.loads(Trace.of(lab, results).to_json()),
+                **json.loads(Record.of(lab, results).to_json()),
                 "stories": told_stories,
                 "commands": ran,
                 "matrix": cells,

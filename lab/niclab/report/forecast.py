@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import Field
 
-from niclab.flow.predict import Prediction, World, alike
-from niclab.report.cell import Cell, Inward, Outward, source_words, worded
+from niclab.flow.explain import explain
+from niclab.flow.predict import World, interchangeable
+from niclab.flow.trace import Path, Trace, host_of
 from niclab.report.contract import Document, Model
-from niclab.report.matrix import Row
+from niclab.report.matrix import Cell, Row, not_sent, seen
 from niclab.topology import Flow
+from niclab.topology.service_flows import service_of
 
 
 class ForecastWay(Model):
@@ -38,7 +40,7 @@ class ForecastFlow(Model):
 
 
 class ForecastRow(Model):
-    """One row of the matrix: what Cilium is told, and what becomes of every flow."""
+    """One row of the matrix: the settings, and what becomes of every flow."""
 
     devices: Annotated[str, Field(description="the `devices` setting; empty where it is unset")]
     settings: dict[str, str]
@@ -64,16 +66,16 @@ class Column:
 
 
 def columns(world: World) -> tuple[Column, ...]:
-    """All pairs of the nodes' representatives (a node's first pod, else its first NIC); nodes that are alike as one."""
-    groups = alike.classes(world.decisions)
-    found: list[Column] = []
+    """All pairs of nodes' representatives (a node's first pod, else its first NIC); interchangeable nodes as one."""
+    groups = interchangeable.classes(world.decisions)
+    pairs: list[Column] = []
     for mine in groups:
         for theirs in groups:
             if mine is not theirs:
-                found.append(_pair(world, mine[0], theirs[0], len(mine) * len(theirs)))
+                pairs.append(_pair(world, mine[0], theirs[0], len(mine) * len(theirs)))
             elif len(mine) > 1:
-                found.append(_pair(world, mine[0], mine[1], len(mine) * (len(mine) - 1)))
-    return tuple(found)
+                pairs.append(_pair(world, mine[0], mine[1], len(mine) * (len(mine) - 1)))
+    return tuple(pairs)
 
 
 def _pair(world: World, mine: str, theirs: str, count: int) -> Column:
@@ -98,81 +100,40 @@ def row(world: World, flows: Sequence[Column]) -> ForecastRow:
 
 def _flow(world: World, column: Column) -> ForecastFlow:
     flow = column.flow
-    ways = world.predict(flow)
-    shown = cell(world, flow, ways)
+    explained = explain(world, flow)
+    shown = cell(world, flow, explained.traces)
     return ForecastFlow(
         source=flow.source,
         destination=str(flow).partition(" -> ")[2],
         stands_for=column.stands_for,
         text=shown.text,
         loud=shown.loud,
-        not_sent=None if ways else world.why_not(flow),
-        ways=tuple(_way(world, one) for one in ways),
+        not_sent=explained.not_sent,
+        ways=tuple(_way(trace, world.context.nodes) for trace in explained.traces),
     )
 
 
-def _way(world: World, one: Prediction) -> ForecastWay:
-    nodes = world.topology.nodes
+def _way(trace: Trace, nodes: Collection[str]) -> ForecastWay:
     return ForecastWay(
-        carried=one.carried,
-        requests_by=tuple(s.tap for s in one.request.sent if s.tap.partition(".")[0] in nodes),
-        replies_by=tuple(s.tap for s in (one.reply.sent if one.reply else ()) if s.tap.partition(".")[0] in nodes),
-        arrived=one.request.arrived,
-        source=str(one.request.source),
+        carried=trace.carried,
+        requests_by=_taps(trace.request, nodes),
+        replies_by=_taps(trace.reply, nodes) if trace.reply else (),
+        arrived=trace.request.arrived,
+        source=trace.request.source,
     )
 
 
-def cell(world: World, flow: Flow, ways: Sequence[Prediction]) -> Cell:
-    """A flow's cell: where a hash decides, every way's words."""
-    if not ways:
-        exits = "agent" in world.why_not(flow)
-        return Cell("agent exits" if exits else "not sent", loud=True)
-    found = [_cell(world, flow, one) for one in ways]
-    return Cell(" or ".join(dict.fromkeys(one.text for one in found)), any(one.loud for one in found))
+def _taps(path: Path, nodes: Collection[str]) -> tuple[str, ...]:
+    return tuple(step.tap for step in path.left if host_of(step.tap) in nodes)
 
 
-def _cell(world: World, flow: Flow, one: Prediction) -> Cell:
-    """One way, seen from the node that matters: the sending pod's, or for flows from outside the receiving pod's."""
-    source, target = (end.partition(".")[0] for end in (flow.source, flow.destination))
-    pods = world.home
-    request = one.request.sent
-    reply = one.reply.sent if one.reply else ()
-    seen: Outward | Inward
-    if source in pods or target not in pods:
-        node = pods.get(source, source)
-        leaving = [sent for sent in request if sent.tap.partition(".")[0] == node]
-        own = set(map(str, world.decisions.pod_addresses.get(source, ())))
-        seen = Outward(
-            out=_names(sent.tap for sent in leaving),
-            back=_names(sent.into for sent in reply if sent.into.partition(".")[0] == node),
-            tunnels=_tunnels(world, node, [sent.outer for sent in leaving]),
-            source=source_words(
-                masqueraded=not all(sent.source in own for sent in leaving),
-                expected=flow.destination in world.decisions.native_node_ends,
-                to_pod=target in pods,
-            )
-            if source in pods
-            else "",
-            answered=one.carried,
-        )
-    else:
-        node = pods[target]
-        entering = [sent for sent in request if sent.into.partition(".")[0] == node]
-        seen = Inward(
-            entered=_names(sent.into for sent in entering),
-            answered=_names(sent.tap for sent in reply if sent.tap.partition(".")[0] == node),
-            tunnels=_tunnels(world, node, [sent.outer for sent in entering]),
-        )
-    return worded(seen, received=int(one.carried), sent=1)
-
-
-def _names(taps: Iterator[str]) -> frozenset[str]:
-    return frozenset(tap.partition(".")[2] for tap in taps)
-
-
-def _tunnels(world: World, node: str, outer: Sequence[tuple[str, str] | None]) -> tuple[str, ...]:
-    protocol = world.decisions.nodes[node].settings.tunnel_protocol if node in world.decisions.nodes else "vxlan"
-    return (protocol,) if any(outer) else ()
+def cell(world: World, flow: Flow, traces: Sequence[Trace]) -> Cell:
+    """A flow's cell: where chance decides, the words of every trace."""
+    if not traces:
+        return not_sent(flow, world.context, "not sent")
+    served = service_of(world.topology, flow) is not None
+    cells = [seen(flow, [trace], world.context, served=served) for trace in traces]
+    return Cell(" or ".join(dict.fromkeys(each.text for each in cells)), any(each.loud for each in cells))
 
 
 def rows(forecast: Forecast, title: str) -> Iterator[Row]:
@@ -180,16 +141,16 @@ def rows(forecast: Forecast, title: str) -> Iterator[Row]:
     every = forecast.rows
     shared: dict[object, list[int]] = {}
     for index in range(len(every[0].flows)):
-        looks = tuple((one.flows[index].text, one.flows[index].loud) for one in every)
+        looks = tuple((each.flows[index].text, each.flows[index].loud) for each in every)
         shared.setdefault(looks if len(every[0].flows) > _MANY else index, []).append(index)
-    for one in every:
+    for each in every:
         cells = []
         for indices in shared.values():
-            first = one.flows[indices[0]]
-            count = sum(one.flows[index].stands_for for index in indices)
+            first = each.flows[indices[0]]
+            count = sum(each.flows[index].stands_for for index in indices)
             more = f" and {count - 1} like it" if count > 1 else ""
             cells.append((f"{first.source}→{first.destination}{more}", Cell(first.text, first.loud)))
-        yield Row(title, one.devices or "(unset)", tuple(cells), tuple(sorted(one.settings.items())))
+        yield Row(title, each.devices or "(unset)", tuple(cells), tuple(sorted(each.settings.items())))
 
 
 _MANY = 16

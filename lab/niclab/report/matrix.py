@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from niclab.report.cell import Cell, Inward, Outward, source_words, worded
-
-if TYPE_CHECKING:
-    from niclab.flow.verdict import FlowResult
+from niclab.flow.trace import Context, Entered, Kind, Left, Trace, host_of
+from niclab.flow.verdict import FlowResult
+from niclab.topology import Flow
 
 _LONGEST_LABEL = 50
 """Characters of a row's label, beyond which what tells it apart is a note below the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One flow as one cell of the matrix; `loud` cells are those people do not expect."""
+
+    text: str
+    loud: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,62 +46,94 @@ def unfolded(folded: Mapping[str, Any]) -> Row:
 
 
 def cell(result: FlowResult) -> Cell:
-    """One flow seen from the node that matters: the sending pod's, or for flows from outside the receiving pod's."""
+    """A measured flow's cell."""
     if result.verdict == "unmeasured":
-        return Cell("agent exits" if "agent" in result.refusal else "unmeasured", loud=True)
-    source, target = (end.partition(".")[0] for end in (result.flow.source, result.flow.destination))
-    pods = result.context.pod_node
-    taken = _taken_in(result)
-    seen: Outward | Inward
-    if source in pods or (target not in pods and taken is None):
-        node = pods.get(source, source)
-        seen = Outward(
-            out=_nics(result, node, "request", True),
-            back=_nics(result, node, "reply", False),
-            tunnels=_encapsulation(result, node, "request"),
-            source=_source(result, source, node) if source in pods else "",
-            answered=result.received > 0,
-        )
+        return not_sent(result.flow, result.context, "unmeasured")
+    served = result.served is not None
+    return seen(result.flow, result.traces, result.context, served=served, leaked=result.verdict == "leaked")
+
+
+def not_sent(flow: Flow, context: Context, otherwise: str) -> Cell:
+    """The cell of a flow of which there is nothing to see: a pod's agent has exited, or `otherwise`."""
+    pods = [end for end in (flow.source, flow.destination) if _is_pod(end, context)]
+    exits = any(context.node_of(pod) in context.exited for pod in pods)
+    return Cell("agent exits" if exits else otherwise, loud=True)
+
+
+def seen(flow: Flow, traces: Sequence[Trace], context: Context, *, served: bool, leaked: bool = False) -> Cell:
+    """The traces of a flow's probes, or one predicted trace, seen from the node that matters: the sending pod's, or for
+    flows from outside the receiving pod's. `served`: does the flow go to a service?
+    """
+    taken_in = _taken_in(traces, context) if served else None
+    if _is_pod(flow.source, context) or not (_is_pod(flow.destination, context) or taken_in):
+        words, loud = _outward(flow, traces, context)
     else:
-        node = taken or pods[target]
-        seen = Inward(
-            entered=_nics(result, node, "request", False),
-            answered=_nics(result, node, "reply", True),
-            tunnels=_encapsulation(result, node, "request"),
-        )
-    return worded(seen, received=result.received, sent=result.sent, leaked=result.verdict == "leaked")
+        words, loud = _inward(traces, taken_in or context.node_of(flow.destination))
+    if leaked:
+        words.append("leaked")
+    received = sum(trace.carried for trace in traces)
+    if received != len(traces):
+        words.append(f"{received}/{len(traces)} answered" if received else "no answer")
+    return Cell(" ".join(words), loud or leaked or received != len(traces))
 
 
-def _taken_in(result: FlowResult) -> str | None:
+def _outward(flow: Flow, traces: Sequence[Trace], context: Context) -> tuple[list[str], bool]:
+    """A flow seen from the node that sends it: NICs, tunnel, how a pod's source looked, and the way back."""
+    node = context.node_of(flow.source)
+    out, back = _left(traces, node, "request"), _entered(traces, node, "reply")
+    tunnels = _tunnels(traces, node)
+    answered = any(trace.carried for trace in traces)
+    source = _source(flow, traces, context) if out and not tunnels and _is_pod(flow.source, context) else ""
+    words = ["+".join(sorted(out)) or ("on the node" if answered else "left no NIC"), *tunnels]
+    words += [source] if source else []
+    words += [f"back {'+'.join(sorted(back))}"] if back and back != out else []
+    return words, source.endswith("!")
+
+
+def _inward(traces: Sequence[Trace], node: str) -> tuple[list[str], bool]:
+    """A flow from outside seen from the node that takes it in."""
+    entered, answered = _entered(traces, node, "request"), _left(traces, node, "reply")
+    words = ["+".join(sorted(entered)) or "never arrived", *_tunnels(traces, node)]
+    words += [f"reply {'+'.join(sorted(answered))}"] if answered and answered != entered else []
+    return words, answered != entered
+
+
+def _source(flow: Flow, traces: Sequence[Trace], context: Context) -> str:
+    """How a pod's source looked as it left its node."""
+    own, node = context.addresses.get(flow.source, ()), context.node_of(flow.source)
+    left = [step for trace in traces for step in trace.request.left if host_of(step.tap) == node]
+    if not all(step.header.source in own for step in left):
+        return "snat"
+    ends = (flow.destination, *(trace.request.arrived or "" for trace in traces))
+    if any(_is_pod(end, context) for end in ends):
+        return ""
+    return "pod address" if flow.destination in context.unmasqueraded else "pod address!"
+
+
+def _is_pod(end: str, context: Context) -> bool:
+    return host_of(end) in context.pod_node
+
+
+def _taken_in(traces: Iterable[Trace], context: Context) -> str | None:
     """The node that took in a request to a service."""
-    nodes = result.context.nodes
-    requests = (s for s in result.sightings if s.kind == "request" and s.arrives and s.host in nodes)
-    return next((s.host for s in requests), None) if result.served else None
+    hosts = (host_of(step.tap) for trace in traces for step in trace.request.entered)
+    return next((host for host in hosts if host in context.nodes), None)
 
 
-def _nics(result: FlowResult, node: str, kind: str, outbound: bool) -> frozenset[str]:
-    """The NICs by which packets of this kind left the node, or arrived at it."""
-    return frozenset(
-        s.nic
-        for s in result.sightings
-        if s.host == node and s.nic and s.kind == kind and (s.outbound if outbound else s.arrives)
-    )
+def _left(traces: Iterable[Trace], node: str, kind: Kind) -> frozenset[str]:
+    return frozenset[str]().union(*(trace.path(kind).nics_left(node) for trace in traces))
 
 
-def _encapsulation(result: FlowResult, node: str, kind: str) -> tuple[str, ...]:
-    found = {e for s in result.sightings if s.host == node and s.nic and s.kind == kind for e in s.encapsulation}
-    return tuple(sorted(found))
+def _entered(traces: Iterable[Trace], node: str, kind: Kind) -> frozenset[str]:
+    return frozenset[str]().union(*(trace.path(kind).nics_entered(node) for trace in traces))
 
 
-def _source(result: FlowResult, pod: str, node: str) -> str:
-    """How the packets' source looked as they left the node."""
-    own = result.context.addresses.get(pod, ())
-    left = [s for s in result.sightings if s.host == node and s.nic and s.outbound and s.kind == "request"]
-    return source_words(
-        masqueraded=not all(s.source in own for s in left),
-        expected=result.flow.destination in result.context.unmasqueraded,
-        to_pod=result.end in result.context.pod_node,
-    )
+def _tunnels(traces: Iterable[Trace], node: str) -> list[str]:
+    """The tunnels in which requests passed the node's NICs."""
+    steps: list[Entered | Left] = []
+    for trace in traces:
+        steps += [*trace.request.left, *trace.request.entered]
+    return sorted({name for step in steps if host_of(step.tap) == node for name in step.header.encapsulation})
 
 
 def row(table: str, label: str, results: Iterable[FlowResult], settings: Mapping[str, str] | None = None) -> Row:
@@ -105,13 +144,13 @@ def row(table: str, label: str, results: Iterable[FlowResult], settings: Mapping
 def merged(rows: Iterable[Row]) -> dict[str, dict[str, dict[str, Cell]]]:
     """Table → row label → column → cell; a lab used by several tests is one row, and the last measurement counts."""
     tables: dict[str, dict[str, dict[str, Cell]]] = {}
-    for one, label in _labelled(list(rows)):
-        tables.setdefault(one.table, {}).setdefault(label, {}).update(dict(one.cells))
+    for labelled, label in _labelled(list(rows)):
+        tables.setdefault(labelled.table, {}).setdefault(label, {}).update(dict(labelled.cells))
     return tables
 
 
 def _labelled(rows: list[Row]) -> Iterable[tuple[Row, str]]:
-    """Each row with its label; where labs of one label were told different things, with what is different."""
+    """Each row with its label; where labs with one label had different settings, with what differs."""
     namesakes: dict[tuple[str, str], list[dict[str, str]]] = {}
     for one in rows:
         namesakes.setdefault((one.table, one.label), []).append(dict(one.settings))

@@ -1,21 +1,25 @@
-"""The record: what was said, expected and observed, in the shape of the recorded observations of real agents.
+"""The record: what was reported, expected and observed, in the shape of the recorded observations of real agents.
 
-`Trace` is the machine-readable contract of `niclab trace -o json`; its JSON Schema is committed.
+`Record` is the machine-readable contract of `niclab trace -o json`; its JSON Schema is committed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from niclab.cilium.node import ROUTER_DEVICE
-from niclab.flow.compare import unpredicted
-from niclab.flow.predict import Prediction
-from niclab.flow.verdict import FlowResult, Measurement
+from niclab.cilium.reported import NodeReport
+from niclab.flow.compare import compare
+from niclab.flow.explain import protocol_of
+from niclab.flow.trace import Trace, host_of
+from niclab.flow.verdict import FlowResult
 from niclab.lab import Lab
 from niclab.report.contract import Document, Model
+from niclab.wire.sighting import Measurement
 
 
 class Transmitted(Model):
@@ -59,44 +63,40 @@ class TracedFlow(Model):
     expected: Annotated[
         tuple[str, ...], Field(description="every way predicted from the settings; several where a hash decides")
     ] = ()
+    compared: Annotated[
+        Literal["agrees", "differs", "not compared"],
+        Field(description="agrees: every probe did one of the expected; not compared: nothing to be said of it"),
+    ] = "not compared"
     unpredicted: Annotated[
         str | None, Field(description="what a probe did that is none of the expected ways, else null")
     ] = None
+    not_compared: Annotated[str | None, Field(description="why it was not compared, else null")] = None
 
     @classmethod
-    def of(cls, result: FlowResult, externals: frozenset[str], ways: Sequence[Prediction] = ()) -> TracedFlow:
-        flow = result.flow
-        suffix = "6" if flow.family == 6 else ""
-        target = flow.destination.partition(".")[0]
-        served = result.served
-        protocol, port = (served.protocol, served.port) if served else (flow.protocol, flow.port)
-        answering = served.pods if served else tuple(externals & {target})
+    def of(cls, result: FlowResult, externals: frozenset[str], expected: Sequence[Trace] = ()) -> TracedFlow:
+        flow, served = result.flow, result.served
+        sent = flow.model_copy(update={"protocol": served.protocol, "port": served.port}) if served else flow
+        ends = served.pods if served else tuple(externals & {host_of(flow.destination)})
+        comparison = compare(result, expected)
         return cls(
             source=flow.source,
             destination=flow.destination,
-            protocol=f"{protocol}{suffix}" + (f":{port}" if port else ""),
+            protocol=protocol_of(flow, sent),
             sent=result.sent,
             received=result.received,
             verdict=result.verdict,
-            transmitted_by={
-                tap: Transmitted(
-                    requests=count.requests, replies=count.replies, inner_src=count.inner_src, outer=count.outer
-                )
-                for tap, count in result.transmitted_by.items()
-            },
-            server_saw_source={end: sources for end in answering if (sources := _sources(result, end))},
+            transmitted_by={tap: Transmitted(**asdict(sent_by)) for tap, sent_by in result.transmitted_by.items()},
+            server_saw_source={end: tuple(sorted(sources)) for end in ends if (sources := result.sources_at(end))},
             refusal=result.refusal or None,
-            expected=tuple(map(str, ways)),
-            unpredicted=unpredicted(result, ways) or None,
+            expected=tuple(map(str, expected)),
+            compared=comparison.state,
+            unpredicted=comparison.unpredicted or None,
+            not_compared=comparison.why if comparison.state == "not compared" else None,
         )
 
 
-def _sources(result: FlowResult, host: str) -> tuple[str, ...]:
-    return tuple(sorted({s.source for s in result.sightings if s.kind == "request" and s.arrives and s.host == host}))
-
-
 class TracedNode(Model):
-    """What one node's agent said. `agent_exits`: its last words when it refused to run, else null."""
+    """What one node's agent reported. `agent_exits`: its last words when it refused to run, else null."""
 
     devices: tuple[str, ...]
     direct_routing_device: str | None
@@ -114,6 +114,11 @@ class TracedNode(Model):
         dict[str, tuple[str, ...]], Field(description="interface → eBPF programs that real agents attached to it")
     ] = {}
 
+    @classmethod
+    def of(cls, reported: NodeReport) -> TracedNode:
+        named = {name: getattr(reported, name) for name in cls.model_fields if name != "addresses"}
+        return cls(addresses=reported.node_ips, **named)
+
 
 class TracedMeasurement(Model):
     """What vouches for the flows: canaries seen at every tap before and after, frames dropped by the taps."""
@@ -124,17 +129,11 @@ class TracedMeasurement(Model):
 
     @classmethod
     def of(cls, measurements: list[Measurement]) -> TracedMeasurement:
-        """One or more measurements together: what was missing in any of them is missing."""
-        together = Measurement(
-            missing=tuple(dict.fromkeys(name for one in measurements for name in one.missing)),
-            drops=max((one.drops for one in measurements), default=0),
-            taps=min((one.taps for one in measurements), default=0),
-            without_carrier=tuple(dict.fromkeys(name for one in measurements for name in one.without_carrier)),
-        )
+        together = Measurement.together(measurements)
         return cls(canaries=together.canaries, drops=together.drops, without_carrier=together.without_carrier)
 
 
-class Trace(Document):
+class Record(Document):
     """One measured lab."""
 
     topology: str
@@ -151,12 +150,12 @@ class Trace(Document):
     measurement: TracedMeasurement
 
     @classmethod
-    def of(cls, lab: Lab, results: list[FlowResult]) -> Trace:
+    def of(cls, lab: Lab, results: list[FlowResult]) -> Record:
         externals = frozenset(lab.topology.externals)
         first = {
-            name: str(found[0])
-            for name, found in lab.addresses.items()
-            if found and (name in lab.topology.pods or name in externals)
+            name: str(addresses[0])
+            for name, addresses in lab.addresses.items()
+            if addresses and (name in lab.topology.pods or name in externals)
         } | dict(_routers(lab))
         return cls(
             topology=lab.topology.name,
@@ -165,22 +164,7 @@ class Trace(Document):
             settings=dict(lab.settings.values),
             unmodelled=lab.unmodelled,
             warnings=lab.settings.warnings,
-            nodes={
-                name: TracedNode(
-                    devices=reported.devices,
-                    direct_routing_device=reported.direct_routing_device,
-                    agent_exits=reported.agent_exits,
-                    masquerading=reported.masquerading,
-                    reasons=reported.reasons,
-                    warnings=reported.warnings,
-                    routing=reported.routing,
-                    host_routing=reported.host_routing,
-                    addresses=reported.node_ips,
-                    services=reported.services,
-                    attachments=reported.attachments,
-                )
-                for name, reported in lab.reported.items()
-            },
+            nodes={name: TracedNode.of(reported) for name, reported in lab.reported.items()},
             addresses=first,
             flows=tuple(TracedFlow.of(result, externals, lab.expected(result)) for result in results),
             measurement=TracedMeasurement.of([result.measurement for result in results]),
@@ -188,17 +172,14 @@ class Trace(Document):
 
 
 def _routers(lab: Lab) -> Iterator[tuple[str, str]]:
-    """Each node's router IP: as its agent said, else as planned."""
+    """Each node's router IP: as its agent reported it, else as planned."""
     for name, reported in lab.reported.items():
-        told = [row.partition(" ")[0] for row in reported.node_ips if f" on {ROUTER_DEVICE}" in row]
-        planned = lab.topology.router_address(name, 4)
-        found = next(
-            (one for one in told if "." in one), str(planned) if planned and not reported.agent_exits else None
-        )
-        if found:
-            yield f"{name}.{ROUTER_DEVICE}", found
+        rows = [row.partition(" ")[0] for row in reported.node_ips if f" on {ROUTER_DEVICE}" in row]
+        planned = lab.topology.router_address(name, 4) if not reported.agent_exits else None
+        if address := next((row for row in rows if "." in row), planned):
+            yield f"{name}.{ROUTER_DEVICE}", str(address)
 
 
 def schema() -> str:
     """The JSON Schema of `niclab trace -o json`."""
-    return Trace.contract("niclab trace")
+    return Record.contract("niclab trace")

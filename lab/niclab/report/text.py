@@ -1,4 +1,8 @@
-"""What `niclab trace` shows a person: the answer first, then what the agents said, then every flow's way. Pure."""
+"""What `niclab trace` and `niclab explain` show a person. Pure.
+
+A trace: the answer first, then what the agents reported, then every flow's path. An explanation: what the agents
+decide, then every flow's decisions in order.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +10,22 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from niclab.cilium.reported import NodeReport
-from niclab.flow.compare import unpredicted
-from niclab.flow.picture import INDENT, WIDTH, counters, notes, pictures
-from niclab.flow.predict import Prediction
+from niclab.flow.compare import compare
+from niclab.flow.explain import ASIDE
+from niclab.flow.picture import INDENT, WIDTH, counters
+from niclab.flow.trace import Trace
 from niclab.flow.verdict import FlowResult
+from niclab.report.explained import ExplainedFlow, ExplainedNode, Explanation, Packet, Step
 from niclab.report.matrix import cell
 
-Expected = Sequence[Prediction]
+Expected = Sequence[Trace]
+_WIDE = 118
 
 
 def trace(
     title: str, results: Sequence[FlowResult], reported: Mapping[str, NodeReport], expected: Sequence[Expected]
 ) -> Iterator[str]:
-    """The lines; `expected` holds the predictions of each of the results."""
+    """The lines; `expected` has the predicted traces of each of the results."""
     yield title
     yield ""
     yield from _answer(results)
@@ -42,17 +49,22 @@ def _answer(results: Sequence[FlowResult]) -> Iterator[str]:
 
 
 def reasons(reported: Mapping[str, NodeReport]) -> Iterator[str]:
-    """What each node's agent said, with the reason for every interface; nodes that say the same are told together."""
-    alike: dict[str, list[str]] = {}
-    for node, one in reported.items():
-        alike.setdefault("\n".join(_node(one)), []).append(node)
-    for words, nodes in alike.items():
-        yield from _indented(f"{', '.join(nodes)}: {words.splitlines()[0]}", "")
-        for line in words.splitlines()[1:]:
+    """What each node's agent reported, with the reason for every interface; nodes that report the same share lines."""
+    for nodes, (first, *rest) in _shared({name: list(_reported(node)) for name, node in reported.items()}):
+        yield from _indented(f"{nodes}: {first}", "")
+        for line in rest:
             yield from _indented(line, INDENT)
 
 
-def _node(reported: NodeReport) -> Iterator[str]:
+def _shared(nodes: Mapping[str, list[str]]) -> Iterator[tuple[str, list[str]]]:
+    """The names of nodes that have the same lines, and the lines."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    for name, lines in nodes.items():
+        names.setdefault(tuple(lines), []).append(name)
+    return ((", ".join(together), list(lines)) for lines, together in names.items())
+
+
+def _reported(reported: NodeReport) -> Iterator[str]:
     yield str(reported)
     interfaces = {name: why for name, why in reported.reasons.items() if name != "lo"}
     width = max(map(len, interfaces), default=0)
@@ -66,29 +78,107 @@ def _node(reported: NodeReport) -> Iterator[str]:
 
 def _flow(result: FlowResult, expected: Expected) -> Iterator[str]:
     yield result.name
-    lines = [*pictures(result)] if result.sightings or not result.refusal else []
-    if result.sent:
-        # What vouches for all flows is told once, below.
-        lines += [left for line in counters(result) if (left := line.removesuffix(str(result.measurement)).rstrip())]
+    lines = result.pictures(expected) if result.sightings or not result.refusal else []
+    lines += counters(result.traces, result.context) if result.sent else []
     lines += [f"refused: {result.refusal}"] if result.refusal else []
-    lines += [f"noticed: {note}" for note in notes(result)]
+    lines += [f"noticed: {note}" for note in result.errors]
     ways = " or ".join(map(str, expected)) or "nothing is sent"
-    lines.append(f"expected: {ways}" + (" — and it was not so" if unpredicted(result, expected) else ""))
+    lines.append(f"expected: {ways}" + (" — and it was not so" if compare(result, expected).unpredicted else ""))
     for line in lines:
         yield from _indented(line, INDENT)
 
 
+def explanation(explanation: Explanation) -> Iterator[str]:
+    routing = next((node.routing for node in explanation.nodes.values()), "")
+    yield f"{explanation.topology} · {routing} · model of Cilium {explanation.cilium_version}, no packet sent"
+    for nodes, (first, *rest) in _shared({name: list(_node(node)) for name, node in explanation.nodes.items()}):
+        yield ""
+        yield from _folded(f"{nodes}: {first}", "")
+        for line in rest:
+            yield from _folded(line, INDENT)
+    for flow in explanation.flows:
+        yield ""
+        yield from _explained(flow)
+    yield from _deciders(explanation)
+
+
+def _node(node: ExplainedNode) -> Iterator[str]:
+    if node.agent_exits:
+        yield f"the agent exits: {node.agent_exits}  [{node.exits_in}]"
+        if node.fix:
+            yield f"fix: {node.fix}"
+    else:
+        which = node.direct_routing_device or "none"
+        yield f"direct routing device {which} ({node.direct_routing_reason})  [{node.direct_routing_rule}]"
+    for name, device in node.devices.items():
+        if name != "lo":
+            yield f"{name} {'selected' if device.selected else 'not selected'}: {device.reason} (rule {device.number})"
+    if not node.agent_exits:
+        yield f"host routing {node.host_routing} · masquerading {node.masquerading}"
+    yield from (f"warning: {words}" for words in node.warnings)
+
+
+def _explained(flow: ExplainedFlow) -> Iterator[str]:
+    name = f"{flow.source} → {flow.destination}" + ("" if flow.protocol == "icmp" else f" {flow.protocol}")
+    if flow.not_sent is not None:
+        yield from _folded(f"{name}: not sent: {flow.not_sent}", "")
+    for number, way in enumerate(flow.ways, 1):
+        hashed = f" ({number} of {len(flow.ways)}: chance decides)" if len(flow.ways) > 1 else ""
+        yield f"{name}: {way.verdict}{hashed}"
+        yield from _packet("request", way.request)
+        if way.reply:
+            yield from _packet("reply", way.reply)
+
+
+def _packet(kind: str, packet: Packet) -> Iterator[str]:
+    nics = ", ".join(one.nic + (" in a tunnel" if one.outer else "") for one in packet.left_by) or "no NIC"
+    yield f"{INDENT}{kind}: {nics}" + (f", and lost: {packet.lost}" if packet.lost else "")
+    steps = _shown(packet)
+    width = max((len(step.where) for step in steps), default=0)
+    for step in steps:
+        yield from _folded(f"{step.where.ljust(width)}  {step.words}  [{step.rule}]", INDENT * 2)
+
+
+def _shown(packet: Packet) -> list[Step]:
+    """The steps that tell a person something: that a host takes what is for itself goes without saying."""
+    return [step for step in packet.steps if step.rule not in ASIDE]
+
+
+def _deciders(explanation: Explanation) -> Iterator[str]:
+    """Who decides each of the rules that were shown."""
+    ways = [way for flow in explanation.flows for way in flow.ways]
+    packets = [packet for way in ways for packet in (way.request, way.reply) if packet]
+    sources = {step.rule: step.source for packet in packets for step in _shown(packet)}
+    running = [node for node in explanation.nodes.values() if not node.agent_exits]
+    sources |= {node.direct_routing_rule: node.direct_routing_source for node in running}
+    if not sources:
+        return
+    yield ""
+    yield "decided by"
+    width = max(map(len, sources))
+    for rule, source in sorted(sources.items()):
+        yield from _folded(f"{rule.ljust(width)}  {source.replace('[kernel]', 'kernel')}", INDENT)
+
+
 def _indented(line: str, indent: str) -> list[str]:
-    """A line, folded where it is too long."""
+    """A line, folded where it is too long; what follows is indented further than the line itself."""
     inner = indent + line[: len(line) - len(line.lstrip())]
+    return _wrapped(line, indent, inner + INDENT, WIDTH)
+
+
+def _folded(line: str, indent: str) -> list[str]:
+    return _wrapped(line, indent, indent + INDENT * 2, _WIDE)
+
+
+def _wrapped(line: str, indent: str, following: str, width: int) -> list[str]:
     # Only what is too long: wrapping also makes one blank of several.
-    if len(indent) + len(line) <= WIDTH:
+    if len(indent) + len(line) <= width:
         return [indent + line]
     return textwrap.wrap(
         line,
-        WIDTH,
+        width,
         initial_indent=indent,
-        subsequent_indent=inner + INDENT,
+        subsequent_indent=following,
         break_long_words=False,
         break_on_hyphens=False,
     )

@@ -11,16 +11,15 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from niclab.flow.verdict import Measurement
 from niclab.host.substrate import Substrate
 from niclab.kernel.plan import mac
 from niclab.net.route import Address
 from niclab.topology import Flow
 from niclab.wire.capture import Capture
 from niclab.wire.decode import Decoder
-from niclab.wire.path import Macs, Sighting, sort
 from niclab.wire.probe import Probe, build, canary
 from niclab.wire.sender import Responder, Sender, Service
+from niclab.wire.sighting import Macs, Measurement, Sighting, sort
 from niclab.wire.sockets import SocketSender
 from niclab.wire.tap import Taps
 

@@ -1,10 +1,9 @@
 """What should happen to a flow: its packets walked through the planned lab, without touching the kernel. Pure.
 
-The plan says every route, rule and packet rule of every host; the walk applies them as the kernel would, and notes each
-decision. Where a hash decides, each choice is an alternative.
+The plan has every route, rule and packet rule of every host; the walk applies them as the kernel would, and notes each
+decision. Where a hash decides, each choice is a trace of its own.
 """
 
-from niclab.flow.predict.model import Prediction, Sent, Step, Transmission, Walk, shown
 from niclab.flow.predict.world import World
 
-__all__ = ["Prediction", "Sent", "Step", "Transmission", "Walk", "World", "shown"]
+__all__ = ["World"]

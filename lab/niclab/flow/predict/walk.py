@@ -12,14 +12,12 @@ from niclab.cilium.node import TUNNEL_DEVICE, pod_interface
 from niclab.flow.predict import hooks, reasons
 from niclab.flow.predict.hooks import Between
 from niclab.flow.predict.machine import Machine
-from niclab.flow.predict.model import Prediction, Sent, Step, Walk
-from niclab.flow.predict.trip import NOTHING, Tracked, Trip
+from niclab.flow.predict.trip import NOTHING, Ended, Tracked, Trip
+from niclab.flow.trace import Decided, Trace
 from niclab.kernel.fib import Lookup
 from niclab.net.packetrules import Packet
 from niclab.net.route import Address, NextHop
 from niclab.topology.stacking import Segment, carriers, is_up, listening, segment
-
-Way = tuple[Walk, Tracked]
 
 _TUNNEL_SOURCE_PORT = 50000
 
@@ -41,21 +39,21 @@ class Walker:
     machines: Mapping[str, Machine]
     home: Mapping[str, str]
 
-    def exchange(self, start: str, packet: Packet, answers: Collection[str] | None = None) -> Iterator[Prediction]:
-        """Every way a packet may go from a host or pod, with every way of its answer. `answers`: who has a server for
-        it; None for everybody."""
-        for walked, tracked in self._walks(start, packet, NOTHING):
-            request = walked if answers is None else _answered(walked, answers)
-            if request.arrived is None:
-                yield Prediction(request, None)
+    def exchange(self, start: str, packet: Packet, answers: Collection[str] | None = None) -> Iterator[Trace]:
+        """Every trace of a packet from a host or pod and of its answer. `answers`: who has a server for it; None for
+        everybody."""
+        for ended in self._walks(start, packet, NOTHING):
+            request = ended if answers is None else _answered(ended, answers)
+            if request.path.arrived is None:
+                yield Trace(request.path, None)
                 continue
             back = _answer(request.packet)
             # [kernel] icmpv6_echo_reply asks for a route by the interface that the request came in by; IPv4 does not.
             prefer = request.iif if back.family == 6 and back.protocol == "icmp" else None
-            for reply, _ in self._walks(request.arrived, back, tracked, prefer):
-                yield Prediction(request, reply)
+            for reply in self._walks(request.path.arrived, back, request.tracked, prefer):
+                yield Trace(request.path, reply.path)
 
-    def _walks(self, start: str, packet: Packet, tracked: Tracked, prefer: str | None = None) -> Iterator[Way]:
+    def _walks(self, start: str, packet: Packet, tracked: Tracked, prefer: str | None = None) -> Iterator[Ended]:
         """Walk one packet from a host or pod; `tracked` is what the hosts remember of those before it."""
         trip = Trip(packet, tracked, prefer=prefer)
         if start in self.home:
@@ -63,7 +61,7 @@ class Walker:
         else:
             yield from self._leaves(start, trip)
 
-    def _leaves(self, host: str, trip: Trip) -> Iterator[Way]:
+    def _leaves(self, host: str, trip: Trip) -> Iterator[Ended]:
         """A packet that the host itself made: it is routed, meets the output hook, and is routed again if changed."""
         machine = self.machines[host]
         for routed, egress in self._routed(machine, None, hooks.tracked(machine, trip)):
@@ -76,7 +74,7 @@ class Walker:
                 for rerouted, way_out in again:
                     yield from self._out(machine, way_out, rerouted)
 
-    def _arrives(self, host: str, iif: str, trip: Trip) -> Iterator[Way]:
+    def _arrives(self, host: str, iif: str, trip: Trip) -> Iterator[Ended]:
         """A packet came in by an interface: to the host itself, out of a tunnel, or on its way."""
         machine = self.machines[host]
         here = (host, iif, trip.packet, trip.inner)
@@ -138,7 +136,7 @@ class Walker:
             remote=route.encap.remote if route.encap else None,
         )
 
-    def _out(self, machine: Machine, egress: Egress | None, trip: Trip) -> Iterator[Way]:
+    def _out(self, machine: Machine, egress: Egress | None, trip: Trip) -> Iterator[Ended]:
         """The packet was routed: to the host itself, into the tunnel, to a pod, or out of a NIC."""
         if egress is None or trip.dropped:
             yield trip.ended(None, trip.dropped)
@@ -161,7 +159,7 @@ class Walker:
             else:
                 yield from hooks.through(machine, "leaving", after, between)
 
-    def _taken(self, machine: Machine, trip: Trip) -> Iterator[Way]:
+    def _taken(self, machine: Machine, trip: Trip) -> Iterator[Ended]:
         """The packet is for the host itself; a tunnel's comes out of the tunnel's device."""
         for after in hooks.through(machine, "input", trip, Between()):
             if after.dropped:
@@ -175,7 +173,7 @@ class Walker:
                 )
                 yield from self._arrives(machine.name, TUNNEL_DEVICE, noted.on(replace(inner, mark=0), None))
 
-    def _encapsulated(self, machine: Machine, remote: Address, trip: Trip) -> Iterator[Way]:
+    def _encapsulated(self, machine: Machine, remote: Address, trip: Trip) -> Iterator[Ended]:
         """[kernel] one lookup without a source chooses the outer packet's NIC, and then its source address."""
         if trip.dropped:
             yield trip.ended(None, trip.dropped)
@@ -190,7 +188,8 @@ class Walker:
                 yield noted.ended(None, f"{machine.name} has no address for the tunnel to {remote}")
                 continue
             outer = Packet(source, remote, "udp", _TUNNEL_SOURCE_PORT, node.settings.tunnel_port, mark=trip.packet.mark)
-            noted = self._noted(machine, trip.on(outer, trip.packet), found, hop).noting(
+            tunnelled = replace(trip.on(outer, trip.packet), tunnel=node.settings.tunnel_protocol)
+            noted = self._noted(machine, tunnelled, found, hop).noting(
                 machine.name,
                 reasons.ENCAPSULATED,
                 protocol=node.settings.tunnel_protocol,
@@ -203,7 +202,7 @@ class Walker:
             noted = trip.noting(machine.name, reasons.NO_ROUTE, destination=remote)
             yield noted.ended(None, f"{machine.name} has no route to the tunnel's end {remote}")
 
-    def _through(self, machine: Machine, device: str, to: Address, trip: Trip) -> Iterator[Way]:
+    def _through(self, machine: Machine, device: str, to: Address, trip: Trip) -> Iterator[Ended]:
         """The packet leaves a host by an interface, to the neighbour who has the address `to`."""
         host = machine.name
         if trip.dropped:
@@ -211,7 +210,7 @@ class Walker:
             return
         pod = machine.pods.get(device)
         if pod is not None:
-            yield self._seen(pod, trip).ended(pod)
+            yield self._seen(pod, trip.plugged_into(pod)).ended(pod)
             return
         place = segment(machine.host, device)
         if place is None:
@@ -224,21 +223,19 @@ class Walker:
         if neighbours and not answering:
             # Unless the neighbour is known already: then it goes its way.
             noted = trip.noting(host, reasons.ASKER_NOT_BELIEVED, address=to, asker=asker, end=neighbours[0][0])
-            yield noted.ended(None, f"{neighbours[0][0]} does not answer who has {to}")
+            yield noted.ended(None, f"{neighbours[0][0]} does not answer who has {to}: rp_filter")
         neighbours = answering or neighbours
         if not neighbours:
             noted = trip.noting(host, reasons.NO_NEIGHBOUR, fabric=str(place), address=to)
             yield noted.ended(None, f"nobody on {place} has {to}")
             return
-        outer = (str(trip.packet.source), str(trip.packet.destination)) if trip.inner else None
         for nic, (peer, interface) in itertools.product(nics, neighbours):
             noted = trip
             if len(neighbours) > 1:
                 several = tuple(f"{host}.{name}" for host, name in neighbours)
                 noted = trip.noting(host, reasons.SEVERAL_ANSWER, address=to, several=several, into=interface)
-            here = Sent(f"{host}.{nic}", str(trip.seen.source), outer, self._tap_of(peer, interface))
-            on_wire = noted.on(replace(trip.packet, mark=0), trip.inner)
-            yield from self._arrives(peer, interface, replace(on_wire, sent=(*trip.sent, here)))
+            sent = noted.crossing(f"{host}.{nic}", self._tap_of(peer, interface), peer)
+            yield from self._arrives(peer, interface, sent.on(replace(trip.packet, mark=0), trip.inner))
 
     def _leaving(self, machine: Machine, device: str, trip: Trip) -> Trip:
         """With the step that says which device it leaves by, and whether Cilium is there."""
@@ -329,17 +326,17 @@ def _disbelieved(machine: Machine, trip: Trip, iif: str, oif: str | None) -> Tri
     found = machine.way_back(trip.packet, oif)
     back = ", ".join(sorted(found.devices)) if found and found.hops else "nothing"
     noted = trip.noting(machine.name, reasons.REVERSE_PATH, source=source, iif=iif, back=back, mode=mode)
-    return replace(noted, dropped=f"{machine.name} does not believe that {source} comes in by {iif}")
+    return replace(noted, dropped=f"{machine.name} drops {source} that comes in by {iif}: rp_filter={mode}")
 
 
-def _answered(request: Walk, answers: Collection[str]) -> Walk:
+def _answered(request: Ended, answers: Collection[str]) -> Ended:
     """A packet that comes to a host on which nothing listens, e.g. to a node port on a NIC that serves none, ends."""
-    where, packet = request.arrived, request.packet
+    where, packet = request.path.arrived, request.packet
     if where is None or where in answers:
         return request
-    step = Step(where, reasons.NO_SERVER, (("destination", packet.destination), ("port", packet.port)))
+    decision = Decided(reasons.NO_SERVER, (("destination", packet.destination), ("port", packet.port)))
     why = f"{where} itself has no server at {packet.destination} port {packet.port}"
-    return replace(request, arrived=None, why=why, steps=(*request.steps, step))
+    return replace(request, path=request.path.ended(why, where, decision))
 
 
 def _answer(packet: Packet) -> Packet:

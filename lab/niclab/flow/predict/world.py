@@ -13,11 +13,25 @@ from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import pod_interface
 from niclab.cilium.numbers import MOVED_LOCAL
 from niclab.flow.predict.machine import Machine, Made
-from niclab.flow.predict.model import Prediction
 from niclab.flow.predict.walk import Walker
+from niclab.flow.trace import Context, Trace
 from niclab.kernel.fib import Fib
 from niclab.kernel.reversepath import ALL, filters, told
-from niclab.net.operation import AddAddress, AddRoute, AddRule, DelRoute, SetPacketRules, SetSysctl
+from niclab.net.operation import (
+    AddAddress,
+    AddCable,
+    AddNamespace,
+    AddNeighbour,
+    AddRoute,
+    AddRule,
+    AddVxlan,
+    DelRoute,
+    DelRule,
+    Operation,
+    SetLink,
+    SetPacketRules,
+    SetSysctl,
+)
 from niclab.net.packetrules import Packet, PacketRule
 from niclab.net.route import FAMILIES, TABLES, Address, Family, NextHop, Route, Rule
 from niclab.topology import Flow, Topology
@@ -38,6 +52,30 @@ class _Planned:
     gone: set[object] = field(default_factory=set)
     sysctls: dict[str, str] = field(default_factory=dict)
     local_priority: int = 0
+
+    def add(self, operation: Operation) -> None:
+        """Take one operation over. Raises TypeError for a kind that this model does not know."""
+        match operation:
+            case AddRoute(route=route):
+                self.routes[route.key] = route
+            case DelRoute(route=route):
+                self.gone.add(route.key)
+            case AddRule(rule=rule) if rule == Rule(TABLES["local"], priority=MOVED_LOCAL):
+                self.local_priority = MOVED_LOCAL
+            case AddRule(rule=rule):
+                self.rules.append(rule)
+            case AddAddress(dev=dev, interface=interface):
+                self.addresses.setdefault(dev, []).append(interface.ip)
+            case SetSysctl(key=key, value=value):
+                self.sysctls[key] = value
+            case SetPacketRules(rules=rules):
+                self.packet_rules += rules
+            case DelRule(rule=rule) if rule == Rule(TABLES["local"], priority=0):
+                pass  # the kernel's own, which was moved
+            case AddNamespace() | AddCable() | AddVxlan() | AddNeighbour() | SetLink():
+                pass  # the walk knows pods, tunnels and neighbours from the topology
+            case _:
+                raise TypeError(f"prediction does not know {type(operation).__name__}: {operation}")
 
 
 @dataclass(frozen=True)
@@ -62,24 +100,10 @@ class World:
 
     def _planned(self, node: str) -> Mapping[str, _Planned]:
         if node not in self._plans:
-            found: dict[str, _Planned] = {}
+            planned: dict[str, _Planned] = {}
             for operation in operations.node_operations(self.decisions, node) if node in self.decisions.running else ():
-                mine = found.setdefault(operation.namespace, _Planned())
-                if isinstance(operation, AddRoute):
-                    mine.routes[operation.route.key] = operation.route
-                elif isinstance(operation, DelRoute):
-                    mine.gone.add(operation.route.key)
-                elif isinstance(operation, AddRule) and operation.rule == Rule(TABLES["local"], priority=MOVED_LOCAL):
-                    mine.local_priority = MOVED_LOCAL
-                elif isinstance(operation, AddRule):
-                    mine.rules.append(operation.rule)
-                elif isinstance(operation, AddAddress):
-                    mine.addresses.setdefault(operation.dev, []).append(operation.interface.ip)
-                elif isinstance(operation, SetSysctl):
-                    mine.sysctls[operation.key] = operation.value
-                elif isinstance(operation, SetPacketRules):
-                    mine.packet_rules += operation.rules
-            self._plans[node] = found
+                planned.setdefault(operation.namespace, _Planned()).add(operation)
+            self._plans[node] = planned
         return self._plans[node]
 
     def _machine(self, name: str) -> Machine:
@@ -87,7 +111,8 @@ class World:
         host = self.topology.hosts[name]
         planned = self._planned(name).get(name, _Planned())
         own = Fib.of(host)
-        kept = [route for route in own.routes if route.key not in planned.gone | planned.routes.keys()]
+        gone = planned.gone | planned.routes.keys()
+        kept = [route for route in own.routes if route.key not in gone]
         local = [_local(dev, address) for dev, found in planned.addresses.items() for address in found]
         learned = self._learned.get(name, ())
         pods = self.topology.nodes[name].pods if name in self.topology.nodes else ()
@@ -122,8 +147,23 @@ class World:
     def _walker(self) -> Walker:
         return Walker(self.decisions, self.machines, self.home)
 
-    def predict(self, flow: Flow) -> tuple[Prediction, ...]:
-        """Every way a flow may go; more than one only where a hash decides. Empty when it cannot be sent at all."""
+    @cached_property
+    def context(self) -> Context:
+        """Who is where, in the terms of traces."""
+        topology, nodes = self.topology, self.decisions.nodes
+        return Context(
+            topology=topology.name,
+            nics={f"{host}.{name}": nic.fabric for host, name, nic in topology.nic_pairs()},
+            nodes=topology.nodes,
+            pod_node=self.home,
+            addresses={pod: tuple(map(str, addresses)) for pod, addresses in self.decisions.pod_addresses.items()},
+            reported={},
+            unmasqueraded=self.decisions.native_node_ends,
+            exited=frozenset(name for name, node in nodes.items() if node.agent_exits is not None),
+        )
+
+    def predict(self, flow: Flow) -> tuple[Trace, ...]:
+        """Every trace a flow may have; several only where chance decides. Empty when it cannot be sent at all."""
         ends = self._ends(flow)
         if ends is None:
             return ()
@@ -135,7 +175,10 @@ class World:
             packet = Packet(source, target, sent.protocol, _SOURCE_PORT, sent.port or 0)
         service = service_of(self.topology, flow)
         answers = frozenset(self.topology.services[service].pods) if service is not None else None
-        return tuple(dict.fromkeys(self._walker.exchange(start, packet, answers)))
+        traces: dict[object, Trace] = {}
+        for trace in self._walker.exchange(start, packet, answers):
+            traces.setdefault(trace.key, trace)
+        return tuple(traces.values())
 
     def why_not(self, flow: Flow) -> str:
         """Why nothing is predicted for a flow; empty when something is."""

@@ -1,4 +1,4 @@
-"""Sightings and paths: which tap saw which probe, in order. Pure: captures in, values out."""
+"""Sightings: which tap saw which probe, in order; and what vouches for them. Pure: captures in, values out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from niclab.wire.capture import Capture
 from niclab.wire.decode import Decoded, Decoder
 
 _BROADCAST = "ff:ff:ff:ff:ff:ff"
+_MANY = 3
 
 Macs = Mapping[str, Collection[str]]
 """Tap → the MACs that frames for its host have there."""
@@ -42,6 +43,43 @@ class Sighting:
 
 
 @dataclass(frozen=True, slots=True)
+class Measurement:
+    """What vouches for a batch. `missing`: canaries sent and not seen; `drops`: frames lost by taps."""
+
+    missing: tuple[str, ...] = ()
+    drops: int = 0
+    taps: int = 0
+    without_carrier: tuple[str, ...] = ()
+
+    @classmethod
+    def together(cls, measurements: Sequence[Measurement]) -> Measurement:
+        """Several measurements as one: what was missing in any of them is missing."""
+        return cls(
+            missing=tuple(dict.fromkeys(name for each in measurements for name in each.missing)),
+            drops=max((each.drops for each in measurements), default=0),
+            taps=min((each.taps for each in measurements), default=0),
+            without_carrier=tuple(dict.fromkeys(name for each in measurements for name in each.without_carrier)),
+        )
+
+    @property
+    def holds(self) -> bool:
+        return not self.missing and self.drops == 0 and self.taps > 0
+
+    @property
+    def canaries(self) -> str:
+        """`ok`, or which ones are missing."""
+        if self.taps == 0:
+            return "none sent"
+        return "ok" if not self.missing else "missing: " + ", ".join(self.missing)
+
+    def __str__(self) -> str:
+        few = replace(self, missing=(*self.missing[:_MANY], f"… ({len(self.missing)} in all)"))
+        canaries = (few if len(self.missing) > _MANY else self).canaries
+        text = f"canaries {canaries} · drops {self.drops}"
+        return text + (f" · no carrier: {', '.join(self.without_carrier)}" if self.without_carrier else "")
+
+
+@dataclass(frozen=True, slots=True)
 class Sorted:
     """Captures by what they are: each flow's sightings, and the canaries seen as (tap number, direction, number)."""
 
@@ -67,7 +105,7 @@ def sort(captures: Iterable[Capture], decoder: Decoder, macs: Macs, taps: Sequen
             continue
         flows.setdefault(decoded.identity.flow, []).append(_sighting(capture, decoded, macs))
     return Sorted(
-        {flow: tuple(sorted(found, key=lambda one: one.timestamp_ns)) for flow, found in flows.items()},
+        {flow: tuple(sorted(seen, key=lambda sighting: sighting.timestamp_ns)) for flow, seen in flows.items()},
         frozenset(canaries),
     )
 
@@ -92,7 +130,7 @@ def _sighting(capture: Capture, decoded: Decoded, macs: Macs) -> Sighting:
 
 
 def without_resets(sightings: Iterable[Sighting]) -> tuple[Sighting, ...]:
-    """The same with resets as errors: every backend of a service listens, so a reset is nobody's answer, but a node's
-    own refusal of a port that it does not serve on that NIC.
+    """The sightings with TCP resets as errors. Every backend of a service listens: a reset comes from a node that does
+    not serve the port on that NIC, and answers nothing.
     """
-    return tuple(replace(one, kind="error") if one.note == "rst" else one for one in sightings)
+    return tuple(replace(seen, kind="error") if seen.note == "rst" else seen for seen in sightings)

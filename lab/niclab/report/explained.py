@@ -9,12 +9,12 @@ from pydantic import Field
 from niclab.cilium.node import NodeDecision
 from niclab.cilium.refusals import fix
 from niclab.cilium.selection import Device
-from niclab.flow import predict
-from niclab.flow.predict import Prediction, Walk, World
+from niclab.flow.explain import Explained, chain, explain
+from niclab.flow.predict import World
+from niclab.flow.trace import Decided, Path, Trace, shown
 from niclab.report.contract import Document, Model
 from niclab.settings import Settings, unmodelled
 from niclab.topology import Flow
-from niclab.topology.service_flows import as_sent
 
 
 class Step(Model):
@@ -27,9 +27,9 @@ class Step(Model):
     source: Annotated[str, Field(description="Cilium's file and function, an RFC, or [kernel]")]
 
     @classmethod
-    def of(cls, step: predict.Step) -> Step:
-        given = {name: predict.shown(value) for name, value in step.inputs if value not in (None, ())}
-        return cls(where=step.where, rule=step.rule, words=step.words, inputs=given, source=step.source)
+    def of(cls, where: str, step: Decided) -> Step:
+        inputs = {name: shown(value) for name, value in step.inputs if value not in (None, ())}
+        return cls(where=where, rule=step.why.rule, words=step.words, inputs=inputs, source=step.why.source)
 
 
 class Leaving(Model):
@@ -50,13 +50,16 @@ class Packet(Model):
     lost: Annotated[str | None, Field(description="why it does not arrive, else null")] = None
 
     @classmethod
-    def of(cls, walk: Walk) -> Packet:
+    def of(cls, path: Path) -> Packet:
         return cls(
-            steps=tuple(map(Step.of, walk.steps)),
-            left_by=tuple(Leaving(nic=one.tap, source=one.source, outer=one.outer) for one in walk.sent),
-            arrived=walk.arrived,
-            source=str(walk.source),
-            lost=walk.why or None,
+            steps=tuple(Step.of(where, step) for where, step in path.decided),
+            left_by=tuple(
+                Leaving(nic=step.tap, source=step.header.source, outer=next(iter(step.header.outer), None))
+                for step in path.left
+            ),
+            arrived=path.arrived,
+            source=path.source,
+            lost=path.lost or None,
         )
 
 
@@ -69,25 +72,13 @@ class Way(Model):
     reply: Annotated[Packet | None, Field(description="null when the request is lost")]
 
     @classmethod
-    def of(cls, one: Prediction) -> Way:
+    def of(cls, trace: Trace) -> Way:
         return cls(
-            verdict="carried" if one.carried else "lost",
-            chain=_chain(one),
-            request=Packet.of(one.request),
-            reply=Packet.of(one.reply) if one.reply else None,
+            verdict="carried" if trace.carried else "lost",
+            chain=chain(trace),
+            request=Packet.of(trace.request),
+            reply=Packet.of(trace.reply) if trace.reply else None,
         )
-
-
-ASIDE = frozenset({"route.local", "nat.none"})
-"""Steps that go without saying where a person reads."""
-
-
-def _chain(one: Prediction) -> str:
-    words = [step.words for step in one.request.steps if step.rule not in ASIDE]
-    if one.reply is not None:
-        back = ", ".join(sent.tap for sent in one.reply.sent) or "no NIC"
-        words.append(f"back by {back}" + ("" if one.reply.arrived else f", and lost: {one.reply.why}"))
-    return " → ".join(words)
 
 
 class ExplainedFlow(Model):
@@ -98,6 +89,16 @@ class ExplainedFlow(Model):
     protocol: Annotated[str, Field(description="icmp, udp:PORT or tcp:PORT; with a 6 where the flow asked for IPv6")]
     not_sent: str | None
     ways: tuple[Way, ...]
+
+    @classmethod
+    def of(cls, explained: Explained) -> ExplainedFlow:
+        return cls(
+            source=explained.flow.source,
+            destination=explained.flow.destination,
+            protocol=explained.protocol,
+            not_sent=explained.not_sent,
+            ways=tuple(map(Way.of, explained.traces)),
+        )
 
 
 class ExplainedDevice(Model):
@@ -110,8 +111,14 @@ class ExplainedDevice(Model):
     source: Annotated[str, Field(description="Cilium's file and function")]
 
     @classmethod
-    def of(cls, one: Device) -> ExplainedDevice:
-        return cls(selected=one.selected, reason=one.reason, rule=str(one.rule), number=one.number, source=one.source)
+    def of(cls, device: Device) -> ExplainedDevice:
+        return cls(
+            selected=device.selected,
+            reason=device.reason,
+            rule=str(device.rule),
+            number=device.number,
+            source=device.source,
+        )
 
 
 class ExplainedNode(Model):
@@ -138,7 +145,7 @@ class ExplainedNode(Model):
             agent_exits=exits,
             exits_in=refusal.source if (refusal := node.refused) else None,
             fix=(fix(exits) or None) if exits else None,
-            devices={one.name: ExplainedDevice.of(one) for one in node.devices},
+            devices={device.name: ExplainedDevice.of(device) for device in node.devices},
             direct_routing_device=node.drd.device if exits is None else None,
             direct_routing_reason=node.drd.reason,
             direct_routing_rule=str(node.drd.rule),
@@ -172,21 +179,8 @@ class Explanation(Document):
             unmodelled=unmodelled(settings),
             warnings=settings.warnings,
             nodes={name: ExplainedNode.of(node, decisions.warnings(name)) for name, node in decisions.nodes.items()},
-            flows=tuple(_explained(world, flow) for flow in flows),
+            flows=tuple(ExplainedFlow.of(explain(world, flow)) for flow in flows),
         )
-
-
-def _explained(world: World, flow: Flow) -> ExplainedFlow:
-    ways = world.predict(flow)
-    sent = as_sent(world.topology, flow)
-    suffix = "6" if flow.family == 6 else ""
-    return ExplainedFlow(
-        source=flow.source,
-        destination=flow.destination,
-        protocol=f"{sent.protocol}{suffix}" + (f":{sent.port}" if sent.port else ""),
-        not_sent=None if ways else world.why_not(flow),
-        ways=tuple(map(Way.of, ways)),
-    )
 
 
 def schema() -> str:

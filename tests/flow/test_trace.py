@@ -1,0 +1,89 @@
+"""Predicted and observed traces are one type: what is said of them does not ask which they are."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from niclab import LAB_BASELINE, Flow, Lab, Settings, World
+from niclab.check import load
+from niclab.cilium import operations
+from niclab.cilium.decisions import Decisions
+from niclab.cilium.version import Version
+from niclab.flow import picture
+from niclab.flow.compare import compare
+from niclab.flow.trace import Context, Trace
+from niclab.kernel import edit
+from niclab.net.operation import AddDummy
+from niclab.report import text
+from niclab.report.matrix import seen
+
+privileged = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: builds network namespaces")
+
+FLOWS = ("pod1 -> pod2", "pod1 -> ext1", "ext1 -> pod1", "pod1 -> node2.eth1", "node1.eth0 -> node2.eth1")
+
+
+def shown(trace: Trace, flow: Flow, context: Context) -> object:
+    """A trace in every form that people see, and the hosts on its cables."""
+    hosts = [[hop.host for hop in path.hops if hop.host not in context.pod_node] for _, path in trace.paths]
+    pictures = [*picture.pictures(trace, flow.source, flow.destination, context)]
+    return str(trace), pictures, seen(flow, [trace], context, served=False), hosts
+
+
+@privileged
+@pytest.mark.parametrize("devices", ["eth0", "eth0,eth1"])
+def test_a_predicted_trace_looks_like_the_observed_one(devices: str) -> None:
+    """The picture, the cell and what each NIC sent: the same functions, the same words."""
+    settings = LAB_BASELINE.merged(Settings.of(devices=devices))
+    with Lab.deploy("two-nic", settings, cilium_version="1.20") as lab:
+        context = lab.context
+        for result in lab.send_all(FLOWS, count=1):
+            (observed,), (predicted,) = result.traces, lab.expected(result)
+
+            assert shown(predicted, result.flow, context) == shown(observed, result.flow, context)
+
+
+@privileged
+@pytest.mark.parametrize(
+    ("route", "filtering", "first"),
+    [
+        (
+            "node1: 10.0.0.2 via 10.0.1.2 dev eth1 src 10.0.0.1",
+            "node2",
+            "node1 ═ eth1 ═ f1 ═ eth1 ─ node2 ✗ (predicted: node2 drops 10.0.0.1 that comes in by eth1: rp_filter=1)",
+        ),
+        (
+            "node2: 10.0.0.1 via 10.0.1.1 dev eth1 src 10.0.0.2",
+            "node1",
+            "node2 ═ eth1 ═ f1 ═ eth1 ─ node1 ✗ (predicted: node1 drops 10.0.0.2 that comes in by eth1: rp_filter=1)",
+        ),
+        ("node1: 10.0.0.2 via 10.0.1.2 dev eth1 src 10.0.0.1", "node1", ""),
+    ],
+    ids=["request", "reply", "neither"],
+)
+def test_a_drop_inside_a_node_ends_the_picture(route: str, filtering: str, first: str) -> None:
+    """Taps stand outside: that the packet came in by the NIC does not say that the node took it."""
+    host, _, words = route.partition(": ")
+    topology = edit.add_route(load("two-nic"), host, words)
+    topology = edit.set_sysctl(topology, filtering, "net.ipv4.conf.eth1.rp_filter", "1")
+    with Lab.deploy(topology, LAB_BASELINE) as lab:
+        lab.send_all(["node1.eth1 -> node2.eth1"], count=1)  # the neighbours on f1 are known from here on
+        (result,) = lab.send_all(["node1.eth0 -> node2.eth0"], count=1)
+        expected = lab.expected(result)
+        assert compare(result, expected).state == "agrees"
+        lines = " ".join("\n".join(text.trace(lab.title, [result], lab.reported, [expected])).split())
+        assert first in lines
+        assert ("✗" in lines) == bool(first)
+
+
+def test_an_operation_that_prediction_does_not_know_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be left out of the prediction without a word."""
+    known = operations.node_operations
+    monkeypatch.setattr(
+        operations,
+        "node_operations",
+        lambda decisions, node: (*known(decisions, node), AddDummy(node, "dummy0", "02:00:00:00:00:01", 1500)),
+    )
+    world = World(Decisions(load("two-nic"), LAB_BASELINE, Version(1, 20)))
+    with pytest.raises(TypeError, match="prediction does not know AddDummy"):
+        world.predict(Flow.parse("pod1 -> ext1"))
