@@ -26,9 +26,9 @@ from pathlib import Path
 import bench_cilium
 from niclab.check import load, loads
 from niclab.errors import LabError
-from niclab.host import namespace, netlink, netns, ownership
+from niclab.host import ledgers, namespace, netlink, netns, syscalls
 from niclab.host.process import environment
-from niclab.host.rootless import reenter_unprivileged
+from niclab.host.userns import enter
 from niclab.kernel.plan import Plan
 from niclab.lab import Lab
 from niclab.net.operation import AddCable, AddNamespace, Operation, SetSysctl
@@ -93,8 +93,8 @@ class Cleanup:
     """
 
     def __init__(self) -> None:
-        with namespace.home_restored():
-            namespace.unshare_network()
+        with syscalls.home_restored():
+            syscalls.unshare_network()
             self._channel = netlink.Channel()
             self._events = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
             self._events.bind((0, _RTMGRP_LINK))
@@ -110,8 +110,8 @@ class Cleanup:
 
     def _sentinel(self) -> int:
         self._index += 1
-        with namespace.home_restored():
-            namespace.unshare_network()
+        with syscalls.home_restored():
+            syscalls.unshare_network()
             with open("/proc/thread-self/ns/net") as handle:  # noqa: PTH123
                 cable = AddCable("", f"s{self._index}", "02:00:00:00:00:01", "", "peer", "02:00:00:00:00:02")
                 self._channel.send([netlink.add_cable(cable, self._index, 2, handle.fileno(), None)])
@@ -126,8 +126,8 @@ class Cleanup:
 
 
 @contextmanager
-def owned() -> Iterator[ownership.Ledger]:
-    ledger = ownership.Ledger.open_new()
+def owned() -> Iterator[ledgers.Ledger]:
+    ledger = ledgers.Ledger.open_new()
     try:
         yield ledger
     finally:
@@ -175,9 +175,9 @@ def ip_each(plan: Plan, up: Series, down: Series) -> None:
                 _ip(["netns", "del", name], [])
 
 
-def _announced(ledger: ownership.Ledger, operations: Sequence[Operation]) -> dict[str, str]:
+def _announced(ledger: ledgers.Ledger, operations: Sequence[Operation]) -> dict[str, str]:
     """Role → name of the namespaces that `ip` is going to make; in the ledger, should the benchmark be killed."""
-    ownership.named_directory(ledger)
+    ledger.named_directory()
     names = {one.namespace: f"{ledger.id}-{one.namespace}" for one in operations if isinstance(one, AddNamespace)}
     for role, name in names.items():
         ledger.write("making namespace", role=role, name=name)
@@ -213,11 +213,11 @@ def _lines(operations: Sequence[Operation], names: dict[str, str]) -> dict[str, 
 
 
 def _write_sysctls(operations: Sequence[Operation], names: dict[str, str]) -> None:
-    with namespace.home_restored():
+    with syscalls.home_restored():
         for operation in operations:
             if isinstance(operation, AddNamespace) and operation.sysctls:
-                with (ownership.NAMED / names[operation.namespace]).open() as handle:
-                    namespace.set_network(handle.fileno())
+                with (namespace.NAMED / names[operation.namespace]).open() as handle:
+                    syscalls.set_network(handle.fileno())
                 for key, value in operation.sysctls.items():
                     with open("/proc/sys/" + key.replace(".", "/"), "w") as file:  # noqa: PTH123
                         file.write(value)
@@ -331,7 +331,7 @@ def main() -> int:
     if not (1 <= arguments.nodes <= 1000 and arguments.rounds >= 1):
         parser.error("1 to 1000 nodes (a bridge has no more ports), 1 round or more")
     try:
-        reenter_unprivileged()
+        enter()
         found = measure(arguments.nodes, arguments.rounds)
     except LabError as error:
         print(error, file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from niclab.errors import LabError
-from niclab.host import rootless
+from niclab.host import userns
 
 Datapath = Literal["builtin", "cilium"]
 
@@ -20,7 +20,7 @@ def datapath(asked: str | None, version: str | None = None) -> Datapath:
     if asked is not None:
         raise LabError(f"there is no datapath {asked!r}", fix="use builtin or cilium")
     # In a user namespace no eBPF program can be loaded.
-    if rootless.in_room() or not rootless.is_able():
+    if userns.is_inside() or not userns.is_able():
         return "builtin"
     return "cilium" if has_bundle(version) else "builtin"
 

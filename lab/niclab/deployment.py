@@ -15,9 +15,8 @@ from niclab.cilium.bgp import speaks
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.reported import NodeReport
 from niclab.cilium.selection import Version
-from niclab.host import ownership, readiness
+from niclab.host import ledgers, readiness
 from niclab.host.netns import NetnsSubstrate
-from niclab.host.ownership import Ledger
 from niclab.host.substrate import Substrate
 from niclab.kernel.plan import Plan
 from niclab.net.route import Address
@@ -113,7 +112,7 @@ def attach(
     with contextlib.ExitStack() as undo:
         ledger = Ledger.open_existing(lab_id)
         undo.callback(ledger.release)
-        names = next(owned.namespaces() for owned in ownership.labs() if owned.id == lab_id)
+        names = next(owned.namespaces() for owned in ledgers.labs() if owned.id == lab_id)
         substrate = NetnsSubstrate.attached(ledger, names)
         undo.callback(substrate.close)
         if cilium is None:

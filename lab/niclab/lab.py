@@ -19,7 +19,7 @@ from niclab.errors import InputError, LabError, Problem
 from niclab.flow.ordering import Ordering
 from niclab.flow.trace import Context
 from niclab.flow.verdict import FlowResult
-from niclab.host import command, ownership, room
+from niclab.host import command, ledgers, userns
 from niclab.host.command import Command
 from niclab.live import Live
 from niclab.modelled import DEFAULT_VERSION, modelled_version
@@ -81,11 +81,11 @@ class Lab(Live):
         if datapath not in ("builtin", "cilium"):
             raise LabError(f"there is no datapath {datapath!r}", fix="use builtin or cilium")
         if datapath == "cilium":
-            ownership.sweep()
+            ledgers.sweep()
             made = deploy_cilium(found, chosen, cilium_version, lab_id, control_plane=control_plane)
             return cls._standing(made, chosen)
         version = modelled_version(cilium_version or DEFAULT_VERSION)
-        ownership.sweep()
+        ledgers.sweep()
         return cls._standing(deploy_builtin(found, chosen, version, lab_id), chosen)
 
     def change(self, settings: Settings) -> None:
@@ -113,7 +113,7 @@ class Lab(Live):
     @classmethod
     def attach(cls, lab_id: str) -> Self:
         """Take over a lab that was kept, with its real agents if it has them. Raises LabError."""
-        about = next((owned.about for owned in ownership.labs() if owned.id == lab_id), None)
+        about = next((owned.about for owned in ledgers.labs() if owned.id == lab_id), None)
         if about is None:
             raise LabError(f"there is no lab {lab_id!r}", fix="niclab ls shows the labs of this machine")
         if not about:
@@ -184,7 +184,7 @@ class Lab(Live):
 
     def exec_line(self, role: str) -> str:
         """The pasteable line that puts a command in a host's view."""
-        return shlex.join([*room.entrance(), "ip", "netns", "exec", self.namespaces[role]]) + " …"
+        return shlex.join([*userns.entrance(), "ip", "netns", "exec", self.namespaces[role]]) + " …"
 
     @property
     def control_plane(self) -> str | None:

@@ -1,4 +1,4 @@
-"""What surrounds a real agent: its room, its start and its end, with a stand-in that is late, hangs, exits or dies."""
+"""What surrounds a real agent: sandbox, start and end, with a stand-in that is late, hangs, exits or dies."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from niclab.agents.kube import Service
 from niclab.agents.last_words import last_words
 from niclab.agents.toolchain import newest
 from niclab.cilium.decisions import Decisions
-from niclab.host import ownership, readiness
-from niclab.host.adopted import is_alive, start_time
+from niclab.host import ledgers, readiness
+from niclab.host.ledgers import Ledger
 from niclab.host.netns import NetnsSubstrate
-from niclab.host.ownership import Ledger
+from niclab.host.process import is_alive, start_time
 from niclab.kernel.plan import Plan
 from niclab.net.route import Address, Network
 
@@ -237,7 +237,7 @@ def standing(directory: Path, **settings: str) -> Iterator[tuple[CiliumDatapath,
                 binds=(str(directory),),
                 extra_environment=plane.agent_environment(name),
             )
-            made[name].wait_for_room()
+            made[name].wait_for_sandbox()
         yield CiliumDatapath(topology, substrate, ledger, bundle, plane, made), decisions
     finally:
         for one in made.values():
@@ -247,7 +247,7 @@ def standing(directory: Path, **settings: str) -> Iterator[tuple[CiliumDatapath,
 
 
 def _clang(directory: Path) -> None:
-    """Rooms of directory bundles want a compiler; stand-ins compile nothing."""
+    """Sandboxes of directory bundles want a compiler; stand-ins compile nothing."""
     programs = directory / "compiler"
     programs.mkdir()
     for name in ("clang-19", "llc-19"):
@@ -376,12 +376,12 @@ def test_agents_of_a_kept_lab_are_taken_over(tmp_path: Path) -> None:
 
     *found, why = in_arena(work)
     assert found == [True, {}, None, "as told", ("eth1",), ("eth1",)]
-    assert str(why).startswith("the room of node1 has ended")
+    assert str(why).startswith("the sandbox of node1 has ended")
 
 
 @able
 def test_an_image_is_not_removed_while_a_room_stands_on_it(tmp_path: Path) -> None:
-    """Also when the lab that made the room has let go of it: the room itself holds the bundle."""
+    """Also when the lab that made the sandbox has let go of it: the sandbox itself holds the bundle."""
 
     def work() -> list[str]:
         os.environ["NICLAB_HOME"] = str(tmp_path / "home")
@@ -406,7 +406,7 @@ def test_an_image_is_not_removed_while_a_room_stands_on_it(tmp_path: Path) -> No
                     extra_environment={},
                     holds=holds,
                 )
-                one.wait_for_room()
+                one.wait_for_sandbox()
             try:
                 store.remove(CILIUM, "v1")
             except LabError as error:
@@ -456,7 +456,7 @@ def test_the_room_shows_the_node_and_shields_the_host(tmp_path: Path) -> None:
 
 @able
 def test_agents_of_a_killed_lab_are_swept(tmp_path: Path) -> None:
-    """kill -9 of the lab leaves agents and rooms; a sweep ends them by the ledger, and their directories go."""
+    """kill -9 of the lab leaves agents and sandboxes; a sweep ends them by the ledger, and their directories go."""
 
     def work() -> list[object]:
         _clang(tmp_path)
@@ -472,7 +472,7 @@ def test_agents_of_a_killed_lab_are_swept(tmp_path: Path) -> None:
         os.waitpid(child, 0)
         pids = json.loads((tmp_path / "pids").read_text())
         alive = sum(is_alive(pid, start) for pid, start in pids)
-        swept = ownership.sweep()
-        return [alive, len(swept.labs), [pid for pid, start in pids if is_alive(pid, start)], ownership.labs()]
+        swept = ledgers.sweep()
+        return [alive, len(swept.labs), [pid for pid, start in pids if is_alive(pid, start)], ledgers.labs()]
 
     assert in_arena(work) == [4, 1, [], []]

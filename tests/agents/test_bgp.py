@@ -13,7 +13,7 @@ from niclab import LAB_BASELINE, Lab, LabError, Settings, World, load
 from niclab.agents import bgp as cilium_bgp
 from niclab.agents.frr import config, vty
 from niclab.flow.trace import transmitted
-from niclab.host import ownership
+from niclab.host import ledgers
 from niclab.net.address import ip_address, ip_network
 from niclab.net.route import Family
 from niclab.topology import Topology
@@ -36,7 +36,7 @@ def tails(path: str) -> list[tuple[str, int]]:
 
 def daemons(lab_id: str) -> dict[str, int]:
     """The processes of a lab's ledger, by name."""
-    lines = (ownership.STATE / lab_id / "ledger").read_text().splitlines()
+    lines = (ledgers.STATE / lab_id / "ledger").read_text().splitlines()
     entries = [json.loads(line) for line in lines if line]
     return {one["name"]: one["pid"] for one in entries if one["act"] == "started process"}
 
@@ -94,7 +94,7 @@ class TestWithFrr:
             assert arena.forked(life) == (False, "ended with status -9")
             left = daemons("doomed")
             assert all(map(runs, left.values()))
-            swept = ownership.sweep()
+            swept = ledgers.sweep()
             assert (swept.labs, swept.foreign, swept.stuck) == (("doomed",), (), ())
             assert not [name for name, pid in left.items() if runs(pid)]
             assert arena.differences(before, arena.remains()) == ""
@@ -147,7 +147,7 @@ class TestWithFrr:
                 assert lab.bgp("spine").learned == lab.bgp("spine").expected
                 with pytest.raises(LabError, match="no bgpd of tor0 that is ours"), lab.bgp("tor0").stopped():
                     pass
-            ownership.remove("kept")
+            ledgers.remove("kept")
 
         arena.in_arena(work)
 

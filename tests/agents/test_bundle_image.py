@@ -17,7 +17,7 @@ from niclab.agents import bundle
 from niclab.agents.bundle import CILIUM, KUBERNETES, store
 from niclab.cli import main
 from niclab.errors import LabError
-from niclab.host.rootless import is_able
+from niclab.host.userns import is_able
 
 from tests.support import images
 from tests.support.images import Entry

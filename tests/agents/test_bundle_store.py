@@ -217,7 +217,7 @@ def test_the_store_is_where_the_environment_or_the_user_says(monkeypatch: pytest
     assert store.home() == tmp_path / "home"
     assert store.place(KUBERNETES) == tmp_path / "home/bundles/kubernetes"
     monkeypatch.delenv("NICLAB_HOME")
-    monkeypatch.delenv("NICLAB_ROOM", raising=False)
+    monkeypatch.delenv("NICLAB_USERNS", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert store.home() == tmp_path / ".local/share/niclab"

@@ -16,7 +16,7 @@ from niclab import LAB_BASELINE, Lab, Settings
 from niclab.agents import objects, toolchain
 from niclab.agents.controlplane import Kind
 from niclab.cli import PASS, main
-from niclab.host import ownership
+from niclab.host import ledgers
 from niclab.host.process import environment
 from niclab.settings import NodeSettings
 
@@ -118,7 +118,7 @@ def test_the_host_is_the_same_after_kill_9_and_a_sweep(newest: str) -> None:
     with os.fdopen(reading) as pipe:
         lab_id = pipe.read()
     assert lab_id, "the lab was not built"
-    assert ownership.sweep().labs == (lab_id,)
+    assert ledgers.sweep().labs == (lab_id,)
     assert untouched(before, snapshot()) == ""
 
 
@@ -171,7 +171,7 @@ def test_a_kept_lab_is_taken_over_with_its_agents(newest: str) -> None:
             assert lab.reported["node1"].devices == ("eth0", "eth1")
             assert lab.send("pod1", "pod2").verdict == "carried"
     finally:
-        ownership.remove(lab_id)
+        ledgers.remove(lab_id)
 
 
 def test_a_second_lab_compiles_only_what_differs(newest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

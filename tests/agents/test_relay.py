@@ -18,10 +18,10 @@ import pytest
 import tenacity
 from niclab.agents.controlplane import relay
 from niclab.errors import LabError
-from niclab.host import ownership
-from niclab.host.belongings import Daemon
+from niclab.host import ledgers
+from niclab.host.daemons import Daemon
+from niclab.host.ledgers import Ledger
 from niclab.host.netns import NetnsSubstrate
-from niclab.host.ownership import Ledger
 from niclab.net.operation import AddNamespace
 
 from tests.support import processes
@@ -219,7 +219,7 @@ import json, os, signal
 from niclab.agents.controlplane import relay
 from niclab.net.operation import AddNamespace
 from niclab.host.netns import NetnsSubstrate
-from niclab.host.ownership import Ledger
+from niclab.host.ledgers import Ledger
 ledger = Ledger.open_new()
 substrate = NetnsSubstrate(ledger)
 substrate.apply([AddNamespace("node1"), AddNamespace("control")])
@@ -234,6 +234,6 @@ def test_kill_9_leaves_nothing_that_a_sweep_does_not_find() -> None:
     assert done.returncode == -signal.SIGKILL, done.stderr
     lab, pid, _path = json.loads(done.stdout)
     assert processes.runs(pid), "it is to outlive its parent: labs can be kept"
-    swept = ownership.sweep()
+    swept = ledgers.sweep()
     assert lab in swept.labs
     assert not processes.runs(pid)

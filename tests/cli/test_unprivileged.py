@@ -29,17 +29,16 @@ def user() -> Iterator[User]:
 
 
 @pytest.fixture(autouse=True)
-def no_room_is_left(user: User) -> Iterator[None]:
+def no_user_namespace_is_left(user: User) -> Iterator[None]:
     yield
-    user.code("end_holder()")
-    shutil.rmtree(f"/tmp/niclab-{NOBODY}", ignore_errors=True)
+    user.clean()
 
 
 def niclab(user: User, *arguments: str) -> subprocess.CompletedProcess[str]:
     return user.run("-m", "niclab.cli", *arguments)
 
 
-def has_room(user: User) -> bool:
+def has_holder(user: User) -> bool:
     return user.code("print(find_holder() is not None)").stdout == "True\n"
 
 
@@ -48,32 +47,32 @@ def test_trace(user: User) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "pod1→ext1  eth1 pod address!  carried, 5 of 5 answered" in done.stdout
     assert (user.home / "work" / "mine.pcapng").stat().st_uid == NOBODY
-    assert not has_room(user)
+    assert not has_holder(user)
 
 
 @pytest.mark.needs("frr")
 def test_bgp_is_spoken(user: User) -> None:
-    """FRR runs as the user who owns the room: its own user does not exist there."""
+    """FRR runs as the user who owns the user namespace: its own user does not exist there."""
     done = niclab(user, "trace", "two-tors", "--set", "devices=eth0,eth1", "--flow", "tor1.up -> pod1")
     assert (done.returncode, done.stderr) == (0, "")
     assert "carried, 5 of 5 answered" in done.stdout
-    assert not has_room(user)
+    assert not has_holder(user)
 
 
 def test_nothing_is_built_to_explain(user: User) -> None:
     done = niclab(user, "explain", "two-nic", "--flow", "pod1 -> ext1", "--expect", "pod1 -> ext1=eth1")
     assert (done.returncode, done.stderr) == (0, "")
     assert "not masqueraded: eth1 is not selected" in done.stdout
-    assert not has_room(user)
+    assert not has_holder(user)
 
 
-def test_usage_is_told_without_a_room(user: User) -> None:
+def test_usage_is_told_without_a_user_namespace(user: User) -> None:
     done = niclab(user, "trace")
     assert done.returncode == 2
     assert "arguments are required: topology" in done.stderr
 
 
-def test_a_lab_stands_in_the_users_room(user: User) -> None:
+def test_a_lab_stands_in_the_users_namespace(user: User) -> None:
     up = niclab(user, "up", "two-nic", "--id", "mine")
     assert (up.returncode, up.stderr) == (0, "")
     assert up.stdout.startswith("mine is up: two-nic")
@@ -83,7 +82,7 @@ def test_a_lab_stands_in_the_users_room(user: User) -> None:
     assert "10.0.1.1/24" in inside.stdout
     told = niclab(user, "inspect", "node1")
     assert "eth1  veth without default route" in told.stdout
-    # The printed line can be pasted into the user's own shell, outside the room.
+    # The printed line can be pasted into the user's own shell, outside the user namespace.
     (line,) = re.findall(r"^(nsenter .*ip netns exec mine-node1) …$", up.stdout, re.MULTILINE)
     pasted = subprocess.run(
         [*BECOME, "sh", "-c", f"{line} ip route"], capture_output=True, text=True, check=True, cwd="/"
@@ -91,7 +90,7 @@ def test_a_lab_stands_in_the_users_room(user: User) -> None:
     assert "default via 10.0.0.254 dev eth0" in pasted.stdout
     assert not Path("/run/netns/mine-node1").exists(), "nothing of it is the machine's"
     assert niclab(user, "down").stdout == "mine is down\n"
-    assert not has_room(user)
+    assert not has_holder(user)
 
 
 def write(user: User, text: str) -> None:
@@ -110,7 +109,7 @@ def test_it(lab, to):
 
 
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["one process", "workers"])
-def test_pytest_goes_on_in_a_room(user: User, options: tuple[str, ...]) -> None:
+def test_pytest_goes_on_in_a_user_namespace(user: User, options: tuple[str, ...]) -> None:
     write(user, PASSING)
     done = user.run("-m", "pytest", "-p", "no:cacheprovider", *options)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -136,11 +135,11 @@ def test_a_kept_lab_outlives_the_run(user: User) -> None:
     inside = niclab(user, "exec", "--id", lab_id, "node1", "--", "ip", "route")
     assert "default via 10.0.0.254" in inside.stdout
     assert niclab(user, "down", lab_id).returncode == 0
-    assert not has_room(user)
+    assert not has_holder(user)
 
 
-def test_a_run_that_keeps_nothing_ends_its_room(user: User) -> None:
+def test_a_run_that_keeps_nothing_ends_its_user_namespace(user: User) -> None:
     write(user, PASSING)
     done = user.run("-m", "pytest", "-p", "no:cacheprovider", "--keep")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert not has_room(user)
+    assert not has_holder(user)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from niclab.cli import check
-from niclab.host import rootless
+from niclab.host import userns
 from niclab.host.features import BUILTIN, Feature, kernel, packages, probe, required_missing
 
 HERE = Feature("veth", BUILTIN, True, "works", "")
@@ -53,7 +53,7 @@ def test_a_module_whose_loading_shows_on_the_host_is_not_tried(monkeypatch: pyte
 
 
 def test_without_tools_nothing_is_taken_for_present(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(rootless, "room_path", lambda: str(tmp_path))
+    monkeypatch.setattr(userns, "search_path", lambda: str(tmp_path))
     missing = {feature.name for feature in required_missing(probe())}
     assert {"ip", "nft", "unshare", "veth", "AF_PACKET"} <= missing
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from niclab.cilium import operations
 from niclab.errors import LabError
-from niclab.host import ownership
+from niclab.host import ledgers
 from niclab.lab import Lab
 from niclab.net import nftables
 from niclab.net.operation import AddRoute, Operation
@@ -105,6 +105,6 @@ def test_a_kept_lab_comes_and_goes() -> None:
             lab.keep()
         with Lab.attach("kept") as lab:
             assert lab.send("pod1", "pod2").verdict == "carried"
-        ownership.remove("kept")
+        ledgers.remove("kept")
 
     untouched(work)

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from niclab.host import namespace, netlink, ownership
+from niclab.host import ledgers, namespace, netlink
 from niclab.lab import Lab
 
 from tests.support import arena
@@ -39,7 +39,7 @@ def kept() -> None:
     with Lab.deploy("two-nic", lab_id="doomed") as lab:
         lab.keep()
     Lab.attach("doomed").close()
-    ownership.remove("doomed")
+    ledgers.remove("doomed")
 
 
 def counted(life: Callable[[], None], fatal: int | None = None) -> int:
@@ -64,14 +64,14 @@ def counted(life: Callable[[], None], fatal: int | None = None) -> int:
 
 
 def sweep() -> None:
-    swept = ownership.sweep(kept=True)
+    swept = ledgers.sweep(kept=True)
     assert set(swept.labs) <= {"doomed"}
     assert (swept.foreign, swept.stuck) == ((), ())
 
 
 def next_lab() -> None:
     """The next lab sweeps first; its own id may be that of the dead one. Kept labs are meant to stay."""
-    if not any(lab.kept for lab in ownership.labs()):
+    if not any(lab.kept for lab in ledgers.labs()):
         Lab.deploy("single-nic", lab_id="doomed").close()
     sweep()
 

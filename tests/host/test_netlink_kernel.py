@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
-from niclab.host import namespace, netlink, readiness
+from niclab.host import netlink, readiness, syscalls
+from niclab.host.ledgers import Ledger
 from niclab.host.netns import NetnsSubstrate
-from niclab.host.ownership import Ledger
 from niclab.host.process import environment
-from niclab.host.rootless import is_able
+from niclab.host.userns import is_able
 from niclab.net.operation import (
     AddAddress,
     AddBridge,
@@ -121,8 +121,8 @@ def test_the_kernel_shows_what_was_asked_for(substrate: NetnsSubstrate) -> None:
 @pytest.fixture
 def channel() -> Iterator[netlink.Channel]:
     """A channel of a namespace of its own, which ends with it."""
-    with namespace.home_restored():
-        namespace.unshare_network()
+    with syscalls.home_restored():
+        syscalls.unshare_network()
         found = netlink.Channel()
     yield found
     found.close()

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 from niclab.errors import LabError
-from niclab.host import namespace, ownership
+from niclab.host import ledgers, namespace, syscalls
+from niclab.host.ledgers import Ledger
 from niclab.host.netns import NetnsSubstrate
-from niclab.host.ownership import Ledger
 from niclab.host.process import environment
-from niclab.host.rootless import is_able
+from niclab.host.userns import is_able
 from niclab.net.operation import AddNamespace
 
 pytestmark = pytest.mark.skipif(not is_able(), reason="needs root: makes network namespaces")
@@ -27,14 +27,13 @@ pytestmark = pytest.mark.skipif(not is_able(), reason="needs root: makes network
 @pytest.fixture(autouse=True)
 def directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Directories of the test's own: labs of this machine are none of its business."""
-    monkeypatch.setattr(ownership, "STATE", tmp_path / "state")
-    monkeypatch.setattr(ownership, "NAMED", tmp_path / "netns")
-    monkeypatch.setattr("niclab.host.netns.NAMED", tmp_path / "netns")
+    monkeypatch.setattr(ledgers, "STATE", tmp_path / "state")
+    monkeypatch.setattr(namespace, "NAMED", tmp_path / "netns")
     yield
     # Should a test have failed: a mount left would keep pytest from removing the directory.
     for path in (tmp_path / "netns").glob("*"):
         with contextlib.suppress(OSError):
-            namespace.unmount(str(path))
+            syscalls.unmount(str(path))
 
 
 def make(ledger: Ledger, *roles: str) -> None:
@@ -53,20 +52,20 @@ def killed(lab_id: str, *roles: str) -> Path:
 
 
 def names() -> set[str]:
-    return {path.name for path in ownership.NAMED.glob("*")}
+    return {path.name for path in namespace.NAMED.glob("*")}
 
 
 def by_hand(name: str) -> None:
     """A namespace that somebody else made."""
-    path = ownership.NAMED / name
+    path = namespace.NAMED / name
     path.touch()
-    with namespace.home_restored():
-        namespace.unshare_network()
-        namespace.bind_current_network(str(path))
+    with syscalls.home_restored():
+        syscalls.unshare_network()
+        namespace.bind_current(path)
 
 
 def nothing_is_left() -> bool:
-    return not ownership.STATE.exists() and not ownership.NAMED.exists()
+    return not ledgers.STATE.exists() and not namespace.NAMED.exists()
 
 
 BAD = ["", ".", "..", "../x", "/etc", "a/b", "-a", "A", "a b", "a\n", "ä", "a" * 32, "*", "a\0b", "lab_1"]
@@ -75,11 +74,11 @@ BAD = ["", ".", "..", "../x", "/etc", "a/b", "-a", "A", "a b", "a\n", "ä", "a" 
 @pytest.mark.parametrize("lab_id", BAD)
 def test_bad_ids_are_refused_and_touch_nothing(lab_id: str) -> None:
     victim = Ledger.open_new("victim")
-    before = sorted(ownership.STATE.parent.rglob("*"))
-    for use in (Ledger.open_new, Ledger.open_existing, ownership.remove):
+    before = sorted(ledgers.STATE.parent.rglob("*"))
+    for use in (Ledger.open_new, Ledger.open_existing, ledgers.remove):
         with pytest.raises(LabError, match="cannot be a lab's id"):
             use(lab_id)
-    assert sorted(ownership.STATE.parent.rglob("*")) == before
+    assert sorted(ledgers.STATE.parent.rglob("*")) == before
     victim.release()
 
 
@@ -94,7 +93,7 @@ def test_good_ids(lab_id: str) -> None:
 
 def test_a_random_id_is_a_good_one() -> None:
     ledger = Ledger.open_new()
-    assert ownership._ID.fullmatch(ledger.id)
+    assert ledgers._ID.fullmatch(ledger.id)
     ledger.release()
 
 
@@ -108,9 +107,9 @@ def test_a_role_too_long_for_a_file_is_an_error_and_leaves_nothing() -> None:
 
 def test_asking_for_a_lab_that_is_not_there_makes_no_directory() -> None:
     with pytest.raises(LabError, match="there is no lab"):
-        ownership.remove("gone")
-    assert ownership.labs() == []
-    assert ownership.sweep() == ownership.Swept((), ())
+        ledgers.remove("gone")
+    assert ledgers.labs() == []
+    assert ledgers.sweep() == ledgers.Swept((), ())
     assert nothing_is_left()
 
 
@@ -144,14 +143,14 @@ def test_sweep_takes_dead_labs_only() -> None:
     make(kept, "node1")
     kept.keep()
     kept.release()
-    assert {(lab.id, lab.alive, lab.kept) for lab in ownership.labs()} == {
+    assert {(lab.id, lab.alive, lab.kept) for lab in ledgers.labs()} == {
         ("dead", False, False),
         ("alive", True, False),
         ("kept", False, True),
     }
-    assert ownership.sweep() == ownership.Swept(("dead",), ())
+    assert ledgers.sweep() == ledgers.Swept(("dead",), ())
     assert names() == {"alive-node1", "kept-node1"}
-    assert ownership.sweep(kept=True).labs == ("kept",)
+    assert ledgers.sweep(kept=True).labs == ("kept",)
     alive.release()
     assert nothing_is_left()
 
@@ -160,20 +159,20 @@ def test_ids_that_begin_alike_are_not_confused() -> None:
     killed("a", "node1")
     other = Ledger.open_new("a-node1")
     make(other, "x")
-    assert ownership.sweep().labs == ("a",)
+    assert ledgers.sweep().labs == ("a",)
     assert names() == {"a-node1-x"}
     other.release()
 
 
 def test_a_name_that_is_taken_is_left_alone() -> None:
-    ownership.NAMED.mkdir()
+    namespace.NAMED.mkdir()
     by_hand("one-node1")
-    before = (ownership.NAMED / "one-node1").stat().st_ino
+    before = (namespace.NAMED / "one-node1").stat().st_ino
     ledger = Ledger.open_new("one")
     with pytest.raises(LabError, match="one-node1 exists already"):
         make(ledger, "node1")
     ledger.release()
-    assert (ownership.NAMED / "one-node1").stat().st_ino == before
+    assert (namespace.NAMED / "one-node1").stat().st_ino == before
 
 
 def test_a_name_that_is_taken_at_the_last_moment_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,28 +189,28 @@ def test_a_name_that_is_taken_at_the_last_moment_is_left_alone(monkeypatch: pyte
         make(ledger, "node1")
     ledger.release()
     assert names() == {"one-node1"}
-    assert ownership._is_mounted(ownership.NAMED / "one-node1")
+    assert namespace.is_mounted(namespace.NAMED / "one-node1")
 
 
 def test_a_name_that_is_somebody_elses_now_is_left_and_named() -> None:
     killed("one", "node1", "node2")
-    path = ownership.NAMED / "one-node1"
+    path = namespace.NAMED / "one-node1"
     # The old namespace lives on here, so that the new one cannot have its inode number.
     old = os.open(path, os.O_RDONLY)
-    namespace.unmount(str(path))
+    syscalls.unmount(str(path))
     path.unlink()
     by_hand("one-node1")
-    assert ownership.sweep() == ownership.Swept(("one",), ("one-node1",))
+    assert ledgers.sweep() == ledgers.Swept(("one",), ("one-node1",))
     assert names() == {"one-node1"}
     os.close(old)
 
 
 def test_a_namespace_removed_by_hand_is_no_error() -> None:
     killed("one", "node1", "node2")
-    path = ownership.NAMED / "one-node1"
-    namespace.unmount(str(path))
+    path = namespace.NAMED / "one-node1"
+    syscalls.unmount(str(path))
     path.unlink()
-    assert ownership.sweep() == ownership.Swept(("one",), ())
+    assert ledgers.sweep() == ledgers.Swept(("one",), ())
     assert nothing_is_left()
 
 
@@ -222,7 +221,7 @@ def test_a_line_cut_short_hides_no_other(cut: int) -> None:
     make(ledger, "node1")
     os.write(ledger._log, (b"\n" + json.dumps({"act": "making namespace", "role": "x", "name": "y"}).encode())[:cut])
     make(ledger, "node2")
-    assert set(ownership.labs()[0].namespaces()) == {"node1", "node2"}
+    assert set(ledgers.labs()[0].namespaces()) == {"node1", "node2"}
     ledger.release()
     assert nothing_is_left()
 
@@ -232,7 +231,7 @@ def test_junk_in_a_ledger_keeps_no_lab_alive(junk: bytes) -> None:
     path = killed("one", "node1")
     with (path / "ledger").open("ab") as file:
         file.write(junk)
-    assert ownership.sweep().labs == ("one",)
+    assert ledgers.sweep().labs == ("one",)
     assert nothing_is_left()
 
 
@@ -249,11 +248,11 @@ def test_a_ledger_that_cannot_be_written_stops_the_act(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("present", [(), ("lock",), ("lock", "ledger"), ("ledger",)])
 def test_killed_while_its_directory_was_made_or_removed(present: tuple[str, ...]) -> None:
-    path = ownership.STATE / "one"
+    path = ledgers.STATE / "one"
     path.mkdir(parents=True)
     for name in present:
         (path / name).touch()
-    assert ownership.sweep().labs == ("one",)
+    assert ledgers.sweep().labs == ("one",)
     assert nothing_is_left()
 
 
@@ -262,11 +261,11 @@ def test_killed_while_a_kept_lab_was_taken_down() -> None:
     path = killed("one", "node1")
     (path / "kept").touch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ownership, "_remove_namespace", lambda *_: True)  # gets no further than the first step
+        patch.setattr(namespace, "remove", lambda *_: True)  # gets no further than the first step
         patch.setattr("shutil.rmtree", lambda *_, **__: None)
-        ownership.remove("one")
-    assert [(lab.id, lab.kept) for lab in ownership.labs()] == [("one", False)]
-    assert ownership.sweep().labs == ("one",)
+        ledgers.remove("one")
+    assert [(lab.id, lab.kept) for lab in ledgers.labs()] == [("one", False)]
+    assert ledgers.sweep().labs == ("one",)
     assert nothing_is_left()
 
 
@@ -279,31 +278,31 @@ def test_what_cannot_be_removed_stays_in_the_ledger(monkeypatch: pytest.MonkeyPa
             raise PermissionError(1, "Operation not permitted")
         unmount(path)
 
-    unmount = namespace.unmount
+    unmount = syscalls.unmount
     with monkeypatch.context() as patch:
-        patch.setattr(namespace, "unmount", refuse)
+        patch.setattr(syscalls, "unmount", refuse)
         with pytest.raises(LabError, match="lab one is not gone") as caught:
             ledger.release()
         assert "one-node2: Operation not permitted" in caught.value.why
         assert names() == {"one-node2"}
-        found = ownership.sweep()
+        found = ledgers.sweep()
         assert (found.labs, len(found.stuck)) == ((), 1)
-    assert ownership.sweep().labs == ("one",)
+    assert ledgers.sweep().labs == ("one",)
     assert nothing_is_left()
 
 
 def test_the_directory_of_others_stays() -> None:
-    ownership.NAMED.mkdir()
+    namespace.NAMED.mkdir()
     ledger = Ledger.open_new("one")
     make(ledger, "node1")
     ledger.release()
-    assert ownership.NAMED.is_dir()
+    assert namespace.NAMED.is_dir()
 
 
 def test_a_lock_that_is_never_let_go_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ownership, "PATIENCE", 0.05)
+    monkeypatch.setattr(ledgers, "PATIENCE", 0.05)
     ledger = Ledger.open_new("one")
-    with ownership._state(), pytest.raises(LabError, match="has been locked for"):
+    with ledgers._state(), pytest.raises(LabError, match="has been locked for"):
         Ledger.open_new("two")
     ledger.release()
 
@@ -315,9 +314,9 @@ def test_a_kept_lab_is_attached_only_when_it_is_what_was_made() -> None:
     ledger.release()
     ledger = Ledger.open_existing("one")
     NetnsSubstrate.attached(ledger, {"node1": "one-node1"}).close()
-    path = ownership.NAMED / "one-node1"
+    path = namespace.NAMED / "one-node1"
     old = os.open(path, os.O_RDONLY)
-    namespace.unmount(str(path))
+    syscalls.unmount(str(path))
     with pytest.raises(LabError, match="is gone"):
         NetnsSubstrate.attached(ledger, {"node1": "one-node1"})
     path.unlink()
@@ -350,7 +349,7 @@ def test_sweeps_never_touch_labs_that_come_and_go() -> None:
     def sweeping() -> list[str]:
         swept: list[str] = []
         while not over.is_set():
-            swept += ownership.sweep().labs
+            swept += ledgers.sweep().labs
         return swept
 
     with ThreadPoolExecutor(2) as pool:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 from niclab.errors import LabError
-from niclab.host import namespace
+from niclab.host import syscalls
+from niclab.host.ledgers import Ledger
+from niclab.host.namespace import NAMED
 from niclab.host.netns import NetnsSubstrate
-from niclab.host.ownership import NAMED, Ledger
 from niclab.host.process import environment, run
-from niclab.host.rootless import is_able, room_command
+from niclab.host.userns import is_able, unshare_command
 from niclab.lab import Lab
 from niclab.net.operation import (
     AddAddress,
@@ -166,7 +167,7 @@ def test_the_name_is_one_ip_netns_knows(substrate: NetnsSubstrate) -> None:
     substrate.apply([AddNamespace("a")])
     name = substrate["a"].name
     assert run(["ip", "netns", "exec", name, "cat", "/proc/sys/net/ipv4/ip_forward"]).strip() in "01"
-    with namespace.entered(substrate["a"].fd):
+    with syscalls.entered(substrate["a"].fd):
         assert (NAMED / name).stat().st_ino == here()
 
 
@@ -187,9 +188,9 @@ def test_the_same_in_a_user_namespace() -> None:
     code = (
         "from niclab.lab import Lab; from lab.substrate import ownership\n"
         "with Lab.deploy('two-nic') as lab: print(*{r.verdict for r in lab.send_all(['pod1 -> pod2'] * 100)})\n"
-        "print(ownership.STATE.exists(), ownership.NAMED.exists())"
+        "print(ledgers.STATE.exists(), namespace.NAMED.exists())"
     )
-    room = room_command([sys.executable, "-c", code])
+    room = unshare_command([sys.executable, "-c", code])
     done = subprocess.run(room, capture_output=True, text=True, check=False, timeout=60, env=environment())
     if done.returncode and "unshare" in done.stderr:
         pytest.skip(f"this kernel makes no user namespaces: {done.stderr.strip()}")

@@ -1,4 +1,5 @@
-"""The lab without root, really run as another user: what works in a room, what is said where rooms are forbidden."""
+"""The lab without root, really run as another user: what works in a user namespace, and what is reported where the
+kernel refuses them."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from niclab.errors import LabError
-from niclab.host import room, rootless
+from niclab.host import userns
 
 from tests.support.unprivileged import BECOME, NOBODY, PYTEST, User, unprivileged
 
@@ -24,7 +25,7 @@ def user() -> Iterator[User]:
         yield user
 
 
-def test_everything_of_the_builtin_datapath_works_in_a_room(user: User) -> None:
+def test_everything_of_the_builtin_datapath_works_in_a_user_namespace(user: User) -> None:
     done = user.code("""
 import json
 from niclab.host.features import probe, required_missing
@@ -44,16 +45,14 @@ print(json.dumps([[f.name, f.detail] for f in required_missing(features)]), len(
         "ip netns add node1",
     ],
 )
-def test_a_command_works_in_a_room(user: User, command: str) -> None:
-    done = user.code(
-        "reenter_unprivileged(); import subprocess; subprocess.run(sys.argv[1:], check=True)", *command.split()
-    )
+def test_a_command_works_in_a_user_namespace(user: User, command: str) -> None:
+    done = user.code("enter(); import subprocess; subprocess.run(sys.argv[1:], check=True)", *command.split())
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_named_namespaces_and_packet_sockets_work_in_a_room(user: User) -> None:
+def test_named_namespaces_and_packet_sockets_work_in_a_user_namespace(user: User) -> None:
     done = user.code("""
-reenter_unprivileged()
+enter()
 import socket
 for line in ("netns add node1", "link add v0 type veth peer name eth0 netns node1", "-n node1 link set eth0 up",
              "link set v0 up"):
@@ -72,20 +71,18 @@ print(Path("/run/netns/node1").exists())
 
 
 def test_the_command_line_and_the_exit_status_pass_through(user: User) -> None:
-    done = user.code(
-        "reenter_unprivileged(); print(os.geteuid(), sys.argv[1:], in_room()); sys.exit(7)", "a b", "$(c)", ""
-    )
+    done = user.code("enter(); print(os.geteuid(), sys.argv[1:], is_inside()); sys.exit(7)", "a b", "$(c)", "")
     assert (done.returncode, done.stdout) == (7, "0 ['a b', '$(c)', ''] True\n")
 
 
-def test_a_file_written_in_a_room_belongs_to_the_user(user: User) -> None:
-    user.code("reenter_unprivileged(); Path('mine').touch()").check_returncode()
+def test_a_file_written_in_a_user_namespace_belongs_to_the_user(user: User) -> None:
+    user.code("enter(); Path('mine').touch()").check_returncode()
     assert (user.home / "work" / "mine").stat().st_uid == NOBODY
 
 
-def test_nothing_is_left_of_a_killed_room(user: User) -> None:
+def test_nothing_is_left_of_a_killed_user_namespace(user: User) -> None:
     code = (
-        "from niclab.host.rootless import *; reenter_unprivileged(); subprocess.run(['ip', 'netns', 'add', 'node1']);"
+        "from niclab.host.userns import *; enter(); subprocess.run(['ip', 'netns', 'add', 'node1']);"
         "print(os.readlink('/proc/self/ns/net'), flush=True); signal.pause()"
     )
     with subprocess.Popen(user.command("-c", "import signal;" + code), stdout=subprocess.PIPE, text=True) as process:
@@ -109,12 +106,12 @@ def _namespaces() -> set[str]:
 
 
 @pytest.mark.parametrize("script", [False, True], ids=["python -m pytest", "pytest"])
-def test_pytest_goes_on_in_a_room_with_its_terminal(user: User, script: bool) -> None:
+def test_pytest_goes_on_in_a_user_namespace_with_its_terminal(user: User, script: bool) -> None:
     work = user.home / "work"
     (work / "conftest.py").write_text("""
-import niclab.host.rootless
+import niclab.host.userns
 def pytest_configure(config):
-    niclab.host.rootless.reenter_pytest(config)
+    niclab.host.userns.enter_pytest(config)
 """)
     (work / "test_it.py").write_text("""
 import os
@@ -133,13 +130,13 @@ def test_it(request):
 
 
 def test_root_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rootless, "is_able", lambda: True)
-    rootless.reenter_unprivileged(["python", "-c", "never run"])
+    monkeypatch.setattr(userns, "is_able", lambda: True)
+    userns.enter(["python", "-c", "never run"])
 
 
 def test_a_kernel_that_forbids_it_is_named_in_one_line(user: User) -> None:
     """In a user namespace of its own the sysctl can be set without touching the host's."""
-    code = "from niclab.host.rootless import *\ntry: reenter_unprivileged()\nexcept LabError as error: print(error)"
+    code = "from niclab.host.userns import *\ntry: enter()\nexcept LabError as error: print(error)"
     inner = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "env", *user.command("-c", code)[len(BECOME) :]]
     script = 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"'
     command = [*BECOME, "unshare", "--user", "--map-root-user", "--", "sh", "-c", script, "sh", *inner]
@@ -161,40 +158,37 @@ def test_the_refusing_sysctl_is_found(tmp_path: Path, name: str, value: str) -> 
     switch = tmp_path.joinpath(*name.split("."))
     switch.parent.mkdir()
     switch.write_text(f"{value}\n")
-    error = rootless.explain_refusal("Operation not permitted", sysctls=tmp_path)
+    error = userns.explain_refusal("Operation not permitted", sysctls=tmp_path)
     assert f"{name} is {value}" in error.what
     assert f"sysctl -w {name}=" in error.fix
 
 
 def test_a_refusal_without_a_sysctl_tells_what_unshare_said(tmp_path: Path) -> None:
-    error = rootless.explain_refusal("unshare: unshare failed: Operation not permitted", sysctls=tmp_path)
+    error = userns.explain_refusal("unshare: unshare failed: Operation not permitted", sysctls=tmp_path)
     assert "unshare failed" in error.why
     assert "--privileged" in error.fix
 
 
-ENTER = "enter_room(persistent=True)\nsubprocess.run(sys.argv[1:], check=True)"
+ENTER = "enter(persistent=True)\nsubprocess.run(sys.argv[1:], check=True)"
 
 
 @pytest.fixture
-def clean_room(user: User) -> Iterator[User]:
-    user.code("end_holder()")
-    try:
-        yield user
-    finally:
-        user.code("end_holder()")
-        shutil.rmtree(f"/tmp/niclab-{NOBODY}", ignore_errors=True)
+def clean_user(user: User) -> Iterator[User]:
+    user.clean()
+    yield user
+    user.clean()
 
 
-def test_a_persistent_room_is_found_again(clean_room: User) -> None:
-    user = clean_room
+def test_a_persistent_user_namespace_is_found_again(clean_user: User) -> None:
+    user = clean_user
     user.code(ENTER, "ip", "netns", "add", "node1").check_returncode()
     assert user.code(ENTER, "ip", "netns", "list").stdout == "node1\n"
     assert user.code(ENTER, "pwd").stdout.strip() == str(user.home / "work")
     assert user.code("print(find_holder() is not None)").stdout == "True\n"
 
 
-def test_ending_a_room_ends_what_runs_in_it(clean_room: User) -> None:
-    user = clean_room
+def test_ending_a_user_namespace_ends_what_runs_in_it(clean_user: User) -> None:
+    user = clean_user
     left = ["sh", "-c", "setsid sleep 1000 >/dev/null 2>&1 & readlink /proc/self/ns/net"]
     namespace = user.code(ENTER, *left).stdout.strip()
     assert namespace in _namespaces()
@@ -202,38 +196,38 @@ def test_ending_a_room_ends_what_runs_in_it(clean_room: User) -> None:
     assert namespace not in _namespaces()
 
 
-def test_a_room_can_be_ended_from_inside(clean_room: User) -> None:
-    user = clean_room
-    assert user.code("enter_room(persistent=True); print(end_holder())").stdout == "True\n"
+def test_a_user_namespace_can_be_ended_from_inside(clean_user: User) -> None:
+    user = clean_user
+    assert user.code("enter(persistent=True); print(end_holder())").stdout == "True\n"
     assert user.code("print(find_holder())").stdout == "None\n"
 
 
-def test_two_commands_at_once_share_one_room(clean_room: User) -> None:
-    code = "from niclab.host.room import *; print(holder().pid)"
-    both = [subprocess.Popen(clean_room.command("-c", code), stdout=subprocess.PIPE, text=True) for _ in range(4)]
+def test_two_commands_at_once_share_one_user_namespace(clean_user: User) -> None:
+    code = "from niclab.host.userns import *; print(holder().pid)"
+    both = [subprocess.Popen(clean_user.command("-c", code), stdout=subprocess.PIPE, text=True) for _ in range(4)]
     assert len({process.communicate(timeout=30)[0] for process in both}) == 1
 
 
-def test_a_pid_used_again_is_not_taken_for_the_holder(clean_room: User) -> None:
-    record = clean_room.code("print(find_holder()); print(holder().pid)").stdout.split()
+def test_a_pid_used_again_is_not_taken_for_the_holder(clean_user: User) -> None:
+    record = clean_user.code("print(find_holder()); print(holder().pid)").stdout.split()
     assert record[0] == "None"
     file = Path(f"/tmp/niclab-{NOBODY}/holder.json")
     genuine = file.read_text()
     file.write_text(genuine.replace('"started": ', '"started": 1'))
-    assert clean_room.code("print(find_holder())").stdout == "None\n"
+    assert clean_user.code("print(find_holder())").stdout == "None\n"
     file.write_text(genuine)
 
 
-def test_a_record_somebody_else_could_have_written_is_refused(clean_room: User) -> None:
+def test_a_record_somebody_else_could_have_written_is_refused(clean_user: User) -> None:
     directory = Path(f"/tmp/niclab-{NOBODY}")
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(mode=0o755)  # root's, not the user's
-    done = clean_room.code("find_holder()")
+    done = clean_user.code("find_holder()")
     assert f"{directory} is not a directory of yours alone" in done.stderr
 
 
-def test_a_mark_that_is_not_a_room_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(rootless.MARK, "transient")
-    monkeypatch.setattr(rootless, "is_able", lambda: False)
-    with pytest.raises(LabError, match="in a room"):
-        room.enter_room(["python"], persistent=True)
+def test_a_mark_of_no_user_namespace_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(userns.MARK, "transient")
+    monkeypatch.setattr(userns, "is_able", lambda: False)
+    with pytest.raises(LabError, match="in a user namespace"):
+        userns.enter(["python"], persistent=True)

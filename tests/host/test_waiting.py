@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import pytest
-from niclab.host.waiting import wait_until
+from niclab.host.waiting import try_until, wait_until
 
 T = TypeVar("T")
 
@@ -59,6 +59,17 @@ def test_a_named_exception_is_not_yet_and_raised_after_the_deadline() -> None:
 
     with pytest.raises(FileNotFoundError, match="never"):
         wait_until(never, 0.01, every=0.001, retry=FileNotFoundError)
+
+
+def test_an_act_is_tried_until_it_raises_nothing() -> None:
+    raised = [FileNotFoundError("no"), FileNotFoundError("no")]
+
+    def act() -> None:
+        if raised:
+            raise raised.pop()
+
+    try_until(act, 5, retry=FileNotFoundError, every=0.001)
+    assert not raised
 
 
 def test_any_other_exception_is_raised_at_once() -> None:

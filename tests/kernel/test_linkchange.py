@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 from niclab.check import loads
+from niclab.host.ledgers import Ledger
 from niclab.host.netns import NetnsSubstrate
-from niclab.host.ownership import Ledger
 from niclab.kernel import edit
 from niclab.kernel.difference import difference
 from niclab.kernel.fib import Fib

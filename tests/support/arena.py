@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 
 import pytest
 import tenacity
-from niclab.host import namespace
+from niclab.host import syscalls
 from niclab.host.process import environment, run
-from niclab.host.rootless import is_able
+from niclab.host.userns import is_able
 
 able = pytest.mark.skipif(not is_able(), reason="needs root: makes network and mount namespaces")
 
@@ -65,7 +65,7 @@ def forked(work: Callable[[], object]) -> tuple[bool, Any]:
 
 def _in_arena(work: Callable[[], T]) -> T:
     libc = ctypes.CDLL(None, use_errno=True)
-    namespace.unshare_network()
+    syscalls.unshare_network()
     if libc.unshare(_NEWNS) or libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None):
         raise OSError(ctypes.get_errno(), "cannot have a mount namespace")
     # Copies of mounts of others would keep their namespaces alive, and go when those others end.
@@ -73,8 +73,8 @@ def _in_arena(work: Callable[[], T]) -> T:
         point = line.split()[4]
         if point.startswith(("/run/netns/", "/tmp/")):
             with contextlib.suppress(OSError):
-                namespace.unmount(point)
-    namespace.mount("tmpfs", "/run")
+                syscalls.unmount(point)
+    syscalls.mount("tmpfs", "/run", "tmpfs")
     Path("/run/tmp").mkdir()
     tempfile.tempdir = "/run/tmp"
     os.environ["TMPDIR"] = "/run/tmp"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from niclab.agents import bundle
-from niclab.host.rootless import in_room, is_able
+from niclab.host.userns import is_able, is_inside
 
 REASON = "needs root and a bundle of Cilium: set NICLAB_CILIUM to directories with bin/ and bpf/"
 _NAMED = os.environ.get("NICLAB_TEST_CILIUM", "")
@@ -15,7 +15,7 @@ _NAMED = os.environ.get("NICLAB_TEST_CILIUM", "")
 
 def by_minor() -> dict[str, bundle.CiliumBundle]:
     """Minor version → a bundle of it; none without root, in a user namespace, or without bundles."""
-    if not _NAMED or not is_able() or in_room():
+    if not _NAMED or not is_able() or is_inside():
         return {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NICLAB_CILIUM", _NAMED)

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 from niclab.agents import controlplane, kube
 from niclab.agents.controlplane import ControlPlane
-from niclab.host import ownership
+from niclab.host import ledgers
+from niclab.host.ledgers import Ledger
 from niclab.host.netns import NetnsSubstrate
-from niclab.host.ownership import Ledger
 from niclab.host.process import environment
 from niclab.net.operation import AddNamespace
 
@@ -88,7 +88,7 @@ from niclab.agents import controlplane
 from niclab.agents.controlplane import prepared
 from niclab.net.operation import AddNamespace
 from niclab.host.netns import NetnsSubstrate
-from niclab.host.ownership import Ledger
+from niclab.host.ledgers import Ledger
 kind, home, server, operator = sys.argv[1:]
 ledger = Ledger.open_new()
 print(ledger.path, flush=True)
@@ -113,6 +113,6 @@ def doomed(kind: str, home: Path, server: object = "-", operator: object = "-") 
     path = Path(done.stdout.strip())
     entries = [json.loads(line) for line in (path / "ledger").read_text().splitlines() if line]
     found = {one["name"]: one["pid"] for one in entries if one["act"] == "started process"}
-    assert path.name in ownership.sweep().labs
+    assert path.name in ledgers.sweep().labs
     assert not path.exists()
     return found

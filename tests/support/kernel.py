@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import pytest
 from niclab.errors import LabError
+from niclab.host.ledgers import Ledger
 from niclab.host.netns import NetnsSubstrate
-from niclab.host.ownership import Ledger
 from niclab.net.operation import AddAddress, AddCable, AddNamespace, AddRoute, AddRule, SetLink
 from niclab.net.route import Address, Route, Rule
 from niclab.topology import Host

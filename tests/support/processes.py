@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from niclab.host.adopted import is_alive, start_time
+from niclab.host.process import is_alive, start_time
 
 
 def runs(pid: int) -> bool:

@@ -47,7 +47,12 @@ class User:
         )
 
     def code(self, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.run("-c", "from niclab.host.rootless import *; from niclab.host.room import *\n" + code, *arguments)
+        return self.run("-c", "from niclab.host.userns import *\n" + code, *arguments)
+
+    def clean(self) -> None:
+        """End the user namespace that outlives a command."""
+        self.code("end_holder()")
+        shutil.rmtree(f"/tmp/niclab-{NOBODY}", ignore_errors=True)
 
 
 PYTEST = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")

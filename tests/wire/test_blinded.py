@@ -10,6 +10,7 @@ import pytest
 from niclab import Lab
 from niclab.cli import FAIL, main
 from niclab.flow.verdict import FlowResult, Unmeasured
+from niclab.host import syscalls
 from niclab.host.process import run
 from niclab.kernel.plan import FABRIC, Cable
 from niclab.wire import measure, tap
@@ -35,7 +36,7 @@ def standing() -> Iterator[Lab]:
 
 
 def reject_all(lab: Lab) -> None:
-    tap.attach_filter(lab.taps.fabric.socket, REJECT_ALL)
+    syscalls.attach_filter(lab.taps.fabric.socket, REJECT_ALL)
 
 
 def close(lab: Lab) -> None:
@@ -62,7 +63,7 @@ def remove_port(lab: Lab) -> None:
 
 def reject_at_pod(lab: Lab) -> None:
     (found,) = [one for one in lab.taps if one is not lab.taps.fabric]
-    tap.attach_filter(found.socket, REJECT_ALL)
+    syscalls.attach_filter(found.socket, REJECT_ALL)
 
 
 BLINDINGS: dict[Callable[[Lab], None], str] = {
@@ -190,7 +191,7 @@ def test_a_scenario_in_a_blinded_lab_fails(pytester: pytest.Pytester) -> None:
         @pytest.fixture(params=[True, False], ids=["blind", "seeing"])
         def flow(lab, request):
             if request.param:
-                tap.attach_filter(lab.taps.fabric.socket, [(0x06, 0, 0, 0)])
+                syscalls.attach_filter(lab.taps.fabric.socket, [(0x06, 0, 0, 0)])
             return lab.send("pod1", "ext1")
 
         def test_negative(flow):

@@ -18,20 +18,19 @@ import tenacity
 from niclab.agents import api, objects, toolchain
 from niclab.agents.bundle import CiliumBundle
 from niclab.agents.last_words import last_words
-from niclab.agents.launch import READY, Room
+from niclab.agents.launch import READY, Sandbox
 from niclab.errors import LabError
-from niclab.host import belongings
-from niclab.host.adopted import UNKNOWN
-from niclab.host.belongings import Daemon
-from niclab.host.ownership import Ledger
-from niclab.host.process import environment
+from niclab.host import daemons
+from niclab.host.daemons import Daemon
+from niclab.host.ledgers import Ledger
+from niclab.host.process import UNKNOWN, environment
 
-ROOM_LOG = "room.log"
+SANDBOX_LOG = "sandbox.log"
 READY_DEADLINE = 90.0
 """Seconds for an agent to answer `Ok`; compiling its programs takes a few. An agent of 1.20 with address pools that
 loses a race for its CiliumNode looks again only after a minute (pkg/ipam/multipool_manager.go refreshPoolInterval)."""
 DBG_TIMEOUT = 20.0
-ROOM_DEADLINE = 10.0
+SANDBOX_DEADLINE = 10.0
 LINK_PATIENCE = 5.0
 CNI_TIMEOUT = 100.0
 """Seconds for a pod to be plugged. The plugin itself gives up after 90 (pkg/client), with words of its own."""
@@ -62,7 +61,7 @@ class Agent:
     node: str
     bundle: CiliumBundle
     holder: Daemon
-    """Holds the node's room open, over every restart of the agent."""
+    """Holds the node's sandbox open, over every restart of the agent."""
     directory: Path
     ledger: Ledger
     extra_environment: Mapping[str, str]
@@ -73,12 +72,12 @@ class Agent:
     _said: dict[str, Any] = field(default_factory=dict)
 
     def command(self, program: Sequence[str]) -> list[str]:
-        """The argument list that runs a program in the node's room; it can be pasted."""
-        return [*belongings.entrance(self.holder.pid), *program]
+        """The argument list that runs a program in the node's sandbox; it can be pasted."""
+        return [*daemons.entrance(self.holder.pid), *program]
 
     @property
     def bpffs(self) -> Path:
-        """The node's bpffs, as the host sees it: through the room's root."""
+        """The node's bpffs, as the host sees it: through the sandbox's root."""
         return Path(f"/proc/{self.holder.pid}/root/sys/fs/bpf")
 
     def wait_for_link(self, name: str) -> bool:
@@ -121,7 +120,7 @@ class Agent:
         for key, value in values.items():
             (config / key).write_text(value)
         program = [str(self.bundle.agent), f"--config-dir={config}"]
-        self.daemon = belongings.start(
+        self.daemon = daemons.start(
             self.ledger,
             process_name(self.node),
             self.command(program),
@@ -131,7 +130,7 @@ class Agent:
         )
 
     def stop(self) -> None:
-        """End the agent; the node's room stays. It takes over its own state when it starts again, however it ended."""
+        """End the agent; the node's sandbox stays. An agent takes over its own state when it starts again."""
         if self.daemon is not None:
             # With the compilers it has started: nobody waits for what they would still be at for seconds.
             with contextlib.suppress(ProcessLookupError):
@@ -140,12 +139,12 @@ class Agent:
             self.daemon = None
 
     def close(self) -> None:
-        """End the agent and its room."""
+        """End the agent and its sandbox."""
         self.stop()
         self.holder.stop()
 
-    def wait_for_room(self) -> None:
-        """Return when the room stands. Raises LabError with the step that failed."""
+    def wait_for_sandbox(self) -> None:
+        """Return when the sandbox stands. Raises LabError with the step that failed."""
         ready = self.directory / "run" / READY
 
         def settled() -> bool:
@@ -154,12 +153,12 @@ class Agent:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_result(lambda done: not done),
             wait=tenacity.wait_fixed(0.01),
-            stop=tenacity.stop_after_delay(ROOM_DEADLINE),
+            stop=tenacity.stop_after_delay(SANDBOX_DEADLINE),
             retry_error_callback=lambda _: False,
         )
         retrying(settled)
         if not ready.exists():
-            raise LabError(f"the room of {self.node} does not stand", why=self.holder.tail(2) or "it said nothing")
+            raise LabError(f"the sandbox of {self.node} does not stand", why=self.holder.tail(2) or "it said nothing")
 
     def wait(self, deadline: float = READY_DEADLINE) -> None:
         """Return when the agent says Ok, or has exited and `exited` has its last words. Raises LabError for neither."""
@@ -244,8 +243,8 @@ class Agent:
     def run_cni(self, stdin: str, cni_environment: Mapping[str, str]) -> str:
         """The CNI plugin's result, run on the node. Raises LabError with the plugin's own words.
 
-        It sees the host's mounts, as a container runtime's plugins do: pods that came after the room are not in the
-        room's. So it is told where the agent's socket is.
+        It sees the host's mounts, as a container runtime's plugins do: pods that came after the sandbox are not in the
+        sandbox's. So it is told where the agent's socket is.
         """
         program = f"{self.bundle.root or ''}{self.bundle.cni}"
         node = ["nsenter", f"--target={self.holder.pid}", "--uts", "--net", "--"]
@@ -290,14 +289,14 @@ def prepare(
     extra_environment: Mapping[str, str],
     holds: Sequence[int] = (),
 ) -> Agent:
-    """A node's directories, cgroup and room; the agent is not started. Raises LabError.
+    """A node's directories, cgroup and sandbox; the agent is not started. Raises LabError.
 
-    `holds`: descriptors that stay open as long as the room (`niclab.agents.bundle.store.held`).
+    `holds`: descriptors that stay open as long as the sandbox (`niclab.agents.bundle.store.held`).
     """
     directory = directory_of(ledger, node)
     for name in ("run", "config", "artifacts"):
         (directory / name).mkdir(parents=True, exist_ok=True)
-    belongings.make_cgroup(ledger, cgroup)
+    ledger.make_cgroup(cgroup)
     kept = objects.directory()
     toolchain.provide(directory / "bin", bundle, kept)
     if bundle.kind == "directory":
@@ -308,7 +307,7 @@ def prepare(
             ignore=shutil.ignore_patterns("tests", "complexity-tests", "Documentation"),
             dirs_exist_ok=True,
         )
-    room = Room(
+    sandbox = Sandbox(
         netns=str(netns),
         hostname=node,
         run=str(directory / "run"),
@@ -317,7 +316,7 @@ def prepare(
         root=str(bundle.root) if bundle.root else "",
         layer=str(directory / "layer") if bundle.root else "",
     )
-    holder = belongings.start(
-        ledger, f"{belongings.ROOM}{node}", room.command(), log=directory / ROOM_LOG, pass_fds=holds
+    holder = daemons.start(
+        ledger, f"{daemons.SANDBOX}{node}", sandbox.command(), log=directory / SANDBOX_LOG, pass_fds=holds
     )
     return Agent(node, bundle, holder, directory, ledger, environment_of(directory, extra_environment))

@@ -1,4 +1,4 @@
-"""Taking over the real agents of a lab that was kept: their rooms, themselves, and what the lab knew of them."""
+"""Taking over the real agents of a lab that was kept: their sandboxes, themselves, and what the lab knew of them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from niclab.agents.controlplane import ControlPlane, Kind
 from niclab.agents.deploy import CiliumDatapath
 from niclab.agents.last_words import last_words
 from niclab.errors import LabError
-from niclab.host import belongings
-from niclab.host.ownership import Ledger
+from niclab.host import daemons
+from niclab.host.ledgers import Ledger
 from niclab.host.substrate import Substrate
 from niclab.net.route import Address, Family
 from niclab.topology import Topology
@@ -63,7 +63,7 @@ class Kept:
 
 
 def attach(topology: Topology, *, substrate: Substrate, ledger: Ledger, kept: Kept) -> CiliumDatapath:
-    """The datapath of a kept lab. Raises LabError when a node's room has ended since."""
+    """The datapath of a kept lab. Raises LabError when a node's sandbox has ended since."""
     control_plane = controlplane.attach(kept.control_plane, substrate=substrate, ledger=ledger)
     found = {name: _agent(name, ledger, kept, control_plane) for name in topology.nodes}
     pods = dict(kept.pods)
@@ -74,11 +74,11 @@ def attach(topology: Topology, *, substrate: Substrate, ledger: Ledger, kept: Ke
 
 def _agent(node: str, ledger: Ledger, kept: Kept, control_plane: ControlPlane) -> Agent:
     directory = agents.directory_of(ledger, node)
-    holder = belongings.adopt(ledger, f"{belongings.ROOM}{node}", log=directory / agents.ROOM_LOG)
+    holder = daemons.adopt(ledger, f"{daemons.SANDBOX}{node}", log=directory / agents.SANDBOX_LOG)
     if holder is None:
         raise LabError(
             f"lab {ledger.id} cannot be taken over",
-            why=f"the room of {node} has ended: somebody killed its process, or the machine was restarted",
+            why=f"the sandbox of {node} has ended: somebody killed its process, or the machine was restarted",
             fix=f"niclab down {ledger.id}",
         )
     starts = len(list(directory.glob("agent-*.log")))
@@ -93,7 +93,7 @@ def _agent(node: str, ledger: Ledger, kept: Kept, control_plane: ControlPlane) -
         starts=starts,
     )
     if one.exited is None:
-        one.daemon = belongings.adopt(ledger, agents.process_name(node), log=one.log)
+        one.daemon = daemons.adopt(ledger, agents.process_name(node), log=one.log)
         if one.daemon is None:
             one.exited = f"died: {last_words(one.log.read_text(errors='replace')) or 'it reported nothing'}"
     return one

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from niclab.errors import LabError
-from niclab.host import belongings
-from niclab.host.ownership import Ledger
+from niclab.host.ledgers import Ledger
 
 
 def hierarchy(mounts: str | None = None) -> Path:
@@ -25,4 +24,4 @@ def hierarchy(mounts: str | None = None) -> Path:
 
 def lab_cgroup(ledger: Ledger) -> Path:
     """The lab's cgroup, made; its nodes' cgroups are below it."""
-    return belongings.make_cgroup(ledger, hierarchy() / f"niclab-{ledger.id}")
+    return ledger.make_cgroup(hierarchy() / f"niclab-{ledger.id}")

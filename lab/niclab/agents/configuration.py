@@ -10,7 +10,7 @@ from niclab.cilium.bgp import SWITCH
 from niclab.cilium.decisions import Decisions
 
 LIBRARY = "/run/cilium/lib"
-"""The parent of a node's eBPF sources, in its room: the same name in every lab, for it gets into what is compiled."""
+"""The parent of a node's eBPF sources, in its sandbox: the same in every lab, for it gets into what is compiled."""
 IMAGE_LIBRARY = "/var/lib/cilium"
 EGRESS_GATEWAY_KEYS = ("enable-egress-gateway", "enable-ipv4-egress-gateway")
 """Two names for one thing: 1.18 releases and later, and before."""

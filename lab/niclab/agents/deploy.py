@@ -36,7 +36,7 @@ from niclab.cilium.bgp import SWITCH
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.reported import NodeReport
 from niclab.errors import LabError
-from niclab.host.ownership import Ledger
+from niclab.host.ledgers import Ledger
 from niclab.host.substrate import Substrate
 from niclab.kernel.plan import BASE_SYSCTLS
 from niclab.net.operation import AddNamespace
@@ -305,7 +305,7 @@ def deploy(
 ) -> CiliumDatapath:
     """Start Cilium on a topology that stands. Raises LabError; what was started is ended by the ledger then.
 
-    `holds`: descriptors that stay open as long as the nodes' rooms, whoever lets go of the lab.
+    `holds`: descriptors that stay open as long as the nodes' sandboxes, whoever lets go of the lab.
     """
     topology = decisions.topology
     values = decisions.settings.values
@@ -349,10 +349,10 @@ def deploy(
             )
             seed.sow(agents[name].state, decisions, name, substrate[name].indices)
         for agent in agents.values():
-            agent.wait_for_room()
+            agent.wait_for_sandbox()
         if topology.bgp is not None and SWITCH in configuration.features_of(decisions):
             control_plane.apply(bgp.objects(topology, families))
-        steps.done("rooms")
+        steps.done("sandboxes")
         datapath = CiliumDatapath(topology, substrate, ledger, bundle, control_plane, agents, families)
         datapath.start(decisions)
     except BaseException:

@@ -95,7 +95,7 @@ def identity(compiler: Path) -> str:
 
 
 def wrapper(compiler: Path, named: str, objects: Path) -> str:
-    """The program that stands before a compiler; `compiler` and `objects` are paths of the agent's room."""
+    """The program that stands before a compiler; `compiler` and `objects` are paths of the agent's sandbox."""
     settings = {"real": str(compiler), "identity": named, "objects": str(objects)}
     assignments = " ".join(f"{name}={shlex.quote(value)}" for name, value in settings.items())
     return f"#!/bin/sh\n{assignments}\n{Path(__file__).with_name(_SCRIPT).read_text()}"

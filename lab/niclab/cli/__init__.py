@@ -33,11 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(options: argparse.Namespace) -> int:
-    if options.room is not None:
-        from niclab.host.room import enter_room
+    if options.userns is not None:
+        from niclab.host.userns import enter
 
         # Only now: an unusable argument must be told before anything is started.
-        enter_room(persistent=options.room == "persistent")
+        enter(persistent=options.userns == "persistent")
     run: Callable[[argparse.Namespace], int] = options.load()
     return run(options)
 

@@ -46,10 +46,10 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add(
-    commands: Commands, name: str, help_: str, load: Callable[[], Run], *, room: str | None = None
+    commands: Commands, name: str, help_: str, load: Callable[[], Run], *, userns: str | None = None
 ) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=help_, description=help_)
-    command.set_defaults(load=load, room=room)
+    command.set_defaults(load=load, userns=userns)
     return command
 
 
@@ -222,7 +222,7 @@ def _trace(commands: Commands) -> None:
 
         return trace.run
 
-    command = _add(commands, "trace", "build a lab, send flows, say which NIC carried what", load, room="transient")
+    command = _add(commands, "trace", "build a lab, send flows, say which NIC carried what", load, userns="transient")
     _lab_options(command)
     _flow_options(command)
     command.add_argument("--count", type=_count, default=5, help="probes per flow (default: 5)")
@@ -252,7 +252,7 @@ def _up(commands: Commands) -> None:
 
         return labs.up
 
-    command = _add(commands, "up", "build a lab and let it stand", load, room="persistent")
+    command = _add(commands, "up", "build a lab and let it stand", load, userns="persistent")
     _lab_options(command)
     command.add_argument(
         "--id", type=_lab_id, help="the lab's name (default: a random one); namespaces are called ID-NODE"
@@ -324,16 +324,16 @@ def _labs(commands: Commands) -> None:
 
         return load
 
-    down = _add(commands, "down", "take a lab down", loader("down"), room="persistent")
+    down = _add(commands, "down", "take a lab down", loader("down"), userns="persistent")
     down.add_argument("id", nargs="?", help="which one (default: the only one)")
-    listing = _add(commands, "ls", "the labs of this machine", loader("ls"), room="persistent")
+    listing = _add(commands, "ls", "the labs of this machine", loader("ls"), userns="persistent")
     _output(listing)
     inspect = _add(
         commands,
         "inspect",
         "what a node's agent said, its links, routes and rules",
         loader("inspect"),
-        room="persistent",
+        userns="persistent",
     )
     inspect.add_argument("host", nargs="?", help="a node, external, router or pod (default: an overview)")
     inspect.add_argument("--id", help="which lab (default: the only one)")
@@ -342,12 +342,14 @@ def _labs(commands: Commands) -> None:
         "exec",
         "run a command in a host's view: niclab exec node1 -- ip route",
         loader("execute"),
-        room="persistent",
+        userns="persistent",
     )
     execute.add_argument("host")
     execute.add_argument("--id", help="which lab (default: the only one)")
     execute.add_argument("command", nargs=argparse.REMAINDER, help="the command, after --")
-    sweep = _add(commands, "sweep", "clean up after labs whose process was killed", loader("sweep"), room="persistent")
+    sweep = _add(
+        commands, "sweep", "clean up after labs whose process was killed", loader("sweep"), userns="persistent"
+    )
     sweep.add_argument("--all", action="store_true", help="also labs that were kept on purpose")
 
 

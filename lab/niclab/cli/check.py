@@ -8,7 +8,7 @@ import sys
 
 from niclab.host.features import Feature, packages, probe, required_missing
 from niclab.host.features.feature import PURPOSES
-from niclab.host.rootless import is_able
+from niclab.host.userns import is_able
 
 ABLE, NOT_ABLE = 0, 2
 

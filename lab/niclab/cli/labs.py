@@ -12,10 +12,10 @@ from typing import Any
 
 from niclab import request
 from niclab.cilium.reported import NodeReport
-from niclab.cli import PASS
+from niclab.cli import COULD_NOT_RUN, PASS
 from niclab.errors import LabError
-from niclab.host import belongings, namespace, ownership, process, room
-from niclab.host.ownership import NAMED, Owned
+from niclab.host import daemons, ledgers, namespace, process, syscalls, userns
+from niclab.host.ledgers import Owned
 from niclab.kernel.plan import FABRIC
 from niclab.report import text
 from niclab.settings import stored
@@ -24,7 +24,7 @@ from niclab.settings import stored
 def up(options: argparse.Namespace) -> int:
     topology = request.topology(options)
     settings, warnings = request.settings(options, topology)
-    swept = ownership.sweep()
+    swept = ledgers.sweep()
     if swept.labs:
         print(f"swept after killed labs: {', '.join(swept.labs)}", file=sys.stderr)
     with request.deploy(options, topology, settings, options.id) as lab:
@@ -43,12 +43,12 @@ def up(options: argparse.Namespace) -> int:
 
 
 def _entrance() -> str:
-    """What to put before `ip netns exec` when the labs stand in a room of this user's."""
-    return "".join(f"{shlex.quote(word)} " for word in room.entrance())
+    """What to put before `ip netns exec` when the labs stand in a user namespace of this user's."""
+    return "".join(f"{shlex.quote(word)} " for word in userns.entrance())
 
 
 def _chosen(lab_id: str | None) -> Owned:
-    labs = ownership.labs()
+    labs = ledgers.labs()
     if lab_id is not None:
         found = [lab for lab in labs if lab.id == lab_id]
         if not found:
@@ -66,14 +66,14 @@ def _chosen(lab_id: str | None) -> Owned:
 
 def down(options: argparse.Namespace) -> int:
     chosen = _chosen(options.id)
-    ownership.remove(chosen.id)
+    ledgers.remove(chosen.id)
     print(f"{chosen.id} is down")
-    room.end_if_empty()
+    userns.end_if_unused(ledgers.labs)
     return PASS
 
 
 def ls(options: argparse.Namespace) -> int:
-    labs = ownership.labs()
+    labs = ledgers.labs()
     if options.output == "json":
         rows = [{"id": lab.id, "alive": lab.alive, "kept": lab.kept, **_summary(lab)} for lab in labs]
         print(json.dumps(rows, indent=2))
@@ -81,7 +81,7 @@ def ls(options: argparse.Namespace) -> int:
         state = "in use" if lab.alive else "up" if lab.kept else "killed (niclab sweep)"
         summary = _summary(lab)
         print(f"{lab.id}  {state}  {summary.get('topology', '?')}  Cilium {summary.get('cilium_version', '?')}")
-    room.end_if_empty()
+    userns.end_if_unused(ledgers.labs)
     return PASS
 
 
@@ -138,8 +138,8 @@ def inspect(options: argparse.Namespace) -> int:
 
 def _view(lab: Owned, host: str) -> list[str]:
     """What to put before a command that is to see a node as its real agent does; empty for anything else."""
-    pid = lab.rooms().get(host)
-    return belongings.entrance(pid) if pid is not None else []
+    holder = lab.processes().get(f"{daemons.SANDBOX}{host}")
+    return daemons.entrance(holder.pid) if holder is not None else []
 
 
 def _said(stored: dict[str, Any]) -> NodeReport:
@@ -157,13 +157,13 @@ def execute(options: argparse.Namespace) -> int:
         fix = f"niclab exec [--id LAB] {options.host} -- ip route"
         raise LabError(f"{command[0]} is no command", why="options come before the host", fix=fix)
     chosen = _chosen(options.id)
-    path = NAMED / _namespace(chosen, options.host)
+    name = _namespace(chosen, options.host)
     environment = process.environment()
     if view := _view(chosen, options.host):
         environment["PATH"] = f"{Path(chosen.about.get('dbg', '')).parent}:{environment['PATH']}"
         command = [*view, *command]
     else:
-        namespace.set_network(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        _enter(chosen, name)
     try:
         os.execvpe(command[0], command, environment)
     except FileNotFoundError:
@@ -172,12 +172,24 @@ def execute(options: argparse.Namespace) -> int:
         raise LabError(f"cannot run {command[0]!r}", why=error.strerror or str(error)) from None
 
 
+def _enter(lab: Owned, name: str) -> None:
+    """Move this process to a lab's network namespace. Raises LabError when it is not there any more."""
+    try:
+        syscalls.set_network(os.open(namespace.NAMED / name, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        raise LabError(
+            f"cannot enter the namespace {name} of lab {lab.id}",
+            why=error.strerror or str(error),
+            fix=f"niclab down {lab.id}, and build it again",
+        ) from None
+
+
 def sweep(options: argparse.Namespace) -> int:
-    swept = ownership.sweep(kept=options.all)
-    print(f"swept: {', '.join(swept.labs) or 'nothing to sweep'}")
+    swept = ledgers.sweep(kept=options.all)
+    print(f"swept: {', '.join(swept.labs) or ('nothing' if swept.stuck else 'nothing to sweep')}")
     for name in swept.foreign:
         print(f"left alone: {name} is not what the lab made", file=sys.stderr)
     for what in swept.stuck:
         print(f"could not be removed: {what}", file=sys.stderr)
-    room.end_if_empty()
-    return PASS
+    userns.end_if_unused(ledgers.labs)
+    return COULD_NOT_RUN if swept.stuck else PASS

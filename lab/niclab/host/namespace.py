@@ -1,66 +1,114 @@
-"""Entering network namespaces: by file descriptor, for one thread, and back again."""
+"""Named network namespaces, as ip-netns(8) has them: a file in /run/netns on which the namespace is mounted.
+
+[iproute2] `ip netns add` makes /run/netns a shared mount of itself first, unless it is one, and takes along what is
+mounted below it: names that were made before are mounted twice from then on, and cannot be unlinked. So the lab makes
+the same shared mount before its first name. Names that somebody made without it stay as they are.
+"""
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
+import errno
+import fcntl
 import os
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import Path
 
-CLONE_NEWNET = 0x40000000
-_MS_BIND = 4096
-_MNT_DETACH = 2
+from niclab.host import syscalls
+from niclab.host.waiting import try_until
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-def _check(result: int, what: str) -> None:
-    if result != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
+NAMED = Path("/run/netns")
+_PATIENCE = 5.0
+_MADE, _MOUNTED = "made-netns-directory", "mounted-netns-directory"
 
 
-def unshare_network() -> None:
-    """Give the calling thread a new network namespace (unshare(2)). Raises OSError."""
-    _check(_libc.unshare(CLONE_NEWNET), "unshare(CLONE_NEWNET)")
+def prepare(notes: Path) -> None:
+    """Make NAMED a directory and a mount that names can be made in; what was done is noted in `notes` before."""
+    if not NAMED.exists():
+        (notes / _MADE).touch()
+        with contextlib.suppress(FileExistsError):
+            NAMED.mkdir(mode=0o755)
+    with _locked():
+        if not _mounts():
+            (notes / _MOUNTED).touch()
+            syscalls.bind(str(NAMED), str(NAMED), recursive=True)
+            syscalls.mount("none", str(NAMED), flags=syscalls.MS_SHARED)
 
 
-def set_network(fd: int) -> None:
-    """Move the calling thread to the network namespace behind `fd` (setns(2)). Raises OSError."""
-    _check(_libc.setns(fd, CLONE_NEWNET), "setns")
+def leave(notes: Path) -> None:
+    """Undo `prepare`, unless somebody else's names are there by now."""
+    made, mounted = (notes / _MADE).exists(), (notes / _MOUNTED).exists()
+    if not (made or mounted) or not NAMED.is_dir():
+        return
+    with _locked():
+        if any(NAMED.iterdir()):
+            return
+        if mounted and any(one.point == str(NAMED) for one in _mounts()):
+            syscalls.unmount(str(NAMED))
+        if made:
+            with contextlib.suppress(OSError):
+                NAMED.rmdir()
 
 
-def bind_current_network(path: str) -> None:
-    """Give the calling thread's network namespace a name: a bind mount on `path`, as ip-netns(8) does."""
-    _check(_libc.mount(b"/proc/thread-self/ns/net", os.fsencode(path), None, _MS_BIND, None), f"mount on {path}")
-
-
-def mount(kind: str, path: str) -> None:
-    """Mount a new file system of `kind` (bpf, tmpfs …) on `path`. Raises OSError."""
-    _check(_libc.mount(kind.encode(), os.fsencode(path), kind.encode(), 0, None), f"mount {kind} on {path}")
-
-
-def unmount(path: str) -> None:
-    """Detach what is mounted on `path`. Raises OSError."""
-    _check(_libc.umount2(os.fsencode(path), _MNT_DETACH), f"umount {path}")
-
-
-@contextmanager
-def home_restored() -> Iterator[None]:
-    """Whatever the block does to the thread's network namespace, the thread comes back to where it was."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+@contextlib.contextmanager
+def _locked() -> Iterator[None]:
+    """Alone among those that mount here: iproute2 takes the same lock. Raises BlockingIOError."""
+    handle = os.open(NAMED, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
+        try_until(lambda: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB), _PATIENCE, retry=BlockingIOError)
         yield
     finally:
-        try:
-            set_network(home)
-        finally:
-            os.close(home)
+        os.close(handle)
 
 
-@contextmanager
-def entered(fd: int) -> Iterator[None]:
-    """Run the block with the calling thread in the network namespace behind `fd`."""
-    with home_restored():
-        set_network(fd)
-        yield
+def _mounts() -> list[syscalls.Mount]:
+    """What is mounted on NAMED or below it."""
+    return [one for one in syscalls.mounts() if one.point == str(NAMED) or one.point.startswith(f"{NAMED}/")]
+
+
+def bind_current(path: Path) -> None:
+    """Give the calling thread's network namespace the name of the file at `path`. Raises OSError."""
+    syscalls.bind("/proc/thread-self/ns/net", str(path))
+
+
+def is_mounted(path: Path) -> bool:
+    """Whether a file in NAMED is a namespace, and not a file that waits for one."""
+    return path.stat().st_dev != path.parent.stat().st_dev
+
+
+def remove(name: str, inode: int | None) -> bool:
+    """Unmount and unlink a name. False when another namespace than `inode` stands under it. Raises OSError."""
+    path = NAMED / name
+    try:
+        current = path.stat().st_ino
+    except FileNotFoundError:
+        return True
+    if inode is not None and current != inode and is_mounted(path):
+        return False
+    try:
+        syscalls.unmount(str(path))
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # killed between the file and the mount: nothing is mounted
+            raise
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        _unlink_covered(path)
+    return True
+
+
+def _unlink_covered(path: Path) -> None:
+    """Unlink a name that is mounted once more below a mount that somebody made over NAMED since.
+
+    [kernel] What is unlinked where it is no mount point is unmounted wherever it is one (fs/namespace.c
+    __detach_mounts). So it is unlinked in a mount namespace from which all that covers it is removed; what others have
+    mounted stays as it is in ours.
+    """
+    steps: list[syscalls.Step] = [("own_mounts",), ("uncover", str(NAMED)), ("unlink", str(path))]
+    line = syscalls.command(steps, ["true"], purpose=f"unlink {path}")
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=30)
+    if done.returncode:
+        raise OSError(errno.EBUSY, done.stderr.strip() or os.strerror(errno.EBUSY))

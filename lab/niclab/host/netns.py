@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from niclab.errors import LabError
-from niclab.host import namespace, netlink, removal, stacked
-from niclab.host.ownership import NAMED, Ledger, named_directory
+from niclab.host import namespace, netlink, removal, stacked, syscalls
+from niclab.host.ledgers import Ledger
 from niclab.host.process import run
 from niclab.net.operation import (
     AddAddress,
@@ -61,7 +61,7 @@ class Namespace:
     @contextmanager
     def entered(self) -> Iterator[None]:
         """Run the block with the calling thread in this namespace."""
-        with namespace.entered(self.fd):
+        with syscalls.entered(self.fd):
             yield
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class NetnsSubstrate:
             substrate = cls(ledger)
             undo.callback(substrate.close)
             for role, name in names.items():
-                path = NAMED / name
+                path = namespace.NAMED / name
                 try:
                     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 except OSError as error:
@@ -92,7 +92,7 @@ class NetnsSubstrate:
                 if os.fstat(fd).st_ino != made.get(name):
                     os.close(fd)
                     raise _not_ours(ledger, name, "another one stands under its name")
-                with namespace.entered(fd):
+                with syscalls.entered(fd):
                     found = Namespace(role, name, path, fd, netlink.Channel())
                     found.indices.update({interface: index for index, interface in socket.if_nameindex()})
                 substrate._namespaces[role] = found
@@ -124,7 +124,7 @@ class NetnsSubstrate:
                 _send(current, waiting)
             waiting.clear()
 
-        with namespace.home_restored():
+        with syscalls.home_restored():
             for operation in operations:
                 if isinstance(operation, AddNamespace):
                     flush()
@@ -144,7 +144,7 @@ class NetnsSubstrate:
     def _add_namespace(self, operation: AddNamespace) -> Namespace:
         """Leaves the calling thread in the new namespace."""
         name = f"{self._ledger.id}-{operation.namespace}"
-        path = named_directory(self._ledger) / name
+        path = self._ledger.named_directory() / name
         try:
             fd = self._make(operation.namespace, name, path)
             try:
@@ -179,15 +179,15 @@ class NetnsSubstrate:
         except OSError:  # somebody made it just now
             self._ledger.write("not making namespace", role=role, name=name)
             raise
-        namespace.unshare_network()
-        namespace.bind_current_network(str(path))
+        syscalls.unshare_network()
+        namespace.bind_current(path)
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._ledger.write("made namespace", role=role, name=name, inode=os.fstat(fd).st_ino)
         return fd
 
     def _set(self, operation: SetSysctl | SetNftables | SetPacketRules, target: Namespace) -> None:
         """Leaves the calling thread in the namespace."""
-        namespace.set_network(target.fd)
+        syscalls.set_network(target.fd)
         if isinstance(operation, SetSysctl):
             _write_sysctls({operation.key: operation.value}, target.name)
         else:

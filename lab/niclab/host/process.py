@@ -1,22 +1,37 @@
-"""Running programs: argument lists only, output captured, a failure shown once as a line that can be pasted."""
+"""Processes: programs that are run and waited for, and processes that somebody else has started.
+
+Programs get argument lists only; a failure is shown once, as a line that can be pasted. Another's process is known by
+its pid and start time: its pid alone may be somebody else's by now.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import shlex
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from niclab.errors import LabError
 
 _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
+UNKNOWN = 1000
+"""The exit status of a process that another one has started: only its parent learns it."""
+GRACE = 5.0
+"""Seconds from SIGTERM to SIGKILL."""
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's environment with the system directories on PATH, which a user's shell may lack."""
-    found = dict(os.environ)
-    found["PATH"] = f"{found.get('PATH', '/usr/bin:/bin')}:{_SYSTEM_PATH}"
-    return found | dict(extra or {})
+    variables = dict(os.environ)
+    variables["PATH"] = f"{variables.get('PATH', '/usr/bin:/bin')}:{_SYSTEM_PATH}"
+    return variables | dict(extra or {})
 
 
 def run(
@@ -51,3 +66,95 @@ def run(
         reported = (done.stderr or done.stdout).strip()
         raise LabError(f"failed with status {done.returncode}: {line}", why=reported)
     return done.stdout
+
+
+class Process(Protocol):
+    """As `subprocess.Popen`."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """A process that another one has started."""
+
+    pid: int
+    started: int
+
+    def poll(self) -> int | None:
+        return None if is_alive(self.pid, self.started) else UNKNOWN
+
+    def terminate(self) -> None:
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises subprocess.TimeoutExpired."""
+        with self._handle() as handle:
+            # Readable when the process has ended.
+            if handle is not None and not select.select([handle], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+        return UNKNOWN
+
+    def _signal(self, number: signal.Signals) -> None:
+        with self._handle() as handle, contextlib.suppress(ProcessLookupError):
+            if handle is not None:
+                signal.pidfd_send_signal(handle, number)
+
+    @contextlib.contextmanager
+    def _handle(self) -> Iterator[int | None]:
+        """A pidfd; None when the process has ended, also when its number is another's by now."""
+        try:
+            handle = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            yield None
+            return
+        try:
+            yield handle if is_alive(self.pid, self.started) else None
+        finally:
+            os.close(handle)
+
+
+def status(pid: int) -> list[str] | None:
+    """The fields of /proc/PID/stat from the state on (proc(5)); None when there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    # The name before the state may hold blanks and parentheses of its own.
+    return text.rpartition(")")[2].split()
+
+
+def start_time(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None when it is not there."""
+    fields = status(pid)
+    return int(fields[19]) if fields is not None else None
+
+
+def is_alive(pid: int, started: int | None) -> bool:
+    """Whether it is still that process, and not a zombie."""
+    fields = status(pid)
+    return fields is not None and started == int(fields[19]) and fields[0] not in ("Z", "X")
+
+
+def end(gently: Iterable[Adopted], outright: Iterable[Adopted] = ()) -> list[Adopted]:
+    """End processes: those to be ended `gently` first, for they may need the others. Returns what still runs."""
+    running = list(gently)
+    for number, more in ((signal.SIGTERM, ()), (signal.SIGKILL, outright)):
+        running = [one for one in [*running, *more] if one.poll() is None]
+        for one in running:
+            one.terminate() if number == signal.SIGTERM else one.kill()
+        deadline = time.monotonic() + GRACE
+        for one in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                one.wait(max(0.0, deadline - time.monotonic()))
+            with contextlib.suppress(ChildProcessError):  # a child of ours would stay a zombie
+                os.waitpid(one.pid, os.WNOHANG)
+    return [one for one in running if one.poll() is None]

@@ -32,3 +32,13 @@ def wait_until(
         retry_error_callback=lambda state: state.outcome.result() if state.outcome else check(),
     )
     return retrying(check)
+
+
+def try_until(
+    act: Callable[[], T], deadline: float, *, retry: type[Exception] | tuple[type[Exception], ...], every: float = 0.01
+) -> T:
+    """Call `act` now and then every `every` seconds, until it raises no exception of a type in `retry`.
+
+    After `deadline` seconds the exception is raised.
+    """
+    return wait_until(act, deadline, done=lambda _: True, every=every, retry=retry)

@@ -32,7 +32,7 @@ RUN: pytest.StashKey[str] = pytest.StashKey()
 """What the processes of one run under pytest-xdist have in common."""
 _DATAPATH: pytest.StashKey[str] = pytest.StashKey()
 _NEEDS: pytest.StashKey[Needs] = pytest.StashKey()
-_LACKS_ROOM: pytest.StashKey[bool] = pytest.StashKey()
+_LACKS_USERNS: pytest.StashKey[bool] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -162,26 +162,25 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
     if config.option.collectonly or not any(map(_uses_lab, session.items)):
         return
-    from niclab.host.rootless import is_able
+    from niclab.host.userns import is_able
 
     if not is_able() and hasattr(config, "workerinput"):
-        config.stash[_LACKS_ROOM] = True
-        pytest.exit("niclab: the lab's tests need a room", returncode=pytest.ExitCode.USAGE_ERROR)
-    _enter_room(config)
+        config.stash[_LACKS_USERNS] = True
+        pytest.exit("niclab: the lab's tests need a user namespace", returncode=pytest.ExitCode.USAGE_ERROR)
+    _enter_userns(config)
     try:
         _session(config).check_options()
     except LabError as error:
         raise pytest.UsageError(str(error)) from None
 
 
-def _enter_room(config: pytest.Config) -> None:
-    """Run the same pytest again in a room, unless this is root; kept labs want one that outlives the run."""
-    from niclab.host.room import enter_room
-    from niclab.host.rootless import reenter_pytest
+def _enter_userns(config: pytest.Config) -> None:
+    """Run the same pytest again in a user namespace, unless this is root; kept labs want one that outlives the run."""
+    from niclab.host.userns import enter_pytest
 
     keep = bool(config.getoption("--keep"))
     try:
-        reenter_pytest(config, lambda: enter_room(persistent=keep))
+        enter_pytest(config, persistent=keep)
     except LabError as error:
         raise pytest.UsageError(str(error)) from None
 
@@ -194,8 +193,8 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    if getattr(node, "workeroutput", {}).get("niclab_lacks_room"):
-        _enter_room(node.config)
+    if getattr(node, "workeroutput", {}).get("niclab_lacks_userns"):
+        _enter_userns(node.config)
 
 
 @pytest.fixture
@@ -259,9 +258,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     config = session.config
-    if config.stash.get(_LACKS_ROOM, False):
+    if config.stash.get(_LACKS_USERNS, False):
         worker: Any = config
-        worker.workeroutput["niclab_lacks_room"] = True  # pytest-xdist's
+        worker.workeroutput["niclab_lacks_userns"] = True  # pytest-xdist's
     found = config.stash.get(_SESSION, None)
     if found is not None:
         found.finish()

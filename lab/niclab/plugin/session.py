@@ -16,7 +16,7 @@ import pytest
 from niclab.agents import bundle
 from niclab.errors import LabError
 from niclab.flow.verdict import FlowResult
-from niclab.host import room
+from niclab.host import ledgers, userns
 from niclab.lab import Lab
 from niclab.modelled import modelled_version
 from niclab.plugin.claims import stories
@@ -234,7 +234,7 @@ class Session:
         if self._run:
             run.end_sharing(self._artifacts, self._run)
         if not self._kept:
-            room.end_if_empty()
+            userns.end_if_unused(ledgers.labs)
 
     def close(self) -> None:
         self._standing.close()

@@ -6,14 +6,13 @@ sees every NIC, in one order: a frame coming in at a port was transmitted by the
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
-import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from niclab.host import syscalls
 from niclab.host.netns import Namespace
 from niclab.host.substrate import Substrate
 from niclab.kernel.plan import FABRIC, Cable, Plan
@@ -22,31 +21,18 @@ from niclab.wire.capture import Capture
 
 ETH_P_ALL = 0x0003
 _SOL_PACKET, _PACKET_STATISTICS, _PACKET_QDISC_BYPASS = 263, 6, 20
-_SO_ATTACH_FILTER, _SO_TIMESTAMPNS, _SO_RCVBUFFORCE = 26, 35, 33
+_SO_TIMESTAMPNS, _SO_RCVBUFFORCE = 35, 33
 _SIOCGIFFLAGS, _IFF_UP = 0x8913, 0x1
-_SIOCETHTOOL, _ETHTOOL_GLINK = 0x8946, 0x0A
 _PACKET_OUTGOING = 4
 _SNAPLEN = 65535 + 64
 _BUFFER = 32 * 1024 * 1024
-
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class _SockFprog(ctypes.Structure):
-    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
-
-
-def attach_filter(sock: socket.socket, program: Sequence[Instruction]) -> None:
-    """Attach a classic BPF program (SO_ATTACH_FILTER)."""
-    packed = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *instruction) for instruction in program))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, bytes(_SockFprog(len(program), ctypes.addressof(packed))))
 
 
 def _packet_socket(program: Sequence[Instruction]) -> socket.socket:
     """A capturing socket of the calling thread's namespace: filtered before it is bound, so nothing else is queued."""
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
     try:
-        attach_filter(sock, program)
+        syscalls.attach_filter(sock, program)
         try:
             sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         except PermissionError:  # in a user namespace the limit net.core.rmem_max holds
@@ -57,14 +43,6 @@ def _packet_socket(program: Sequence[Instruction]) -> socket.socket:
         sock.close()
         raise
     return sock
-
-
-def _bind(sock: socket.socket, interface: int) -> None:
-    """Start capturing on one interface, or with 0 on all: Python's own bind() knows no 0."""
-    address = struct.pack("=HHiHBB8s", socket.AF_PACKET, socket.htons(ETH_P_ALL), interface, 0, 0, 0, b"")
-    if _libc.bind(sock.fileno(), address, len(address)) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 class Tap:
@@ -80,7 +58,7 @@ class Tap:
         with namespace.entered():
             self.socket = _packet_socket(bpf_filter())
             interface = 0 if outside else socket.if_nametoindex(next(iter(names)))
-        _bind(self.socket, interface)
+        syscalls.bind_packet(self.socket, ETH_P_ALL, interface)
 
     def rename(self, names: dict[str, str]) -> None:
         """Tap these interfaces from now on: an outside tap hears them all anyway."""
@@ -163,21 +141,20 @@ class Taps:
 
     def has_carrier(self, cable: Cable) -> bool:
         """Are both ends of the cable up? Asked of the driver: IFF_RUNNING follows only when linkwatch has run."""
-        answer = ctypes.create_string_buffer(struct.pack("=II", _ETHTOOL_GLINK, 0), 8)
-        request = struct.pack("16sP", cable.port.encode(), ctypes.addressof(answer))
-        return self._ask(_SIOCETHTOOL, request) is not None and bool(struct.unpack("=II", answer.raw)[1])
+        try:
+            return syscalls.has_carrier(self._control, cable.port)
+        except OSError:  # somebody removed the port
+            return False
 
     def is_watched(self, cable: Cable) -> bool:
         """Is the cable's outer end there and up? Where it is not, the node's NIC may well send, and nobody sees it."""
-        flags = self._ask(_SIOCGIFFLAGS, struct.pack("16sH", cable.port.encode(), 0))
-        return flags is not None and bool(struct.unpack_from("=H", flags, 16)[0] & _IFF_UP)
-
-    def _ask(self, number: int, request: bytes) -> bytes | None:
-        """An ioctl on an interface of the fabric; None when somebody removed that."""
         try:
-            return fcntl.ioctl(self._control, number, request.ljust(40, b"\0"))
-        except OSError:
-            return None
+            flags = fcntl.ioctl(
+                self._control, _SIOCGIFFLAGS, struct.pack("16sH", cable.port.encode(), 0).ljust(40, b"\0")
+            )
+        except OSError:  # somebody removed it
+            return False
+        return bool(struct.unpack_from("=H", flags, 16)[0] & _IFF_UP)
 
     def inject(self, cable: Cable, frame: bytes, *, outbound: bool) -> None:
         """Put a frame on a cable: from the node's NIC (`outbound`) or from the fabric's end. Raises OSError."""

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from niclab.agents.bundle import version
 from niclab.errors import LabError
-from niclab.host import process, rootless
+from niclab.host import process, userns
 
 _LINKS = 40
 """As many as the kernel follows before it calls it a loop."""
@@ -82,5 +82,5 @@ def _entering(root: Path | None) -> Sequence[str]:
     """A binary may need its own image's libraries; and what was only just fetched has no business on a network."""
     if root is None:
         return ()
-    user = () if rootless.is_able() else ("--user", "--map-root-user")
+    user = () if userns.is_able() else ("--user", "--map-root-user")
     return ("unshare", *user, "--net", "--", sys.executable, "-I", "-S", "-c", _ENTER, str(root))

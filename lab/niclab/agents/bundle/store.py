@@ -25,7 +25,7 @@ import tenacity
 
 from niclab.agents.bundle.model import Bundle, Kind, Product
 from niclab.errors import LabError
-from niclab.host import rootless
+from niclab.host import userns
 
 PATIENCE = 30.0
 """Seconds to wait for another niclab that is just renaming something in the store."""
@@ -60,8 +60,8 @@ def home() -> Path:
 
 
 def _is_root() -> bool:
-    """In a room everybody is root: who one is outside of it is what counts, or bundles would not be found again."""
-    if not rootless.in_room():
+    """In a user namespace everybody is root: who one is outside of it counts, or bundles are not found again."""
+    if not userns.is_inside():
         return os.geteuid() == 0
     for line in Path("/proc/self/uid_map").read_text().splitlines():
         first, outside, _count = line.split()

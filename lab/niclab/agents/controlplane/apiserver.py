@@ -14,10 +14,10 @@ from pathlib import Path
 from niclab.agents.controlplane import etcd, program, relay
 from niclab.agents.kubeapi import TIMEOUT, Api, Refused, unverified
 from niclab.errors import LabError
-from niclab.host import belongings
-from niclab.host.belongings import Daemon
+from niclab.host import daemons
+from niclab.host.daemons import Daemon
+from niclab.host.ledgers import Ledger
 from niclab.host.netns import Namespace
-from niclab.host.ownership import Ledger
 from niclab.net.route import Family
 
 PORT = 6443
@@ -62,7 +62,7 @@ def start(
         "--endpoint-reconciler-type=none",
         "--profiling=false",
     ]
-    return belongings.start(ledger, "kube-apiserver", arguments, log=log, netns=control.fd, outright=True)
+    return daemons.start(ledger, "kube-apiserver", arguments, log=log, netns=control.fd, outright=True)
 
 
 def wait(daemon: Daemon, control: Namespace, directory: Path, *, deadline: float) -> None:

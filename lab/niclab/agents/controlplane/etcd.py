@@ -10,10 +10,10 @@ from niclab.agents.bundle.memory import remembered
 from niclab.agents.controlplane import program
 from niclab.agents.controlplane.relay import LOOPBACK, dial
 from niclab.errors import LabError
-from niclab.host import belongings
-from niclab.host.belongings import Daemon
+from niclab.host import daemons
+from niclab.host.daemons import Daemon
+from niclab.host.ledgers import Ledger
 from niclab.host.netns import Namespace
-from niclab.host.ownership import Ledger
 from niclab.host.process import environment, run
 
 PORT = 2379
@@ -65,7 +65,7 @@ def start(ledger: Ledger, control: Namespace, *, etcd: Path, data: Path, log: Pa
     ]
     if _knows_no_fsync(etcd):
         arguments.append(_HARMLESS)
-    return belongings.start(ledger, "etcd", arguments, log=log, netns=control.fd, outright=True)
+    return daemons.start(ledger, "etcd", arguments, log=log, netns=control.fd, outright=True)
 
 
 def _knows_no_fsync(etcd: Path) -> bool:

@@ -15,9 +15,9 @@ from niclab.agents.controlplane.plane import Kind
 from niclab.agents.kube import NAMESPACE, Object, Service
 from niclab.agents.kubeapi import Api
 from niclab.errors import LabError
-from niclab.host.belongings import Daemon
+from niclab.host.daemons import Daemon
+from niclab.host.ledgers import Ledger
 from niclab.host.netns import Namespace
-from niclab.host.ownership import Ledger
 from niclab.net.address import Address, Network
 from niclab.net.route import Family
 

@@ -10,8 +10,8 @@ from niclab.agents.controlplane import etcd, program, relay
 from niclab.agents.controlplane.plane import Kind
 from niclab.agents.kube import NAMESPACE, Object, Service
 from niclab.errors import LabError
-from niclab.host.belongings import Daemon
-from niclab.host.ownership import Ledger
+from niclab.host.daemons import Daemon
+from niclab.host.ledgers import Ledger
 from niclab.net.address import Address, Network
 
 PORTS = (etcd.PORT,)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from niclab.agents.controlplane import apiserver, private, program
+from niclab.agents.controlplane import apiserver, program
 from niclab.agents.kube import Object
 from niclab.agents.kubeapi import Api
-from niclab.host import belongings
-from niclab.host.belongings import Daemon
+from niclab.host import daemons, syscalls
+from niclab.host.daemons import Daemon
+from niclab.host.ledgers import Ledger
 from niclab.host.netns import Namespace
-from niclab.host.ownership import Ledger
 
 _DEFINITIONS = ("apiextensions.k8s.io/v1", "CustomResourceDefinition")
 # The operator makes them one after the other, this one at the end (pkg/k8s/synced/crd.go AllCiliumCRDResourceNames).
@@ -67,20 +66,30 @@ def start(
     }
     for name, value in values.items():
         (configuration / name).write_text(value)
-    return belongings.start(
+    return daemons.start(
         ledger,
         "cilium-operator",
-        [
-            *(sys.executable, "-I", "-S", private.__file__, str(directory), "--"),
-            str(operator),
-            f"--config-dir={configuration}",
-            f"--k8s-kubeconfig-path={apiserver.kubeconfig_of(directory)}",
-        ],
+        _own_run(
+            directory,
+            [
+                str(operator),
+                f"--config-dir={configuration}",
+                f"--k8s-kubeconfig-path={apiserver.kubeconfig_of(directory)}",
+            ],
+        ),
         log=log,
         extra_environment={"CILIUM_K8S_NAMESPACE": _NAMESPACE, "K8S_NODE_NAME": "control"},
         netns=control.fd,
         outright=True,
     )
+
+
+def _own_run(directory: Path, program: Sequence[str]) -> list[str]:
+    """A program with a /run of its own, of which only `directory` is as it was: the operator keeps a socket and a
+    directory in /run/cilium of whatever machine it runs on, and no setting of every version moves them."""
+    kept = str(directory)
+    steps: list[syscalls.Step] = [("own_mounts",), ("open", kept), ("fresh", "tmpfs", "/run"), ("show", kept, kept)]
+    return syscalls.command(steps, program, purpose=f"run {program[0]}")
 
 
 def wait(daemon: Daemon, api: Api, *, deadline: float) -> None:

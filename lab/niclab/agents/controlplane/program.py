@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tenacity
 
 from niclab.errors import LabError
-from niclab.host.belongings import Daemon
+from niclab.host.daemons import Daemon
 
 INTERVAL = 0.02
 """Seconds between two looks."""

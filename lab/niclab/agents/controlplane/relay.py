@@ -15,10 +15,10 @@ from pathlib import Path
 
 from niclab.agents.controlplane import forwarder
 from niclab.errors import LabError
-from niclab.host import belongings
-from niclab.host.belongings import Daemon
+from niclab.host import daemons
+from niclab.host.daemons import Daemon
+from niclab.host.ledgers import Ledger
 from niclab.host.netns import Namespace
-from niclab.host.ownership import Ledger
 from niclab.host.substrate import Substrate
 
 CONTROL = "control"
@@ -38,7 +38,7 @@ def start(ledger: Ledger, substrate: Substrate, *, nodes: Sequence[str], ports: 
             for node in nodes
             for port in ports
         ]
-        return belongings.start(
+        return daemons.start(
             ledger,
             "relay",
             [sys.executable, "-I", "-S", forwarder.__file__, json.dumps(listeners)],

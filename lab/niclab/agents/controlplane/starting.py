@@ -11,7 +11,7 @@ from niclab.agents.controlplane import kubernetes as with_kubernetes
 from niclab.agents.controlplane.kvstore import PORTS as KVSTORE_PORTS
 from niclab.agents.controlplane.kvstore import Kvstore
 from niclab.agents.controlplane.plane import ControlPlane, Kind
-from niclab.host.ownership import Ledger
+from niclab.host.ledgers import Ledger
 from niclab.host.substrate import Substrate
 from niclab.net.operation import AddNamespace
 from niclab.net.route import Family

@@ -10,7 +10,6 @@ import contextlib
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +21,9 @@ from niclab.agents.frr import config, launch, vty
 from niclab.cilium.bgp import Rib, Session, originated, ribs, sessions, speakers
 from niclab.cilium.decisions import Decisions
 from niclab.errors import LabError
-from niclab.host import belongings
-from niclab.host.belongings import Daemon
-from niclab.host.ownership import Ledger
+from niclab.host import daemons
+from niclab.host.daemons import Daemon
+from niclab.host.ledgers import Ledger
 from niclab.host.substrate import Substrate
 from niclab.net.route import Address
 
@@ -249,10 +248,10 @@ class Speakers:
             # Their own user could not write here; launch.py sees to it that root may be one of theirs.
             *("--user", "root", "--group", "root"),
         ]
-        self._daemons[name, program] = belongings.start(
+        self._daemons[name, program] = daemons.start(
             self._ledger,
             f"{program} on {name}",
-            [sys.executable, "-I", "-S", launch.__file__, str(directory), *arguments, *own],
+            launch.command(directory, [*arguments, *own]),
             log=directory / f"{program}.log",
             netns=self._substrate[name].fd,
             outright=True,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from niclab.errors import LabError
-from niclab.host import rootless
+from niclab.host import userns
 from niclab.host.features import feature as what_for
 from niclab.host.features.feature import Feature
 
@@ -105,7 +105,7 @@ TRIALS = (
 
 def probe_kernel() -> tuple[Feature, ...]:
     users = _user_namespaces()
-    if not rootless.is_able() and not users.present:
+    if not userns.is_able() and not users.present:
         return (users, *(_feature(trial, f"not tried: {users.detail}") for trial in TRIALS))
     hidden = {trial.name for trial in TRIALS if trial.module and _only_loadable(trial.module)}
     answers = _try([trial for trial in TRIALS if trial.name not in hidden])
@@ -134,16 +134,16 @@ def _options(config: str) -> str:
 
 
 def _user_namespaces() -> Feature:
-    able = rootless.is_able()
+    able = userns.is_able()
     needed_for = what_for.ROOTLESS if able else what_for.BUILTIN
     if able:
-        refusing = rootless.refusing_sysctl()
+        refusing = userns.refusing_sysctl()
         if refusing is None:
             return Feature("user namespaces", needed_for, True, "no sysctl forbids them", "")
         name, value, wanted = refusing
         return Feature("user namespaces", needed_for, False, f"{name} is {value}", f"sysctl -w {name}={wanted}")
     try:
-        rootless.check_room()
+        userns.check()
     except LabError as error:
         return Feature("user namespaces", needed_for, False, error.what, error.fix)
     return Feature("user namespaces", needed_for, True, "works", "")
@@ -153,19 +153,19 @@ def _try(trials: list[Trial]) -> dict[str, str]:
     request = json.dumps([[trial.name, [_words(command) for command in trial.commands]] for trial in trials])
     interpreter = [sys.executable, "-I", "-S", str(_TRIAL)]
     missing = next(
-        (tool for tool in ("unshare", "mount", "ip") if not shutil.which(tool, path=rootless.room_path())), ""
+        (tool for tool in ("unshare", "mount", "ip") if not shutil.which(tool, path=userns.search_path())), ""
     )
     if missing:
         return {trial.name: f"not tried: the command {missing} is missing" for trial in trials}
     try:
         child = subprocess.run(
-            rootless.room_command(interpreter, own_user=not rootless.is_able()),
+            userns.unshare_command(interpreter, own_user=not userns.is_able()),
             input=request,
             capture_output=True,
             text=True,
             timeout=60,
             check=True,
-            env=os.environ | rootless.room_environment("trial"),
+            env=os.environ | userns.environment("trial"),
         )
     except subprocess.TimeoutExpired:
         return {trial.name: "not tried: the trial hung" for trial in trials}

@@ -9,7 +9,7 @@ import socket
 import subprocess
 from dataclasses import dataclass
 
-from niclab.host import rootless
+from niclab.host import userns
 from niclab.host.features import feature as what_for
 from niclab.host.features.feature import Feature
 
@@ -69,7 +69,7 @@ def probe_docker() -> Feature:
 
 
 def _find(tool: Tool) -> Feature:
-    path = os.pathsep.join(filter(None, (rootless.room_path(), tool.directory)))
+    path = os.pathsep.join(filter(None, (userns.search_path(), tool.directory)))
     found = [program for name in tool.names if (program := shutil.which(name, path=path))]
     called = tool.feature or tool.names[0]
     too_old = ""

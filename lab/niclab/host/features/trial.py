@@ -1,11 +1,10 @@
 """The child of `niclab.host.features.kernel`: tries what standard input asks for, in the namespaces it was started in.
 
-Run by its path and on its own (`python -I -S trial.py`), so it imports nothing but the standard library.
+Run by its path and on its own (`python -I -S trial.py`), so all it imports is the standard library and `syscalls`.
 """
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import socket
@@ -14,62 +13,27 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+if __name__ == "__main__":
+    sys.path.append(str(Path(__file__).parents[3]))
+
+from niclab.host import syscalls
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}
-_BPF_PROG_LOAD, _BPF_LINK_CREATE = 5, 28
 _BPF_PROG_TYPE_SCHED_CLS, _BPF_TCX_INGRESS = 3, 46
+_RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")
 _ETH_P_ALL = 3
 
 
-class _ProgLoad(ctypes.Structure):
-    _fields_ = (
-        ("prog_type", ctypes.c_uint32),
-        ("insn_cnt", ctypes.c_uint32),
-        ("insns", ctypes.c_char_p),
-        ("license", ctypes.c_char_p),
-        ("log_level", ctypes.c_uint32),
-        ("log_size", ctypes.c_uint32),
-        ("log_buf", ctypes.c_char_p),
-    )
-
-
-class _LinkCreate(ctypes.Structure):
-    _fields_ = (
-        ("prog_fd", ctypes.c_uint32),
-        ("target_ifindex", ctypes.c_uint32),
-        ("attach_type", ctypes.c_uint32),
-        ("flags", ctypes.c_uint32),
-    )
-
-
-def _bpf(command: int, attributes: ctypes.Structure) -> int:
-    number = _BPF_SYSCALL.get(os.uname().machine)
-    if number is None:
-        raise OSError(0, f"the number of bpf(2) on {os.uname().machine} is not known here")
-    libc = ctypes.CDLL(None, use_errno=True)
-    descriptor: int = libc.syscall(number, command, ctypes.byref(attributes), ctypes.sizeof(attributes))
-    if descriptor < 0:
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error))
-    return descriptor
-
-
-def _load_program() -> int:
-    """r0 = 0; exit"""
-    program = bytes.fromhex("b7000000000000009500000000000000")
-    return _bpf(_BPF_PROG_LOAD, _ProgLoad(_BPF_PROG_TYPE_SCHED_CLS, 2, program, b"GPL"))
-
-
 def _try_ebpf() -> None:
-    os.close(_load_program())
+    os.close(syscalls.bpf_load(_BPF_PROG_TYPE_SCHED_CLS, _RETURN_0))
 
 
 def _try_tcx() -> None:
-    program = _load_program()
+    program = syscalls.bpf_load(_BPF_PROG_TYPE_SCHED_CLS, _RETURN_0)
     try:
-        os.close(_bpf(_BPF_LINK_CREATE, _LinkCreate(program, socket.if_nametoindex("p0"), _BPF_TCX_INGRESS)))
+        os.close(syscalls.bpf_link(program, socket.if_nametoindex("p0"), _BPF_TCX_INGRESS))
     finally:
         os.close(program)
 

@@ -2,7 +2,8 @@
 
 A lab's directory holds `ledger` (one JSON object a line, appended before and after each act) and `lock` (held with
 flock(2) as long as the lab's process lives; the kernel releases it when the process dies). Clean-up goes by the ledger,
-never by a pattern of names, and checks that what stands under a name is still what was made: the namespace's inode.
+never by a pattern of names, and checks that what is there is still what was made: a namespace's inode, a process's
+start time.
 
 The directory of all ledgers is locked while labs come, go and are swept; a lab is locked before that lock is let go, so
 a sweep sees either nothing of a starting lab or that it lives.
@@ -24,22 +25,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tenacity
-
 from niclab.errors import LabError
-from niclab.host import belongings, namespace
+from niclab.host import namespace, process
+from niclab.host.process import Adopted
+from niclab.host.waiting import try_until
 
 STATE = Path("/run/niclab")
-NAMED = Path("/run/netns")
 PATIENCE = 30.0
 """Seconds to wait while other labs come, go and are swept."""
-_NETNS_DIRECTORY_MADE = "made-netns-directory"
 _ID = re.compile("[a-z0-9][a-z0-9-]{0,30}")
 
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """One lab as its ledger tells it. `alive`: its process holds the lock; `kept`: it is to outlive its process."""
+    """One lab as its ledger has it. `alive`: its process holds the lock; `kept`: it is to outlive its process."""
 
     id: str
     path: Path
@@ -48,16 +47,16 @@ class Owned:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What the lab said of itself when it was deployed (topology, settings …); {} when it never got that far."""
+        """What the lab wrote of itself when it was deployed (topology, settings …); {} when it never got that far."""
         try:
-            found = json.loads((self.path / "lab.json").read_text())
+            about = json.loads((self.path / "lab.json").read_text())
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return about if isinstance(about, dict) else {}
 
-    def rooms(self) -> dict[str, int]:
-        """Node → the process that holds its room open, where real agents run."""
-        return belongings.rooms(_entries(self.path))
+    def processes(self) -> dict[str, Adopted]:
+        """Name → process, of those it started that still run."""
+        return _processes(_entries(self.path))
 
     def namespaces(self) -> dict[str, str]:
         """Role → name of the namespaces it made."""
@@ -73,6 +72,7 @@ class Ledger:
         self._lock = lock
         self._log = log
         self._released = False
+        self._prepared = False
         self.kept = (path / "kept").exists()
 
     @classmethod
@@ -136,9 +136,29 @@ class Ledger:
     def entries(self) -> list[dict[str, Any]]:
         return _entries(self.path)
 
+    def processes(self) -> dict[str, Adopted]:
+        """Name → process, of those it started that still run."""
+        return _processes(_entries(self.path))
+
     def inodes(self) -> dict[str, int]:
         """Name → inode of the namespaces it made."""
         return _inodes(_entries(self.path))
+
+    def named_directory(self) -> Path:
+        """The directory of named namespaces, made for names when this machine has not had any yet. Raises OSError."""
+        if not self._prepared:
+            namespace.prepare(self.path.parent)
+            self._prepared = True
+        return namespace.NAMED
+
+    def make_cgroup(self, path: Path) -> Path:
+        """A cgroup of the lab's. Raises LabError."""
+        self.write("making cgroup", path=str(path))
+        try:
+            path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise LabError(f"cannot make the cgroup {path}", why=error.strerror or str(error)) from None
+        return path
 
     def keep(self) -> None:
         """Let the lab outlive its process; `niclab down` ends it."""
@@ -186,7 +206,7 @@ def _state() -> Iterator[Path]:
     Raises LabError when it cannot be had, or is not let go by others within PATIENCE seconds.
     """
     try:
-        directory = _lock_state()
+        directory = try_until(_lock_state, PATIENCE, every=0.002, retry=(BlockingIOError, FileNotFoundError))
     except BlockingIOError:
         raise LabError(
             f"{STATE} has been locked for {PATIENCE:g} s", why="another niclab comes, goes or sweeps", fix="try again"
@@ -195,7 +215,7 @@ def _state() -> Iterator[Path]:
         raise LabError(
             f"cannot write {STATE}",
             why=error.strerror or str(error),
-            fix="run as root, or let niclab enter a room",
+            fix="run as root, or let niclab enter a user namespace",
         ) from None
     try:
         yield STATE
@@ -207,17 +227,6 @@ def _state() -> Iterator[Path]:
 
 
 def _lock_state() -> int:
-    # Made for each call: a decorated function's statistics are shared, and threads clear them under each other.
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type((BlockingIOError, FileNotFoundError)),
-        wait=tenacity.wait_fixed(0.002),
-        stop=tenacity.stop_after_delay(PATIENCE),
-        reraise=True,
-    )
-    return retrying(_try_to_lock_state)
-
-
-def _try_to_lock_state() -> int:
     with contextlib.suppress(FileExistsError):  # mkdir's exist_ok fails when it is gone again a moment later
         STATE.mkdir(mode=0o755)
     directory = os.open(STATE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -243,26 +252,16 @@ def _leave(state: Path) -> None:
     """Remove the shared directories when no lab is left; only those a lab made."""
     if any(path.is_dir() for path in state.iterdir()):
         return
-    if (state / _NETNS_DIRECTORY_MADE).exists():
-        with contextlib.suppress(OSError):
-            NAMED.rmdir()
+    with contextlib.suppress(OSError):
+        namespace.leave(state)
     shutil.rmtree(state, ignore_errors=True)
 
 
 def _free_id(state: Path) -> str:
     while True:
         lab_id = "lab" + secrets.token_hex(3)
-        if not (state / lab_id).exists() and not any(NAMED.glob(f"{lab_id}-*")):
+        if not (state / lab_id).exists() and not any(namespace.NAMED.glob(f"{lab_id}-*")):
             return lab_id
-
-
-def named_directory(ledger: Ledger) -> Path:
-    """The directory of named namespaces, made (and noted) when this machine has none yet."""
-    if not NAMED.exists():
-        (ledger.path.parent / _NETNS_DIRECTORY_MADE).touch()
-        with contextlib.suppress(FileExistsError):
-            NAMED.mkdir(mode=0o755)
-    return NAMED
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
@@ -285,51 +284,61 @@ def _inodes(entries: Iterable[dict[str, Any]]) -> dict[str, int]:
     return {entry["name"]: entry["inode"] for entry in entries if entry["act"] == "made namespace"}
 
 
-def _clean(path: Path) -> tuple[list[str], list[str]]:
-    """Undo everything the ledger tells, newest first.
+def _processes(entries: Iterable[dict[str, Any]]) -> dict[str, Adopted]:
+    started = {entry["name"]: _process(entry) for entry in entries if entry["act"] == "started process"}
+    return {name: one for name, one in started.items() if one.poll() is None}
 
-    What is no longer ours is left and named; so is, with the reason, what cannot be removed: the ledger stays then.
+
+def _process(entry: dict[str, Any]) -> Adopted:
+    # No start time: it had ended before its line was written.
+    return Adopted(entry["pid"], -1 if entry["start"] is None else entry["start"])
+
+
+def _clean(path: Path) -> tuple[list[str], list[str]]:
+    """Undo everything in the ledger, newest first: processes, then cgroups, then namespaces.
+
+    Returns the names of what is no longer the lab's, which is left alone, and, with the reason, what could not be
+    removed: the ledger stays then.
     """
     (path / "kept").unlink(missing_ok=True)  # killed half-way from here on, it is a sweep's business
-    entries = _entries(path)
+    entries = _entries(path)[::-1]
+    stuck = _end_processes(entries)
+    for entry in entries:
+        if entry["act"] == "making cgroup" and not _remove_cgroup(Path(entry["path"])):
+            stuck.append(f"cgroup {entry['path']}")
     made = _inodes(entries)
-    announced = [entry["name"] for entry in entries if entry["act"] == "making namespace"]
     never = {entry["name"] for entry in entries if entry["act"] == "not making namespace"}
     foreign: list[str] = []
-    stuck = belongings.undo(entries)
-    for name in reversed(announced):
-        if name in never:
-            continue
+    for name in [entry["name"] for entry in entries if entry["act"] == "making namespace"]:
         try:
-            if not _remove_namespace(name, made.get(name)):
+            if name not in never and not namespace.remove(name, made.get(name)):
                 foreign.append(name)
         except OSError as error:
-            stuck.append(f"{NAMED / name}: {error.strerror}")
+            stuck.append(f"{namespace.NAMED / name}: {error.strerror}")
     if not stuck:
         shutil.rmtree(path, ignore_errors=True)
     return foreign, stuck
 
 
-def _remove_namespace(name: str, inode: int | None) -> bool:
-    """Unmount and unlink a named namespace. False when another namespace stands under the name. Raises OSError."""
-    path = NAMED / name
-    try:
-        found = path.stat()
-    except FileNotFoundError:
+def _end_processes(entries: Iterable[dict[str, Any]]) -> list[str]:
+    started = [entry for entry in entries if entry["act"] == "started process"]
+    gently = [_process(entry) for entry in started if not entry.get("outright")]
+    outright = [_process(entry) for entry in started if entry.get("outright")]
+    return [f"process {one.pid}" for one in process.end(gently, outright)]
+
+
+def _remove_cgroup(path: Path) -> bool:
+    """Remove a cgroup and those below it. rmdir(2) fails with EBUSY for a moment after the last process has gone."""
+    if not path.is_dir():
         return True
-    if inode is not None and found.st_ino != inode and _is_mounted(path):
-        return False
+    for child in path.iterdir():
+        if child.is_dir():
+            _remove_cgroup(child)
     try:
-        namespace.unmount(str(path))
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # killed between the file and the mount: nothing is mounted
-            raise
-    path.unlink(missing_ok=True)
+        try_until(path.rmdir, process.GRACE, retry=OSError)
+    except OSError:
+        return False
     return True
-
-
-def _is_mounted(path: Path) -> bool:
-    return path.stat().st_dev != path.parent.stat().st_dev
 
 
 def labs() -> list[Owned]:

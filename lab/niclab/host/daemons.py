@@ -1,0 +1,121 @@
+"""Programs that a lab owns and that run until it ends.
+
+A program is started held: it waits on a pipe until the ledger has its pid and start time, and ends by itself when its
+parent dies before. So a lab that is killed leaves no process that no ledger knows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from niclab.errors import LabError
+from niclab.host import syscalls
+from niclab.host.ledgers import Ledger
+from niclab.host.process import GRACE, Process, environment, start_time
+
+SANDBOX = "sandbox of "
+"""What the name of a process that holds a node's sandbox open begins with; the node's name follows."""
+
+_HELD = (
+    "import os, sys\n"
+    "hold = int(sys.argv[1])\n"
+    "if os.read(hold, 1) != b'g': sys.exit(125)\n"
+    "os.close(hold)\n"
+    "os.execvp(sys.argv[2], sys.argv[2:])\n"
+)
+"""What a held process runs first: wait for the word, then become the program."""
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A running program of the lab's. Its output goes to `log`."""
+
+    name: str
+    process: Process
+    log: Path
+    arguments: tuple[str, ...]
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def exit_status(self) -> int | None:
+        """None while it runs; as `subprocess` counts: negative for a signal."""
+        return self.process.poll()
+
+    def tail(self, lines: int = 20) -> str:
+        """The last lines of its log."""
+        with contextlib.suppress(OSError):
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        return ""
+
+    def stop(self) -> None:
+        """End it: asked first, then killed after GRACE seconds."""
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+        self.process.wait()
+
+
+def start(
+    ledger: Ledger,
+    name: str,
+    arguments: Sequence[str],
+    *,
+    log: Path,
+    extra_environment: Mapping[str, str] | None = None,
+    netns: int | None = None,
+    pass_fds: Sequence[int] = (),
+    outright: bool = False,
+) -> Daemon:
+    """Start a program that the lab owns, in the network namespace behind `netns` if given. Raises LabError.
+
+    It inherits the descriptors in `pass_fds`, under their numbers here. `outright`: it has nothing to save and is
+    killed without being asked to end.
+    """
+    reading, writing = os.pipe()
+    try:
+        with contextlib.ExitStack() as undo:
+            if netns is not None:
+                undo.enter_context(syscalls.entered(netns))
+            output = undo.enter_context(log.open("ab"))
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _HELD, str(reading), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=(reading, *pass_fds),
+                env=environment(extra_environment),
+                # A Ctrl-C is the lab's to answer: it takes everything down in order.
+                start_new_session=True,
+            )
+        details = {"name": name, "pid": process.pid, "start": start_time(process.pid), "outright": outright}
+        ledger.write("started process", **details)
+        os.write(writing, b"g")
+    except OSError as error:
+        raise LabError(f"cannot start {name}", why=error.strerror or str(error)) from None
+    finally:
+        os.close(reading)
+        os.close(writing)
+    return Daemon(name, process, log, tuple(arguments))
+
+
+def adopt(ledger: Ledger, name: str, *, log: Path) -> Daemon | None:
+    """The program that a kept lab's ledger has by this name; None when it has ended, or was never started."""
+    process = ledger.processes().get(name)
+    return Daemon(name, process, log, ()) if process is not None else None
+
+
+def entrance(pid: int) -> list[str]:
+    """What to put before a command that is to run in the sandbox that process holds open."""
+    return ["nsenter", f"--target={pid}", "--mount", "--uts", "--net", "--root", "--wd", "--"]
