@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from niclab.host import ledgers, namespace, netlink
+from niclab.host import ledgers, netlink, syscalls
 from niclab.lab import Lab
 
 from tests.support import arena
@@ -24,7 +24,7 @@ pytestmark = arena.able
 POINTS = 30
 ACTS: list[tuple[Any, str]] = [
     *((os, name) for name in ("open", "write", "close", "mkdir", "rmdir", "unlink", "rename")),
-    *((namespace, name) for name in ("unshare_network", "bind_current_network", "set_network", "unmount")),
+    *((syscalls, name) for name in ("unshare_network", "set_network", "mount", "unmount")),
     (netlink.Channel, "_send_batch"),
     (subprocess, "Popen"),
 ]

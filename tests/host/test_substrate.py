@@ -186,12 +186,12 @@ def test_a_thousand_flows_fit_the_buffer_a_plain_user_gets(monkeypatch: pytest.M
 
 def test_the_same_in_a_user_namespace() -> None:
     code = (
-        "from niclab.lab import Lab; from lab.substrate import ownership\n"
+        "from niclab.lab import Lab; from niclab.host import ledgers, namespace\n"
         "with Lab.deploy('two-nic') as lab: print(*{r.verdict for r in lab.send_all(['pod1 -> pod2'] * 100)})\n"
         "print(ledgers.STATE.exists(), namespace.NAMED.exists())"
     )
-    room = unshare_command([sys.executable, "-c", code])
-    done = subprocess.run(room, capture_output=True, text=True, check=False, timeout=60, env=environment())
+    command = unshare_command([sys.executable, "-c", code])
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment())
     if done.returncode and "unshare" in done.stderr:
         pytest.skip(f"this kernel makes no user namespaces: {done.stderr.strip()}")
     assert done.stdout.split() == ["carried", "False", "False"], done.stderr

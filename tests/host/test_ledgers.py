@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -30,10 +29,10 @@ def directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     monkeypatch.setattr(ledgers, "STATE", tmp_path / "state")
     monkeypatch.setattr(namespace, "NAMED", tmp_path / "netns")
     yield
-    # Should a test have failed: a mount left would keep pytest from removing the directory.
-    for path in (tmp_path / "netns").glob("*"):
-        with contextlib.suppress(OSError):
-            syscalls.unmount(str(path))
+    # A mount that is left would keep pytest from removing the directory.
+    for mount in reversed(syscalls.mounts()):
+        if mount.point.startswith(str(tmp_path / "netns")):
+            syscalls.unmount(mount.point)
 
 
 def make(ledger: Ledger, *roles: str) -> None:
