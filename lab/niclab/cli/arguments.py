@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable
 from typing import TypeAlias
+
+from niclab.errors import LabError
 
 _DESCRIPTION = (
     "Which physical NIC carries this pod's traffic, and why? Build a multi-NIC lab, send probes, watch every cable."
@@ -241,8 +242,12 @@ def _count(text: str) -> int:
 
 
 def _lab_id(text: str) -> str:
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a name of up to 32 small letters, digits and hyphens")
+    from niclab.host.ledgers import check_id  # imported here: it takes longer than --help may
+
+    try:
+        check_id(text)
+    except LabError as error:
+        raise argparse.ArgumentTypeError(f"{error.what}: {error.fix}") from None
     return text
 
 

@@ -33,7 +33,7 @@ from niclab.host.waiting import try_until
 STATE = Path("/run/niclab")
 PATIENCE = 30.0
 """Seconds to wait while other labs come, go and are swept."""
-_ID = re.compile("[a-z0-9][a-z0-9-]{0,30}")
+_ID = re.compile("[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class Ledger:
     def open_new(cls, lab_id: str | None = None) -> Ledger:
         """A ledger for a new lab; without an id a free random one. Raises LabError when the id is bad or taken."""
         if lab_id is not None:
-            _check_id(lab_id)
+            check_id(lab_id)
         with _state() as state:
             chosen = _free_id(state) if lab_id is None else lab_id
             path = state / chosen
@@ -96,7 +96,7 @@ class Ledger:
     @classmethod
     def open_existing(cls, lab_id: str) -> Ledger:
         """The ledger of a kept lab, taken over by this process. Raises LabError when there is none or it is in use."""
-        _check_id(lab_id)
+        check_id(lab_id)
         with _state() as state:
             path = state / lab_id
             if not path.is_dir():
@@ -190,12 +190,13 @@ class Ledger:
             os.close(self._lock)
 
 
-def _check_id(lab_id: str) -> None:
+def check_id(lab_id: str) -> None:
+    """Raises LabError when a lab cannot have this id."""
     if not _ID.fullmatch(lab_id):
         raise LabError(
             f"{lab_id!r} cannot be a lab's id",
             why="it becomes part of the names of files and namespaces",
-            fix="1 to 31 of a-z, 0-9 and -, and no - in front",
+            fix="1 to 32 of a-z, 0-9 and -, and no - at either end",
         )
 
 

@@ -30,7 +30,7 @@ def prepare(notes: Path) -> None:
         with contextlib.suppress(FileExistsError):
             NAMED.mkdir(mode=0o755)
     with _locked():
-        if not _mounts():
+        if not syscalls.mounted_at(str(NAMED)):
             (notes / _MOUNTED).touch()
             syscalls.bind(str(NAMED), str(NAMED), recursive=True)
             syscalls.mount("none", str(NAMED), flags=syscalls.MS_SHARED)
@@ -44,7 +44,7 @@ def leave(notes: Path) -> None:
     with _locked():
         if any(NAMED.iterdir()):
             return
-        if mounted and any(one.point == str(NAMED) for one in _mounts()):
+        if mounted and any(one.point == str(NAMED) for one in syscalls.mounted_at(str(NAMED))):
             syscalls.unmount(str(NAMED))
         if made:
             with contextlib.suppress(OSError):
@@ -60,11 +60,6 @@ def _locked() -> Iterator[None]:
         yield
     finally:
         os.close(handle)
-
-
-def _mounts() -> list[syscalls.Mount]:
-    """What is mounted on NAMED or below it."""
-    return [one for one in syscalls.mounts() if one.point == str(NAMED) or one.point.startswith(f"{NAMED}/")]
 
 
 def bind_current(path: Path) -> None:

@@ -117,7 +117,7 @@ class Mount:
 
 
 def mounts(process: str = "self") -> list[Mount]:
-    """The mounts a process sees, in the order of their making; of two with one `point` the later one is on top."""
+    """The mounts of a process, also those that others cover: `mounted_at` says which one a path leads to."""
     found = []
     for line in Path(f"/proc/{process}/mountinfo").read_text().splitlines():
         fields, _, rest = line.partition(" - ")
@@ -125,6 +125,18 @@ def mounts(process: str = "self") -> list[Mount]:
         shared = any(tag.startswith("shared:") for tag in tags)
         found.append(Mount(int(number), int(parent), _plain(root), _plain(point), rest.split(" ")[0], shared))
     return found
+
+
+def mounted_at(path: str) -> list[Mount]:
+    """The mount on a directory, if it is a mount point, and those on what is in it. Covered ones are not counted."""
+    handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        fields = dict(line.split(":\t") for line in Path(f"/proc/self/fdinfo/{handle}").read_text().splitlines())
+    finally:
+        os.close(handle)
+    number = int(fields["mnt_id"])
+    found = [one for one in mounts() if one.id == number and one.point == path]
+    return found + [one for one in mounts() if one.parent == number and one.point.startswith(f"{path}/")]
 
 
 def _plain(path: str) -> str:
@@ -261,11 +273,10 @@ class _Sandbox:
 
     def uncover(self, path: str) -> None:
         """Unmount all that is mounted on a directory, however often, and then all that is mounted below it."""
-        while any(one.point == path for one in mounts()):
+        while any(one.point == path for one in mounted_at(path)):
             unmount(path)
-        for one in reversed(mounts()):
-            if one.point.startswith(f"{path}/"):
-                unmount(one.point)
+        for one in reversed(mounted_at(path)):
+            unmount(one.point)
 
     def unlink(self, path: str) -> None:
         Path(path).unlink(missing_ok=True)
