@@ -15,7 +15,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -226,10 +226,11 @@ class _Sandbox:
         socket.sethostname(name)
 
     def forget(self, kind: str) -> None:
-        """Unmount every file system of this kind, where this process sees it."""
+        """Unmount every file system of this kind."""
         for one in reversed(mounts()):
             if one.kind == kind:
-                unmount(one.point)
+                with suppress(OSError):  # another mount covers it: nobody sees it
+                    unmount(one.point)
 
     def open(self, *paths: str) -> None:
         """Keep hold of what lies at these paths now; `show` shows it after something else covers them."""
