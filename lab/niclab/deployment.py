@@ -16,6 +16,7 @@ from niclab.cilium.decisions import Decisions
 from niclab.cilium.reported import NodeReport
 from niclab.cilium.selection import Version
 from niclab.host import ledgers, readiness
+from niclab.host.ledgers import Ledger
 from niclab.host.netns import NetnsSubstrate
 from niclab.host.substrate import Substrate
 from niclab.kernel.plan import Plan
