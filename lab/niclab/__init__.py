@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from niclab.flow.trace import Trace
     from niclab.flow.verdict import FlowResult, NicMismatch, Unmeasured, Verdict
     from niclab.lab import Lab
+    from niclab.plugin.mutations import fails_without
     from niclab.settings import CILIUM_DEFAULTS, LAB_BASELINE, NodeSettings, Settings
     from niclab.topology import Flow, Topology
 else:
@@ -27,6 +28,7 @@ else:
         "flow.trace": ("Trace",),
         "flow.verdict": ("FlowResult", "NicMismatch", "Unmeasured", "Verdict"),
         "lab": ("Lab",),
+        "plugin.mutations": ("fails_without",),
         "settings": ("CILIUM_DEFAULTS", "LAB_BASELINE", "NodeSettings", "Settings"),
         "topology": ("Flow", "Topology"),
     }
@@ -58,5 +60,6 @@ __all__ = [
     "Verdict",
     "Version",
     "World",
+    "fails_without",
     "load",
 ]

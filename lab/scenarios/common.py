@@ -23,6 +23,19 @@ LEGACY = Settings.of(enable_host_legacy_routing=True)
 NODE_IPS_ON_ETH1 = {"node_ips": ["node1: 10.0.1.1", "node2: 10.0.1.2"]}
 PEERS_BY_ETH1 = {"routes": ["node1: 10.0.0.2/32 via 10.0.1.2 dev eth1", "node2: 10.0.0.1/32 via 10.0.1.1 dev eth1"]}
 
+EXT0_BY_ETH1 = {"routes": ["node1: 10.0.0.100/32 via 10.0.1.254 dev eth1"]}
+EXT1_BY_ETH0 = {"routes": ["node1: 10.0.1.100/32 via 10.0.0.254 dev eth0"]}
+PEERS_BY_BOTH = {
+    "routes": [
+        "node1: 10.0.0.2/32 nexthop via 10.0.0.2 dev eth0 nexthop via 10.0.1.2 dev eth1",
+        "node2: 10.0.0.1/32 nexthop via 10.0.0.1 dev eth0 nexthop via 10.0.1.1 dev eth1",
+    ]
+}
+PER_FLOW = {"sysctls": ["all: net.ipv4.fib_multipath_hash_policy=1"]}
+BACKEND_ON_NODE1 = {"topology": {"pods: [pod2]": "pods: [pod1]"}}
+"""In `services`, where pod2 on node2 is the backend of every service."""
+UNMASQUERADED = Settings.of(enable_ipv4_masquerade=False, enable_bpf_masquerade=False)
+
 DEVICES = {"unset": "", "eth0": "eth0", "eth1": "eth1", "both": "eth0,eth1", "wildcard": "eth+"}
 SELECTED = {
     "unset": ("eth0",),  # a veth is detected only by a default route of its own

@@ -13,19 +13,22 @@ client's network. Three rules explain everything:
 from __future__ import annotations
 
 import pytest
-from niclab import Lab
+from niclab import Lab, fails_without
 
-from .common import BOTH, VXLAN, Row, rows
+from .common import BACKEND_ON_NODE1, BOTH, VXLAN, Row, rows
 
 POD1, CLIENTS = "10.244.1.0/24", "10.9.0.0/24"
 VIA_TOR0, VIA_TOR1 = "10.1.0.1", "10.1.1.1"
 ROUTERS, NODES = ("tor0", "tor1", "spine"), ("node1", "node2")
+OTHERWISE = {"topology": {"advertise: [pod-cidrs, services]": "advertise: [services]", **BACKEND_ON_NODE1["topology"]}}
+"""Two causes in one lab, for labs with routers are slow to build."""
 ROUTES = ("ip", "-4", "route", "show", "table", "all", "type", "unicast")
 
 pytestmark = [pytest.mark.topology("two-tors"), pytest.mark.needs("frr")]
 
 
 @pytest.mark.settings(VXLAN, BOTH)
+@fails_without("pod CIDRs advertised", instead=OTHERWISE)
 def test_each_router_learns_the_address_on_its_own_fabric(lab: Lab) -> None:
     """One pod CIDR, two next hops: the node's NIC that the router shares a fabric with."""
     for router in ROUTERS:
@@ -36,6 +39,7 @@ def test_each_router_learns_the_address_on_its_own_fabric(lab: Lab) -> None:
 
 
 @pytest.mark.settings(VXLAN, BOTH)
+@fails_without("the backend on node2", instead=OTHERWISE)
 def test_a_service_address_is_advertised_by_the_nodes_that_serve_it(lab: Lab) -> None:
     """`externalTrafficPolicy: Cluster` by every node, `Local` only by a node with a backend."""
     shop, till = "192.0.2.80/32", "192.0.2.81/32"
@@ -46,6 +50,7 @@ def test_a_service_address_is_advertised_by_the_nodes_that_serve_it(lab: Lab) ->
 
 
 @pytest.mark.settings(VXLAN, BOTH)
+@fails_without("pod CIDRs advertised", instead=OTHERWISE)
 def test_the_router_decides_which_nic_traffic_comes_in_by(lab: Lab) -> None:
     """Through tor0 by eth0, through tor1 by eth1; the client's, which the spine spreads over both, by either."""
     by_tor0, by_tor1 = lab.send_all(["tor0.up -> pod1", "tor1.up -> pod1"])
@@ -57,6 +62,9 @@ def test_the_router_decides_which_nic_traffic_comes_in_by(lab: Lab) -> None:
 
 
 @pytest.mark.settings(VXLAN, BOTH)
+@fails_without(
+    "the default route by eth0", topology="default via 10.0.0.254 dev eth0", instead="default via 10.0.1.254 dev eth1"
+)
 def test_the_way_back_is_not_bgps(lab: Lab) -> None:
     """The node hears of the client's network from both routers, and answers by its default route all the same."""
     assert lab.bgp("node1").heard[CLIENTS] == {"10.0.0.254", "10.0.1.254"}
@@ -72,6 +80,10 @@ def test_the_way_back_is_not_bgps(lab: Lab) -> None:
     "that traffic comes in by. The agent rejects all it hears and installs no route.",
 )
 @pytest.mark.settings(VXLAN, BOTH)
+@fails_without(
+    "a node without routes of BGP's",
+    instead={"run": "node1: ip route add 10.9.0.0/24 via 10.0.1.254 dev eth1 proto bgp"},
+)
 def test_the_agent_installs_no_route(lab: Lab) -> None:
     """It rejects all it hears. The node's routes are the same whether its sessions stand or not."""
     assert lab.bgp("node1").learned == lab.bgp("node2").learned == {}
@@ -92,6 +104,7 @@ def test_the_agent_installs_no_route(lab: Lab) -> None:
     "next hops are the same whatever `devices` says.",
 )
 @rows("unset", "eth1", routing="vxlan")
+@fails_without("pod CIDRs advertised", instead=OTHERWISE, at="vxlan-eth1")
 def test_devices_changes_neither_sessions_nor_next_hops(lab: Lab, row: Row) -> None:
     """BGP does not follow `devices`: a NIC that is not selected has its session, and its address is a next hop."""
     assert lab.reported["node1"].devices == row.selected
@@ -105,6 +118,7 @@ def test_devices_changes_neither_sessions_nor_next_hops(lab: Lab, row: Row) -> N
 
 
 @pytest.mark.settings(VXLAN, BOTH)
+@fails_without(call="stopped")
 def test_a_router_whose_bgp_ends_is_avoided(lab: Lab) -> None:
     """The connection is reset, the routes are gone at once: all comes in by eth1. Replies still leave by eth0."""
     with lab.bgp("tor0").stopped():
@@ -117,6 +131,7 @@ def test_a_router_whose_bgp_ends_is_avoided(lab: Lab) -> None:
 
 
 @pytest.mark.settings(VXLAN, BOTH)
+@fails_without(call="frozen")
 def test_a_router_that_says_nothing_is_avoided_after_the_hold_time(lab: Lab) -> None:
     """Nothing ends, but no keepalive comes: the peers give up after the hold time of 3 s."""
     with lab.bgp("tor1").frozen():
@@ -129,6 +144,7 @@ def test_a_router_that_says_nothing_is_avoided_after_the_hold_time(lab: Lab) -> 
 
 
 @pytest.mark.settings(VXLAN, BOTH)
+@fails_without("the backend on node2", instead=OTHERWISE)
 def test_a_service_address_by_either_nic(lab: Lab) -> None:
     """The address is on no NIC; the node with the backend takes it in by whichever NIC the router leads to."""
     by_tor0, by_tor1 = lab.send_all(["tor0.down -> till", "tor1.down -> till"])
@@ -142,6 +158,7 @@ def test_a_service_address_by_either_nic(lab: Lab) -> None:
 
 
 @pytest.mark.settings(VXLAN, BOTH)
+@fails_without(call="link_down")
 def test_a_router_that_loses_its_link_to_the_nodes(lab: Lab) -> None:
     """BGP mends the way in, by eth1. Nobody mends the way back: the default route leads to that router."""
     with lab.link_down("tor0.down"):

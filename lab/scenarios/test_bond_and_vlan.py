@@ -6,7 +6,7 @@ Skipped where the kernel lacks them; `scripts/vm.py` runs them on one that has t
 from __future__ import annotations
 
 import pytest
-from niclab import Lab
+from niclab import Lab, fails_without
 
 
 def selected(lab: Lab) -> set[str]:
@@ -17,6 +17,7 @@ def selected(lab: Lab) -> set[str]:
 @pytest.mark.needs("bond")
 @pytest.mark.topology("bond")
 @pytest.mark.settings(routing="tunnel", devices="")
+@fails_without(devices="", instead="eth2")
 def test_a_bond_is_detected_and_its_nics_are_not(lab: Lab) -> None:
     """A bond is no veth: it needs no default route to be selected."""
     assert selected(lab) == {"bond0"}
@@ -29,6 +30,7 @@ def test_a_bond_is_detected_and_its_nics_are_not(lab: Lab) -> None:
 @pytest.mark.needs("bond")
 @pytest.mark.topology("bond")
 @pytest.mark.settings(routing="tunnel", devices="bond0,eth2")
+@fails_without(topology="bond: [eth0, eth1]", instead="bond: [eth0]")
 def test_an_active_backup_bond_fails_over_and_no_agent_notices(lab: Lab) -> None:
     """The tunnel and what pods send go on by the other NIC; the bond, its address and the selection stay."""
     assert lab.send("pod1", "pod2").left("node1") == {"eth0"}
@@ -43,6 +45,7 @@ def test_an_active_backup_bond_fails_over_and_no_agent_notices(lab: Lab) -> None
 @pytest.mark.needs("bond")
 @pytest.mark.topology("bond")
 @pytest.mark.settings(routing="tunnel", devices="bond0,eth2")
+@fails_without(call="link_down")
 def test_a_bond_without_a_nic_carries_nothing(lab: Lab) -> None:
     lab.link_down("node1.eth0")
     lab.link_down("node1.eth1")
@@ -55,6 +58,7 @@ def test_a_bond_without_a_nic_carries_nothing(lab: Lab) -> None:
 @pytest.mark.needs("vlan")
 @pytest.mark.topology("vlan")
 @pytest.mark.settings(routing="tunnel", devices="")
+@fails_without(devices="", instead="eth0")
 def test_a_vlan_is_a_device_of_its_own_on_the_same_cable(lab: Lab) -> None:
     """Both are detected; each masquerades to its own address, and both are seen on eth0."""
     assert selected(lab) == {"eth0", "eth0.100"}
@@ -67,6 +71,7 @@ def test_a_vlan_is_a_device_of_its_own_on_the_same_cable(lab: Lab) -> None:
 @pytest.mark.needs("vlan")
 @pytest.mark.topology("vlan")
 @pytest.mark.settings(routing="tunnel", devices="eth0")
+@fails_without(devices="eth0", instead="eth0,eth0.100")
 def test_a_vlan_that_is_not_selected_shows_the_pods_address(lab: Lab) -> None:
     """Up to 1.18 the only selected device takes it all, untagged: the storage network is out of reach."""
     flow = lab.send("pod1", "storage")
@@ -80,6 +85,7 @@ def test_a_vlan_that_is_not_selected_shows_the_pods_address(lab: Lab) -> None:
 @pytest.mark.needs("vlan")
 @pytest.mark.topology("vlan")
 @pytest.mark.settings(routing="tunnel", devices="eth0,eth0.100")
+@fails_without(call="link_up")
 def test_a_vlan_goes_down_and_comes_back_with_its_parent(lab: Lab) -> None:
     assert lab.send("pod1", "storage").verdict == "carried"
     lab.link_down("node1.eth0")
@@ -92,6 +98,7 @@ def test_a_vlan_goes_down_and_comes_back_with_its_parent(lab: Lab) -> None:
 @pytest.mark.needs("vrf")
 @pytest.mark.topology("vrf")
 @pytest.mark.settings(routing="tunnel", devices="eth0,eth1")
+@fails_without("the VRF", topology="    links:\n      blue: {vrf: eth1, table: 100}\n")
 def test_pods_do_not_leave_by_a_nic_in_a_vrf(lab: Lab) -> None:
     """The routes to it are in a table of its own; `devices` makes no difference to that."""
     assert selected(lab) == {"eth0", "eth1"}

@@ -7,7 +7,9 @@ among them: else they refuse to run, in the words below.
 from __future__ import annotations
 
 import pytest
-from niclab import Lab
+from niclab import Lab, fails_without
+
+from .common import NODE_IPS_ON_ETH1
 
 REFUSAL = "unable to determine direct routing device"
 
@@ -21,6 +23,7 @@ REFUSAL = "unable to determine direct routing device"
         pytest.param("eth+", marks=pytest.mark.settings(routing="tunnel", devices="eth+"), id="eth+"),
     ],
 )
+@fails_without("a bridge that is not listed", instead={"devices": "br0,eth1"})
 def test_agents_refuse_a_node_ip_on_a_bridge_that_is_not_listed(lab: Lab, devices: str) -> None:
     """Also with `eth+`, which selects the bridge's port: it has no address."""
     assert REFUSAL in (lab.reported["node1"].agent_exits or "")
@@ -28,6 +31,8 @@ def test_agents_refuse_a_node_ip_on_a_bridge_that_is_not_listed(lab: Lab, device
 
 @pytest.mark.topology("bridge")
 @pytest.mark.settings(routing="tunnel", devices="br0,eth1")
+@fails_without(devices="br0,eth1", instead="br0")
+@fails_without("the node IP on the bridge", instead=NODE_IPS_ON_ETH1)
 def test_a_listed_bridge_is_a_device_like_any_other(lab: Lab) -> None:
     """What it sends is seen on its port."""
     assert lab.reported["node1"].direct_routing_device == "br0"
@@ -41,6 +46,7 @@ def test_a_listed_bridge_is_a_device_like_any_other(lab: Lab) -> None:
 
 @pytest.mark.topology("bridge")
 @pytest.mark.settings(routing="tunnel", devices="br0,eth1")
+@fails_without(call="link_down")
 def test_a_bridge_outlives_its_port_and_so_does_its_selection(lab: Lab) -> None:
     """Nothing tells the agent: the bridge is up and addressed, its cable is not."""
     with lab.link_down("node1.eth0"):
@@ -52,6 +58,7 @@ def test_a_bridge_outlives_its_port_and_so_does_its_selection(lab: Lab) -> None:
 
 @pytest.mark.topology("loopback")
 @pytest.mark.settings(routing="tunnel", devices="eth0,eth1")
+@fails_without(devices="eth0,eth1", instead="eth0,eth1,lo")
 def test_agents_refuse_a_node_ip_on_lo_that_is_not_listed(lab: Lab) -> None:
     assert REFUSAL in (lab.reported["node1"].agent_exits or "")
 
@@ -59,6 +66,11 @@ def test_agents_refuse_a_node_ip_on_lo_that_is_not_listed(lab: Lab) -> None:
 @pytest.mark.issue(17463, "a node IP on lo")
 @pytest.mark.topology("loopback")
 @pytest.mark.settings(routing="tunnel", devices="eth0,eth1", direct_routing_device="eth0")
+@fails_without(
+    "the route by either NIC",
+    topology="src 10.255.0.1 nexthop via 10.0.0.2 dev eth0 nexthop via 10.0.1.2 dev eth1",
+    instead="via 10.0.0.2 dev eth0 src 10.255.0.1",
+)
 def test_with_a_direct_routing_device_a_node_ip_on_lo_survives_the_loss_of_a_fabric(lab: Lab) -> None:
     """The tunnel's ends are the addresses on `lo`, and either NIC leads there."""
     flow = lab.send("pod1", "pod2")
@@ -72,6 +84,8 @@ def test_with_a_direct_routing_device_a_node_ip_on_lo_survives_the_loss_of_a_fab
 
 @pytest.mark.topology("loopback")
 @pytest.mark.settings(routing="tunnel", devices="eth0,eth1,lo")
+@fails_without("the node IP on `lo`", instead=NODE_IPS_ON_ETH1)
+@fails_without(devices="eth0,eth1,lo", instead="eth0,eth1")
 def test_a_listed_lo_is_the_direct_routing_device(lab: Lab) -> None:
     assert set(lab.reported["node1"].devices) == {"lo", "eth0", "eth1"}
     assert lab.reported["node1"].direct_routing_device == "lo"

@@ -8,9 +8,9 @@ from __future__ import annotations
 import ipaddress
 
 import pytest
-from niclab import Lab
+from niclab import Lab, fails_without
 
-from .common import BOTH, NATIVE, PEERS_BY_ETH1, VXLAN
+from .common import BOTH, NATIVE, NODE_IPS_ON_ETH1, PEERS_BY_BOTH, PEERS_BY_ETH1, PER_FLOW, VXLAN
 
 pytestmark = pytest.mark.topology("two-nic")
 
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.topology("two-nic")
     truth="One route, one NIC. Only the kernel's multipath routes, or a bond below Cilium, spread flows.",
 )
 @pytest.mark.settings(VXLAN, BOTH)
+@fails_without("a route by one NIC", instead={**PEERS_BY_BOTH, **PER_FLOW})
 def test_no_balancing(lab: Lab) -> None:
     to_pod = lab.send("pod1", "pod2:udp:5000", count=200, vary_ports=True)
     to_world = lab.send("pod1", "ext0:udp:5000", count=200, vary_ports=True)
@@ -35,6 +36,7 @@ def test_no_balancing(lab: Lab) -> None:
 )
 @pytest.mark.topology(routes=["all: default via 10.0.1.254 dev eth1 metric 200"])
 @pytest.mark.settings(VXLAN)
+@fails_without(routes=...)
 def test_detection_selects_all_that_qualify(lab: Lab) -> None:
     assert lab.reported["node1"].devices == ("eth0", "eth1")
     assert lab.send("pod1", "ext1").source_seen_by("ext1") == "10.0.1.1"
@@ -47,6 +49,7 @@ def test_detection_selects_all_that_qualify(lab: Lab) -> None:
 )
 @pytest.mark.topology(**PEERS_BY_ETH1)
 @pytest.mark.settings(VXLAN)
+@fails_without(routes=...)
 def test_a_route_is_enough(lab: Lab) -> None:
     assert lab.reported["node1"].devices == ("eth0",)
     flow = lab.send("pod1", "pod2")
@@ -60,6 +63,11 @@ def test_a_route_is_enough(lab: Lab) -> None:
     truth="The pool is the node's pod CIDR (kubernetes, cluster-pool), the same whichever NICs there are.",
 )
 @pytest.mark.settings(VXLAN)
+@fails_without(
+    "the node's pod CIDR as the pool",
+    topology='pods: ["pod{n}"]',
+    instead='pools: {other: "10.245.{n}.0/24"}\n    pods: {"pod{n}": {pool: other}}',
+)
 def test_pods_have_addresses_of_the_nodes_pool(lab: Lab) -> None:
     for pod, (node, _) in lab.topology.pods.items():
         assert ipaddress.ip_address(lab.address(pod)) in lab.topology.nodes[node].pod_cidrs[0]
@@ -73,6 +81,7 @@ def test_pods_have_addresses_of_the_nodes_pool(lab: Lab) -> None:
     "the addresses (eni, azure, alibabacloud) do pods belong to NICs, and `devices` does not say which.",
 )
 @pytest.mark.settings(VXLAN, BOTH)
+@fails_without("NICs without addresses of the pool", instead={"run": "node1: ip address add 10.244.1.200/32 dev eth1"})
 def test_listed_devices_have_no_pod_addresses(lab: Lab) -> None:
     pool = lab.topology.nodes["node1"].pod_cidrs[0]
     for nic in ("eth0", "eth1"):
@@ -92,6 +101,8 @@ def test_listed_devices_have_no_pod_addresses(lab: Lab) -> None:
 @pytest.mark.parametrize(
     "devices", [pytest.param(one, marks=pytest.mark.settings(devices=one)) for one in ("eth0", "eth0,eth1")]
 )
+@fails_without(devices="eth0", instead="eth0,eth1", at="eth0")
+@fails_without(devices="eth0,eth1", instead="eth0", at="eth0,eth1")
 def test_the_lever(lab: Lab, devices: str) -> None:
     assert lab.send("pod1", "pod2").left("node1") == {"eth0"}  # not moved by either value
     flow = lab.send("pod1", "ext1")
@@ -111,6 +122,8 @@ def test_the_lever(lab: Lab, devices: str) -> None:
     truth="One route per pod CIDR, by the NIC of the kernel's route to the peer's node IP; never multipath.",
 )
 @pytest.mark.settings(NATIVE, BOTH)
+@fails_without(auto_direct_node_routes=True, instead=False)
+@fails_without("the node IPs on eth0", instead=NODE_IPS_ON_ETH1)
 def test_one_route_per_pod_cidr(lab: Lab) -> None:
     routes = lab.run("node1", "ip", "route", "show", "10.244.2.0/24").split("\n")
     assert [line.split(" proto")[0].strip() for line in routes if line] == ["10.244.2.0/24 via 10.0.0.2 dev eth0"]
@@ -124,6 +137,8 @@ def test_one_route_per_pod_cidr(lab: Lab) -> None:
     "not listed.",
 )
 @pytest.mark.settings(VXLAN, devices="eth1")
+@fails_without("the tunnel", instead=NATIVE)
+@fails_without("the peer's node IP by eth0", instead=PEERS_BY_ETH1)
 def test_nothing_is_bound_to_a_device(lab: Lab) -> None:
     sockets = lab.run("node1", "ss", "-H", "-l", "-n", "-u")
     assert ":8472" in sockets
@@ -140,6 +155,8 @@ def test_nothing_is_bound_to_a_device(lab: Lab) -> None:
     "pod's own address. Up to 1.18 that is so with two selected devices or more; one gets everything.",
 )
 @pytest.mark.settings(VXLAN, devices="eth0")
+@fails_without(devices="eth0", instead="eth0,eth1")
+@fails_without(devices="eth0", instead="eth0,eth1", version="1.18")
 def test_an_unlisted_nic_carries_pods_traffic(lab: Lab) -> None:
     flow = lab.send("pod1", "ext1")
     if lab.version <= (1, 18):
@@ -156,6 +173,7 @@ def test_an_unlisted_nic_carries_pods_traffic(lab: Lab) -> None:
     "one, by the route to the peer's node IP. What a NIC carries is only seen on its cable.",
 )
 @pytest.mark.settings(VXLAN, BOTH)
+@fails_without("the tunnel", instead={"settings": NATIVE, **NODE_IPS_ON_ETH1})
 def test_the_commands_to_verify_with(lab: Lab) -> None:
     routes = lab.run("node1", "ip", "route", "show")
     for_pods = [line for line in routes.splitlines() if line.startswith("10.244.")]
@@ -173,10 +191,10 @@ def test_the_commands_to_verify_with(lab: Lab) -> None:
     truth="No such kind exists in Cilium: the ConfigMap cilium-config does, and CiliumNodeConfig for some nodes. An "
     "operator for OpenShift had a CiliumConfig (v1alpha1) of Helm values.",
 )
+@pytest.mark.only(datapath="cilium", control_plane="kubernetes")
 @pytest.mark.settings(VXLAN)
 def test_there_is_no_kind_of_that_name(lab: Lab) -> None:
-    if lab.control_plane != "kubernetes":
-        pytest.skip("only an API server can tell: --datapath cilium --control-plane kubernetes")
+    """Only an API server knows which kinds there are."""
     kinds = lab.kinds()
     assert "CiliumConfig" not in kinds
     assert "CiliumNodeConfig" in kinds

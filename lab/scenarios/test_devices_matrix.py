@@ -14,12 +14,18 @@ One test is one column of the matrix, one parameter one row. Two rules explain a
 from __future__ import annotations
 
 import pytest
-from niclab import Lab
+from niclab import Lab, fails_without
 
-from .common import NODE1_ETH0, NODE1_ETH1, Row, rows
+from .common import EXT0_BY_ETH1, NODE1_ETH0, NODE1_ETH1, NODE_IPS_ON_ETH1, PEERS_BY_ETH1, UNMASQUERADED, Row, rows
 
 
 @rows()
+@fails_without(
+    "eth1 without a default route",
+    instead={"routes": ["all: default via 10.0.1.254 dev eth1 metric 200"]},
+    at="vxlan-unset",
+)
+@fails_without(devices="eth0,eth1", instead="eth0", at="native-both")
 def test_the_agent_says_which_devices_it_selected(lab: Lab, row: Row) -> None:
     """An empty list means detection; a list is taken as it is; a wildcard is a prefix."""
     for node in ("node1", "node2"):
@@ -27,16 +33,19 @@ def test_the_agent_says_which_devices_it_selected(lab: Lab, row: Row) -> None:
 
 
 @rows("unset", "eth0", "both", "wildcard")
+@fails_without("the node IP on eth0", instead=NODE_IPS_ON_ETH1, at="native-both")
 def test_the_direct_routing_device_has_the_node_ip(lab: Lab, row: Row) -> None:
     assert lab.reported["node1"].direct_routing_device == "eth0"
 
 
 @rows("eth1")
+@fails_without(devices="eth1", instead="eth0,eth1")
 def test_a_single_device_is_the_direct_routing_device_wherever_the_node_ip_is(lab: Lab, row: Row) -> None:
     assert lab.reported["node1"].direct_routing_device == "eth1"
 
 
 @pytest.mark.settings(devices="eth9")
+@fails_without(devices="eth9", instead="eth0")
 def test_a_name_that_does_not_exist_selects_nothing_and_the_agent_exits(lab: Lab) -> None:
     """There is no fall-back to detection; kube-proxy replacement cannot do without a device."""
     for node in ("node1", "node2"):
@@ -45,6 +54,7 @@ def test_a_name_that_does_not_exist_selects_nothing_and_the_agent_exits(lab: Lab
 
 
 @rows(routing="vxlan")
+@fails_without("the peer's node IP by eth0", instead=PEERS_BY_ETH1, at="vxlan-eth1")
 def test_a_tunnel_follows_the_route_to_the_peers_node_ip(lab: Lab, row: Row) -> None:
     """`devices` does not choose the tunnel's NIC: the kernel's route to the outer destination does."""
     flow = lab.send("pod1", "pod2")
@@ -56,6 +66,8 @@ def test_a_tunnel_follows_the_route_to_the_peers_node_ip(lab: Lab, row: Row) -> 
 
 
 @rows(routing="native")
+@fails_without("direct routes by eth0", instead=NODE_IPS_ON_ETH1, at="native-both")
+@fails_without(devices="eth1", instead="eth0,eth1", at="native-eth1", version="1.18")
 def test_native_pod_traffic_follows_the_direct_node_route(lab: Lab, row: Row) -> None:
     """One route per pod CIDR, by the NIC of the route to the peer's node IP, whatever `devices` lists."""
     flow = lab.send("pod1", "pod2")
@@ -71,6 +83,8 @@ def test_native_pod_traffic_follows_the_direct_node_route(lab: Lab, row: Row) ->
 
 
 @rows()
+@fails_without(devices="eth0", instead="eth1", at="vxlan-eth0")
+@fails_without("the route by eth0", instead=EXT0_BY_ETH1, at="native-both")
 def test_pod_to_external_on_f0(lab: Lab, row: Row) -> None:
     """Masqueraded on a selected eth0; seen with the pod's own address where eth0 is not selected."""
     flow = lab.send("pod1", "ext0")
@@ -84,6 +98,8 @@ def test_pod_to_external_on_f0(lab: Lab, row: Row) -> None:
 
 
 @rows()
+@fails_without(devices="eth1", instead="eth0", at="vxlan-eth1")
+@fails_without(devices="eth0", instead="eth0,eth1", at="vxlan-eth0", version="1.18")
 def test_pod_to_external_on_f1(lab: Lab, row: Row) -> None:
     """The destination is on eth1's own network, and yet ≤1.18 with only eth0 selected sends it to the router on f0."""
     flow = lab.send("pod1", "ext1")
@@ -99,6 +115,7 @@ def test_pod_to_external_on_f1(lab: Lab, row: Row) -> None:
 
 
 @rows(routing="vxlan")
+@fails_without("masquerading", instead=UNMASQUERADED, at="vxlan-both")
 def test_pod_to_the_peers_node_ip_in_tunnel_mode(lab: Lab, row: Row) -> None:
     """A node IP is no tunnel destination: it is reached directly, but the answer to a pod's address is tunnelled."""
     flow = lab.send("pod1", "node2.eth0")
@@ -116,6 +133,7 @@ def test_pod_to_the_peers_node_ip_in_tunnel_mode(lab: Lab, row: Row) -> None:
 
 
 @rows(routing="native")
+@fails_without("the node IPs on eth0", instead=NODE_IPS_ON_ETH1, at="native-both")
 def test_pod_to_the_peers_node_ip_in_native_mode(lab: Lab, row: Row) -> None:
     """Native routing keeps the pod's address on its way to a remote node's node IP, which is known as a node."""
     flow = lab.send("pod1", "node2.eth0")
@@ -127,6 +145,8 @@ def test_pod_to_the_peers_node_ip_in_native_mode(lab: Lab, row: Row) -> None:
 
 
 @rows()
+@fails_without(devices="eth0,eth1", instead="eth0", at="vxlan-both")
+@fails_without(devices="eth0", instead="eth0,eth1", at="native-eth0", version="1.18")
 def test_pod_to_the_peers_other_nic(lab: Lab, row: Row) -> None:
     """An address that is not the node IP is the world to Cilium: masqueraded where it leaves by a selected device."""
     flow = lab.send("pod1", "node2.eth1")

@@ -13,20 +13,22 @@ Each probe is a flow of its own here. "Even" is tested: a fair hash would be ref
 from __future__ import annotations
 
 import pytest
-from niclab import Lab, Settings
+from niclab import Lab, Settings, fails_without
 
-TWO = "10.9.0.0/16 nexthop via 10.0.0.254 dev eth0 nexthop via 10.0.1.254 dev eth1"
+from .common import LEGACY, PEERS_BY_BOTH, PER_FLOW
+
+TWO = "node1: 10.9.0.0/16 nexthop via 10.0.0.254 dev eth0 nexthop via 10.0.1.254 dev eth1"
 THREE = f"{TWO} nexthop via 10.0.2.254 dev eth2"
-WEIGHTED = "10.9.0.0/16 nexthop via 10.0.0.254 dev eth0 weight 3 nexthop via 10.0.1.254 dev eth1 weight 1"
-PER_FLOW = "all: net.ipv4.fib_multipath_hash_policy=1"
+WEIGHTED = "node1: 10.9.0.0/16 nexthop via 10.0.0.254 dev eth0 weight 3 nexthop via 10.0.1.254 dev eth1 weight 1"
+BY_TWO, BY_THREE, BY_WEIGHT = {"routes": [TWO]}, {"routes": [THREE]}, {"routes": [WEIGHTED]}
 PAIRS, FLOWS = 200, 2000
 
 NATIVE = Settings.of(routing="native", ipv4_native_routing_cidr="10.244.0.0/16", devices="eth+")
-LEGACY = NATIVE.merged(Settings.of(enable_host_legacy_routing=True))
 
 
 @pytest.mark.topology("uplinks")
 @pytest.mark.settings(NATIVE)
+@fails_without("a route by one NIC", instead=BY_TWO)
 def test_without_a_multipath_route_one_nic_carries_all(lab: Lab) -> None:
     """Three selected devices, three uplinks that work: nothing is balanced."""
     flow = lab.send("pod1", "world", count=PAIRS, vary_addresses=True)
@@ -34,8 +36,9 @@ def test_without_a_multipath_route_one_nic_carries_all(lab: Lab) -> None:
     flow.must_receive()
 
 
-@pytest.mark.topology("uplinks", routes=[f"node1: {TWO}"])
+@pytest.mark.topology("uplinks", **BY_TWO)
 @pytest.mark.settings(NATIVE)
+@fails_without(routes=...)
 def test_address_pairs_are_spread_evenly_over_two_nics(lab: Lab) -> None:
     flow = lab.send("pod1", "world", count=PAIRS, vary_addresses=True)
     shares = flow.shares("node1")
@@ -45,15 +48,18 @@ def test_address_pairs_are_spread_evenly_over_two_nics(lab: Lab) -> None:
     flow.must_receive()
 
 
-@pytest.mark.topology("uplinks", routes=[f"node1: {THREE}"])
+@pytest.mark.topology("uplinks", **BY_THREE)
 @pytest.mark.settings(NATIVE)
+@fails_without(routes=..., instead=BY_TWO)
 def test_address_pairs_are_spread_evenly_over_three_nics(lab: Lab) -> None:
     shares = lab.send("pod1", "world", count=PAIRS, vary_addresses=True).shares("node1")
     assert shares.fits({"eth0": 1, "eth1": 1, "eth2": 1}), shares.chart({"eth0": 1, "eth1": 1, "eth2": 1})
 
 
-@pytest.mark.topology("uplinks", routes=[f"node1: {TWO}"])
+@pytest.mark.topology("uplinks", **BY_TWO)
 @pytest.mark.settings(NATIVE)
+@fails_without(call="link_down")
+@fails_without(routes=...)
 def test_a_nic_that_goes_down_hands_its_flows_over_and_takes_them_again(lab: Lab) -> None:
     """The kernel's multipath route loses that hop and gets it back with the link; flows in between change their NIC."""
     with lab.link_down("node1.eth1"):
@@ -66,8 +72,9 @@ def test_a_nic_that_goes_down_hands_its_flows_over_and_takes_them_again(lab: Lab
     flow.must_receive()
 
 
-@pytest.mark.topology("uplinks", routes=[f"node1: {WEIGHTED}"])
+@pytest.mark.topology("uplinks", **BY_WEIGHT)
 @pytest.mark.settings(NATIVE)
+@fails_without(routes=..., instead=BY_TWO)
 def test_weights_are_kept(lab: Lab) -> None:
     shares = lab.send("pod1", "world", count=PAIRS, vary_addresses=True).shares("node1")
     assert shares.fits({"eth0": 3, "eth1": 1}), shares.chart({"eth0": 3, "eth1": 1})
@@ -80,8 +87,9 @@ ISSUE_39121 = pytest.mark.issue(
 
 
 @ISSUE_39121
-@pytest.mark.topology("uplinks", routes=[f"node1: {TWO}"], sysctls=[PER_FLOW])
+@pytest.mark.topology("uplinks", **BY_TWO, **PER_FLOW)
 @pytest.mark.settings(NATIVE)
+@fails_without("BPF host routing", instead=LEGACY)
 def test_bpf_host_routing_keeps_every_flow_of_a_pair_on_one_nic(lab: Lab) -> None:
     """A pod that talks to one server gets one NIC's bandwidth: the kernel's per-flow policy is not asked."""
     shares = lab.send("pod1", "world:udp:5000", count=FLOWS, vary_ports=True).shares("node1")
@@ -89,29 +97,27 @@ def test_bpf_host_routing_keeps_every_flow_of_a_pair_on_one_nic(lab: Lab) -> Non
 
 
 @ISSUE_39121
-@pytest.mark.topology("uplinks", routes=[f"node1: {TWO}"], sysctls=[PER_FLOW])
-@pytest.mark.settings(LEGACY)
+@pytest.mark.topology("uplinks", **BY_TWO, **PER_FLOW)
+@pytest.mark.settings(NATIVE, LEGACY)
+@fails_without(sysctls=...)
+@fails_without(enable_host_legacy_routing=True, instead=False)
 def test_legacy_host_routing_spreads_the_flows_of_a_pair(lab: Lab) -> None:
     shares = lab.send("pod1", "world:udp:5000", count=FLOWS, vary_ports=True).shares("node1")
     assert shares.fits({"eth0": 1, "eth1": 1}), shares.chart({"eth0": 1, "eth1": 1})
 
 
-@pytest.mark.topology("uplinks", routes=[f"node1: {TWO}"])
-@pytest.mark.settings(LEGACY)
+@pytest.mark.topology("uplinks", **BY_TWO)
+@pytest.mark.settings(NATIVE, LEGACY)
+@fails_without("the kernel's default hash", instead=PER_FLOW)
 def test_legacy_host_routing_hashes_pairs_unless_told_otherwise(lab: Lab) -> None:
     """The kernel's default policy, 0, looks at addresses alone."""
     shares = lab.send("pod1", "world:udp:5000", count=FLOWS, vary_ports=True).shares("node1")
     assert max(shares.counts.values()) == FLOWS, shares.chart()
 
 
-PEER_BY_TWO = [
-    "node1: 10.0.0.2/32 nexthop via 10.0.0.2 dev eth0 nexthop via 10.0.1.2 dev eth1",
-    "node2: 10.0.0.1/32 nexthop via 10.0.0.1 dev eth0 nexthop via 10.0.1.1 dev eth1",
-]
-
-
-@pytest.mark.topology("uplinks", routes=PEER_BY_TWO, sysctls=[PER_FLOW])
+@pytest.mark.topology("uplinks", **PEERS_BY_BOTH, **PER_FLOW)
 @pytest.mark.settings(routing="tunnel", devices="eth+")
+@fails_without(sysctls=...)
 def test_a_tunnel_spreads_pod_flows_by_its_outer_source_port(lab: Lab) -> None:
     """What is spread is the way to the peer's node IP; the outer source port is a hash of the inner flow."""
     shares = lab.send("pod1", "pod2:udp:5000", count=FLOWS, vary_ports=True).shares("node1")
@@ -119,15 +125,18 @@ def test_a_tunnel_spreads_pod_flows_by_its_outer_source_port(lab: Lab) -> None:
     assert min(shares.counts["eth0"], shares.counts["eth1"]) > FLOWS // 4, shares.chart()
 
 
-@pytest.mark.topology("uplinks", routes=PEER_BY_TWO)
+@pytest.mark.topology("uplinks", **PEERS_BY_BOTH)
 @pytest.mark.settings(routing="tunnel", devices="eth+")
+@fails_without("the kernel's default hash", instead=PER_FLOW)
 def test_a_tunnel_uses_one_nic_per_pair_of_nodes_by_default(lab: Lab) -> None:
     shares = lab.send("pod1", "pod2:udp:5000", count=FLOWS, vary_ports=True).shares("node1")
     assert max(shares.counts.values()) == FLOWS, shares.chart()
 
 
-@pytest.mark.topology("uplinks", routes=[f"node1: {TWO}"])
+@pytest.mark.topology("uplinks", **BY_TWO)
 @pytest.mark.settings(NATIVE, devices="eth0")
+@fails_without(devices="eth0", instead="eth+", version="1.18")
+@fails_without(routes=...)
 def test_one_selected_device_undoes_the_spreading_up_to_1_18(lab: Lab) -> None:
     """Without a look at the FIB there is no multipath; later versions spread, and leak pod addresses on eth1."""
     flow = lab.send("pod1", "world", count=PAIRS, vary_addresses=True)

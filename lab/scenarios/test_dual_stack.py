@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from niclab import Lab, Settings
+from niclab import Lab, Settings, fails_without
+
+from .common import NODE_IPS_ON_ETH1, PEERS_BY_ETH1
 
 DUAL = Settings.of(enable_ipv6=True, enable_ipv6_masquerade=True)
 TUNNEL = DUAL.merged(Settings.of(routing="tunnel", tunnel="vxlan"))
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.topology("dual-stack")
 
 @FAMILIES
 @pytest.mark.settings(TUNNEL, devices="eth1")
+@fails_without("the peer's IPv4 node IP by eth0", instead=PEERS_BY_ETH1)
 def test_both_families_share_one_tunnel(lab: Lab, protocol: str) -> None:
     """The underlay is IPv4 unless `underlay-protocol` says otherwise; its NIC is that of the route to the node IP."""
     flow = lab.send("pod1", f"pod2:{protocol}")
@@ -33,6 +36,10 @@ def test_both_families_share_one_tunnel(lab: Lab, protocol: str) -> None:
 
 @FAMILIES
 @pytest.mark.settings(NATIVE, devices="eth0,eth1")
+@fails_without(
+    "the IPv6 node IPs on eth0", instead={"node_ips": ["node1: fd00:10:0:1::1", "node2: fd00:10:0:1::2"]}, at="icmp6"
+)
+@fails_without("the IPv4 node IPs on eth0", instead=NODE_IPS_ON_ETH1, at="icmp")
 def test_each_family_has_direct_routes_of_its_own(lab: Lab, protocol: str) -> None:
     flow = lab.send("pod1", f"pod2:{protocol}")
     assert flow.left("node1") == flow.came_back_to("node1") == {"eth0"}
@@ -41,6 +48,7 @@ def test_each_family_has_direct_routes_of_its_own(lab: Lab, protocol: str) -> No
 
 @FAMILIES
 @pytest.mark.settings(TUNNEL, devices="eth0,eth1")
+@fails_without(devices="eth0,eth1", instead="eth0")
 def test_each_family_is_masqueraded_to_the_nics_own_address(lab: Lab, protocol: str) -> None:
     flow = lab.send("pod1", f"ext1:{protocol}")
     assert flow.left("node1") == {"eth1"}
@@ -50,6 +58,7 @@ def test_each_family_is_masqueraded_to_the_nics_own_address(lab: Lab, protocol: 
 
 @FAMILIES
 @pytest.mark.settings(TUNNEL, devices="eth0")
+@fails_without(devices="eth0", instead="eth0,eth1", version="1.18")
 def test_one_device_skips_the_fib_in_both_families_up_to_1_18(lab: Lab, protocol: str) -> None:
     """Straight to eth0. There IPv4 asks eth0's gateway, but IPv6 asks eth0's neighbours for who is on eth1: nobody."""
     short_cut = {"icmp": {"eth0"}, "icmp6": set[str]()}[protocol]

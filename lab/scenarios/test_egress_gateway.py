@@ -12,7 +12,7 @@ node it is. Default routes leave by eth0, the policies' addresses are on eth1. T
 from __future__ import annotations
 
 import pytest
-from niclab import FlowResult, Lab, Settings
+from niclab import FlowResult, Lab, Settings, fails_without
 
 from .common import BOTH, ETH0, ETH1, NATIVE, VXLAN
 
@@ -34,6 +34,7 @@ def by_gateway(flow: FlowResult, *, nic: str, source: str) -> None:
     "routing",
     [pytest.param(mode, marks=pytest.mark.settings(mode), id=mode.values["routing-mode"]) for mode in (VXLAN, NATIVE)],
 )
+@fails_without(enable_egress_gateway=True, instead=False)
 def test_a_policy_tunnels_to_the_gateway(lab: Lab, routing: Settings) -> None:
     """There and back, in native routing too, where nothing else is tunnelled."""
     flow = lab.send("by-nic", "ext1")
@@ -42,6 +43,13 @@ def test_a_policy_tunnels_to_the_gateway(lab: Lab, routing: Settings) -> None:
 
 
 @pytest.mark.issue(21452, "egress gateway: the address of eth1, and yet it leaves by eth0")
+@fails_without(
+    "the main table alone",
+    instead={
+        "routes": ["node2: default via 10.0.1.254 dev eth1 table 100"],
+        "rules": ["node2: from 10.0.1.202 lookup 100"],
+    },
+)
 def test_the_egress_ip_does_not_choose_the_nic(lab: Lab) -> None:
     """The trap: eth1's address goes out of eth0, where the gateway's route to the world is. Here the router forwards
     it; many networks would not.
@@ -51,11 +59,22 @@ def test_the_egress_ip_does_not_choose_the_nic(lab: Lab) -> None:
 
 
 @pytest.mark.issue(28498, "egress gateway: the NIC of the policy is not the one that is used")
+@fails_without(
+    "the policy's interface",
+    topology="0.0.0.0/0, gateways: node2, interface: eth1",
+    instead="0.0.0.0/0, gateways: node2, egress_ip: 10.0.1.2",
+)
+@fails_without(
+    "the gateway's route by eth0", instead={"routes": ["node2: 10.0.2.0/24 via 10.0.1.254 dev eth1"]}, version="1.18"
+)
 def test_an_interface_fixes_the_nic_from_1_20_on(lab: Lab) -> None:
     """Before, it is only another way to say which address."""
     by_gateway(lab.send("by-nic", "far"), nic="eth0" if lab.version < (1, 20) else "eth1", source="10.0.1.2")
 
 
+@fails_without(
+    "a route that has ext0 as a neighbour", instead={"routes": ["node2: 10.0.0.100/32 via 10.0.1.254 dev eth1"]}
+)
 def test_the_next_hop_stays_that_of_the_routes(lab: Lab) -> None:
     """From 1.20 on the NIC is the policy's, and the neighbour the one that the routes say: nobody on f1 has ext0's."""
     flow = lab.send("by-nic", "ext0")
@@ -66,6 +85,9 @@ def test_the_next_hop_stays_that_of_the_routes(lab: Lab) -> None:
         flow.must_not_receive()
 
 
+@fails_without(
+    "the default route by eth0", topology="default via 10.0.0.254 dev eth0", instead="default via 10.0.1.254 dev eth1"
+)
 def test_without_a_choice_it_is_the_nic_of_the_default_route(lab: Lab) -> None:
     by_gateway(lab.send("by-default", "far"), nic="eth0", source="10.0.0.2")
 
@@ -73,11 +95,17 @@ def test_without_a_choice_it_is_the_nic_of_the_default_route(lab: Lab) -> None:
 @pytest.mark.topology(
     routes=["node2: default via 10.0.1.254 dev eth1 table 100"], rules=["node2: from 10.0.1.2 lookup 100"]
 )
+@fails_without(rules=..., routes=..., version="1.18")
 def test_a_rule_for_the_egress_ip_is_the_cure(lab: Lab) -> None:
     """With routes of its own on the gateway the address leaves by its own NIC, in every version."""
     by_gateway(lab.send("by-nic", "far"), nic="eth1", source="10.0.1.2")
 
 
+@fails_without(
+    "the pod's own node as gateway",
+    topology="gateways: node1, interface: eth1",
+    instead="gateways: node2, interface: eth1",
+)
 def test_a_pods_own_node_as_its_gateway(lab: Lab) -> None:
     """No tunnel. From 1.20 on, what the routes would send by eth0 is looked for on eth1 itself, and not found there."""
     straight, away = lab.send_all(["at-home -> ext1", "at-home -> far"])
@@ -87,6 +115,7 @@ def test_a_pods_own_node_as_its_gateway(lab: Lab) -> None:
     assert away.source_seen_by("far") == ("10.0.1.1" if lab.version < (1, 20) else None)
 
 
+@fails_without(topology="excluded: 10.0.1.0/24, ")
 def test_what_stays_in_the_cluster_and_what_is_excluded(lab: Lab) -> None:
     """Pods and node IPs are never sent to a gateway; nor are answers to what came in, nor excluded networks."""
     pod, node, answer, excluded = lab.send_all(
@@ -103,6 +132,7 @@ def test_what_stays_in_the_cluster_and_what_is_excluded(lab: Lab) -> None:
 
 
 @pytest.mark.settings(ETH0)
+@fails_without(devices="eth0", instead="eth0,eth1")
 def test_an_egress_nic_that_is_not_selected(lab: Lab) -> None:
     """SNAT where the packet leaves, but the answer comes in by eth1, where nobody undoes it."""
     flow = lab.send("by-address", "far")
@@ -112,6 +142,7 @@ def test_an_egress_nic_that_is_not_selected(lab: Lab) -> None:
 
 
 @pytest.mark.settings(ETH1)
+@fails_without(devices="eth1", instead="eth0,eth1")
 def test_a_pods_node_without_its_nic(lab: Lab) -> None:
     """node1's eth0 is not selected: from 1.19 on what its routes send there passes by the policy, with the pod's own
     address; up to 1.18 it goes to eth1, where nobody knows ext0.

@@ -7,11 +7,9 @@ eth1. In `eni` a pod's address belongs to a NIC of its node, and the agents make
 from __future__ import annotations
 
 import pytest
-from niclab import Lab, Settings
+from niclab import Lab, fails_without
 
-from .common import BOTH, ETH0, NATIVE_OF_POOLS, VXLAN
-
-UNMASQUERADED = Settings.of(enable_ipv4_masquerade=False, enable_bpf_masquerade=False)
+from .common import BOTH, ETH0, NATIVE, NATIVE_OF_POOLS, NODE_IPS_ON_ETH1, UNMASQUERADED, VXLAN
 
 pools = pytest.mark.topology("multi-pool")
 enis = pytest.mark.topology("eni")
@@ -19,6 +17,7 @@ enis = pytest.mark.topology("eni")
 
 @pools
 @pytest.mark.settings(VXLAN, BOTH)
+@fails_without("the tunnel", instead=NATIVE)
 def test_every_pool_of_a_node_is_tunnelled(lab: Lab) -> None:
     """Peers know every CIDR of a node, and reach all by its node IP."""
     for flow in lab.send_all(["pod1 -> pod2", "pod1 -> disk2", "disk1 -> pod2", "disk1 -> disk2"]):
@@ -29,6 +28,8 @@ def test_every_pool_of_a_node_is_tunnelled(lab: Lab) -> None:
 
 @pools
 @pytest.mark.settings(NATIVE_OF_POOLS, BOTH)
+@fails_without("the node IPs on eth0", instead=NODE_IPS_ON_ETH1)
+@fails_without(auto_direct_node_routes=True, instead=False)
 def test_every_pool_of_a_node_has_a_direct_route(lab: Lab) -> None:
     """By the NIC of the route to the node IP. A pool makes no difference; the node's own rule for its CIDR does."""
     routes = lab.run("node1", "ip", "route", "show")
@@ -43,6 +44,7 @@ def test_every_pool_of_a_node_has_a_direct_route(lab: Lab) -> None:
 
 @pools
 @pytest.mark.settings(NATIVE_OF_POOLS, BOTH)
+@fails_without("the rule", topology="    rules: from 10.245.{n}.0/24 lookup 100\n")
 def test_a_rule_for_a_pool_keeps_it_on_its_network(lab: Lab) -> None:
     plain, rule = lab.send_all(["pod1 -> far", "disk1 -> far"])
     assert plain.left("node1") == {"eth0"}
@@ -53,6 +55,8 @@ def test_a_rule_for_a_pool_keeps_it_on_its_network(lab: Lab) -> None:
 
 @pools
 @pytest.mark.settings(NATIVE_OF_POOLS, ETH0)
+@fails_without("the rule", topology="    rules: from 10.245.{n}.0/24 lookup 100\n")
+@fails_without(devices="eth0", instead="eth0,eth1", version="1.18")
 def test_one_device_and_a_rule_for_a_pool(lab: Lab) -> None:
     """Up to 1.18 nobody asks the rule: everything goes to the one device. Later eth1 is it, and does not masquerade."""
     flow = lab.send("disk1", "far")
@@ -72,6 +76,7 @@ def test_one_device_and_a_rule_for_a_pool(lab: Lab) -> None:
         pytest.param("eth0", marks=pytest.mark.settings(ETH0)),
     ],
 )
+@fails_without(topology="pod{n}-eth1: {nic: eth1}", instead="pod{n}-eth1: {nic: eth0}")
 def test_pods_of_one_node_leave_by_different_nics(lab: Lab, devices: str) -> None:
     """Inside the cloud's network every pod uses the NIC its address belongs to, whatever `devices` says."""
     for nic in ("eth0", "eth1"):
@@ -83,6 +88,7 @@ def test_pods_of_one_node_leave_by_different_nics(lab: Lab, devices: str) -> Non
 
 @enis
 @pytest.mark.settings(BOTH)
+@fails_without("masquerading", instead=UNMASQUERADED)
 def test_the_world_is_left_to_the_default_route(lab: Lab) -> None:
     """What is masqueraded leaves by eth0, with its address, up to 1.20: the rules are for the cloud's network alone."""
     for flow in lab.send_all(["pod1-eth0 -> world", "pod1-eth1 -> world"]):
@@ -93,6 +99,7 @@ def test_the_world_is_left_to_the_default_route(lab: Lab) -> None:
 
 @enis
 @pytest.mark.settings(BOTH, UNMASQUERADED)
+@fails_without(enable_bpf_masquerade=False, enable_ipv4_masquerade=False)
 def test_without_masquerading_the_world_is_reached_by_the_pods_nic(lab: Lab) -> None:
     flow = lab.send("pod1-eth1", "world")
     assert flow.left("node1") == {"eth1"}

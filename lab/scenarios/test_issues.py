@@ -6,9 +6,9 @@ An issue that other scenarios show as well is marked there too.
 from __future__ import annotations
 
 import pytest
-from niclab import Lab
+from niclab import Lab, fails_without
 
-from .common import BOTH, ETH0, NATIVE, NODE_IPS_ON_ETH1, VXLAN
+from .common import BOTH, ETH0, EXT1_BY_ETH0, NATIVE, NODE_IPS_ON_ETH1, PEERS_BY_ETH1, VXLAN
 
 NO_DEVICE = "unable to determine direct routing device. Use --direct-routing-device to specify it"
 
@@ -16,6 +16,7 @@ NO_DEVICE = "unable to determine direct routing device. Use --direct-routing-dev
 @pytest.mark.issue(25478, "the tunnel's NIC cannot be chosen; the direct routing device has no effect on it")
 @pytest.mark.topology("two-nic")
 @pytest.mark.settings(VXLAN, BOTH, direct_routing_device="eth1")
+@fails_without("the peer's node IP by eth0", instead=PEERS_BY_ETH1)
 def test_the_direct_routing_device_does_not_move_the_tunnel(lab: Lab) -> None:
     """It is eth1, and yet the tunnel follows the route to the peer's node IP."""
     assert lab.reported["node1"].direct_routing_device == "eth1"
@@ -27,6 +28,7 @@ def test_the_direct_routing_device_does_not_move_the_tunnel(lab: Lab) -> None:
 @pytest.mark.issue(33527, "the agent cannot determine its direct routing device although it was told one")
 @pytest.mark.topology("three-nic")
 @pytest.mark.settings(VXLAN, devices="eth1,eth2", direct_routing_device="eth0")
+@fails_without(devices="eth1,eth2", instead="eth0,eth1,eth2")
 def test_a_direct_routing_device_is_only_looked_for_among_selected_devices(lab: Lab) -> None:
     """eth0 has the node IP and the option names it, but `devices` leaves it out; of the two others neither fits."""
     assert lab.reported["node1"].agent_exits == NO_DEVICE
@@ -35,6 +37,7 @@ def test_a_direct_routing_device_is_only_looked_for_among_selected_devices(lab: 
 @pytest.mark.issue(37425, "forcing detection beside a list selects many more NICs")
 @pytest.mark.topology("three-nic")
 @pytest.mark.settings(VXLAN, devices="eth0", force_device_detection=True)
+@fails_without(force_device_detection=True, instead=False)
 def test_forced_detection_drops_the_rule_for_veths(lab: Lab) -> None:
     """eth1 and eth2 have no default route, which keeps a veth out of detection, unless there is a list."""
     assert lab.reported["node1"].devices == ("eth0", "eth1", "eth2")
@@ -43,6 +46,8 @@ def test_forced_detection_drops_the_rule_for_veths(lab: Lab) -> None:
 @pytest.mark.issue(19497, "pods' own addresses leave by a NIC that is not selected")
 @pytest.mark.topology("two-nic")
 @pytest.mark.settings(VXLAN, devices="eth1", enable_endpoint_routes=True)
+@fails_without(devices="eth1", instead="eth0,eth1")
+@fails_without(enable_endpoint_routes=True, instead=False, version="1.18")
 def test_a_nic_that_is_not_selected_does_not_masquerade(lab: Lab) -> None:
     """Endpoint routes keep the FIB in use on every version."""
     flow = lab.send("pod1", "ext0")
@@ -54,6 +59,8 @@ def test_a_nic_that_is_not_selected_does_not_masquerade(lab: Lab) -> None:
 @pytest.mark.issue(27343, "with one device selected pods' traffic leaves by it, whatever the routes say")
 @pytest.mark.topology("two-nic")
 @pytest.mark.settings(VXLAN, ETH0)
+@fails_without(devices="eth0", instead="eth0,eth1", version="1.18")
+@fails_without("the route by eth1", instead=EXT1_BY_ETH0)
 def test_one_device_gets_everything_up_to_1_18(lab: Lab) -> None:
     flow = lab.send("pod1", "ext1")
     assert flow.left("node1") == ({"eth0"} if lab.version <= (1, 18) else {"eth1"})
@@ -67,6 +74,7 @@ def test_one_device_gets_everything_up_to_1_18(lab: Lab) -> None:
     rules=["node1: from 10.244.1.0/24 lookup 100"],
 )
 @pytest.mark.settings(NATIVE, BOTH, auto_direct_node_routes=False)
+@fails_without(rules=...)
 def test_rules_and_tables_are_honoured(lab: Lab) -> None:
     """Since 1.12: the FIB lookup is a full one, rules included. ext0 is on eth0's own network."""
     flow = lab.send("pod1", "ext0")
@@ -77,6 +85,7 @@ def test_rules_and_tables_are_honoured(lab: Lab) -> None:
 @pytest.mark.issue(16424, "direct node routes refuse peers behind a gateway")
 @pytest.mark.topology("routed")
 @pytest.mark.settings(NATIVE, BOTH)
+@fails_without("a gateway before the peer", instead={"routes": ["node1: 10.0.2.2/32 dev eth0"]})
 def test_no_direct_route_to_a_peer_behind_a_gateway(lab: Lab) -> None:
     """The agent warns and installs nothing; the default route carries the pods' packets to the switch all the same."""
     assert "10.244.2.0/24" not in lab.run("node1", "ip", "route", "show")
@@ -88,6 +97,7 @@ def test_no_direct_route_to_a_peer_behind_a_gateway(lab: Lab) -> None:
 @pytest.mark.issue(36168, "east-west traffic on the private network, north-south on the public one")
 @pytest.mark.topology("two-nic", **NODE_IPS_ON_ETH1)
 @pytest.mark.settings(VXLAN, BOTH)
+@fails_without(node_ips=...)
 def test_the_node_ip_parts_east_west_from_north_south(lab: Lab) -> None:
     assert lab.send("pod1", "pod2").left("node1") == {"eth1"}
     flow = lab.send("pod1", "ext0")

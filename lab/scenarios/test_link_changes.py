@@ -8,7 +8,7 @@ a NIC takes along when it goes down still count when it comes back.
 from __future__ import annotations
 
 import pytest
-from niclab import Lab
+from niclab import Lab, fails_without
 
 from .common import NODE_IPS_ON_ETH1
 
@@ -25,6 +25,7 @@ def selected(lab: Lab) -> set[str]:
 
 
 @BOTH
+@fails_without(call="link_down")
 def test_a_listed_nic_that_is_down_is_left_out_up_to_1_18(lab: Lab) -> None:
     """From 1.19 on the list alone decides. Either way its traffic takes the default route, with eth0's address."""
     assert lab.send("pod1", "ext1").left("node1") == {"eth1"}
@@ -39,6 +40,8 @@ def test_a_listed_nic_that_is_down_is_left_out_up_to_1_18(lab: Lab) -> None:
 
 
 @BOTH
+@fails_without(call="link_down")
+@fails_without(call="add_route")
 def test_a_nic_that_comes_back_has_lost_its_default_route(lab: Lab) -> None:
     """The tunnel works again at once, over the connected route; the way to the world stays closed."""
     lab.link_down("node1.eth0")
@@ -53,6 +56,7 @@ def test_a_nic_that_comes_back_has_lost_its_default_route(lab: Lab) -> None:
 
 
 @BOTH
+@fails_without(call="add_route")
 def test_routes_to_the_peers_node_ip_move_the_tunnel_to_the_nic_that_is_left(lab: Lab) -> None:
     """On both nodes: the peer answers to the node IP, which is on the NIC that is down."""
     with lab.link_down("node1.eth0"):
@@ -65,6 +69,8 @@ def test_routes_to_the_peers_node_ip_move_the_tunnel_to_the_nic_that_is_left(lab
 
 
 @pytest.mark.settings(routing="tunnel", devices="eth+")
+@fails_without(devices="eth+", instead="eth0,eth1")
+@fails_without(call="unplug")
 def test_a_hot_plugged_nic_that_devices_names_is_used_and_one_that_is_pulled_is_forgotten(lab: Lab) -> None:
     with lab.plug("node1.eth2", fabric="f1", addresses="10.0.1.51/24"):
         assert selected(lab) == {"eth0", "eth1", "eth2"}
@@ -76,6 +82,9 @@ def test_a_hot_plugged_nic_that_devices_names_is_used_and_one_that_is_pulled_is_
 
 
 @AUTOMATIC
+@fails_without(call="add_route")
+@fails_without(call="add_address")
+@fails_without(devices="", instead="eth0,eth1")
 def test_selection_outlives_the_default_route_that_made_it(lab: Lab) -> None:
     """A veth is detected by a default route; without it, it stays selected until an address on it changes."""
     with lab.add_route("node1", "default via 10.0.1.254 dev eth1 metric 50"):
@@ -87,6 +96,7 @@ def test_selection_outlives_the_default_route_that_made_it(lab: Lab) -> None:
 
 
 @AUTOMATIC
+@fails_without(call="add_route")
 def test_a_route_that_a_nic_took_along_still_counts_when_it_comes_back(lab: Lab) -> None:
     """The kernel flushes IPv4 routes silently, so the agent's route table keeps them: `ip route` and it disagree."""
     lab.add_route("node1", "default via 10.0.1.254 dev eth1 metric 50")
@@ -99,6 +109,7 @@ def test_a_route_that_a_nic_took_along_still_counts_when_it_comes_back(lab: Lab)
 
 @NATIVE
 @pytest.mark.topology(**NODE_IPS_ON_ETH1)
+@fails_without(call="validate_nodes")
 def test_a_direct_node_route_is_gone_until_the_agent_validates_its_nodes(lab: Lab) -> None:
     """For up to a minute after the NIC is back pods of other nodes are out of reach: no agent looks earlier."""
     assert lab.send("pod1", "pod2").left("node1") == {"eth1"}

@@ -6,9 +6,9 @@ Both NICs are selected. ext0 is on eth0's own network, ext1 on eth1's; both know
 from __future__ import annotations
 
 import pytest
-from niclab import Lab, Settings
+from niclab import Lab, Settings, fails_without
 
-from .common import BOTH, ETH0, NATIVE, NODE1_ETH0, NODE1_ETH1, VXLAN
+from .common import BOTH, ETH0, EXT1_BY_ETH0, NATIVE, NODE1_ETH0, NODE1_ETH1, VXLAN
 
 IPTABLES = Settings.of(enable_bpf_masquerade=False)
 AGENT = Settings.of(enable_ip_masq_agent=True)
@@ -27,12 +27,16 @@ def seen(lab: Lab) -> dict[str, str | None]:
 
 
 @pytest.mark.settings(AGENT)
+@fails_without(enable_ip_masq_agent=True, instead=False)
 def test_the_ip_masq_agents_defaults(lab: Lab) -> None:
     """Told nothing, it lists all private networks: nothing of this lab is masqueraded to any more."""
     assert seen(lab) == {"ext0": "pod", "ext1": "pod"}
 
 
 @pytest.mark.settings(AGENT, ip_masq_agent_config_path="{nonMasqueradeCIDRs: [10.0.1.0/24]}")
+@fails_without(
+    ip_masq_agent_config_path="{nonMasqueradeCIDRs: [10.0.1.0/24]}", instead="{nonMasqueradeCIDRs: [10.0.0.0/24]}"
+)
 def test_the_ip_masq_agents_list(lab: Lab) -> None:
     """One list for all devices; what is not on it is masqueraded as always."""
     assert seen(lab) == {"ext0": NODE1_ETH0, "ext1": "pod"}
@@ -40,6 +44,9 @@ def test_the_ip_masq_agents_list(lab: Lab) -> None:
 
 @pytest.mark.settings(AGENT, routing="native", auto_direct_node_routes=True)
 @pytest.mark.settings(ip_masq_agent_config_path="{nonMasqueradeCIDRs: [10.244.0.0/16]}")
+@fails_without(
+    ip_masq_agent_config_path="{nonMasqueradeCIDRs: [10.244.0.0/16]}", instead="{nonMasqueradeCIDRs: [192.168.0.0/16]}"
+)
 def test_the_ip_masq_agent_in_native_routing(lab: Lab) -> None:
     """Its list stands for the native routing CIDR, which nobody has to say then."""
     assert seen(lab) == {"ext0": NODE1_ETH0, "ext1": NODE1_ETH1}
@@ -47,6 +54,7 @@ def test_the_ip_masq_agent_in_native_routing(lab: Lab) -> None:
 
 
 @pytest.mark.settings(derive_masq_ip_addr_from_device="eth1")
+@fails_without(derive_masq_ip_addr_from_device="eth1", instead="eth0")
 def test_one_devices_address_for_all(lab: Lab) -> None:
     """A hidden flag. The answer to eth1's address comes back by eth1, where it is selected too."""
     flow = lab.send("pod1", "ext0")
@@ -55,6 +63,7 @@ def test_one_devices_address_for_all(lab: Lab) -> None:
 
 
 @pytest.mark.settings(IPTABLES, egress_masquerade_interfaces="eth1")
+@fails_without(egress_masquerade_interfaces="eth1", instead="eth0")
 def test_iptables_on_listed_interfaces(lab: Lab) -> None:
     """`devices` does not matter to iptables; on an interface that is not listed the pod's own address is seen."""
     assert seen(lab) == {"ext0": "pod", "ext1": NODE1_ETH1}
@@ -62,6 +71,7 @@ def test_iptables_on_listed_interfaces(lab: Lab) -> None:
 
 @pytest.mark.topology(routes=["node1: 10.0.1.100/32 dev eth1 src 10.0.0.1"])
 @pytest.mark.settings(IPTABLES, enable_masquerade_to_route_source=True)
+@fails_without(enable_masquerade_to_route_source=True, instead=False)
 def test_iptables_to_the_source_of_routes(lab: Lab) -> None:
     """Networks of the NICs have a source in their routes. Where a route to one host says another, it is that from 1.20
     on; before, rules come in the order of the kernel's routes, and the network's is the first.
@@ -73,6 +83,8 @@ def test_iptables_to_the_source_of_routes(lab: Lab) -> None:
 
 
 @pytest.mark.settings(IPTABLES, ETH0, enable_masquerade_to_route_source=True)
+@fails_without(devices="eth0", instead="eth0,eth1")
+@fails_without(enable_masquerade_to_route_source=True, instead=False)
 def test_iptables_to_the_source_of_a_selected_devices_routes(lab: Lab) -> None:
     """Here `devices` matters to iptables: routes of other NICs have no rule."""
     assert seen(lab) == {"ext0": NODE1_ETH0, "ext1": "pod"}
@@ -80,12 +92,14 @@ def test_iptables_to_the_source_of_a_selected_devices_routes(lab: Lab) -> None:
 
 @pytest.mark.cilium("1.20")
 @pytest.mark.settings(NATIVE, enable_remote_node_masquerade=True)
+@fails_without(enable_remote_node_masquerade=True, instead=False)
 def test_node_ips_are_no_exception_any_more(lab: Lab) -> None:
     """`enable-remote-node-masquerade`, new in 1.19: natively too, remote nodes see the node's address."""
     assert lab.send("pod1", "node2.eth0").source_seen_by("node2") == NODE1_ETH0
 
 
 @pytest.mark.settings(enable_host_firewall=True)
+@fails_without(enable_host_firewall=True, instead=False)
 def test_the_host_firewall_tunnels_to_node_ips(lab: Lab) -> None:
     """A remote node IP has a tunnel endpoint then: there and back through the tunnel, with the pod's own address."""
     flow = lab.send("pod1", "node2.eth0")
@@ -97,6 +111,8 @@ def test_the_host_firewall_tunnels_to_node_ips(lab: Lab) -> None:
 
 
 @pytest.mark.settings(ETH0, enable_endpoint_routes=True)
+@fails_without(enable_endpoint_routes=True, instead=False, version="1.18")
+@fails_without("the route by eth1", instead=EXT1_BY_ETH0)
 def test_endpoint_routes_bring_back_the_fib(lab: Lab) -> None:
     """With a route per pod not even 1.18 sends everything to its only device."""
     flow = lab.send("pod1", "ext1")

@@ -7,12 +7,13 @@ Sizes are IPv4 packets with DF set, in bytes; VXLAN adds 50.
 from __future__ import annotations
 
 import pytest
-from niclab import Lab
+from niclab import Lab, fails_without
 
 pytestmark = pytest.mark.topology("mtu")
 
 
 @pytest.mark.settings(routing="tunnel", devices="eth0,eth1")
+@fails_without(devices="eth0,eth1", instead="eth0")
 def test_the_smallest_selected_nic_sets_the_mtu_of_every_pod(lab: Lab) -> None:
     """1400 less the tunnel's 50, for eth0's sake too: more is refused in the pod, and does not get lost on the way."""
     for end, nic in (("pod2", "eth0"), ("ext0", "eth0"), ("ext1", "eth1")):
@@ -23,6 +24,8 @@ def test_the_smallest_selected_nic_sets_the_mtu_of_every_pod(lab: Lab) -> None:
 
 
 @pytest.mark.settings(routing="tunnel", devices="eth0")
+@fails_without(devices="eth0", instead="eth0,eth1")
+@fails_without(topology="mtu: 1400", instead="mtu: 1500")
 def test_a_smaller_nic_that_is_not_selected_loses_what_is_too_big_for_it(lab: Lab) -> None:
     """From 1.19 on pods may send 1450 bytes by eth1, which takes 1400. Real agents' BPF host routing drops the rest and
     tells nobody: a black hole [measured on 1.20.0-dev]. The built-in datapath's kernel answers by ICMP.
@@ -44,6 +47,7 @@ def test_a_smaller_nic_that_is_not_selected_loses_what_is_too_big_for_it(lab: La
         pytest.param(1450, marks=pytest.mark.settings(routing="tunnel", devices="eth0"), id="eth0"),
     ],
 )
+@fails_without(call="add_route")
 def test_the_tunnel_over_the_smaller_nic_is_no_black_hole(lab: Lab, size: int) -> None:
     """Its outer packets have no DF: those that are too big for the NIC are fragmented, and arrive."""
     lab.add_route("node1", "10.0.0.2/32 via 10.0.1.2 dev eth1")

@@ -16,9 +16,9 @@ other NIC: its requests come in by one, and the way back to it is by the other.
 from __future__ import annotations
 
 import pytest
-from niclab import FlowResult, Lab
+from niclab import FlowResult, Lab, fails_without
 
-from .common import BOTH, CLIENT0, DNS, ETH0, LEGACY, NATIVE, WEB, forwarded, refused
+from .common import BACKEND_ON_NODE1, BOTH, CLIENT0, DNS, ETH0, EXT0_BY_ETH1, LEGACY, NATIVE, WEB, forwarded, refused
 
 MODES = {"off": 0, "strict": 1, "loose": 2}
 
@@ -35,6 +35,8 @@ def modes(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("mode", [pytest.param(name, marks=sysctls(name)) for name in names])
 
 
+UNFILTERED = {"sysctls": ["all: net.ipv4.conf.eth0.rp_filter=0", "all: net.ipv4.conf.eth1.rp_filter=0"]}
+
 pytestmark = [pytest.mark.topology("services"), pytest.mark.settings(NATIVE, BOTH)]
 
 
@@ -47,6 +49,7 @@ def lost(flow: FlowResult, *, node: str, nic: str) -> None:
 
 
 @modes("off", "strict", "loose")
+@fails_without(devices="eth0,eth1", instead="eth0", at="strict")
 def test_node_ports_of_a_remote_backend_are_taken_before_the_filter(lab: Lab, mode: str) -> None:
     """On each NIC, for clients before it and behind the other one: strict makes no difference."""
     for taken_in in ("eth0", "eth1"):
@@ -58,11 +61,13 @@ def test_node_ports_of_a_remote_backend_are_taken_before_the_filter(lab: Lab, mo
 
 @modes("strict", "loose")
 @pytest.mark.settings(LEGACY)
+@fails_without("the backend on node2", instead=BACKEND_ON_NODE1, at="strict")
 def test_legacy_host_routing_takes_them_before_the_filter_too(lab: Lab, mode: str) -> None:
     forwarded(lab.send("ext0", f"node1.eth1:{WEB}"), taken_in="eth1", answered_by="eth0")
 
 
 @modes("off", "strict", "loose")
+@fails_without("BPF host routing", instead=LEGACY, at="strict")
 def test_node_ports_of_a_local_backend_are_delivered_before_the_filter(lab: Lab, mode: str) -> None:
     """BPF host routing hands the packet to the pod; the reply leaves by the other NIC."""
     flow = lab.send("ext0", f"node2.eth1:{WEB}")
@@ -73,6 +78,9 @@ def test_node_ports_of_a_local_backend_are_delivered_before_the_filter(lab: Lab,
 
 @modes("strict", "loose")
 @pytest.mark.settings(LEGACY)
+@fails_without(enable_host_legacy_routing=True, instead=False, at="strict")
+@fails_without("the filter", instead=UNFILTERED, at="strict")
+@fails_without("loose, not strict", instead={"sysctls": ["all: net.ipv4.conf.eth1.rp_filter=1"]}, at="loose")
 def test_with_legacy_host_routing_strict_loses_requests_to_a_local_backend(lab: Lab, mode: str) -> None:
     """The kernel delivers it, so it is asked: only a client behind the NIC that it came in by passes."""
     straight, across = lab.send_all([f"ext1 -> node2.eth1:{WEB}", f"ext0 -> node2.eth1:{WEB}"])
@@ -88,6 +96,8 @@ def test_with_legacy_host_routing_strict_loses_requests_to_a_local_backend(lab: 
 @modes("off", "loose")
 @pytest.mark.topology(routes=["node2: unreachable 10.0.0.100/32"])
 @pytest.mark.settings(LEGACY)
+@fails_without("the filter", instead=UNFILTERED, at="loose")
+@fails_without(routes=..., at="off")
 def test_loose_loses_requests_that_no_route_leads_back_to(lab: Lab, mode: str) -> None:
     """Without a filter the backend has them at least, and its answer ends on its node."""
     flow = lab.send("ext0", f"node2.eth1:{WEB}")
@@ -97,6 +107,8 @@ def test_loose_loses_requests_that_no_route_leads_back_to(lab: Lab, mode: str) -
 
 
 @modes("off", "strict", "loose")
+@fails_without("the filter", instead=UNFILTERED, at="strict")
+@fails_without("the way back by eth0", instead=EXT0_BY_ETH1, at="strict")
 def test_strict_loses_what_is_for_the_node_itself(lab: Lab, mode: str) -> None:
     """The NIC is selected, and yet this is the kernel's."""
     straight, across = lab.send_all(["ext1 -> node1.eth1", "ext0 -> node1.eth1"])
@@ -110,6 +122,7 @@ def test_strict_loses_what_is_for_the_node_itself(lab: Lab, mode: str) -> None:
 
 @modes("strict", "loose")
 @pytest.mark.settings(ETH0)
+@fails_without("the filter", instead=UNFILTERED, at="strict")
 def test_on_a_nic_that_is_not_selected_strict_silences_the_refusal(lab: Lab, mode: str) -> None:
     """No program is there: the node refuses a node port, and a client behind the other NIC is not even told."""
     straight, across = lab.send_all([f"ext1 -> node1.eth1:{DNS}", f"ext0 -> node1.eth1:{DNS}"])
@@ -124,6 +137,8 @@ def test_on_a_nic_that_is_not_selected_strict_silences_the_refusal(lab: Lab, mod
 @sysctls("strict")
 @pytest.mark.settings(bpf_lb_mode="dsr")
 @pytest.mark.parametrize("host_routing", ["BPF", pytest.param("legacy", marks=pytest.mark.settings(LEGACY))])
+@fails_without("BPF host routing", instead=LEGACY, at="BPF")
+@fails_without(enable_host_legacy_routing=True, instead=False, at="legacy")
 def test_direct_server_return(lab: Lab, host_routing: str) -> None:
     """The backend's node gets the client's own address by eth0, and its way back is by eth1: agents warn of that."""
     flow = lab.send("ext1", f"node1.eth1:{WEB}")
@@ -136,6 +151,7 @@ def test_direct_server_return(lab: Lab, host_routing: str) -> None:
 
 
 @modes("off")
+@fails_without("the NIC's own filter off", instead={"sysctls": ["all: net.ipv4.conf.eth1.rp_filter=1"]})
 def test_agents_turn_off_the_filter_of_all_interfaces(lab: Lab, mode: str) -> None:
     """A distribution's strict default does not reach the NICs of a node with an agent."""
     assert lab.run("node1", "sysctl", "-n", "net.ipv4.conf.all.rp_filter").strip() == "0"

@@ -8,7 +8,7 @@ and agents without IPsec empty it (pkg/datapath/linux/ipsec.go removeEncryptRule
 from __future__ import annotations
 
 import pytest
-from niclab import Lab
+from niclab import Lab, fails_without
 
 TABLES = pytest.mark.topology(
     routes=["node1: default via 10.0.1.254 dev eth1 table 100"], rules=["node1: from 10.244.1.0/24 lookup 100"]
@@ -19,6 +19,7 @@ NATIVE = pytest.mark.settings(routing="native", ipv4_native_routing_cidr="10.244
 @TABLES
 @NATIVE
 @pytest.mark.settings(devices="eth0,eth1")
+@fails_without(rules=...)
 def test_a_rule_for_the_pods_sends_them_by_another_table(lab: Lab) -> None:
     """By source: pods leave by eth1, masqueraded to its address, the node itself by eth0."""
     flow = lab.send("pod1", "ext0")
@@ -30,6 +31,8 @@ def test_a_rule_for_the_pods_sends_them_by_another_table(lab: Lab) -> None:
 @TABLES
 @NATIVE
 @pytest.mark.settings(devices="eth0")
+@fails_without(devices="eth0", instead="eth0,eth1", version="1.18")
+@fails_without(rules=...)
 def test_with_one_selected_device_the_rule_counts_from_1_19_on(lab: Lab) -> None:
     """On the NIC that is not selected the pod's own address is seen."""
     flow = lab.send("pod1", "ext0")
@@ -38,6 +41,9 @@ def test_with_one_selected_device_the_rule_counts_from_1_19_on(lab: Lab) -> None
 
 @NATIVE
 @pytest.mark.settings(devices="eth0,eth1")
+@fails_without(call="add_rule")
+@fails_without(call="add_route")
+@fails_without(devices="eth0,eth1", instead="eth0", version="1.18")
 def test_rules_and_routes_that_come_and_go_are_followed_at_once(lab: Lab) -> None:
     assert lab.send("pod1", "ext0").left("node1") == {"eth0"}
     lab.add_route("node1", "default via 10.0.1.254 dev eth1 table 100")
@@ -53,6 +59,7 @@ def test_rules_and_routes_that_come_and_go_are_followed_at_once(lab: Lab) -> Non
 
 @TABLES
 @pytest.mark.settings(routing="tunnel", devices="eth0,eth1")
+@fails_without(call="add_rule")
 def test_the_tunnel_is_the_nodes_own_traffic_and_not_the_pods(lab: Lab) -> None:
     """A rule for pods' addresses does not move it, one for the node's does."""
     assert lab.send("pod1", "pod2").left("node1") == {"eth0"}

@@ -16,17 +16,20 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 
 import pytest
-from niclab import Lab, Settings
+from niclab import Lab, Settings, fails_without
 
 from .common import (
+    BACKEND_ON_NODE1,
     BOTH,
     CLIENT0,
     CLIENT1,
     DNS,
     ETH0,
+    EXT0_BY_ETH1,
     NATIVE,
     NODE1_ETH0,
     NODE1_ETH1,
+    NODE_IPS_ON_ETH1,
     VXLAN,
     WEB,
     WEB_LOCAL,
@@ -41,6 +44,8 @@ pytestmark = pytest.mark.topology("services")
 
 @pytest.mark.settings(NATIVE, BOTH)
 @pytest.mark.parametrize("port", [WEB, DNS])
+@fails_without(devices="eth0,eth1", instead="eth0")
+@fails_without("the backend on node2", instead=BACKEND_ON_NODE1)
 def test_node_port_with_a_remote_backend(lab: Lab, port: str) -> None:
     """Either NIC takes requests in. The backend sees node1, or its reply would not come back this way."""
     by_eth0, by_eth1 = lab.send_all([f"ext0 -> node1.eth0:{port}", f"ext1 -> node1.eth1:{port}"])
@@ -54,6 +59,7 @@ def test_node_port_with_a_remote_backend(lab: Lab, port: str) -> None:
 
 @pytest.mark.issue(40521, "replies to clients of a service leave another NIC than requests come in by")
 @pytest.mark.settings(NATIVE, BOTH)
+@fails_without("the client's route by eth0", instead=EXT0_BY_ETH1)
 def test_the_reply_leaves_by_the_route_to_the_client(lab: Lab) -> None:
     """A client of the other fabric is answered by the other NIC: one connection, two NICs."""
     flow = lab.send("ext0", f"node1.eth1:{WEB}")
@@ -63,6 +69,7 @@ def test_the_reply_leaves_by_the_route_to_the_client(lab: Lab) -> None:
 
 
 @pytest.mark.settings(NATIVE, BOTH)
+@fails_without("the backend on node2", instead=BACKEND_ON_NODE1)
 def test_node_port_with_a_local_backend(lab: Lab) -> None:
     """Nothing is forwarded, so nothing is masqueraded: the backend sees the client. The reply takes its own route."""
     straight, across = lab.send_all([f"ext1 -> node2.eth1:{WEB}", f"ext0 -> node2.eth1:{WEB}"])
@@ -78,6 +85,7 @@ def test_node_port_with_a_local_backend(lab: Lab) -> None:
 
 @pytest.mark.settings(NATIVE, ETH0)
 @pytest.mark.parametrize("node", ["node1", "node2"])
+@fails_without(devices="eth0", instead="eth0,eth1")
 def test_node_port_on_a_nic_that_is_not_selected(lab: Lab, node: str) -> None:
     """Not even where the backend is on the node: TCP is reset and UDP is unreachable, by the node's own kernel."""
     for flow in lab.send_all([f"ext1 -> {node}.eth1:{WEB}", f"ext1 -> {node}.eth1:{DNS}"]):
@@ -86,6 +94,8 @@ def test_node_port_on_a_nic_that_is_not_selected(lab: Lab, node: str) -> None:
 
 
 @pytest.mark.settings(NATIVE, ETH0)
+@fails_without(devices="eth0", instead="eth0,eth1", version="1.18")
+@fails_without("the client's route by eth1", instead={"routes": ["node2: 10.0.1.100/32 via 10.0.0.254 dev eth0"]})
 def test_reply_of_a_local_backend_with_one_device(lab: Lab) -> None:
     """Up to 1.18 all that a pod sends goes to the only device, replies to services too; later its routes decide."""
     flow = lab.send("ext1", f"node2.eth0:{WEB}")
@@ -97,6 +107,7 @@ def test_reply_of_a_local_backend_with_one_device(lab: Lab) -> None:
 
 @pytest.mark.cilium("1.20")
 @pytest.mark.settings(NATIVE, ETH0)
+@fails_without(devices="eth0", instead="eth0,eth1")
 def test_the_answer_of_a_local_backend_on_a_nic_that_is_not_selected(lab: Lab) -> None:
     """Nobody translates it back there: it comes from the pod's own address, and no real client would take it."""
     flow = lab.send("ext1", f"node2.eth0:{WEB}")
@@ -107,6 +118,7 @@ def test_the_answer_of_a_local_backend_on_a_nic_that_is_not_selected(lab: Lab) -
 
 @pytest.mark.cilium("1.20")
 @pytest.mark.settings(NATIVE, ETH0)
+@fails_without("the backend on node2", instead=BACKEND_ON_NODE1)
 def test_the_answer_of_a_remote_backend_on_a_nic_that_is_not_selected(lab: Lab) -> None:
     """It is translated where it comes in, by eth0: so it may leave by any NIC, with the address the client asked."""
     flow = lab.send("ext1", f"node1.eth0:{WEB}")
@@ -115,6 +127,7 @@ def test_the_answer_of_a_remote_backend_on_a_nic_that_is_not_selected(lab: Lab) 
 
 
 @pytest.mark.settings(NATIVE, BOTH, DRD_ETH1)
+@fails_without(direct_routing_device="eth1", instead="eth0")
 def test_the_remote_backend_sees_the_direct_routing_device(lab: Lab) -> None:
     """SNAT takes the direct routing device's address, whichever NIC the packet leaves by: here the answer comes back on
     the other one. 1.20 does so too, by default.
@@ -128,6 +141,7 @@ def test_the_remote_backend_sees_the_direct_routing_device(lab: Lab) -> None:
 
 @pytest.mark.cilium("1.20")
 @pytest.mark.settings(NATIVE, BOTH, DRD_ETH1, enable_dynamic_source_lookup_nodeport=True)
+@fails_without(enable_dynamic_source_lookup_nodeport=True, instead=False)
 def test_the_remote_backend_sees_the_source_that_the_routes_say(lab: Lab) -> None:
     """`enable-dynamic-source-lookup-nodeport`, new in 1.20: the address of the NIC that the packet leaves by."""
     flow = lab.send("ext1", f"node1.eth1:{WEB}")
@@ -138,6 +152,7 @@ def test_the_remote_backend_sees_the_source_that_the_routes_say(lab: Lab) -> Non
 
 
 @pytest.mark.settings(VXLAN, BOTH)
+@fails_without("the tunnel", instead=NATIVE)
 def test_in_a_tunnel_the_remote_backend_sees_the_router_ip(lab: Lab) -> None:
     """No NIC's address at all: SNAT takes that of `cilium_host`, and the tunnel follows the route to the node IP."""
     flow = lab.send("ext1", f"node1.eth1:{WEB}")
@@ -150,6 +165,7 @@ def test_in_a_tunnel_the_remote_backend_sees_the_router_ip(lab: Lab) -> None:
 
 @pytest.mark.settings(NATIVE, BOTH)
 @pytest.mark.parametrize("nic", ["eth0", "eth1"])
+@fails_without(topology="external_traffic_policy: Local")
 def test_external_traffic_policy_local(lab: Lab, nic: str) -> None:
     """A node without a backend refuses on every NIC; the node with one serves on every NIC, and shows it the client."""
     client = {"eth0": "ext0", "eth1": "ext1"}[nic]
@@ -161,6 +177,7 @@ def test_external_traffic_policy_local(lab: Lab, nic: str) -> None:
 
 
 @pytest.mark.settings(VXLAN, BOTH, nodeport_addresses="10.0.1.0/24")
+@fails_without(nodeport_addresses="10.0.1.0/24", instead="")
 def test_nodeport_addresses_choose_among_selected_nics(lab: Lab) -> None:
     """Both NICs are selected; only the one with an address in the list serves node ports."""
     refused(lab.send("ext0", f"node1.eth0:{WEB}"), node="node1", nic="eth0")
@@ -168,6 +185,7 @@ def test_nodeport_addresses_choose_among_selected_nics(lab: Lab) -> None:
 
 
 @pytest.mark.settings(NATIVE, BOTH, bpf_lb_mode="dsr")
+@fails_without(bpf_lb_mode="dsr", instead="snat")
 def test_direct_server_return(lab: Lab) -> None:
     """The backend's node answers the client itself, by its own route, with the address that the client asked."""
     flow = lab.send("ext1", f"node1.eth1:{WEB}")
@@ -181,6 +199,7 @@ def test_direct_server_return(lab: Lab) -> None:
 
 @pytest.mark.cilium("1.20")
 @pytest.mark.settings(NATIVE, ETH0, bpf_lb_mode="dsr")
+@fails_without(devices="eth0", instead="eth0,eth1")
 def test_direct_server_return_by_a_nic_that_is_not_selected(lab: Lab) -> None:
     """The backend's node translates on selected NICs only: this client gets its answer from the pod's address."""
     here, across = lab.send_all([f"ext0 -> node1.eth0:{WEB}", f"ext1 -> node1.eth0:{WEB}"])
@@ -189,6 +208,8 @@ def test_direct_server_return_by_a_nic_that_is_not_selected(lab: Lab) -> None:
 
 
 @pytest.mark.settings(NATIVE, BOTH, bpf_lb_mode="hybrid")
+@fails_without(bpf_lb_mode="hybrid", instead="dsr")
+@fails_without(bpf_lb_mode="hybrid", instead="snat")
 def test_hybrid_mode(lab: Lab) -> None:
     """DSR for TCP, SNAT for UDP."""
     tcp, udp = lab.send_all([f"ext1 -> node1.eth1:{WEB}", f"ext1 -> node1.eth1:{DNS}"])
@@ -199,6 +220,7 @@ def test_hybrid_mode(lab: Lab) -> None:
 
 
 @pytest.mark.settings(NATIVE, BOTH, kube_proxy_replacement=False, enable_bpf_masquerade=False)
+@fails_without(enable_bpf_masquerade=False, kube_proxy_replacement=False)
 def test_without_kube_proxy_replacement(lab: Lab) -> None:
     """Nobody serves node ports, for there is no kube-proxy either; pods reach cluster IPs even so, nodes do not."""
     for nic, client in (("eth0", "ext0"), ("eth1", "ext1")):
@@ -214,6 +236,7 @@ def test_without_kube_proxy_replacement(lab: Lab) -> None:
 
 @pytest.mark.issue(34050, "a pod and the address of its own node on a NIC that is not selected")
 @pytest.mark.settings(NATIVE, ETH0)
+@fails_without(devices="eth0", instead="eth0,eth1", version="1.18")
 def test_a_pod_and_its_own_nodes_other_nic(lab: Lab) -> None:
     """The agent does not know an address on a NIC that is not selected. Up to 1.18 the packet leaves by the only
     device, and comes back to a node that does not believe its source; later the kernel delivers it.
@@ -229,6 +252,7 @@ def test_a_pod_and_its_own_nodes_other_nic(lab: Lab) -> None:
 
 @pytest.mark.settings(NATIVE, BOTH)
 @pytest.mark.parametrize("service", ["web", "dns", "shop", "mail"])
+@fails_without("the backend's route by eth0", instead=NODE_IPS_ON_ETH1)
 def test_a_service_from_a_pod(lab: Lab, service: str) -> None:
     """By cluster IP, of whatever type it is: translated at the pod, the wire sees traffic from pod to pod."""
     flow = lab.send("pod1", service)
@@ -238,6 +262,7 @@ def test_a_service_from_a_pod(lab: Lab, service: str) -> None:
 
 
 @pytest.mark.settings(NATIVE, BOTH)
+@fails_without("the backend's route by eth0", instead=NODE_IPS_ON_ETH1)
 def test_a_service_from_a_node(lab: Lab) -> None:
     """A program that is bound to eth1's address still sends by eth0, to the pod; the answer goes to eth1's address."""
     flow = lab.send("node1.eth1", "dns")
@@ -249,6 +274,8 @@ def test_a_service_from_a_node(lab: Lab) -> None:
 
 
 @pytest.mark.settings(NATIVE, BOTH)
+@fails_without("the node IPs on eth0", instead=NODE_IPS_ON_ETH1)
+@fails_without(devices="eth0,eth1", instead="eth0")
 def test_the_peers_node_port_from_a_pod(lab: Lab) -> None:
     """By the node IP it is translated at the pod; another NIC's address is the world: asked there, and masqueraded."""
     by_node_ip, by_other_nic = lab.send_all([f"pod1 -> node2.eth0:{WEB}", f"pod1 -> node2.eth1:{WEB}"])
@@ -261,6 +288,7 @@ def test_the_peers_node_port_from_a_pod(lab: Lab) -> None:
 
 
 @pytest.mark.settings(NATIVE, BOTH)
+@fails_without(devices="eth0,eth1", instead="eth0")
 def test_load_balancer_and_external_ip_by_either_nic(lab: Lab) -> None:
     """These addresses are on no NIC: every selected one serves them, if the client's route leads there."""
     shop, mail0, mail1 = lab.send_all(["ext1 -> shop", "ext0 -> mail", "ext1 -> mail"])
@@ -272,6 +300,7 @@ def test_load_balancer_and_external_ip_by_either_nic(lab: Lab) -> None:
 
 
 @pytest.mark.settings(NATIVE, ETH0)
+@fails_without(devices="eth0", instead="eth0,eth1")
 def test_external_ip_on_a_nic_that_is_not_selected(lab: Lab) -> None:
     """Nobody knows the address there: the node forwards the request by its default route, out of the other NIC."""
     flow = lab.send("ext1", "mail")
@@ -282,6 +311,7 @@ def test_external_ip_on_a_nic_that_is_not_selected(lab: Lab) -> None:
 
 
 @pytest.mark.settings(NATIVE, ETH0)
+@fails_without(devices="eth0", instead="eth0,eth1")
 def test_load_balancer_on_a_nic_that_is_not_selected(lab: Lab) -> None:
     """An address of the NIC's own network: node1 looks for it among its neighbours, and nobody has it."""
     refused(lab.send("ext1", "shop"), node="node1", nic="eth1")

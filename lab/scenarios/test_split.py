@@ -7,7 +7,7 @@ IP or the route to the peers' node IPs, in native mode the route to the peers' p
 from __future__ import annotations
 
 import pytest
-from niclab import FlowResult, Lab, Settings
+from niclab import FlowResult, Lab, Settings, fails_without
 
 from .common import BOTH, ETH0, NATIVE, NODE_IPS_ON_ETH1, PEERS_BY_ETH1, VXLAN
 
@@ -28,18 +28,21 @@ def is_on(flow: FlowResult, nic: str) -> bool:
 @pytest.mark.parametrize(
     "devices", [pytest.param(one, marks=pytest.mark.settings(devices=one)) for one in ("eth0", "eth1", "eth0,eth1")]
 )
+@fails_without("the node IPs on eth0", instead=NODE_IPS_ON_ETH1)
 def test_devices_alone_does_not_move_the_tunnel(lab: Lab, devices: str) -> None:
     """The node IPs are on eth0, so is the tunnel."""
     assert is_on(lab.send("pod1", "pod2"), "eth0")
 
 
 @pytest.mark.settings(NATIVE, BOTH)
+@fails_without("the node IPs on eth0", instead=NODE_IPS_ON_ETH1)
 def test_devices_alone_does_not_move_native_traffic(lab: Lab) -> None:
     assert is_on(lab.send("pod1", "pod2"), "eth0")
 
 
 @pytest.mark.topology(**NODE_IPS_ON_ETH1)
 @pytest.mark.settings(VXLAN, BOTH)
+@fails_without(node_ips=...)
 def test_tunnel_by_the_node_ip(lab: Lab) -> None:
     """kubelet's --node-ip on the data network; the rest of the world is still behind eth0."""
     assert is_on(lab.send("pod1", "pod2"), "eth1")
@@ -48,6 +51,7 @@ def test_tunnel_by_the_node_ip(lab: Lab) -> None:
 
 @pytest.mark.topology(**PEERS_BY_ETH1)
 @pytest.mark.settings(VXLAN, BOTH)
+@fails_without(routes=...)
 def test_tunnel_by_a_route_to_the_peers_node_ips(lab: Lab) -> None:
     """The node IPs stay on the management network; one host route per peer moves the tunnel, not `devices`."""
     flow = lab.send("pod1", "pod2")
@@ -57,6 +61,7 @@ def test_tunnel_by_a_route_to_the_peers_node_ips(lab: Lab) -> None:
 
 @pytest.mark.topology(**NODE_IPS_ON_ETH1)
 @pytest.mark.settings(NATIVE, BOTH)
+@fails_without(node_ips=...)
 def test_native_by_the_node_ip(lab: Lab) -> None:
     """A direct node route goes by the NIC of the route to the peer's node IP."""
     assert is_on(lab.send("pod1", "pod2"), "eth1")
@@ -65,6 +70,7 @@ def test_native_by_the_node_ip(lab: Lab) -> None:
 
 @pytest.mark.topology(routes=PODS_BY_DATA)
 @pytest.mark.settings(WITHOUT_ROUTES, BOTH)
+@fails_without(routes=...)
 def test_native_by_routes_to_the_pod_cidrs(lab: Lab) -> None:
     """Somebody else's routes (static, a routing daemon, a cloud) do as well."""
     assert is_on(lab.send("pod1", "pod2"), "eth1")
@@ -72,6 +78,8 @@ def test_native_by_routes_to_the_pod_cidrs(lab: Lab) -> None:
 
 @pytest.mark.topology(routes=PODS_BY_DATA)
 @pytest.mark.settings(WITHOUT_ROUTES, ETH0)
+@fails_without(devices="eth0", instead="eth0,eth1", version="1.18")
+@fails_without(routes=...)
 def test_native_routes_are_not_asked_with_one_device_up_to_1_18(lab: Lab) -> None:
     """The trap: management alone in `devices`, and the routes by the data network are there for nobody."""
     flow = lab.send("pod1", "pod2")

@@ -6,12 +6,14 @@ other packet of the pod.
 
 from __future__ import annotations
 
-from niclab import Lab
+from niclab import Lab, fails_without
 
-from .common import Row, rows
+from .common import EXT0_BY_ETH1, EXT1_BY_ETH0, NATIVE, NODE_IPS_ON_ETH1, Row, rows
 
 
 @rows()
+@fails_without("the route by eth0", instead=EXT0_BY_ETH1, at="vxlan-both")
+@fails_without(devices="eth0,eth1", instead="eth1", at="vxlan-both", version="1.18")
 def test_pod_from_external_on_f0(lab: Lab, row: Row) -> None:
     flow = lab.send("ext0", "pod1")
     assert flow.entered("node1") == {"eth0"}
@@ -25,6 +27,7 @@ def test_pod_from_external_on_f0(lab: Lab, row: Row) -> None:
 
 
 @rows()
+@fails_without("the route by eth1", instead=EXT1_BY_ETH0, at="native-both")
 def test_pod_from_external_on_f1(lab: Lab, row: Row) -> None:
     """In by eth1; and out by eth0 where it is the only device: two NICs for one connection, through the router."""
     flow = lab.send("ext1", "pod1")
@@ -34,6 +37,7 @@ def test_pod_from_external_on_f1(lab: Lab, row: Row) -> None:
 
 
 @rows()
+@fails_without("the tunnel", instead=NATIVE, at="vxlan-both")
 def test_pod_from_the_peers_node_ip(lab: Lab, row: Row) -> None:
     """A node reaches a remote pod as its own pods do: by the tunnel, or by the direct node route."""
     flow = lab.send("node2.eth0", "pod1")
@@ -44,6 +48,9 @@ def test_pod_from_the_peers_node_ip(lab: Lab, row: Row) -> None:
 
 
 @rows()
+@fails_without(
+    "the answer's route by eth1", instead={"routes": ["node1: 10.0.1.2/32 via 10.0.0.2 dev eth0"]}, at="native-both"
+)
 def test_pod_from_the_peers_other_nic(lab: Lab, row: Row) -> None:
     """The address is eth1's, the packet leaves by eth0: the route to the pod decides, not the source address."""
     flow = lab.send("node2.eth1", "pod1")
@@ -54,6 +61,7 @@ def test_pod_from_the_peers_other_nic(lab: Lab, row: Row) -> None:
 
 
 @rows()
+@fails_without("direct routes by eth0", instead=NODE_IPS_ON_ETH1, at="native-both")
 def test_pod_from_pod_the_other_way_round(lab: Lab, row: Row) -> None:
     """Both directions of a pod pair take the mirrored way."""
     flow = lab.send("pod2", "pod1")

@@ -1,113 +1,129 @@
-"""Every scenario fails when its cause is taken away; one that does not would prove nothing."""
+"""Every scenario fails when what it stands on is taken away; one that does not would prove nothing.
+
+An item per mutation: `pytest tests/mutations -k devices_matrix`. The scenarios of all selected mutations are run at
+once, in a few processes of `pytest --mutations`: most of their time is waiting.
+"""
 
 from __future__ import annotations
 
 import importlib
-import json
-import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import scenarios
+from niclab.plugin.mutations import NUMBER, mutations_of
 
-from tests.mutations.causes.paths import PATHS
-from tests.mutations.causes.services import SERVICES
-from tests.mutations.causes.stories import ONLY_REAL, STORIES
-from tests.mutations.causes.table import TWISTS
-from tests.mutations.causes.twist import Table
 from tests.support.arena import able
 
 SCENARIOS = Path(scenarios.__file__).parent
-STACKED = "test_bond_and_vlan.py"
-BGP = "test_bgp.py"
-PARTS: dict[str, tuple[Table, ...]] = {
-    "stacked": ({STACKED: PATHS[STACKED]},),
-    "flat": (
-        {BGP: STORIES[BGP]},
-        {name: twists for name, twists in PATHS.items() if name != STACKED},
-        SERVICES,
-        {name: twists for name, twists in STORIES.items() if name != BGP},
-    ),
-}
-"""What some kernels lack, and the rest. A part's tables are gone through at once: most of a twist is waiting."""
+PROCESSES = 4
+SLOW = {"test_bgp": 4}
+"""Files whose scenarios take longer than others', and how many times as long."""
 
 
-def every_scenario() -> Iterator[str]:
-    """`FILE::FUNCTION` of every scenario there is."""
+@dataclass(frozen=True)
+class Case:
+    """One mutation of one scenario."""
+
+    module: str
+    function: str
+    number: int
+
+
+Outcome = tuple[str, str]
+"""passed, failed, error or skipped; and why."""
+
+
+def every_scenario() -> Iterator[tuple[str, str, list[pytest.Mark]]]:
+    """(module, function, marks) of every scenario there is."""
     for path in sorted(SCENARIOS.glob("test_*.py")):
         module = importlib.import_module(f"scenarios.{path.stem}")
-        yield from (f"{path.name}::{name}" for name in vars(module) if name.startswith("test_"))
+        for name, scenario in vars(module).items():
+            if name.startswith("test_"):
+                yield path.stem, name, list(getattr(scenario, "pytestmark", ()))
 
 
-def twisted() -> set[str]:
-    return {f"{name}::{twist.scenario}" for name, twists in TWISTS.items() for twist in twists}
+def cases() -> Iterator[Any]:
+    for module, function, marks in every_scenario():
+        for number, mutation in enumerate(mutations_of(marks)):
+            words = f"{module.removeprefix('test_')}-{function.removeprefix('test_')} {mutation}"
+            yield pytest.param(Case(module, function, number), id=words.replace("::", ":"))
 
 
-def test_every_scenario_has_a_cause() -> None:
-    """Write down what a new scenario stands on, in tests/causes."""
-    missing = set(every_scenario()) - twisted() - set(ONLY_REAL)
-    assert not missing, f"nothing says what these stand on: {', '.join(sorted(missing))}"
+@pytest.mark.parametrize(("module", "function", "marks"), [pytest.param(*one, id=one[1]) for one in every_scenario()])
+def test_a_scenario_says_what_it_stands_on(module: str, function: str, marks: list[pytest.Mark]) -> None:
+    """With `fails_without`; only a scenario that runs on nothing but real agents cannot be tried here."""
+    only_real = any(mark.name == "only" and mark.kwargs.get("datapath") == "cilium" for mark in marks)
+    assert bool(mutations_of(marks)) != only_real, f"{module}.py: nothing says what {function} stands on"
 
 
-def test_nothing_is_said_of_scenarios_that_are_not_there() -> None:
-    assert twisted() | set(ONLY_REAL) <= set(every_scenario())
-    assert not twisted() & set(ONLY_REAL)
+@pytest.fixture(scope="session")
+def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Mapping[Case, list[Outcome]]:
+    """What became of each selected mutation, in every row that it is about."""
+    parameters = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
+    selected = {each["case"] for each in parameters if isinstance(each.get("case"), Case)}
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        runs = pool.map(lambda part: run(part, tmp_path_factory.mktemp("mutations")), parts(selected))
+        return {case: rows for found in runs for case, rows in found.items()}
 
 
-@able
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("part", PARTS)
-def test_without_its_cause_a_scenario_fails(part: str, tmp_path: Path) -> None:
-    """By an assertion of its own, in a lab that was built, was measured, and did what is predicted."""
-    tables = PARTS[part]
-    places = [tmp_path / str(number) for number, _ in enumerate(tables)]
-    with ThreadPoolExecutor(len(tables)) as pool:
-        became = {test: phases for found in pool.map(_run, tables, places) for test, phases in found.items()}
-    for name, twists in (named for table in tables for named in table.items()):
-        for number, twist in enumerate(twists):
-            place = re.compile(rf"{re.escape(name)}::{twist.scenario}\[{number}-")
-            assert any(map(place.search, became)), f"{name}: no test is {twist.scenario} with {twist.only!r}"
-    lacking = {test: phases["setup"][2] for test, phases in became.items() if phases["setup"][0] == "skipped"}
-    wrong = {test: why for test, phases in became.items() if test not in lacking and (why := _complaint(phases))}
-    assert not wrong, "\n".join(f"{test}: {why}" for test, why in wrong.items())
-    assert all(why.startswith("needs ") for why in lacking.values()), lacking
-    if lacking:
-        told = ", ".join(f"{test.partition('::')[2].partition('[')[0]} {why}" for test, why in lacking.items())
-        pytest.skip(f"{len(became) - len(lacking)} failed as they must, {len(lacking)} cannot run here: {told}")
+def parts(selected: Iterable[Case]) -> Iterator[list[str]]:
+    """The selected scenarios as test ids, a list for each process; a file is not divided, for its tests share labs."""
+    files: defaultdict[str, list[Case]] = defaultdict(list)
+    for case in selected:
+        files[case.module].append(case)
+    lists: list[list[Case]] = [[] for _ in range(PROCESSES)]
+    loads = [0] * PROCESSES
+    for module, together in sorted(files.items(), key=lambda each: -len(each[1]) * SLOW.get(each[0], 1)):
+        least = loads.index(min(loads))
+        lists[least] += together
+        loads[least] += len(together) * SLOW.get(module, 1)
+    for together in filter(None, lists):
+        yield sorted({f"{SCENARIOS / case.module}.py::{case.function}" for case in together})
 
 
-def _run(table: Table, directory: Path) -> dict[str, dict[str, tuple[str, str, str]]]:
-    """Test → phase → what became of it: outcome, kinds of the exception, what it said."""
-    directory.mkdir()
-    told = directory / "became.json"
-    command = [sys.executable, "-m", "pytest", *(str(SCENARIOS / name) for name in table)]
-    command += [
-        "-p",
-        "tests.mutations.causes.plugin",
-        "--twisted",
-        str(told),
-        "--artifacts",
-        str(directory / "artifacts"),
-    ]
-    command += ["--datapath", "builtin", "--cilium", "1.18", "--cilium", "1.20", "--tb=no", "-q"]
+def run(scenarios: list[str], directory: Path) -> Mapping[Case, list[Outcome]]:
+    """`pytest --mutations` of these scenarios."""
+    report = directory / "report.xml"
+    command = [sys.executable, "-m", "pytest", *scenarios, "--mutations", "--datapath", "builtin"]
+    command += ["--cilium", "1.18", "--cilium", "1.20", "--artifacts", str(directory), "--junitxml", str(report), "-q"]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
-    assert told.is_file(), done.stdout + done.stderr
-    found: dict[str, dict[str, tuple[str, str, str]]] = json.loads(told.read_text())
+    assert done.returncode in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED), done.stdout + done.stderr
+    found: defaultdict[Case, list[Outcome]] = defaultdict(list)
+    for test in ET.parse(report).iter("testcase"):
+        number = test.find(f"properties/property[@name='{NUMBER}']")
+        assert number is not None
+        function = test.attrib["name"].partition("[")[0]
+        case = Case(test.attrib["classname"].rpartition(".")[2], function, int(number.attrib["value"]))
+        found[case].append(outcome(test))
     return found
 
 
-def _complaint(phases: dict[str, tuple[str, str, str]]) -> str:
-    """Why a test did not fail as it must; empty when it did."""
-    for name in ("setup", "teardown"):
-        if phases[name][0] != "passed":
-            return f"its {name} failed: {phases[name][2]}"
-    outcome, kinds, reported = phases["call"]
-    if outcome == "passed":
-        return "it passes all the same: strengthen it"
-    if "AssertionError" not in kinds.split("/"):
-        return f"it broke off with {kinds.split('/')[0]}: {reported}"
-    return f"nothing was measured: {reported}" if "Unmeasured" in kinds else ""
+def outcome(test: ET.Element) -> Outcome:
+    for kind in ("error", "failure", "skipped"):
+        if (child := test.find(kind)) is not None:
+            return kind, child.attrib["message"] if kind == "skipped" else child.text or child.attrib["message"]
+    return "passed", ""
+
+
+@able
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("case", [*cases()])
+def test_without_its_cause_a_scenario_fails(case: Case, outcomes: Mapping[Case, list[Outcome]]) -> None:
+    """By an assertion of its own, in a lab that was built, was measured, and did what is predicted."""
+    rows = outcomes[case]
+    assert rows
+    wrong = [why for kind, why in rows if kind in ("error", "failure")]
+    assert not wrong, "\n".join(wrong)
+    skipped = [why for kind, why in rows if kind == "skipped"]
+    if skipped:
+        assert all(why.startswith("needs ") for why in skipped), skipped
+        pytest.skip(skipped[0])

@@ -19,6 +19,7 @@ import pytest
 from niclab.errors import LabError
 from niclab.plugin.claims import Stories
 from niclab.plugin.marks import Needs
+from niclab.plugin.mutations import Mutations
 
 if TYPE_CHECKING:
     from niclab.lab import Lab
@@ -57,6 +58,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--keep", action="store_true", help="let the labs of failed tests stand, and say how to enter them")
     group.addoption("--pause-on-error", action="store_true", help="stop at a failed lab test until Enter is pressed")
     group.addoption("--pcap", action="store_true", help="write a pcapng for every lab test, not only failed ones")
+    group.addoption(
+        "--mutations", action="store_true", help="take away what scenarios stand on (fails_without): each must fail"
+    )
     group.addoption("--artifacts", metavar="DIR", default="artifacts", help="where records go (default: artifacts)")
 
 
@@ -71,12 +75,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "needs(*features): what `niclab check` must find, e.g. 'bond'; else it is skipped"
     )
+    config.addinivalue_line("markers", "fails_without(mutation): what the scenario stands on (niclab.fails_without)")
+    config.addinivalue_line("markers", "only(datapath, control_plane): the test is about labs of this kind alone")
     if config.getoption("--pause-on-error") and getattr(config.option, "numprocesses", None):
         raise pytest.UsageError("--pause-on-error needs the terminal, which workers do not have: leave out -n")
     config.stash[_NEEDS] = Needs()
     config.pluginmanager.register(config.stash[_NEEDS], "niclab-needs")
     config.pluginmanager.register(Stories(config), "niclab-stories")
-    if not hasattr(config, "workerinput"):
+    if config.getoption("--mutations"):
+        config.pluginmanager.register(Mutations(config), "niclab-mutations")
+    elif not hasattr(config, "workerinput"):  # records and matrices show scenarios as they are
         config.pluginmanager.register(_Collector(config), "niclab-collector")
 
 
@@ -217,6 +225,16 @@ def niclab_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         raise pytest.fail.Exception(f"the lab could not be built:\n{error}", pytrace=False) from None
     yield found
     session.end(request.node)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Skip what is about labs of another kind; the lab stands already, so that the record says what was skipped."""
+    wanted = {key: value for mark in item.iter_markers("only") for key, value in mark.kwargs.items()}
+    if wanted and _uses_lab(item) and isinstance(item, pytest.Function):
+        lab = item.funcargs[niclab_lab.__name__]
+        if any(getattr(lab, key) != value for key, value in wanted.items()):
+            pytest.skip("only with " + " ".join(f"--{k.replace('_', '-')} {v}" for k, v in wanted.items()))
 
 
 @pytest.hookimpl(wrapper=True)

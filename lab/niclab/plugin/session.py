@@ -21,6 +21,7 @@ from niclab.lab import Lab
 from niclab.modelled import modelled_version
 from niclab.plugin.claims import stories
 from niclab.plugin.hooks import RUN, datapath
+from niclab.plugin.mutations import mutated
 from niclab.plugin.pool import Standing, Wanted
 from niclab.report import captures, run
 from niclab.report.charts import charts
@@ -76,7 +77,7 @@ class Session:
             item.stash[_ORDER] = number
 
     def _wanted(self, item: pytest.Item) -> Wanted:
-        return Wanted.by(item, topology=self._config.getoption("--topology"))
+        return mutated(item, Wanted.by(item, topology=self._config.getoption("--topology")))
 
     def _likeness(self, item: pytest.Item) -> Wanted | pytest.Item:
         try:

@@ -1,0 +1,335 @@
+"""`@fails_without(...)`: what a scenario stands on. `pytest --mutations` takes it away, and the scenario must fail.
+
+A scenario that passes all the same proves nothing. One that fails for another reason proves nothing either: a mutation
+counts only if the lab was built, the flows were measured, and an assertion of the scenario's own failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import tempfile
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from niclab.errors import LabError
+
+if TYPE_CHECKING:
+    from niclab.check.amend import Amendments
+    from niclab.lab import Lab
+    from niclab.plugin.pool import Wanted
+    from niclab.settings import Settings
+
+LISTS = ("routes", "rules", "sysctls", "node_ips")
+"""What the topology mark adds to a topology, in lists of lines."""
+NUMBER = "niclab.mutation"
+"""Property of an item's reports: which of the scenario's mutations it is, counted from the decorator nearest to it."""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A scenario's cause taken away. What the fields hold is said at `fails_without`."""
+
+    cause: str
+    taken: Mapping[str, Any]
+    instead: Mapping[str, Any]
+    at: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"without {self.cause}" + (f" at {self.at}" if self.at else "")
+
+    @property
+    def call(self) -> str:
+        """The method that does nothing; empty for none."""
+        return str(self.taken.get("call", ""))
+
+    def applied(self, wanted: Wanted, directory: Path) -> Wanted:
+        """The lab a scenario asks for, without the cause. Edited topologies are written below `directory`.
+
+        Raises LabError when there is nothing to take away.
+        """
+        return replace(
+            wanted,
+            settings=self._settings(wanted.settings),
+            amendments=self._amendments(wanted.amendments),
+            topology=self._topology(wanted.topology, directory),
+        )
+
+    def _settings(self, settings: Settings) -> Settings:
+        from niclab.settings import LAB_BASELINE, Settings, Values
+
+        flags = {key: value for key, value in self.taken.items() if key not in _NOT_SETTINGS}
+        values = dict(settings.values)
+        for key, value in Settings.of(**flags).values.items():
+            if values.get(key) != value:
+                raise self._nothing(f"{key} is {values.get(key)!r}, not {value!r}")
+            del values[key]
+            if key in LAB_BASELINE.values:
+                values[key] = LAB_BASELINE.values[key]
+        left = Settings(Values(values), settings.per_node, settings.warnings, settings.base)
+        if "settings" in self.instead:
+            left = left.merged(self.instead["settings"])
+        return left.merged(Settings.of(**{key: v for key, v in self.instead.items() if key not in _NOT_SETTINGS}))
+
+    def _amendments(self, amendments: Amendments) -> Amendments:
+        changed: dict[str, Any] = {}
+        for kind in LISTS:
+            lines: tuple[str, ...] = getattr(amendments, kind)
+            taken = self.taken.get(kind, ())
+            taken = lines if isinstance(taken, EllipsisType) else tuple(taken)
+            if kind in self.taken and (not taken or not set(taken) <= set(lines)):
+                raise self._nothing(f"its {kind} are {', '.join(lines) or 'none'}")
+            changed[kind] = (*(line for line in lines if line not in taken), *self.instead.get(kind, ()))
+        if "default_routes" in self.taken:
+            if amendments.default_routes:
+                raise self._nothing("the topology's default routes are there")
+            changed["default_routes"] = True
+        return replace(amendments, **changed)
+
+    def _topology(self, topology: str, directory: Path) -> str:
+        edits: Mapping[str, str] = self.instead.get("topology", {})
+        if not edits:
+            return topology
+        from niclab.topology import find
+
+        path = find(topology)
+        text = path.read_text()
+        for old, new in edits.items():
+            if old not in text:
+                raise self._nothing(f"{path} does not say {old!r}")
+            text = text.replace(old, new)
+        edited = directory / hashlib.sha256(text.encode()).hexdigest()[:16] / path.name
+        edited.parent.mkdir(exist_ok=True)
+        edited.write_text(text)
+        return str(edited)
+
+    def _nothing(self, why: str) -> LabError:
+        return LabError(f"there is nothing to take away: {self}", why=why, fix="say what the scenario has")
+
+
+_NOT_SETTINGS = (*LISTS, "default_routes", "topology", "call", "run", "settings")
+
+
+def fails_without(
+    cause: str = "", /, *, instead: object = None, at: str = "", version: str = "", **taken: Any
+) -> pytest.MarkDecorator:
+    """Say what a scenario stands on. Repeatable: each is a *mutation*, a lab in which the scenario must fail.
+
+    `pytest --mutations` runs every scenario once for each of its mutations, and each passes when the scenario fails
+    by an assertion of its own. Keywords name what is taken away; the scenario must have it:
+
+        @fails_without(devices="eth1")                             a setting of Cilium's: the lab's baseline is left
+        @fails_without(devices="eth0,eth1", instead="eth0")        another value of it
+        @fails_without(rules=...)                                  all rules that the topology mark adds; likewise
+                                                                   routes=..., sysctls=..., node_ips=...
+        @fails_without(routes=["node1: …"], instead=["node1: …"])  some of them, and what is there instead
+        @fails_without(default_routes=False)                       that the topology mark drops the default routes
+        @fails_without(topology="mtu: 1400", instead="mtu: 1500")  text of the topology's file; `instead`: or nothing
+        @fails_without(call="link_down")                           a method of Lab or of `lab.bgp(…)` does nothing
+
+    What the scenario has without saying so is named in words, and `instead` says what there is in its place, as
+    Settings or by the same keywords. `run` is a command on a host, before the scenario:
+
+        @fails_without("the node IPs on eth0", instead={"node_ips": ["node1: 10.0.1.1"]})
+        @fails_without("BPF host routing", instead={"enable_host_legacy_routing": True})
+        @fails_without("eth1 in two places", instead={"topology": {"mtu: 1400": "mtu: 1500", "f1": "f0"}})
+        @fails_without("NICs without pod addresses", instead={"run": "node1: ip address add 10.244.1.9/32 dev eth1"})
+
+    `at`: the row of a parametrised scenario, as pytest's id shows it beside the version; by default every row must
+    fail. `version`: the version of Cilium; by default the newest that the scenario runs on.
+    """
+    replaced = _replaced(taken, instead)
+    unknown = [key for key in (*taken, *replaced) if not key.isidentifier()]
+    if unknown or not (cause or taken) or not (taken or replaced):
+        raise TypeError(f"fails_without takes a cause away: {cause!r}, {taken}, instead={instead!r}")
+    return pytest.mark.fails_without(Mutation(cause or _words(taken), taken, replaced, at, version))
+
+
+def _replaced(taken: Mapping[str, Any], instead: object) -> Mapping[str, Any]:
+    """What is there instead, by keyword."""
+    if isinstance(taken.get("topology"), str) and isinstance(instead, str | None):
+        return {"topology": {taken["topology"]: instead or ""}}
+    if instead is None:
+        return {}
+    if isinstance(instead, Mapping):
+        return dict(instead)
+    if hasattr(instead, "per_node"):
+        return {"settings": instead}
+    if len(taken) != 1:
+        raise TypeError(f"instead={instead!r} is in the place of one thing, not of {', '.join(taken) or 'nothing'}")
+    return dict.fromkeys(taken, instead)
+
+
+def _words(taken: Mapping[str, Any]) -> str:
+    """A cause that nobody put into words: `devices=eth1`, `rules`, `link_down`, `mtu: 1400`."""
+    words = []
+    for key, value in taken.items():
+        if key in ("call", "topology"):
+            words.append(" ".join(str(value).split()))
+        else:
+            words.append(key if key in LISTS else f"{key}={value}")
+    return ", ".join(words)
+
+
+def mutations_of(marks: Iterable[pytest.Mark]) -> list[Mutation]:
+    """The mutations among a test's marks, the decorator nearest to it first."""
+    return [mark.args[0] for mark in marks if mark.name == "fails_without"]
+
+
+def mutation_of(item: pytest.Item) -> Mutation | None:
+    """The mutation an item is run with; None in an ordinary run."""
+    chosen = _parameters(item).get("mutation")
+    return chosen.mutation if isinstance(chosen, _Numbered) else None
+
+
+@dataclass(frozen=True)
+class _Numbered:
+    number: int
+    mutation: Mutation
+    id: str
+
+
+EDITED: pytest.StashKey[Path] = pytest.StashKey()
+"""Where a run writes edited topologies."""
+
+
+def mutated(item: pytest.Item, wanted: Wanted) -> Wanted:
+    """The lab an item is to have: in a run of mutations without the scenario's cause. Raises LabError."""
+    mutation = mutation_of(item)
+    return wanted if mutation is None else mutation.applied(wanted, item.config.stash[EDITED])
+
+
+class Mutations:
+    """The part of the plugin that `--mutations` turns on."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="niclab-mutations-")
+        config.stash[EDITED] = Path(self._directory.name)
+
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        mutations = mutations_of(metafunc.definition.iter_markers("fails_without"))
+        if not mutations:
+            return
+        numbered = [_Numbered(number, each, _id(each, number)) for number, each in enumerate(mutations)]
+        metafunc.fixturenames.append("mutation")
+        metafunc.parametrize("mutation", numbered, ids=[each.id for each in numbered])
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        newest = _newest(items)
+        chosen = [item for item in items if self._is_chosen(item, newest)]
+        missing = list(_missing(items, chosen))
+        if missing and not any("[" in argument for argument in config.args):
+            raise pytest.UsageError("no row or version of the scenario is meant by: " + "; ".join(missing))
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
+        for item in items:
+            item.user_properties.append((NUMBER, str(_parameters(item)["mutation"].number)))
+
+    def _is_chosen(self, item: pytest.Item, newest: Mapping[object, str]) -> bool:
+        numbered = _parameters(item).get("mutation")
+        if not isinstance(numbered, _Numbered):
+            return False
+        mutation, version = numbered.mutation, str(_parameters(item).get("cilium_version", ""))
+        if version != (mutation.version or newest[_function(item)]):
+            return False
+        row = item.name.partition("[")[2].removesuffix("]")
+        row = row.replace(numbered.id, "").replace(f"cilium-{version}", "").strip("-")
+        return mutation.at in ("", row)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None]:
+        mutation = mutation_of(item)
+        with pytest.MonkeyPatch.context() as patch:
+            if mutation is not None and mutation.call:
+                for holder in _holders(mutation.call):
+                    patch.setattr(holder, mutation.call, lambda *_, **__: contextlib.nullcontext())
+            if mutation is not None and "run" in mutation.instead:
+                host, _, words = str(mutation.instead["run"]).partition(": ")
+                lab = cast("Lab", cast("pytest.Function", item).funcargs["lab"])
+                lab.run(host, *words.split())
+                lab.changed_after = len(lab.flows)  # of no use to the next test
+            yield
+
+    @pytest.hookimpl(wrapper=True, trylast=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """A scenario that fails as it must is a test that passes, and nobody needs its capture."""
+        report = yield
+        mutation = mutation_of(item)
+        if mutation is None or report.when != "call" or report.skipped:
+            return report
+        complaint = _complaint(call)
+        report.outcome = "failed" if complaint else "passed"
+        report.longrepr = f"{item.nodeid}\n{mutation}: {complaint}" if complaint else None
+        return report
+
+    def pytest_unconfigure(self) -> None:
+        self._directory.cleanup()
+
+
+def _complaint(call: pytest.CallInfo[None]) -> str:
+    """Why the scenario did not fail as it must; empty when it did."""
+    if call.excinfo is None:
+        return "the scenario passes all the same: strengthen it"
+    if not call.excinfo.errisinstance(AssertionError):
+        return f"the scenario broke off with {call.excinfo.exconly()}"
+    from niclab.flow.verdict import Unmeasured
+
+    return f"nothing was measured: {call.excinfo.value}" if call.excinfo.errisinstance(Unmeasured) else ""
+
+
+def _holders(call: str) -> tuple[type, ...]:
+    """The classes with a method of that name. Raises AttributeError."""
+    from niclab.agents.frr.speaker import Speaker
+    from niclab.lab import Lab
+
+    holders = tuple(each for each in (Lab, Speaker) if hasattr(each, call))
+    if not holders:
+        raise AttributeError(f"fails_without(call={call!r}): neither a lab nor lab.bgp(…) has such a method")
+    return holders
+
+
+def _id(mutation: Mutation, number: int) -> str:
+    words = re.sub(r"[^\w=.,:+ -]+", "", f"without {mutation.cause}")
+    return f"{number}: {words[:60].strip()}"
+
+
+def _parameters(item: pytest.Item) -> Mapping[str, Any]:
+    parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
+    return parameters
+
+
+def _function(item: pytest.Item) -> tuple[Path, str]:
+    return item.path, item.nodeid.partition("[")[0]
+
+
+def _newest(items: Iterable[pytest.Item]) -> Mapping[object, str]:
+    """Test function → the newest version of Cilium it is run on."""
+    from niclab.cilium.version import Version
+
+    newest: dict[object, str] = {}
+    for item in items:
+        version = str(_parameters(item).get("cilium_version", ""))
+        before = newest.setdefault(_function(item), version)
+        if version and Version.parse(before) < Version.parse(version):
+            newest[_function(item)] = version
+    return newest
+
+
+def _missing(items: Iterable[pytest.Item], chosen: Iterable[pytest.Item]) -> Iterator[str]:
+    """Mutations of which no row of the scenario is chosen."""
+    named = {(_function(item), _parameters(item)["mutation"].number) for item in chosen}
+    for item in items:
+        numbered = _parameters(item).get("mutation")
+        if isinstance(numbered, _Numbered) and (_function(item), numbered.number) not in named:
+            named.add((_function(item), numbered.number))
+            yield f"{item.nodeid.partition('[')[0]}: {numbered.mutation}, version {numbered.mutation.version or 'any'}"
