@@ -15,27 +15,11 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-CREATE, REPLACE = 0x1 | 0x200 | 0x400, 0x1 | 0x100 | 0x400
-MAC, PEER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
+from tests.support.netlink import CREATE, MAC, decoded
+
+REPLACE = 0x1 | 0x100 | 0x400
+PEER_MAC = "02:00:00:00:00:02"
 INDICES = {"eth0": 2, "eth1": 3, "vx": 4}
-
-
-def decoded(kind: type[Any], message: bytes) -> dict[str, Any]:
-    """Every field of the message, its attributes and the flags of its header; padding and lengths are left out."""
-    found = kind(data=message)
-    found.decode()
-    assert found["header"]["length"] == len(message)
-    fields: dict[str, Any] = plain(found)
-    return fields | {"type": found["header"]["type"], "request": found["header"]["flags"]}
-
-
-def plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        fields = {k: plain(v) for k, v in value.items() if k not in ("attrs", "header") and not k.startswith("_")}
-        return fields | {name: plain(one) for name, one in value.get("attrs", ())}
-    if isinstance(value, list):
-        return [plain(one) for one in value]
-    return value
 
 
 def link(index: int, name: str, mac: str, *, up: bool = True) -> dict[str, Any]:

@@ -30,8 +30,8 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from tests.host.test_netlink import decoded
 from tests.support.kernel import privileged, substrate
+from tests.support.netlink import decoded
 
 INDICES = {"eth0": 2, "eth1": 3}
 ROUTES = (

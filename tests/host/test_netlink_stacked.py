@@ -10,8 +10,8 @@ from niclab.host import stacked
 from niclab.net.operation import AddBond, AddCable, AddDummy, AddNamespace, AddVlan, AddVrf, Operation, SetMaster
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from tests.host.test_netlink import CREATE, MAC, decoded
 from tests.support.kernel import privileged, substrate
+from tests.support.netlink import CREATE, MAC, decoded
 
 DOWN = {"type": 16, "request": CREATE, "state": "down"}
 HEAD = {"family": 0, "ifi_type": 0, "index": 7, "flags": 0, "change": 0}
