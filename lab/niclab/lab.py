@@ -327,17 +327,13 @@ class Lab(Live):
     @property
     def _ordering(self) -> Ordering:
         cilium = self._deployment.cilium
-        return Ordering(self.topology, self.addresses, cilium.cgroup if cilium else None)
+        exits = {name: node.agent_exits for name, node in self.reported.items() if node.agent_exits is not None}
+        return Ordering(self.topology, self.addresses, cilium.cgroup if cilium else None, exits)
 
     def _order(
         self, flow: Flow, count: int, size: int | None, *, vary_ports: bool, vary_addresses: bool
     ) -> Order | str:
         """What to send for a flow, or why nothing can be."""
-        for end in (flow.source, flow.destination):
-            if end in self.topology.pods:
-                node = self.topology.pods[end][0]
-                if (words := self.reported[node].agent_exits) is not None:
-                    return f"{end} is not plugged: the agent on {node} exits: {words}"
         return self._ordering.order(flow, count=count, size=size, vary_ports=vary_ports, vary_addresses=vary_addresses)
 
     def _results(self, flows: Sequence[Flow], refusals: Mapping[int, str], batch: Batch) -> list[FlowResult]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from niclab.flow.ends import between
 from niclab.flow.verdict import Served
-from niclab.net.route import FAMILIES, Address
+from niclab.net.address import Address
 from niclab.topology import Flow, Topology
-from niclab.topology.service_flows import as_sent, service_of, targets
+from niclab.topology.service_flows import as_sent, service_of
 from niclab.wire.measure import Answer, Order
 
 
@@ -21,6 +22,8 @@ class Ordering:
     addresses: Mapping[str, tuple[Address, ...]]
     """Pod, external or host name → its addresses; none for a pod that is not plugged."""
     cgroup: Callable[[str], Path] | None = None
+    exits: Mapping[str, str] = field(default_factory=dict)
+    """Node → its agent's last words, where it refused to run."""
 
     def order(
         self,
@@ -32,25 +35,23 @@ class Ordering:
         vary_addresses: bool = False,
     ) -> Order | str:
         """What to send for a flow, or why nothing can be."""
-        source, destination = self._end(flow.source), self._destination(flow)
-        family = flow.family
-        if family is None:
-            family = next((f for f in FAMILIES if _of(source, f) and _of(destination, f)), None)
-        if family is None or not _of(source, family) or not _of(destination, family):
-            return f"{flow.source} and {flow.destination} share no address family"
+        ends = between(self.topology, flow, self.addresses.__getitem__, self.exits)
+        if isinstance(ends, str):
+            return ends
+        (source, *_), destinations = ends
         served = self.served(flow)
         if served and (why := self._unseen(flow, served)):
             return why
         return Order(
             flow=as_sent(self.topology, flow),
-            source=_of(source, family)[0],
-            destination=_of(destination, family)[0],
+            source=source,
+            destination=destinations[0],
             source_host=flow.source.partition(".")[0],
             destination_host=flow.destination.partition(".")[0],
             count=count,
             size=size,
             vary_ports=vary_ports,
-            destinations=tuple(_of(destination, family)) if vary_addresses else (),
+            destinations=tuple(destinations) if vary_addresses else (),
             answers=self._answers(served) if served else None,
             cgroup=self._cgroup(flow.source) if served else None,
         )
@@ -84,18 +85,3 @@ class Ordering:
         host = end.partition(".")[0]
         node = self.topology.pods[host][0] if host in self.topology.pods else host
         return self.cgroup(node) if self.cgroup is not None and node in self.topology.nodes else None
-
-    def _destination(self, flow: Flow) -> tuple[Address, ...]:
-        if flow.destination in self.topology.services:
-            return targets(self.topology, flow)
-        return self._end(flow.destination)
-
-    def _end(self, end: str) -> tuple[Address, ...]:
-        host, _, nic = end.partition(".")
-        if nic:
-            return tuple(interface.ip for interface in self.topology.hosts[host].interfaces[nic].addresses)
-        return self.addresses[end]
-
-
-def _of(addresses: tuple[Address, ...], family: int) -> list[Address]:
-    return [address for address in addresses if address.version == family]

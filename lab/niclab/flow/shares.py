@@ -1,7 +1,7 @@
 """How flows are shared out over a host's NICs: counts, confidence intervals and a chi-square test. Pure.
 
 What is counted are probes, each of which must be a flow of its own (`vary_ports`, `vary_addresses`), for a hash gives
-every packet of a flow the same NIC: packets of one flow are no independent draws, and no test could be made of them.
+every packet of a flow the same NIC: packets of one flow are not independent draws, and cannot be tested.
 """
 
 from __future__ import annotations
@@ -117,14 +117,14 @@ def chi_square_survival(statistic: float, degrees: int) -> float:
     half = statistic / 2
     term = math.exp(-half)
     if degrees % 2 == 0:
-        found = 0.0
+        total = 0.0
         for index in range(degrees // 2):
-            found += term
+            total += term
             term *= half / (index + 1)
-        return min(found, 1.0)
-    found = math.erfc(math.sqrt(half))
+        return min(total, 1.0)
+    total = math.erfc(math.sqrt(half))
     term *= math.sqrt(half / math.pi) * 2
     for index in range(1, degrees // 2 + 1):
-        found += term
+        total += term
         term *= half / (index + 0.5)
-    return min(found, 1.0)
+    return min(total, 1.0)

@@ -152,15 +152,15 @@ def merged(rows: Iterable[Row]) -> dict[str, dict[str, dict[str, Cell]]]:
 def _labelled(rows: list[Row]) -> Iterable[tuple[Row, str]]:
     """Each row with its label; where labs with one label had different settings, with what differs."""
     namesakes: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for one in rows:
-        namesakes.setdefault((one.table, one.label), []).append(dict(one.settings))
-    for one in rows:
-        mine, others = dict(one.settings), namesakes[one.table, one.label]
+    for each in rows:
+        namesakes.setdefault((each.table, each.label), []).append(dict(each.settings))
+    for each in rows:
+        mine, others = dict(each.settings), namesakes[each.table, each.label]
         keys = sorted(
             {key for other in others for key in other.keys() | mine.keys() if other.get(key) != mine.get(key)}
         )
         different = [f"{key}={mine[key]}" for key in keys if key in mine]
-        yield one, " ".join([one.label, *(different or (["(nothing else)"] if keys else []))])
+        yield each, " ".join([each.label, *(different or (["(nothing else)"] if keys else []))])
 
 
 def render(rows: Iterable[Row], *, width: int = 120, first: str = "devices") -> str:

@@ -65,7 +65,7 @@ class TracedFlow(Model):
     ] = ()
     compared: Annotated[
         Literal["agrees", "differs", "not compared"],
-        Field(description="agrees: every probe did one of the expected; not compared: nothing to be said of it"),
+        Field(description="agrees: every probe took an expected path; differs: one did not; see not_compared"),
     ] = "not compared"
     unpredicted: Annotated[
         str | None, Field(description="what a probe did that is none of the expected ways, else null")

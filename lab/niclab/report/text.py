@@ -131,7 +131,7 @@ def _explained(flow: ExplainedFlow) -> Iterator[str]:
 
 
 def _packet(kind: str, packet: Packet) -> Iterator[str]:
-    nics = ", ".join(one.nic + (" in a tunnel" if one.outer else "") for one in packet.left_by) or "no NIC"
+    nics = ", ".join(nic.nic + (" in a tunnel" if nic.outer else "") for nic in packet.left_by) or "no NIC"
     yield f"{INDENT}{kind}: {nics}" + (f", and lost: {packet.lost}" if packet.lost else "")
     steps = _shown(packet)
     width = max((len(step.where) for step in steps), default=0)

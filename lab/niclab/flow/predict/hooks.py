@@ -48,9 +48,8 @@ def tracked(machine: Machine, trip: Trip) -> Trip:
     if not machine.packet_rules:
         return trip
     connections = trip.tracked.get(machine.name, ())
-    found = known(connections, trip.packet)
-    if found is not None:
-        connection, direction = found
+    if (match := known(connections, trip.packet)) is not None:
+        connection, direction = match
         return replace(trip, tracking=Tracking(connections.index(connection), direction))
     if trip.packet.answer:
         return trip
@@ -155,9 +154,9 @@ def _translated(machine: Machine, hook: Hook, trip: Trip, between: Between) -> I
     )
     packet = trip.packet
     action = rule.action if rule is not None else None
-    # That nothing is translated is told where it matters: on the way out of a NIC.
-    abroad = oif in machine.host.interfaces and trip.inner is None
-    if rule is not None and (abroad or not isinstance(action, Exempt)):
+    # That nothing is translated is a step only where it matters: out of a NIC.
+    leaving = oif in machine.host.interfaces and trip.inner is None
+    if rule is not None and (leaving or not isinstance(action, Exempt)):
         trip = trip.noting(
             machine.name,
             rule.why,
@@ -166,7 +165,7 @@ def _translated(machine: Machine, hook: Hook, trip: Trip, between: Between) -> I
             source=packet.source,
             destination=packet.destination,
         )
-    elif hook == "postrouting" and abroad:
+    elif hook == "postrouting" and leaving:
         trip = trip.noting(machine.name, reasons.NOT_TRANSLATED, source=packet.source, oif=oif)
     if isinstance(action, Dnat):
         for backend in action.backends:

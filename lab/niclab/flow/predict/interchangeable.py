@@ -1,8 +1,8 @@
-"""Which nodes are alike: what holds for flows of one holds for flows of each, with its own addresses. Pure.
+"""Which nodes are interchangeable: what holds for flows of one holds for flows of each, with its own addresses. Pure.
 
-Two nodes are alike when they differ in nothing but their own addresses and names, when everything else in the lab says
-of both the same, and when every network that is named anywhere holds an address of the one just where it holds that of
-the other. Exchanging them then changes nothing: a hundred nodes have as many kinds of flows as two.
+Two nodes are interchangeable if swapping them leaves the lab unchanged: they differ in nothing but their own addresses
+and names, everything else in the lab refers to both in the same way, and every network that is named anywhere holds an
+address of the one just where it holds that of the other. A hundred nodes then have as many kinds of flows as two.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from niclab.cilium.decisions import Decisions
 from niclab.net.address import ip_network
-from niclab.net.route import Address, Network, NextHop, Route, Rule
+from niclab.net.route import Address, Network, Route, Rule
 from niclab.topology import Host, Node
 
 _COMPARED = frozenset({"name", "description", "fabrics", "nodes", "externals", "routers", "flows"})
 _OF_HOSTS = frozenset({"nics", "routes", "rules", "sysctls", "node_ip", "pod_cidrs", "pods", "labels"})
 
 Token = str
-"""What stands for one of a node's own addresses, the same in every node that is like it."""
+"""What stands for one of a node's own addresses, the same in every node that is interchangeable with it."""
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,25 @@ class Own:
     @classmethod
     def of(cls, decisions: Decisions, name: str) -> Own:
         node = decisions.topology.nodes[name]
-        found: dict[Address | Network, Token] = {}
+        tokens: dict[Address | Network, Token] = {}
         for nic_name, nic in node.nics.items():
             for index, interface in enumerate(nic.addresses):
-                found[interface.ip] = f"{nic_name}/{index}"
+                tokens[interface.ip] = f"{nic_name}/{index}"
         for index, cidr in enumerate(node.pod_cidrs):
-            found[cidr] = f"pods/{index}"
+            tokens[cidr] = f"pods/{index}"
         for number, pod in enumerate(node.pods):
             for index, address in enumerate(decisions.pod_addresses[pod]):
-                found[address] = f"pod{number}/{index}"
-        return cls(found)
+                tokens[address] = f"pod{number}/{index}"
+        return cls(tokens)
 
     def token(self, value: Address | Network | None) -> object:
-        """A value as it reads in every node like this one; what is not the node's own stands for itself."""
+        """A value with the node's own addresses replaced; what is not the node's own stands for itself."""
         if value is None:
             return None
-        found = self.tokens.get(value)
-        if found is None and isinstance(value, IPv4Network | IPv6Network) and _is_alone(value):
-            found = self.tokens.get(value.network_address)
-        return found or value
+        token = self.tokens.get(value)
+        if token is None and isinstance(value, IPv4Network | IPv6Network) and _is_alone(value):
+            token = self.tokens.get(value.network_address)
+        return token or value
 
 
 def _is_alone(network: Network) -> bool:
@@ -59,12 +59,12 @@ def _is_alone(network: Network) -> bool:
 
 
 def classes(decisions: Decisions) -> tuple[tuple[str, ...], ...]:
-    """The nodes in groups that are alike, each in the topology's order."""
+    """The nodes in groups that are interchangeable, each in the topology's order."""
     facts = _Facts(decisions)
-    found: dict[object, list[str]] = {}
+    groups: dict[object, list[str]] = {}
     for name in decisions.topology.nodes:
-        found.setdefault(facts.of(name), []).append(name)
-    return tuple(map(tuple, found.values()))
+        groups.setdefault(facts.of(name), []).append(name)
+    return tuple(map(tuple, groups.values()))
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,8 @@ class _Facts:
     decisions: Decisions
 
     def of(self, name: str) -> object:
-        """All that can tell a node from another; something of its own where that is more than is compared here."""
-        if self._told_apart:
+        """All that can tell a node from another; its name where the lab has more than is compared here."""
+        if self._has_more:
             return name
         own = Own.of(self.decisions, name)
         node = self.decisions.topology.nodes[name]
@@ -91,8 +91,8 @@ class _Facts:
         )
 
     @cached_property
-    def _told_apart(self) -> bool:
-        """Is there something that is not compared here?"""
+    def _has_more(self) -> bool:
+        """Has the lab something that is not compared here?"""
         topology = self.decisions.topology
         every = [i.ip for _, _, nic in topology.nic_pairs() for i in nic.addresses]
         more = [name for name, value in topology if name not in _COMPARED and value]
@@ -111,7 +111,7 @@ class _Facts:
     def _pods(self, node: Node, own: Own) -> Iterator[object]:
         for number, (pod, spec) in enumerate(node.pods.items()):
             addresses = self.decisions.pod_addresses[pod]
-            yield number, repr(spec.model_dump(exclude={"addresses"})), tuple(own.token(one) for one in addresses)
+            yield number, repr(spec.model_dump(exclude={"addresses"})), tuple(map(own.token, addresses))
 
     def _values(self, name: str) -> Iterator[tuple[str, str]]:
         yield from self.decisions.nodes[name].settings.values.items()
@@ -124,23 +124,22 @@ class _Facts:
         return value
 
     def _elsewhere(self, name: str, own: Own) -> Iterator[tuple[str, str, str]]:
-        """What other hosts' routes and rules say of this node."""
+        """The routes and rules of other hosts that name this node's addresses."""
         for address, token in own.tokens.items():
-            for host, one in self._said.get(address, ()):
+            for host, entry in self._entries.get(address, ()):
                 if host != name:
-                    reported = _route(one, own) if isinstance(one, Route) else _rule(one, own)
-                    yield token, host, repr(reported)
+                    yield token, host, repr(_route(entry, own) if isinstance(entry, Route) else _rule(entry, own))
 
     @cached_property
-    def _said(self) -> Mapping[Address | Network, list[tuple[str, Route | Rule]]]:
+    def _entries(self) -> Mapping[Address | Network, list[tuple[str, Route | Rule]]]:
         """Address or network → the routes and rules that name it, and whose they are."""
-        found: dict[Address | Network, list[tuple[str, Route | Rule]]] = {}
-        for host, one in self._hosts:
-            every: list[Route | Rule] = [*one.routes, *one.rules]
-            for reported in every:
-                for name in _named(reported):
-                    found.setdefault(name, []).append((host, reported))
-        return found
+        entries: dict[Address | Network, list[tuple[str, Route | Rule]]] = {}
+        for name, host in self._hosts:
+            every: list[Route | Rule] = [*host.routes, *host.rules]
+            for entry in every:
+                for address in _named(entry):
+                    entries.setdefault(address, []).append((name, entry))
+        return entries
 
     @property
     def _hosts(self) -> list[tuple[str, Host]]:
@@ -149,29 +148,29 @@ class _Facts:
     @cached_property
     def _networks(self) -> tuple[tuple[Network, int, int, int], ...]:
         """Every network that is named anywhere, pod CIDRs too, with its family, first and last address."""
-        found: set[Network] = set()
+        named: set[Network] = set()
         for _, host in self._hosts:
             for route in host.routes:
-                found.add(route.destination)
+                named.add(route.destination)
             for rule in host.rules:
-                found.update(one for one in (rule.source, rule.destination) if one)
+                named.update(network for network in (rule.source, rule.destination) if network)
             for nic in host.nics.values():
-                found.update(interface.network for interface in nic.addresses)
+                named.update(interface.network for interface in nic.addresses)
         for node in self.decisions.topology.nodes.values():
-            found.update(node.pod_cidrs)
+            named.update(node.pod_cidrs)
         for decision in self.decisions.nodes.values():
             for value in decision.settings.values.values():
                 for word in value.replace(",", " ").split():
                     if "/" in word:
                         try:
-                            found.add(ip_network(word))
+                            named.add(ip_network(word))
                         except ValueError:
                             continue
-        return tuple((network, network.version, *_span(network)) for network in found)
+        return tuple((network, network.version, *_span(network)) for network in named)
 
     def _inside(self, own: Own) -> Iterator[tuple[str, str]]:
         """Which networks of others hold which of the node's own addresses."""
-        mine = [(one.version, *_span(one), token) for one, token in own.tokens.items()]
+        mine = [(address.version, *_span(address), token) for address, token in own.tokens.items()]
         for network, version, low, high in self._networks:
             if network in own.tokens or (low == high and network.network_address in own.tokens):
                 continue
@@ -180,30 +179,29 @@ class _Facts:
                     yield str(network), token
 
 
-def _span(one: Address | Network) -> tuple[int, int]:
-    if isinstance(one, IPv4Address | IPv6Address):
-        return int(one), int(one)
-    return int(one.network_address), int(one.broadcast_address)
+def _span(place: Address | Network) -> tuple[int, int]:
+    """The first and the last address, as numbers."""
+    if isinstance(place, IPv4Address | IPv6Address):
+        return int(place), int(place)
+    return int(place.network_address), int(place.broadcast_address)
 
 
-def _named(one: Route | Rule) -> Iterator[Address | Network]:
-    for network in (one.destination, one.source):
+def _named(entry: Route | Rule) -> Iterator[Address | Network]:
+    for network in (entry.destination, entry.source):
         if isinstance(network, IPv4Network | IPv6Network):
             yield network
             if _is_alone(network):
                 yield network.network_address
         elif network is not None:
             yield network
-    if isinstance(one, Route):
-        yield from (hop.via for hop in one.nexthops if hop.via)
+    if isinstance(entry, Route):
+        yield from (hop.via for hop in entry.nexthops if hop.via)
 
 
 def _route(route: Route, own: Own) -> object:
-    def hop(one: NextHop) -> object:
-        return own.token(one.via), one.dev, one.weight, one.onlink
-
+    hops = tuple((own.token(hop.via), hop.dev, hop.weight, hop.onlink) for hop in route.nexthops)
     plain = replace(route, destination=_NOWHERE, nexthops=(), source=None)
-    return own.token(route.destination), tuple(map(hop, route.nexthops)), own.token(route.source), plain
+    return own.token(route.destination), hops, own.token(route.source), plain
 
 
 def _rule(rule: Rule, own: Own) -> object:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -42,15 +42,15 @@ class Machine:
 
     @cached_property
     def _hooks(self) -> Mapping[tuple[Hook, Family], HookRules]:
-        found: dict[tuple[Hook, Family, bool], list[PacketRule]] = {}
-        for rule in self.packet_rules:
-            for family in FAMILIES:
-                if rule.applies_to(family):
-                    found.setdefault((rule.hook, family, rule.translates), []).append(rule)
-        return {
-            (hook, family): HookRules(
-                tuple(found.get((hook, family, False), ())), tuple(found.get((hook, family, True), ()))
+        def rules(hook: Hook, family: Family, *, translate: bool) -> tuple[PacketRule, ...]:
+            return tuple(
+                rule
+                for rule in self.packet_rules
+                if rule.hook == hook and rule.applies_to(family) and rule.translates == translate
             )
+
+        return {
+            (hook, family): HookRules(rules(hook, family, translate=False), rules(hook, family, translate=True))
             for hook in HOOKS
             for family in FAMILIES
         }
@@ -65,14 +65,14 @@ class Machine:
 
     def route_of(self, packet: Packet) -> str | None:
         """Where the FIB would send a packet, as a rule asks it; of several hops the first."""
-        found = self.fib.lookup(packet.destination, source=packet.source)
-        return found.hops[0].dev if found and found.hops else None
+        lookup = self.fib.lookup(packet.destination, source=packet.source)
+        return lookup.hops[0].dev if lookup and lookup.hops else None
 
     @cached_property
     def own(self) -> frozenset[Address]:
         """The addresses that ARP is answered for. [kernel] those of a link that is down are the host's too."""
-        found = {interface.ip for link in self.host.interfaces.values() for interface in link.addresses}
-        return frozenset(found.union(*self.extra.values()))
+        linked = {interface.ip for link in self.host.interfaces.values() for interface in link.addresses}
+        return frozenset(linked.union(*self.extra.values()))
 
     @cached_property
     def minds_the_interface(self) -> bool:
@@ -110,27 +110,7 @@ class Machine:
             return address
         added = self.extra.values() if device not in self.extra else (self.extra[device],)
         elsewhere = addresses_elsewhere(self.host, family) if device not in self.extra else ()
-        return next(chain(elsewhere, (one for found in added for one in found if one.version == family)), None)
-
-
-class Made(Mapping[str, Machine]):
-    """The hosts by name, each made when it is first asked for: a flow meets few of them."""
-
-    def __init__(self, names: Collection[str], make: Callable[[str], Machine]) -> None:
-        self._names = names
-        self._make = make
-        self._made: dict[str, Machine] = {}
-
-    def __getitem__(self, name: str) -> Machine:
-        found = self._made.get(name)
-        if found is None:
-            if name not in self._names:
-                raise KeyError(name)
-            found = self._made[name] = self._make(name)
-        return found
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+        return next(
+            chain(elsewhere, (address for addresses in added for address in addresses if address.version == family)),
+            None,
+        )

@@ -1,4 +1,4 @@
-"""The decisions a packet meets on its way that are no packet rules: ids, words and who decides so."""
+"""The decisions about a packet that are no packet rules: ids, words and who decides so."""
 
 from __future__ import annotations
 
@@ -80,16 +80,16 @@ def of_device(device: Device) -> Why:
     return _of_device(device.selected, device.source)
 
 
-def of_route(found: Lookup) -> Why:
+def of_route(lookup: Lookup) -> Why:
     """Why this route was chosen: its own reason where it has one, else the kernel's routing."""
-    route = found.route
-    if found.is_local:
+    route = lookup.route
+    if lookup.is_local:
         return LOCAL
-    if len(found.hops) > 1 and route.table in TABLES.values():
+    if len(lookup.hops) > 1 and route.table in TABLES.values():
         return MULTIPATH
     if route.why is not None:
         return route.why
-    if len(found.hops) > 1:
+    if len(lookup.hops) > 1:
         return MULTIPATH
-    own_rule = found.rule.table in TABLES.values() and found.rule.source is None and found.rule.mark is None
+    own_rule = lookup.rule.table in TABLES.values() and lookup.rule.source is None and lookup.rule.mark is None
     return ROUTE if own_rule else ROUTE_OF_RULE

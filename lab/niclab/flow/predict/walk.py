@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -26,7 +27,7 @@ _TUNNEL_SOURCE_PORT = 50000
 class Egress:
     """The route that was chosen for a packet, and the one of its hops that it takes."""
 
-    found: Lookup
+    lookup: Lookup
     hop: NextHop
     iif: str | None = None
 
@@ -71,8 +72,8 @@ class Walker:
             for after in hooks.through(machine, "output", routed, Between(oif=egress.hop.dev)):
                 same = (after.packet.destination, after.packet.mark) == (routed.packet.destination, routed.packet.mark)
                 again = [(after, egress)] if same or after.dropped else self._routed(machine, None, after)
-                for rerouted, way_out in again:
-                    yield from self._out(machine, way_out, rerouted)
+                for rerouted, next_egress in again:
+                    yield from self._out(machine, next_egress, rerouted)
 
     def _arrives(self, host: str, iif: str, trip: Trip) -> Iterator[Ended]:
         """A packet came in by an interface: to the host itself, out of a tunnel, or on its way."""
@@ -88,39 +89,39 @@ class Walker:
                 yield taken.ended(None, taken.dropped)
                 continue
             for routed, egress in self._routed(machine, iif, taken):
-                if egress is None or egress.found.is_local:
+                if egress is None or egress.lookup.is_local:
                     yield from self._out(machine, egress, routed)
                     continue
                 for after in hooks.through(machine, "forward", routed, Between(iif=iif, oif=egress.hop.dev)):
                     yield from self._out(machine, egress, after)
 
     def _routed(self, machine: Machine, iif: str | None, trip: Trip) -> Iterator[tuple[Trip, Egress | None]]:
-        """The ways out of a host for a packet that came in by `iif` or was made there; None when there is none."""
+        """The routes out of a host for a packet that came in by `iif` or was made there; None where it ends."""
         packet, host = trip.packet, machine.name
-        found = machine.fib.lookup(
+        lookup = machine.fib.lookup(
             packet.destination, source=packet.source, iif=iif, mark=packet.mark, prefer=trip.prefer
         )
         if iif is not None and packet.family == 4 and packet.source in machine.own:
             noted = trip.noting(host, reasons.MARTIAN, source=packet.source)
             yield replace(noted, dropped=f"{packet.source} is {host}'s own address: nobody else may send from it"), None
-        elif iif is not None and not machine.forwards and not (found and found.is_local):
+        elif iif is not None and not machine.forwards and not (lookup and lookup.is_local):
             yield replace(trip.noting(host, reasons.NO_FORWARDING), dropped=f"{host} does not forward"), None
-        elif found is None or not found.hops:
-            why = reasons.REFUSED if found else reasons.NO_ROUTE
-            noted = trip.noting(host, why, destination=packet.destination, route=found.route if found else None)
+        elif lookup is None or not lookup.hops:
+            why = reasons.REFUSED if lookup else reasons.NO_ROUTE
+            noted = trip.noting(host, why, destination=packet.destination, route=lookup.route if lookup else None)
             yield replace(noted, dropped=f"{host} has no route to {packet.destination}"), None
         else:
-            for hop in found.hops:
-                oif = None if found.is_local else hop.dev
+            for hop in lookup.hops:
+                oif = None if lookup.is_local else hop.dev
                 if iif is None or machine.believes(packet, iif, oif):
-                    yield self._noted(machine, trip, found, hop), Egress(found, hop, iif)
+                    yield self._noted(machine, trip, lookup, hop), Egress(lookup, hop, iif)
                 else:
                     yield _disbelieved(machine, trip, iif, oif), None
 
-    def _noted(self, machine: Machine, trip: Trip, found: Lookup, hop: NextHop) -> Trip:
+    def _noted(self, machine: Machine, trip: Trip, lookup: Lookup, hop: NextHop) -> Trip:
         """With the step that says which route was chosen, and why it is there."""
-        route, host, to = found.route, machine.name, trip.packet.destination
-        why = reasons.of_route(found)
+        route, host, to = lookup.route, machine.name, trip.packet.destination
+        why = reasons.of_route(lookup)
         return trip.noting(
             host,
             why,
@@ -129,8 +130,8 @@ class Walker:
             route=route,
             table=route.table,
             metric=route.effective_metric,
-            rule=found.rule,
-            hops=tuple(one.words() for one in found.hops),
+            rule=lookup.rule,
+            hops=tuple(each.words() for each in lookup.hops),
             hop=hop.words(),
             device=hop.dev,
             remote=route.encap.remote if route.encap else None,
@@ -140,11 +141,11 @@ class Walker:
         """The packet was routed: to the host itself, into the tunnel, to a pod, or out of a NIC."""
         if egress is None or trip.dropped:
             yield trip.ended(None, trip.dropped)
-        elif egress.found.is_local:
+        elif egress.lookup.is_local:
             yield from self._taken(machine, trip)
-        elif egress.found.route.encap is not None and trip.inner is None:
+        elif egress.lookup.route.encap is not None and trip.inner is None:
             for after in self._post(machine, trip, Between(iif=egress.iif, oif=TUNNEL_DEVICE)):
-                yield from self._encapsulated(machine, egress.found.route.encap.remote, after)
+                yield from self._encapsulated(machine, egress.lookup.route.encap.remote, after)
         else:
             to, device = egress.hop.via or trip.packet.destination, egress.hop.dev or ""
             leaving = self._leaving(machine, device, trip)
@@ -179,17 +180,17 @@ class Walker:
             yield trip.ended(None, trip.dropped)
             return
         node = self.decisions.nodes[machine.name]
-        found = machine.fib.lookup(remote, mark=trip.packet.mark)
-        for hop in found.hops if found else ():
-            assert found is not None
-            source = machine.fib.source_for(remote, replace(found, hops=(hop,)), machine.host)
+        lookup = machine.fib.lookup(remote, mark=trip.packet.mark)
+        for hop in lookup.hops if lookup else ():
+            assert lookup is not None
+            source = machine.fib.source_for(remote, replace(lookup, hops=(hop,)), machine.host)
             if source is None:
                 noted = trip.noting(machine.name, reasons.NO_SOURCE, remote=remote)
                 yield noted.ended(None, f"{machine.name} has no address for the tunnel to {remote}")
                 continue
             outer = Packet(source, remote, "udp", _TUNNEL_SOURCE_PORT, node.settings.tunnel_port, mark=trip.packet.mark)
             tunnelled = replace(trip.on(outer, trip.packet), tunnel=node.settings.tunnel_protocol)
-            noted = self._noted(machine, tunnelled, found, hop).noting(
+            noted = self._noted(machine, tunnelled, lookup, hop).noting(
                 machine.name,
                 reasons.ENCAPSULATED,
                 protocol=node.settings.tunnel_protocol,
@@ -197,8 +198,8 @@ class Walker:
                 remote=remote,
             )
             for after in hooks.through(machine, "output", hooks.tracked(machine, noted), Between(oif=hop.dev)):
-                yield from self._out(machine, Egress(found, hop), after)
-        if found is None or not found.hops:
+                yield from self._out(machine, Egress(lookup, hop), after)
+        if lookup is None or not lookup.hops:
             noted = trip.noting(machine.name, reasons.NO_ROUTE, destination=remote)
             yield noted.ended(None, f"{machine.name} has no route to the tunnel's end {remote}")
 
@@ -219,7 +220,7 @@ class Walker:
         nics = carriers(machine.host, device) if is_up(machine.host, device) else ()
         neighbours = self._neighbours(place, host, to) if nics else ()
         asker = machine.asks_as(device, trip.packet.source, to)
-        answering = tuple(one for one in neighbours if self._is_answered(asker, to, *one))
+        answering = tuple(end for end in neighbours if self._is_answered(asker, to, *end))
         if neighbours and not answering:
             # Unless the neighbour is known already: then it goes its way.
             noted = trip.noting(host, reasons.ASKER_NOT_BELIEVED, address=to, asker=asker, end=neighbours[0][0])
@@ -242,7 +243,7 @@ class Walker:
         if device not in machine.host.interfaces:
             return trip
         node = self.decisions.nodes.get(machine.name)
-        chosen = next((one for one in node.devices if one.name == device), None) if node else None
+        chosen = next((each for each in node.devices if each.name == device), None) if node else None
         if chosen is None:
             return trip.noting(machine.name, reasons.LEAVES, device=device)
         why = reasons.of_device(chosen)
@@ -260,14 +261,16 @@ class Walker:
     def _whose(self) -> Mapping[Address, str]:
         """Address → whose it is, in words."""
         topology = self.decisions.topology
-        found = {i.ip: f"{host}'s on {name}" for host, name, one in topology.interface_pairs() for i in one.addresses}
+        whose: dict[Address, str] = {}
+        for host, name, link in topology.interface_pairs():
+            whose.update({interface.ip: f"{host}'s on {name}" for interface in link.addresses})
         for node in topology.nodes:
             for family in topology.families:
                 if (router := topology.router_address(node, family)) is not None:
-                    found[router] = f"{node}'s router IP"
+                    whose[router] = f"{node}'s router IP"
         for pod, addresses in self.decisions.pod_addresses.items():
-            found.update(dict.fromkeys(addresses, f"{pod}'s own"))
-        return found
+            whose.update(dict.fromkeys(addresses, f"{pod}'s own"))
+        return whose
 
     def _neighbours(self, place: Segment, host: str, address: Address) -> tuple[tuple[str, str], ...]:
         """Where a packet for an address may arrive: at one host, by any of its interfaces that answers.
@@ -275,13 +278,13 @@ class Walker:
         [kernel] ARP is answered on every interface for any of the host's addresses (arp_ignore=0), and who answers
         first is believed; ND is answered by the interface that has the address.
         """
-        owner = next((one for one in self._holders.get((place, address), ()) if one[0] != host), None)
+        owner = next((holder for holder in self._holders[place, address] if holder[0] != host), None)
         if address.version == 6:
             return (owner,) if owner else ()
-        for name, _ in (owner,) if owner else self._on_segment.get(place, ()):
+        for name, _ in (owner,) if owner else self._on_segment[place]:
             if name != host and (owner or address in self.machines[name].own):
-                several = tuple(one for one in self._on_segment.get(place, ()) if one[0] == name)
-                # Where the interface makes no difference, one stands for all of them.
+                several = tuple(end for end in self._on_segment[place] if end[0] == name)
+                # Where the interface makes no difference, the first stands for all of them.
                 return several if self.machines[name].minds_the_interface else (owner or several[0],)
         return ()
 
@@ -294,37 +297,37 @@ class Walker:
         return f"{host}.{next(iter(carriers(self.machines[host].host, interface)), interface)}"
 
     @cached_property
-    def _on_segment(self) -> Mapping[Segment, tuple[tuple[str, str], ...]]:
+    def _on_segment(self) -> Mapping[Segment, list[tuple[str, str]]]:
         """Fabric or VLAN → the (host, interface) that hear what is on it."""
-        found: dict[Segment, list[tuple[str, str]]] = {}
+        ends: dict[Segment, list[tuple[str, str]]] = defaultdict(list)
         for name, host in self.decisions.topology.hosts.items():
             for place, interface in listening(host):
-                found.setdefault(place, []).append((name, interface))
-        return {place: tuple(several) for place, several in found.items()}
+                ends[place].append((name, interface))
+        return ends
 
     @cached_property
-    def _holders(self) -> Mapping[tuple[Segment, Address], tuple[tuple[str, str], ...]]:
-        """(fabric or VLAN, address) → the interfaces there that are up and have it, or to which a cloud
-        brings what is for it."""
-        hosts = self.decisions.topology.hosts
-        found: dict[tuple[Segment, Address], tuple[tuple[str, str], ...]] = {}
-        for place, several in self._on_segment.items():
-            for host, name in several:
-                for one in hosts[host].interfaces[name].addresses:
-                    found[place, one.ip] = (*found.get((place, one.ip), ()), (host, name))
-        for pod, (node, spec) in self.decisions.topology.pods.items():
-            home = self.decisions.topology.nodes[node]
+    def _holders(self) -> Mapping[tuple[Segment, Address], list[tuple[str, str]]]:
+        """(fabric or VLAN, address) → the interfaces there that are up and have it, or to which a cloud brings what is
+        for it."""
+        topology = self.decisions.topology
+        holders: dict[tuple[Segment, Address], list[tuple[str, str]]] = defaultdict(list)
+        for place, ends in self._on_segment.items():
+            for host, name in ends:
+                for interface in topology.hosts[host].interfaces[name].addresses:
+                    holders[place, interface.ip].append((host, name))
+        for pod, (node, spec) in topology.pods.items():
+            home = topology.nodes[node]
             owner = home.nic_of(spec)
             if owner is not None and home.nics[owner].up:
                 for address in self.decisions.pod_addresses[pod]:
-                    found[Segment(home.nics[owner].fabric), address] = ((node, owner),)
-        return found
+                    holders[Segment(home.nics[owner].fabric), address] = [(node, owner)]
+        return holders
 
 
 def _disbelieved(machine: Machine, trip: Trip, iif: str, oif: str | None) -> Trip:
     source, mode = trip.packet.source, machine.filters[iif]
-    found = machine.way_back(trip.packet, oif)
-    back = ", ".join(sorted(found.devices)) if found and found.hops else "nothing"
+    lookup = machine.way_back(trip.packet, oif)
+    back = ", ".join(sorted(lookup.devices)) if lookup and lookup.hops else "nothing"
     noted = trip.noting(machine.name, reasons.REVERSE_PATH, source=source, iif=iif, back=back, mode=mode)
     return replace(noted, dropped=f"{machine.name} drops {source} that comes in by {iif}: rp_filter={mode}")
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 from niclab.cilium import operations
 from niclab.cilium.bgp import learned_routes
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import pod_interface
 from niclab.cilium.numbers import MOVED_LOCAL
-from niclab.flow.predict.machine import Machine, Made
+from niclab.flow.ends import Ends, between
+from niclab.flow.predict.machine import Machine
 from niclab.flow.predict.walk import Walker
 from niclab.flow.trace import Context, Trace
 from niclab.kernel.fib import Fib
@@ -33,12 +35,25 @@ from niclab.net.operation import (
     SetSysctl,
 )
 from niclab.net.packetrules import Packet, PacketRule
-from niclab.net.route import FAMILIES, TABLES, Address, Family, NextHop, Route, Rule
+from niclab.net.route import TABLES, Address, NextHop, Route, Rule
 from niclab.topology import Flow, Topology
-from niclab.topology.service_flows import as_sent, service_of, targets
+from niclab.topology.service_flows import as_sent, service_of
 
 _SOURCE_PORT = 40000
 _ECHO_ID = 7
+T = TypeVar("T")
+
+
+class _Lazy(dict[str, T]):
+    """Values by name, each made when it is first asked for: a flow meets few hosts."""
+
+    def __init__(self, make: Callable[[str], T]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, name: str) -> T:
+        self[name] = made = self._make(name)
+        return made
 
 
 @dataclass
@@ -94,26 +109,24 @@ class World:
         return {pod: node for pod, (node, _) in self.topology.pods.items()}
 
     @cached_property
-    def _plans(self) -> dict[str, dict[str, _Planned]]:
-        """Node → role → what the datapath adds there; filled as it is asked for."""
-        return {}
+    def _plans(self) -> Mapping[str, Mapping[str, _Planned]]:
+        """Node → role → what the datapath adds there."""
+        return _Lazy(self._planned)
 
     def _planned(self, node: str) -> Mapping[str, _Planned]:
-        if node not in self._plans:
-            planned: dict[str, _Planned] = {}
-            for operation in operations.node_operations(self.decisions, node) if node in self.decisions.running else ():
-                planned.setdefault(operation.namespace, _Planned()).add(operation)
-            self._plans[node] = planned
-        return self._plans[node]
+        planned: dict[str, _Planned] = {}
+        for operation in operations.node_operations(self.decisions, node) if node in self.decisions.running else ():
+            planned.setdefault(operation.namespace, _Planned()).add(operation)
+        return planned
 
     def _machine(self, name: str) -> Machine:
         """A host as the datapath leaves it."""
         host = self.topology.hosts[name]
-        planned = self._planned(name).get(name, _Planned())
+        planned = self._plans[name].get(name, _Planned())
         own = Fib.of(host)
         gone = planned.gone | planned.routes.keys()
         kept = [route for route in own.routes if route.key not in gone]
-        local = [_local(dev, address) for dev, found in planned.addresses.items() for address in found]
+        local = [_local(dev, address) for dev, added in planned.addresses.items() for address in added]
         learned = self._learned.get(name, ())
         pods = self.topology.nodes[name].pods if name in self.topology.nodes else ()
         sysctls = {**host.sysctls, **planned.sysctls}
@@ -128,7 +141,7 @@ class World:
             packet_rules=planned.packet_rules,
             pods={pod_interface(pod): pod for pod in pods},
             forwards=name not in self.topology.externals,
-            extra={dev: tuple(found) for dev, found in planned.addresses.items()},
+            extra={dev: tuple(added) for dev, added in planned.addresses.items()},
             filters=filters(sysctls, host.interfaces),
             minds_marks=bool(told(sysctls, "src_valid_mark").get(ALL)),
         )
@@ -140,8 +153,8 @@ class World:
 
     @cached_property
     def machines(self) -> Mapping[str, Machine]:
-        """Every host of the topology, made when it is first asked for."""
-        return Made(self.topology.hosts, self._machine)
+        """Every host of the topology."""
+        return _Lazy(self._machine)
 
     @cached_property
     def _walker(self) -> Walker:
@@ -150,7 +163,7 @@ class World:
     @cached_property
     def context(self) -> Context:
         """Who is where, in the terms of traces."""
-        topology, nodes = self.topology, self.decisions.nodes
+        topology = self.topology
         return Context(
             topology=topology.name,
             nics={f"{host}.{name}": nic.fabric for host, name, nic in topology.nic_pairs()},
@@ -159,15 +172,15 @@ class World:
             addresses={pod: tuple(map(str, addresses)) for pod, addresses in self.decisions.pod_addresses.items()},
             reported={},
             unmasqueraded=self.decisions.native_node_ends,
-            exited=frozenset(name for name, node in nodes.items() if node.agent_exits is not None),
+            exited=frozenset(self._exits),
         )
 
     def predict(self, flow: Flow) -> tuple[Trace, ...]:
         """Every trace a flow may have; several only where chance decides. Empty when it cannot be sent at all."""
         ends = self._ends(flow)
-        if ends is None:
+        if isinstance(ends, str):
             return ()
-        start, source, target = ends
+        start, source, target = flow.source.partition(".")[0], ends[0][0], ends[1][0]
         sent = as_sent(self.topology, flow)
         if sent.protocol == "icmp":
             packet = Packet(source, target, "icmp", _ECHO_ID, _ECHO_ID)
@@ -182,36 +195,25 @@ class World:
 
     def why_not(self, flow: Flow) -> str:
         """Why nothing is predicted for a flow; empty when something is."""
-        for end in (flow.source, flow.destination):
-            if end in self.home:
-                node = self.home[end]
-                if (words := self.decisions.nodes[node].agent_exits) is not None:
-                    return f"{end} is not plugged: the agent on {node} exits: {words}"
-        if self._ends(flow) is None:
-            return f"{flow.source} and {flow.destination} share no address family"
-        return ""
+        ends = self._ends(flow)
+        return ends if isinstance(ends, str) else ""
 
-    def _ends(self, flow: Flow) -> tuple[str, Address, Address] | None:
-        named = flow.destination in self.topology.services
-        source = self._addresses(flow.source)
-        target = targets(self.topology, flow) if named else self._addresses(flow.destination)
-        wanted: tuple[Family, ...] = (flow.family,) if flow.family else FAMILIES
-        for family in wanted:
-            mine = [address for address in source if address.version == family]
-            theirs = [address for address in target if address.version == family]
-            if mine and theirs:
-                return flow.source.partition(".")[0], mine[0], theirs[0]
-        return None
+    def _ends(self, flow: Flow) -> Ends | str:
+        return between(self.topology, flow, self._addresses, self._exits)
+
+    @cached_property
+    def _exits(self) -> Mapping[str, str]:
+        """Node → its agent's last words."""
+        nodes = self.decisions.nodes.items()
+        return {name: node.agent_exits for name, node in nodes if node.agent_exits is not None}
 
     def _addresses(self, end: str) -> tuple[Address, ...]:
-        host, _, nic = end.partition(".")
-        if nic:
-            return tuple(i.ip for i in self.topology.hosts[host].interfaces[nic].addresses)
-        if end in self.home:
-            planned = self._planned(self.home[end]).get(end)
-            plugged = {address for found in planned.addresses.values() for address in found} if planned else set()
-            return tuple(address for address in self.decisions.pod_addresses[end] if address in plugged)
-        return tuple(i.ip for one in self.topology.hosts[end].interfaces.values() for i in one.addresses)
+        """The addresses of a host, or those of a pod that are plugged."""
+        if end not in self.home:
+            return tuple(i.ip for link in self.topology.hosts[end].interfaces.values() for i in link.addresses)
+        planned = self._plans[self.home[end]].get(end, _Planned())
+        plugged = {address for addresses in planned.addresses.values() for address in addresses}
+        return tuple(address for address in self.decisions.pod_addresses[end] if address in plugged)
 
 
 def _local(dev: str, address: Address) -> Route:
