@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 from niclab.check import check_flow, load
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.reported import NodeReport
+from niclab.cilium.version import DEFAULT_VERSION, modelled_version
 from niclab.deployment import Deployment, attach, deploy_builtin, deploy_cilium, speaking
 from niclab.errors import InputError, LabError, Problem
 from niclab.flow.ordering import Ordering
@@ -22,7 +23,6 @@ from niclab.flow.verdict import FlowResult
 from niclab.host import command, ledgers, userns
 from niclab.host.command import Command
 from niclab.live import Live
-from niclab.modelled import DEFAULT_VERSION, modelled_version
 from niclab.net.route import Address
 from niclab.settings import LAB_BASELINE, Settings, stored, unmodelled
 from niclab.settings.fit import fit

@@ -11,8 +11,8 @@ from niclab import choice
 from niclab import settings as formats
 from niclab.check import check_flow, load
 from niclab.check.amend import Amendments, amend
+from niclab.cilium.version import DEFAULT_VERSION, modelled_version
 from niclab.errors import InputError, Problem
-from niclab.modelled import DEFAULT_VERSION, modelled_version
 from niclab.settings import Settings, check_keys, effective, parse_assignments, parse_node_assignments
 from niclab.topology import Flow, Topology
 from niclab.topology.finding import nearest

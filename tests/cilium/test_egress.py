@@ -56,7 +56,7 @@ def test_a_gateway_that_does_not_run_drops() -> None:
 
     found = Decisions(topology, settings.merged(parse_node_assignments(["node2:devices=eth9"])), Version(1, 20))
     assert way(found, "by-nic") is None
-    assert routes(found, "node1", 1_000_000)["0.0.0.0/0"].startswith("blackhole")
+    assert routes(found, "node1", 2100)["0.0.0.0/0"].startswith("blackhole")
 
 
 def test_without_the_feature_policies_are_of_no_effect() -> None:
@@ -80,33 +80,27 @@ def test_the_longest_prefix_wins() -> None:
 
 def test_a_table_has_a_way_for_every_part_of_the_networks() -> None:
     """The pod's own: what would leave by an unselected NIC, what is excluded, and the cluster's are passed by."""
-    both = routes(decisions(), "node1", 1_000_000)
+    both = routes(decisions(), "node1", 2100)
     assert both["0.0.0.0/0"] == (
-        "default encap ip id 2 dst 10.0.0.2 via 10.244.2.0 dev cilium_vxlan onlink table 1000000 mtu 1450"
+        "default encap ip id 2 dst 10.0.0.2 via 10.244.2.0 dev cilium_vxlan onlink table 2100 mtu 1450"
     )
     assert "dst 10.0.0.2" in both["10.0.1.0/24"]
-    assert both["10.0.0.2/32"] == "throw 10.0.0.2/32 table 1000000"
-    only = routes(decisions(devices="eth0"), "node1", 1_000_000)
-    assert only["10.0.1.0/24"] == "throw 10.0.1.0/24 table 1000000"
-    partly = routes(decisions(), "node1", 1_000_004)
-    assert partly["10.0.1.0/24"] == "throw 10.0.1.0/24 table 1000004"
+    assert both["10.0.0.2/32"] == "throw 10.0.0.2/32 table 2100"
+    only = routes(decisions(devices="eth0"), "node1", 2100)
+    assert only["10.0.1.0/24"] == "throw 10.0.1.0/24 table 2100"
+    partly = routes(decisions(), "node1", 2104)
+    assert partly["10.0.1.0/24"] == "throw 10.0.1.0/24 table 2104"
 
 
 def test_on_the_gateway_the_next_hop_stays_that_of_the_routes() -> None:
-    assert routes(decisions(), "node2", 2_000_000)["0.0.0.0/0"] == (
-        "default via 10.0.0.254 dev eth1 onlink table 2000000"
-    )
-    assert routes(decisions((1, 18)), "node2", 2_000_000)["0.0.0.0/0"] == (
-        "default via 10.0.0.254 dev eth0 table 2000000"
-    )
+    assert routes(decisions(), "node2", 2300)["0.0.0.0/0"] == ("default via 10.0.0.254 dev eth1 onlink table 2300")
+    assert routes(decisions((1, 18)), "node2", 2300)["0.0.0.0/0"] == ("default via 10.0.0.254 dev eth0 table 2300")
 
 
 def test_the_local_gateway_looks_on_the_nic_itself() -> None:
-    found = routes(decisions(), "node1", 1_000_003)
-    assert found["0.0.0.0/0"] == "default dev eth1 table 1000003"
-    assert routes(decisions((1, 18)), "node1", 1_000_003)["0.0.0.0/0"] == (
-        "default via 10.0.0.254 dev eth0 table 1000003"
-    )
+    found = routes(decisions(), "node1", 2103)
+    assert found["0.0.0.0/0"] == "default dev eth1 table 2103"
+    assert routes(decisions((1, 18)), "node1", 2103)["0.0.0.0/0"] == ("default via 10.0.0.254 dev eth0 table 2103")
 
 
 def test_native_routing_tunnels_answers_too() -> None:
@@ -116,8 +110,8 @@ def test_native_routing_tunnels_answers_too() -> None:
         Version(1, 20),
     )
     rules = [one.rule for one in egress.operations(found, found.nodes["node2"]) if isinstance(one, AddRule)]
-    assert [str(rule) for rule in rules if rule.table == 3_000_000] == [
-        f"from all to 10.244.1.10 iif {nic} lookup 3000000 priority 9".replace("10.244.1.10", "10.244.1.10/32")
+    assert [str(rule) for rule in rules if rule.table == 2500] == [
+        f"from all to 10.244.1.10 iif {nic} lookup 2500 priority 9".replace("10.244.1.10", "10.244.1.10/32")
         for nic in ("eth0", "eth1")
     ]
     assert found.nodes["node1"].route_mtu == 1450

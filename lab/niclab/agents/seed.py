@@ -16,7 +16,7 @@ from pathlib import Path
 
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import ROUTER_DEVICE
-from niclab.kernel.plan import mac
+from niclab.kernel.plan import ROUTER, mac
 from niclab.net.operation import AddAddress, AddCable, Operation, SetLink
 from niclab.net.route import Address, Family
 
@@ -62,7 +62,7 @@ def _routers(decisions: Decisions, node: str) -> dict[Family, Address]:
 def _macs(decisions: Decisions, node: str) -> tuple[str, str]:
     """Those of `cilium_host` and `cilium_net`, as the built-in datapath has them."""
     number = list(decisions.topology.nodes).index(node) + 1
-    return mac(6, number, 1), mac(6, number, 0)
+    return mac(ROUTER, number, 1), mac(ROUTER, number, 0)
 
 
 def node_config(routers: Mapping[Family, Address]) -> str:

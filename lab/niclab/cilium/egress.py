@@ -25,7 +25,7 @@ from niclab.cilium.node import TUNNEL_DEVICE, NodeDecision, pod_interface
 from niclab.cilium.numbers import ANSWERING, EGRESS_ANSWERS, EGRESS_FROM_PODS, EGRESS_FROM_TUNNEL, POLICY_PRIORITY
 from niclab.cilium.version import Version
 from niclab.kernel.fib import Fib, Lookup
-from niclab.kernel.plan import mac
+from niclab.kernel.plan import TUNNEL, mac
 from niclab.net.address import FAMILIES, Address, Family, Network, family_of
 from niclab.net.operation import AddNeighbour, AddRoute, AddRule, AddVxlan, Operation
 from niclab.net.packetrules import Devices, Drop, Match, PacketRule, SetMark, Snat
@@ -206,12 +206,12 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
     if not node.tunnels:
         # The tunnel is there in native routing too (pkg/egressgateway: tunnel.NewEnabler).
         number = list(decisions.topology.nodes).index(node.node) + 1
-        yield AddVxlan(node.node, TUNNEL_DEVICE, mac(5, number, 0), node.settings.tunnel_port, node.mtu)
+        yield AddVxlan(node.node, TUNNEL_DEVICE, mac(TUNNEL, number, 0), node.settings.tunnel_port, node.mtu)
         for peer in decisions.peers(node.node):
             theirs = list(decisions.topology.nodes).index(peer.node) + 1
             for family in node.families:
                 if (via := _via(peer, family)) is not None:
-                    yield AddNeighbour(node.node, TUNNEL_DEVICE, via, mac(5, theirs, 0))
+                    yield AddNeighbour(node.node, TUNNEL_DEVICE, via, mac(TUNNEL, theirs, 0))
     yield from _Tables(decisions, node).operations()
 
 

@@ -15,24 +15,39 @@ from niclab.topology import Host
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A range of routing tables, one for each of something."""
+    """Routing tables, one for each of something: the first of them have short numbers, from `first` on.
 
-    first: int
-    size: int
+    `more`: where the tables of the others begin; there is room for a million.
+    """
+
     what: str
+    first: int
+    short: int = 200
+    more: int | None = None
 
     def table(self, number: int) -> int:
         """The table of the one with this number, counted from 0. Raises LabError."""
-        if number >= self.size:
+        if number < self.short:
+            return self.first + number
+        if self.more is None or number >= self.size:
             raise LabError(
                 f"the built-in datapath has tables for {self.size} {self.what}",
                 why=f"this lab needs one for number {number + 1}",
                 fix="use a smaller topology",
             )
-        return self.first + number
+        return self.more + number - self.short
+
+    @property
+    def size(self) -> int:
+        return self.short if self.more is None else self.short + 1_000_000
+
+    @property
+    def ranges(self) -> tuple[range, ...]:
+        short = range(self.first, self.first + self.short)
+        return (short,) if self.more is None else (short, range(self.more, self.more + 1_000_000))
 
     def __contains__(self, table: object) -> bool:
-        return isinstance(table, int) and self.first <= table < self.first + self.size
+        return any(table in numbers for numbers in self.ranges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +85,13 @@ SINGLE_DEVICE = 2012
 """With one selected device (up to 1.18): everything to that device."""
 WAY_BACK_OF_PODS, WAY_BACK_OF_BACKENDS = 2020, 2021
 """Where reverse path filters find the way back of what a NIC's program takes: to pods, from backends."""
-EGRESS_FROM_PODS = Block(1_000_000, 1_000_000, "pods of egress policies")
-EGRESS_FROM_TUNNEL = Block(2_000_000, 1_000_000, "pods of egress policies")
-EGRESS_ANSWERS = Block(3_000_000, 1_000_000, "pods of egress policies")
+EGRESS_FROM_PODS = Block("pods of egress policies", 2100, more=1_000_000)
+EGRESS_FROM_TUNNEL = Block("pods of egress policies", 2300, more=2_000_000)
+EGRESS_ANSWERS = Block("pods of egress policies", 2500, more=3_000_000)
 """A table for each address that an egress policy selects: on its node, on its gateway, for answers to it."""
-ENI_ANSWERS = Block(4_000_000, 1_000_000, "pods with a NIC of their own")
+ENI_ANSWERS = Block("pods with a NIC of their own", 2700, more=4_000_000)
 """A table for each pod whose NIC is not that of the default route."""
-ENI_NICS = Block(10, 243, "NICs of a node with ipam=eni")
+ENI_NICS = Block("NICs of a node with ipam=eni", 10, short=243)
 """Cilium's own: a table for each NIC, by its number on the instance (linux_defaults.go RouteTableInterfacesOffset)."""
 
 OWN_TABLES = (LOCAL_PODS, REMOTE_PODS, SINGLE_DEVICE, WAY_BACK_OF_PODS, WAY_BACK_OF_BACKENDS)
@@ -93,6 +108,8 @@ PRIORITY = {LOCAL_PODS: 10, REMOTE_PODS: 11, SINGLE_DEVICE: 12}
 """Table → priority: of what comes in, and of what comes from pods (iif) or is forwarded for services (by mark)."""
 SOURCE_PRIORITY = 13
 """The node's own rules once more, for what is routed as from a service's address."""
+MAIN_PRIORITY = 32766
+"""[kernel] Table main's."""
 ENI_TO_POD, ENI_NODE_PORT, ENI_FROM_POD_COMPATIBLE, ENI_FROM_POD = 20, 109, 110, 111
 """Cilium's own (linux_defaults.go RulePriorityIngress, …Nodeport, …Egress, …Egressv2)."""
 

@@ -23,7 +23,7 @@ from niclab.cilium.numbers import (
     SINGLE_DEVICE,
     check_tables,
 )
-from niclab.kernel.plan import BASE_SYSCTLS, mac
+from niclab.kernel.plan import BASE_SYSCTLS, POD, POD_PORT, ROUTER, TUNNEL, mac
 from niclab.net.address import Address, Family, family_of
 from niclab.net.operation import (
     AddAddress,
@@ -64,7 +64,9 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
     node = decisions.nodes[name]
     check_tables(name, decisions.topology.nodes[name])
     number = list(decisions.topology.nodes).index(node.node) + 1
-    yield AddCable(node.node, "cilium_net", mac(6, number, 0), node.node, ROUTER_DEVICE, mac(6, number, 1), node.mtu)
+    yield AddCable(
+        node.node, "cilium_net", mac(ROUTER, number, 0), node.node, ROUTER_DEVICE, mac(ROUTER, number, 1), node.mtu
+    )
     yield SetLink(node.node, ROUTER_DEVICE)
     for family in node.families:
         router = decisions.topology.router_address(node.node, family)
@@ -73,12 +75,12 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
         # [kernel] what the host itself makes "comes in" by lo: no program of Cilium's asks for it.
         yield AddRule(node.node, replace(_rule(LOCAL_PODS, family, "lo"), negated=True))
     if node.tunnels:
-        yield AddVxlan(node.node, TUNNEL_DEVICE, mac(5, number, 0), node.settings.tunnel_port, node.mtu)
+        yield AddVxlan(node.node, TUNNEL_DEVICE, mac(TUNNEL, number, 0), node.settings.tunnel_port, node.mtu)
         for peer in decisions.peers(node.node):
             peer_number = list(decisions.topology.nodes).index(peer.node) + 1
             for cidr in peer.announced:
                 if cidr.version in node.families:
-                    yield AddNeighbour(node.node, TUNNEL_DEVICE, cidr.network_address, mac(5, peer_number, 0))
+                    yield AddNeighbour(node.node, TUNNEL_DEVICE, cidr.network_address, mac(TUNNEL, peer_number, 0))
         for table in (REMOTE_PODS, TABLES["main"]):
             for route in decisions.tunnel_routes(node.node, table):
                 yield AddRoute(node.node, route, replace=True)
@@ -113,7 +115,7 @@ def _rule(table: int, family: Family, iif: str | None = None) -> Rule:
 def _pod(decisions: Decisions, node: NodeDecision, pod: str, number: int, pod_number: int) -> Iterator[Operation]:
     """A pod as cilium-cni plugs it: one address, everything else through the router IP."""
     lxc = pod_interface(pod)
-    pod_mac, lxc_mac = mac(3, number, pod_number), mac(4, number, pod_number)
+    pod_mac, lxc_mac = mac(POD, number, pod_number), mac(POD_PORT, number, pod_number)
     yield AddNamespace(pod, BASE_SYSCTLS)
     yield AddCable(node.node, lxc, lxc_mac, pod, "eth0", pod_mac, node.mtu)
     for address in decisions.pod_addresses[pod]:

@@ -28,6 +28,7 @@ from niclab.cilium.numbers import (
     DIRECT_RETURN,
     FROM_NIC,
     FRONTEND,
+    MAIN_PRIORITY,
     NOTE,
     PRIORITY,
     REMOTE_PODS,
@@ -484,7 +485,7 @@ def routing_rules(decisions: Decisions, node: NodeDecision) -> Iterator[Rule]:
 def _rules_as_from(host: Host, address: Address, number: int, family: Family) -> Iterator[Rule]:
     """The node's own rules as a packet from `address` meets them."""
     mark = (SOURCE.value(number), SOURCE.mask)
-    base = [Rule(table=TABLES["main"], priority=32766, explicit_family=family)]
+    base = [Rule(table=TABLES["main"], priority=MAIN_PRIORITY, explicit_family=family)]
     own = [rule for rule in numbered(host.rules) if rule.family == family]
     for rule in sorted([*own, *base], key=lambda rule: rule.priority or 0):
         found = _met(rule, address)

@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     _labs(commands)
     _diff(commands)
     _parity(commands)
+    _behaviours(commands)
     _stories(commands)
     _bundles(commands)
     return top
@@ -295,6 +296,18 @@ def _parity(commands: Commands) -> None:
     )
     command.add_argument("--list", action="store_true", help="list the cases")
     _output(command)
+
+
+def _behaviours(commands: Commands) -> None:
+    def load() -> Run:
+        from niclab.cli import behaviours
+
+        return behaviours.run
+
+    command = _add(commands, "behaviours", "what differs between Cilium versions for a node's NICs", load)
+    command.add_argument("--from", dest="before", metavar="X.Y", help="the version before an upgrade")
+    command.add_argument("--to", dest="after", metavar="X.Y", help="the version after it: only what differs is printed")
+    command.add_argument("-o", "--output", choices=("text", "json", "markdown"), default="text")
 
 
 def _stories(commands: Commands) -> None:

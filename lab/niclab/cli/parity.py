@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     compared = 0
     for version in versions:
         print(f"Cilium {bundle.find_cilium(version).version}", file=sys.stderr)
-        known = [case for case in chosen if case.since <= Version.parse(bundle.find_cilium(version).minor)]
+        known = [case for case in chosen if case.fits(Version.parse(bundle.find_cilium(version).minor))]
         for name, difference in _compare(topology, known, version, options.control_plane):
             compared += difference.compared
             found += [{"version": version, "case": name, **asdict(change)} for change in difference.changes]

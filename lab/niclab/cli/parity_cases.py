@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from niclab.check import check_flow
-from niclab.cilium.selection import VERSIONS, Version
+from niclab.cilium.behaviours import Behaviour
+from niclab.cilium.version import Version
 from niclab.settings import LAB_BASELINE, Settings
 from niclab.topology import Flow, Topology
 
-_OLDEST = VERSIONS[0]
 _DEVICES = {"unset": "", "eth0": "eth0", "eth1": "eth1", "both": "eth0,eth1", "wildcard": "eth+", "absent": "eth9"}
 _EGRESS = Settings.of(enable_egress_gateway=True)
 _ROUTING: Mapping[str, Settings] = {
@@ -53,7 +53,10 @@ class Case:
 
     name: str
     settings: Settings
-    since: Version = _OLDEST
+    needs: Behaviour | None = None
+
+    def fits(self, version: Version) -> bool:
+        return self.needs is None or version.has(self.needs)
 
 
 def cases(topology: Topology) -> Iterator[Case]:
@@ -63,9 +66,9 @@ def cases(topology: Topology) -> Iterator[Case]:
     everywhere = _EGRESS if topology.egress_policies else Settings()
     values = {name: ",".join(renamed.get(word, word) for word in text.split(",")) for name, text in _DEVICES.items()}
 
-    def case(mode: str, name: str, settings: Settings, since: Version = _OLDEST) -> Case:
+    def case(mode: str, name: str, settings: Settings, needs: Behaviour | None = None) -> Case:
         told = LAB_BASELINE.merged(everywhere).merged(settings).merged(Settings.of(devices=values[name]))
-        return Case(f"{mode}-{name}", told, since)
+        return Case(f"{mode}-{name}", told, needs)
 
     for mode, settings in _modes(topology).items():
         for name in _DEVICES:
@@ -82,7 +85,7 @@ def cases(topology: Topology) -> Iterator[Case]:
         other = _ROUTING[mode].merged(Settings.of(direct_routing_device=renamed["eth1"]))
         yield case(f"{mode}-direct-routing-{renamed['eth1']}", "both", other)
         by_route = other.merged(Settings.of(enable_dynamic_source_lookup_nodeport=True))
-        yield case(f"{mode}-dynamic-source", "both", by_route, Version(1, 20))
+        yield case(f"{mode}-dynamic-source", "both", by_route, Behaviour.NODE_PORT_SOURCE_BY_ROUTE)
         for nic, cidr in _subnets(topology).items():
             yield case(
                 f"{mode}-addresses-of-{nic}", "both", _ROUTING[mode].merged(Settings.of(nodeport_addresses=cidr))

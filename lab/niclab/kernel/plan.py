@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from niclab.kernel import cloud
+from niclab.errors import LabError
 from niclab.net.operation import (
     AddAddress,
     AddBond,
@@ -15,6 +15,7 @@ from niclab.net.operation import (
     AddCable,
     AddDummy,
     AddNamespace,
+    AddNeighbour,
     AddRoute,
     AddRule,
     AddVlan,
@@ -62,11 +63,11 @@ class Cable:
 
     @property
     def mac(self) -> str:
-        return self.nic.mac or mac(0, self.host_number, self.number & 0xFF)
+        return self.nic.mac or mac(NIC, self.host_number, self.number)
 
     @property
     def port_mac(self) -> str:
-        return mac(1, self.host_number, self.number & 0xFF)
+        return mac(PORT, self.host_number, self.number)
 
     def plugged(self, bridges: Mapping[str, str]) -> AddCable:
         """What plugs it; `bridges`: fabric → its bridge."""
@@ -76,10 +77,18 @@ class Cable:
         )
 
 
+NIC, PORT, BRIDGE, POD, POD_PORT, TUNNEL, ROUTER, LINK = range(8)
+"""Kinds of what has a MAC of the lab's: a NIC, its port at the fabric, a fabric's bridge, a pod, the node's end of a
+pod's cable, the tunnel's device, `cilium_net` and `cilium_host`, a link on top of NICs."""
+_MOST = 0xFFFF
+
+
 def mac(kind: int, host: int, number: int) -> str:
-    """A locally administered MAC that says whose it is: 0 NIC, 1 fabric port, 2 bridge, 3 pod, 4 pod's other end,
-    7 link."""
-    return f"02:{kind:02x}:00:{host >> 8 & 0xFF:02x}:{host & 0xFF:02x}:{number & 0xFF:02x}"
+    """A locally administered MAC that says whose it is. Raises LabError where its 16 bits for a number are too few."""
+    if max(host, number) > _MOST:
+        what = f"host number {host}" if host > _MOST else f"number {number} of its kind"
+        raise LabError(f"no MAC is left for {what}", why=f"a lab has MACs for {_MOST}", fix="use a smaller topology")
+    return f"02:{kind:02x}:{number >> 8:02x}:{host >> 8:02x}:{host & 0xFF:02x}:{number & 0xFF:02x}"
 
 
 def cables(topology: Topology, standing: Sequence[Cable] = ()) -> tuple[Cable, ...]:
@@ -125,12 +134,12 @@ class Plan:
             yield AddNamespace(name, host_sysctls(topology, name))
         names = bridges(topology)
         for number, name in enumerate(names.values()):
-            yield AddBridge(FABRIC, name, mac(2, 0, number))
+            yield AddBridge(FABRIC, name, mac(BRIDGE, 0, number))
         for cable in self.cables:
             yield cable.plugged(names)
         for name, host in topology.hosts.items():
             yield from _host(name, host, self._cables_of(name), self._numbers[name])
-        yield from cloud.neighbours(topology, self.cables)
+        yield from _cloud_neighbours(topology, self.cables)
 
     def _cables_of(self, host: str) -> Mapping[str, Cable]:
         return {cable.nic_name: cable for cable in self.cables if cable.host == host}
@@ -138,6 +147,24 @@ class Plan:
     @cached_property
     def _numbers(self) -> Mapping[str, int]:
         return {name: number for number, name in enumerate(self.topology.hosts, 1)}
+
+
+def _cloud_neighbours(topology: Topology, cables: Sequence[Cable]) -> Iterator[AddNeighbour]:
+    """A cloud brings what is for a pod's address to the NIC that it belongs to: nobody asks by ARP, nobody answers.
+
+    Here every other host of the subnet has a neighbour entry for it.
+    """
+    owners = {cable.tap: cable for cable in cables}
+    addresses = topology.pod_addresses()
+    for pod, (node, spec) in topology.pods.items():
+        name = topology.nodes[node].nic_of(spec)
+        if name is None:
+            continue
+        owner = owners[f"{node}.{name}"]
+        for cable in cables:
+            if cable.nic.fabric == owner.nic.fabric and cable.host != node and cable.nic.up:
+                for address in addresses[pod]:
+                    yield AddNeighbour(cable.host, cable.nic_name, address, owner.mac)
 
 
 def bridges(topology: Topology) -> Mapping[str, str]:
@@ -226,7 +253,7 @@ def link_macs(host: Host, cables: Mapping[str, Cable], number: int) -> Mapping[s
     for place, name in enumerate(_from_below(host)):
         link = host.links[name]
         below = next((cables[one].mac if one in cables else found.get(one) for one in link.below), None)
-        found[name] = link.mac or (below if link.kind != "vrf" else None) or mac(7, number, place)
+        found[name] = link.mac or (below if link.kind != "vrf" else None) or mac(LINK, number, place)
     return found
 
 

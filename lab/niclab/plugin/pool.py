@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from niclab.check import load
 from niclab.check.amend import Amendments, amend
+from niclab.cilium.version import DEFAULT_VERSION
 from niclab.errors import InputError, LabError
 from niclab.lab import DEVICE_KEYS, Lab
-from niclab.modelled import DEFAULT_VERSION
 from niclab.settings import LAB_BASELINE, Settings, check_keys
 from niclab.topology import Topology
 from niclab.topology.stacking import needs

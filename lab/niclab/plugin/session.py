@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from niclab.agents import bundle
+from niclab.cilium.version import modelled_version
 from niclab.errors import LabError
 from niclab.flow.verdict import FlowResult
 from niclab.host import ledgers, userns
 from niclab.lab import Lab
-from niclab.modelled import modelled_version
 from niclab.plugin.claims import stories
 from niclab.plugin.hooks import RUN, datapath
 from niclab.plugin.mutations import mutated

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from niclab.host.substrate import Substrate
-from niclab.kernel.plan import mac
+from niclab.kernel.plan import POD, mac
 from niclab.net.route import Address
 from niclab.topology import Flow
 from niclab.wire.capture import Capture
@@ -284,7 +284,7 @@ class Measurer:
                 send(index, "out", cable.tap, cable.mac, partial(self._taps.inject, cable, outbound=True))
                 send(index, "in", cable.tap, cable.port_mac, partial(self._taps.inject, cable, outbound=False))
         for index, pod in enumerate(self._taps.pods, len(self._taps.cables)):
-            send(index, "out", pod, mac(3, 0, index), partial(self._taps.inject_at_pod, pod))
+            send(index, "out", pod, mac(POD, 0, index), partial(self._taps.inject_at_pod, pod))
         seen: set[tuple[int, str, int, bool]] = set()
         deadline = time.monotonic() + CANARY_DEADLINE
         while True:

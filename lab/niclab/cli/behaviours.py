@@ -1,0 +1,112 @@
+"""`niclab behaviours`: what differs between Cilium versions for a node's NICs, from the model's one table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from niclab.cilium.behaviours import Area, Behaviour, changes
+from niclab.cilium.version import VERSIONS, Version, modelled_version
+
+_INTRODUCTION = f"""\
+# What differs between Cilium versions
+
+What the model of Cilium {VERSIONS[0]} to {VERSIONS[-1]} knows that changes for a node's NICs.
+`niclab behaviours -o markdown` generates this page; `niclab behaviours --from 1.18 --to 1.20` prints what an upgrade
+changes.
+
+*Read in source* means the sources of 1.16.19, 1.17.12, 1.18.10, 1.19.0-rc.0, 1.20 (2026-07-07) and 1.21 (2026-08-05).
+"""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Exit 0. Raises InputError for a version that the model does not know."""
+    before = modelled_version(options.before, "--from") if options.before else None
+    after = modelled_version(options.after, "--to") if options.after else None
+    span = None if before is None and after is None else (before or VERSIONS[0], after or VERSIONS[-1])
+    behaviours = tuple(Behaviour) if span is None else changes(*span)
+    if options.output == "json":
+        json.dump(_document(behaviours, span), sys.stdout, indent=2)
+        print()
+    elif options.output == "markdown":
+        sys.stdout.write(markdown(behaviours, span))
+    else:
+        _print(behaviours, span)
+    return 0
+
+
+Span = tuple[Version, Version]
+
+
+def _document(behaviours: Sequence[Behaviour], span: Span | None) -> dict[str, Any]:
+    rows = []
+    for behaviour in behaviours:
+        fact = behaviour.value
+        row: dict[str, Any] = {
+            "behaviour": behaviour.id,
+            "area": str(fact.area),
+            "since": str(fact.since) if fact.since else None,
+            "until": str(fact.until) if fact.until else None,
+            "words": fact.words,
+            "otherwise": fact.otherwise,
+            "source": fact.source,
+            "known": behaviour.known,
+        }
+        if span is not None:
+            row |= {"before": behaviour.words_in(span[0]), "after": behaviour.words_in(span[1])}
+        rows.append(row)
+    ends = {"from": str(span[0]), "to": str(span[1])} if span else {}
+    return {**ends, "behaviours": rows}
+
+
+def _columns(span: Span | None) -> tuple[str, ...]:
+    return ("versions", "in these versions", "in the others") if span is None else (str(span[0]), str(span[1]))
+
+
+def _cells(behaviour: Behaviour, span: Span | None) -> tuple[str, ...]:
+    if span is not None:
+        return behaviour.words_in(span[0]), behaviour.words_in(span[1])
+    return behaviour.span, behaviour.value.words, behaviour.value.otherwise
+
+
+def _by_area(behaviours: Sequence[Behaviour]) -> Iterator[tuple[str, list[Behaviour]]]:
+    for area in Area:
+        if rows := [behaviour for behaviour in behaviours if behaviour.value.area is area]:
+            yield str(area), rows
+
+
+def markdown(behaviours: Sequence[Behaviour], span: Span | None = None) -> str:
+    """One table for each area."""
+    columns = ("behaviour", *_columns(span), "how it is known", "source")
+    lines = [_INTRODUCTION if span is None else f"# From Cilium {span[0]} to {span[1]}\n"]
+    for area, rows in _by_area(behaviours):
+        lines += [f"## {area[0].upper()}{area[1:]}", "", f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
+        for behaviour in rows:
+            cells = (f"`{behaviour.id}`", *_cells(behaviour, span), behaviour.known, behaviour.value.source)
+            lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _print(behaviours: Sequence[Behaviour], span: Span | None) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    if span is not None:
+        print(f"From Cilium {span[0]} to {span[1]}: {len(behaviours)} behaviours differ.\n")
+    for area, rows in _by_area(behaviours):
+        table = Table(title=area, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        for column in (*_columns(span), "how it is known"):
+            table.add_column(column, overflow="fold")
+        for behaviour in rows:
+            table.add_row(*_cells(behaviour, span), behaviour.known)
+        console.print(table)
+        console.print()
+
+
+__all__ = ["markdown", "run"]

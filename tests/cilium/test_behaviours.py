@@ -1,0 +1,119 @@
+"""What differs between versions is written in one place, is read by the model, and is documented."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from niclab.cilium.behaviours import Behaviour, changes
+from niclab.cilium.version import VERSIONS, Version
+from niclab.cli import COULD_NOT_RUN, PASS, main
+from niclab.cli.behaviours import markdown
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "lab" / "niclab"
+TABLE = PACKAGE / "cilium" / "behaviours.py"
+OTHERS = [path for path in sorted(PACKAGE.rglob("*.py")) if path != TABLE]
+
+
+def is_number(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, int)
+
+
+def is_version(node: ast.expr) -> bool:
+    """`(1, 19)`, `Version(1, 19)`, `Version.parse("1.19")`."""
+    if isinstance(node, ast.Tuple):
+        return len(node.elts) == 2 and all(map(is_number, node.elts)) and ast.literal_eval(node.elts[0]) == 1
+    words = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+    made = words.split(".")[0] == "Version" and isinstance(node, ast.Call)
+    return made and isinstance(node, ast.Call) and all(isinstance(one, ast.Constant) for one in node.args)
+
+
+def is_minor(node: ast.expr) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr in ("minor", "major") and "version" in ast.unparse(node.value)
+
+
+def compared(path: str, source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            if any(map(is_version, sides)) or (any(map(is_minor, sides)) and any(map(is_number, sides))):
+                yield f"{path}:{node.lineno}: {ast.unparse(node)}"
+
+
+def test_versions_are_compared_with_numbers_in_one_place_only() -> None:
+    assert [line for path in OTHERS for line in compared(path.name, path.read_text())] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "node.version < (1, 19)",
+        "(1, 17) <= version",
+        "version >= Version(1, 20)",
+        'version in (Version.parse("1.19"), 3) or version == Version.parse("1.19")',
+        "node.version.minor > 18",
+    ],
+)
+def test_such_a_comparison_is_seen(text: str) -> None:
+    assert list(compared("x", text))
+
+
+def test_every_behaviour_is_read_by_the_model() -> None:
+    text = "\n".join(path.read_text() for path in OTHERS)
+    assert [one.name for one in Behaviour if f"Behaviour.{one.name}" not in text] == []
+
+
+@pytest.mark.parametrize("behaviour", Behaviour, ids=lambda one: one.id)
+def test_a_behaviour_is_a_difference_that_is_known(behaviour: Behaviour) -> None:
+    fact = behaviour.value
+    assert {behaviour.holds(version) for version in VERSIONS} == {True, False}
+    assert fact.words != fact.otherwise and not (fact.words + fact.otherwise).endswith(".")
+    assert fact.source and behaviour.known and behaviour.span
+    for version in VERSIONS:
+        within = (fact.since or VERSIONS[0]) <= version and (fact.until is None or version < fact.until)
+        assert version.has(behaviour) is within
+        assert behaviour.words_in(version) == (fact.words if within else fact.otherwise)
+
+
+@pytest.mark.parametrize(("before", "after"), [(one, other) for one in VERSIONS for other in VERSIONS])
+def test_changes_are_what_holds_at_one_end_only(before: Version, after: Version) -> None:
+    found = changes(before, after)
+    assert found == changes(after, before)
+    assert set(found) == {one for one in Behaviour if one.words_in(before) != one.words_in(after)}
+
+
+def test_the_document_is_what_the_table_says() -> None:
+    committed = (ROOT / "docs" / "behaviours.md").read_text()
+    assert committed == markdown(tuple(Behaviour)), "niclab behaviours -o markdown > docs/behaviours.md"
+
+
+def test_an_upgrade_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["behaviours", "--from", "1.18", "--to", "1.20", "-o", "json"]) == PASS
+    document = json.loads(capsys.readouterr().out)
+    assert (document["from"], document["to"]) == ("1.18", "1.20")
+    rows = {row["behaviour"]: row for row in document["behaviours"]}
+    assert rows["skips-fib"]["until"] == "1.19" and rows["skips-fib"]["since"] is None
+    assert "without a FIB lookup" in rows["skips-fib"]["before"] and "routes" in rows["skips-fib"]["after"]
+    assert "direct-routing-always" not in rows, "the same in both"
+
+
+@pytest.mark.parametrize("words", [["--from", "1.18"], ["--to", "1.20"], ["--from", "1.20", "--to", "1.18"], []])
+def test_as_a_table_for_people(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["behaviours", *words]) == PASS
+    assert "measured on" in capsys.readouterr().out
+
+
+def test_an_upgrade_to_the_same_version_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["behaviours", "--from", "1.19", "--to", "v1.19.3"]) == PASS
+    assert "0 behaviours differ" in capsys.readouterr().out
+    assert main(["behaviours", "--from", "1.19", "--to", "1.19", "-o", "markdown"]) == PASS
+
+
+@pytest.mark.parametrize(("words", "option"), [(["--from", "1.9"], "--from"), (["--to", "soon"], "--to")])
+def test_a_version_that_nobody_knows(words: list[str], option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["behaviours", *words]) == COULD_NOT_RUN
+    assert option in capsys.readouterr().err
