@@ -59,9 +59,9 @@ class _Clock(logging.Handler):
 def one(start: float, version: str, control_plane: str) -> Run:
     """One lab, and one change of its settings. `start` is when its process was asked for."""
     clock = _Clock(start)
-    from niclab import LAB_BASELINE, Lab, Settings, steps
+    from niclab import LAB_BASELINE, Lab, Settings
 
-    logger = logging.getLogger(steps.LOGGER)
+    logger = logging.getLogger("niclab.steps")
     logger.setLevel(logging.DEBUG)
     logger.addHandler(clock)
     clock.step("Python")

@@ -1,30 +1,40 @@
-"""The object a test holds: a lab that is built, sends flows, and is taken down again."""
+"""The object a test holds: a lab that is built, sends flows, is changed while it runs, and is taken down again."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import secrets
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from niclab.check import check_flow, load
+from niclab.builtin import Builtin
+from niclab.check import check_flow
+from niclab.cilium.bgp import speaks
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.reported import NodeReport
-from niclab.cilium.version import DEFAULT_VERSION, modelled_version
-from niclab.deployment import Deployment, attach, deploy_builtin, deploy_cilium, speaking
+from niclab.cilium.version import Version
 from niclab.errors import InputError, LabError, Problem
 from niclab.flow.ordering import Ordering
-from niclab.flow.trace import Context
+from niclab.flow.predict import World
+from niclab.flow.trace import Context, Trace
 from niclab.flow.verdict import FlowResult
-from niclab.host import command, ledgers, userns
+from niclab.host import command, ledgers, readiness, userns
 from niclab.host.command import Command
-from niclab.live import Live
-from niclab.net.route import Address
-from niclab.settings import LAB_BASELINE, Settings, stored, unmodelled
+from niclab.host.datapath import Datapath
+from niclab.host.ledgers import Ledger
+from niclab.host.netns import NetnsSubstrate
+from niclab.host.substrate import Substrate
+from niclab.kernel import edit
+from niclab.kernel.difference import difference
+from niclab.kernel.plan import Plan
+from niclab.net.address import Address
+from niclab.request import Choice, DatapathName, Request, resolve
+from niclab.settings import Settings
 from niclab.settings.fit import fit
 from niclab.topology import Flow, Topology
 from niclab.topology.flow import asked
@@ -37,27 +47,111 @@ from niclab.wire.tap import Taps
 if TYPE_CHECKING:
     from niclab.agents.controlplane import Kind
     from niclab.agents.frr.speaker import Speaker
+    from niclab.agents.frr.speakers import Speakers
 
-DEVICE_KEYS = frozenset({"devices", "direct-routing-device", "force-device-detection"})
-"""The settings that real agents can be told in place."""
+_STEPS = logging.getLogger("niclab.steps")
+"""What takes how long, for `scripts/bench` and `--log-level=DEBUG`."""
+_VXLAN_PORTS = (8472, 4789)
 
 
-class Lab(Live):
-    """Nodes that stand, a datapath between them, and taps on every cable. A context manager; `deploy` makes one."""
+@dataclass
+class Changed:
+    """A change that was made. As a context manager it is undone at the end: all is then as it was before it."""
 
-    def __init__(self, deployment: Deployment, settings: Settings) -> None:
-        super().__init__(deployment)
-        self.settings = settings
-        self.version = deployment.decisions.version
-        self.datapath = deployment.datapath
+    undo: Callable[[], object]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.undo()
+
+
+def datapath_class(name: DatapathName) -> type[Datapath]:
+    """The class of a datapath. Real agents bring much along, so they are imported when they are wanted."""
+    if name == "builtin":
+        return Builtin
+    from niclab.agents.datapath import Cilium
+
+    return Cilium
+
+
+def _datapath(choice: Choice, substrate: Substrate, ledger: Ledger) -> Datapath:
+    if choice.bundle is None or choice.control_plane is None:
+        return Builtin(substrate)
+    from niclab.agents.datapath import Cilium
+
+    return Cilium(substrate, ledger, choice.bundle, choice.kubernetes, choice.control_plane)
+
+
+def _speakers(decisions: Decisions, substrate: Substrate, ledger: Ledger) -> Speakers | None:
+    """What speaks BGP beside the nodes' agents, if the topology has any; not started."""
+    if decisions.topology.bgp is None:
+        return None
+    from niclab.agents.frr.speakers import Speakers
+
+    return Speakers(ledger, substrate, decisions)
+
+
+def _speak(speakers: Speakers | None, datapath: Datapath, decisions: Decisions) -> None:
+    """Return when those routers and nodes that should speak BGP with each other do. Raises LabError."""
+    if speakers is not None:
+        speakers.agents = datapath.bgp
+        speakers.wait([name for name in datapath.running if speaks(decisions.nodes[name])])
+
+
+class Lab:
+    """Nodes that stand, a datapath between them, and taps on every cable. A context manager; `deploy` makes one.
+
+    What changes it while it runs (`link_down`, `plug`, `add_route` …) returns when the agents have reacted: real ones
+    by themselves, the model by the same rules. Each change can be undone: `with lab.link_down("node1.eth1"): …`. NICs
+    are named `HOST.NIC`, routes and rules are in iproute2's words. All raise InputError for what is not there, and
+    LabError for what the kernel refuses.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        decisions: Decisions,
+        plan: Plan,
+        *,
+        substrate: Substrate,
+        ledger: Ledger,
+        datapath: Datapath,
+        speakers: Speakers | None,
+    ) -> None:
+        self.request = request
+        self.topology = plan.topology
+        """As it is now."""
+        self.decisions = decisions
+        """What each node's agent decides: the built-in datapath carries it out, of real agents it is expected."""
+        self.reported: Mapping[str, NodeReport] = datapath.reported()
+        """Node → what its agent says."""
+        self.flows: list[FlowResult] = []
+        """Every flow measured so far."""
         self.commands: list[Command] = []
         """Every command run on a host so far, with its output."""
         self.captures: list[Capture] = []
         """The frames of the flows measured since `forget_captures`."""
-        number = secrets.randbits(32)
-        self._decoder = Decoder(number, vxlan_ports=deployment.vxlan_ports)
+        self.changed_after: int | None = None
+        """How many flows were measured before the first change, undone or not; None: nothing was changed. Agents
+        remember, so a lab that was changed is of no use to the next test."""
+        self._plan = plan
+        self._substrate = substrate
+        self._ledger = ledger
+        self._datapath = datapath
+        self._speakers = speakers
+        self._closed = False
+        self._worlds: list[World] = []
+        """The lab in each of the states in which flows were measured."""
         self._flow_names: dict[int, str] = {}
-        self._measurer = Measurer(deployment.substrate, self._taps, number=number, vxlan_ports=deployment.vxlan_ports)
+        ports = tuple(sorted({*_VXLAN_PORTS, *(node.settings.tunnel_port for node in decisions.nodes.values())}))
+        number = secrets.randbits(32)
+        self._taps = Taps(substrate, plan)
+        self._decoder = Decoder(number, vxlan_ports=ports)
+        self._measurer = Measurer(substrate, self._taps, number=number, vxlan_ports=ports)
 
     @classmethod
     def deploy(
@@ -76,52 +170,77 @@ class Lab(Live):
         version or minor version of a bundle (default: the newest). `control_plane` is `kubernetes` or `kvstore`
         (default: by what there is a bundle for); the built-in datapath has none.
         """
-        found = topology if isinstance(topology, Topology) else load(topology)
-        chosen = fit(settings if settings is not None else LAB_BASELINE, found)
-        if datapath not in ("builtin", "cilium"):
-            raise LabError(f"there is no datapath {datapath!r}", fix="use builtin or cilium")
-        if datapath == "cilium":
-            ledgers.sweep()
-            made = deploy_cilium(found, chosen, cilium_version, lab_id, control_plane=control_plane)
-            return cls._standing(made, chosen)
-        version = modelled_version(cilium_version or DEFAULT_VERSION)
-        ledgers.sweep()
-        return cls._standing(deploy_builtin(found, chosen, version, lab_id), chosen)
-
-    def change(self, settings: Settings) -> None:
-        """Tell real agents other settings: they are restarted, pods stay. Raises LabError on the built-in datapath."""
-        cilium = self._deployment.cilium
-        if cilium is None:
-            raise LabError("the built-in datapath is not changed in place", fix="deploy another lab: it takes 0.1 s")
-        settings = fit(settings, self.topology)
-        decisions = replace(self._deployment.decisions, settings=settings)
-        cilium.start(decisions)
-        self._deployment.decisions = replace(decisions, plugged=dict(cilium.pod_addresses))
-        if self._deployment.speakers is not None:
-            self._deployment.speakers.wait(speaking(decisions, cilium))
-        self._deployment.reported = cilium.reported()
-        self.settings = settings
+        request = resolve(
+            topology, settings, datapath=datapath, cilium_version=cilium_version, control_plane=control_plane
+        )
+        return cls.of(request, lab_id)
 
     @classmethod
-    def _standing(cls, deployment: Deployment, settings: Settings) -> Self:
-        try:
-            return cls(deployment, settings)
-        except BaseException:
-            deployment.close()
-            raise
+    def of(cls, request: Request, lab_id: str | None = None) -> Self:
+        """Build the lab that is asked for. Raises LabError; then nothing is left."""
+        _STEPS.debug("request")
+        ledgers.sweep()
+        decisions, plan = Decisions(request.topology, request.settings, request.version), Plan(request.topology)
+        with contextlib.ExitStack() as undo:
+            ledger = Ledger.open_new(lab_id)
+            undo.callback(ledger.release)
+            substrate = NetnsSubstrate(ledger)
+            undo.callback(substrate.close)
+            datapath = _datapath(request.choice, substrate, ledger)
+            substrate.apply(plan.operations)
+            speakers = _speakers(decisions, substrate, ledger)
+            if speakers is not None:
+                undo.callback(speakers.close)
+                readiness.wait(substrate)
+                speakers.start(datapath.without_bgp(decisions))
+            _STEPS.debug("topology")
+            undo.callback(datapath.close)
+            decisions = datapath.deploy(decisions)
+            readiness.wait(substrate)
+            _speak(speakers, datapath, decisions)
+            lab = cls(
+                request,
+                decisions,
+                plan,
+                substrate=substrate,
+                ledger=ledger,
+                datapath=datapath,
+                speakers=speakers,
+            )
+            undo.pop_all()
+        return lab
 
     @classmethod
     def attach(cls, lab_id: str) -> Self:
         """Take over a lab that was kept, with its real agents if it has them. Raises LabError."""
-        about = next((owned.about for owned in ledgers.labs() if owned.id == lab_id), None)
-        if about is None:
+        owned = next((owned for owned in ledgers.labs() if owned.id == lab_id), None)
+        if owned is None:
             raise LabError(f"there is no lab {lab_id!r}", fix="niclab ls shows the labs of this machine")
-        if not about:
+        if not owned.about:
             raise LabError(f"lab {lab_id!r} was never finished", fix=f"niclab down {lab_id}")
-        topology = Topology.model_validate(about["topology"])
-        settings = stored.from_json(about["settings"])
-        version = modelled_version(about["cilium_version"])
-        return cls._standing(attach(topology, settings, version, lab_id, about["cilium"]), settings)
+        request = Request.from_json(owned.about)
+        decisions = Decisions(request.topology, request.settings, request.version)
+        with contextlib.ExitStack() as undo:
+            ledger = Ledger.open_existing(lab_id)
+            undo.callback(ledger.release)
+            substrate = NetnsSubstrate.attached(ledger, owned.namespaces())
+            undo.callback(substrate.close)
+            datapath = _datapath(request.choice, substrate, ledger)
+            decisions = datapath.attach(decisions, owned.about["agents"])
+            speakers = _speakers(decisions, substrate, ledger)
+            if speakers is not None:
+                speakers.agents = datapath.bgp
+            lab = cls(
+                request,
+                decisions,
+                Plan(request.topology),
+                substrate=substrate,
+                ledger=ledger,
+                datapath=datapath,
+                speakers=speakers,
+            )
+            undo.pop_all()
+        return lab
 
     def __repr__(self) -> str:
         return f"<Lab {self.id}: {self.title}>"
@@ -136,42 +255,63 @@ class Lab(Live):
 
     def close(self) -> None:
         """Take the lab down, unless it is kept."""
+        if self._closed:
+            return
+        self._closed = True
         with contextlib.ExitStack() as undo:
-            undo.callback(self._deployment.close)
+            undo.callback(self._ledger.release)
+            undo.callback(self._substrate.close)
+            if not self._ledger.kept:
+                if self._speakers is not None:
+                    undo.callback(self._speakers.close)
+                undo.callback(self._datapath.close)
             undo.callback(self._taps.close)
             undo.callback(self._measurer.close)
 
     def keep(self) -> None:
         """Let the lab stand after this process: `niclab ls`, `exec`, `inspect` and `down` find it by its id."""
-        from niclab.agents.attach import Kept
-
-        cilium = self._deployment.cilium
-        self._deployment.ledger.describe(
+        bundle = self.request.choice.bundle
+        self._ledger.describe(
             {
-                "topology": self.topology.model_dump(mode="json"),
-                "datapath": self.datapath,
-                "cilium_version": str(self.version),
-                "settings": stored.to_json(self.settings),
+                **replace(self.request, topology=self.topology).to_json(),
+                "description": self.request.choice.description,
                 "nodes": {name: asdict(reported) for name, reported in self.reported.items()},
-                "dbg": str(cilium.bundle.dbg) if cilium else "",
-                "cilium": Kept.of(cilium).to_json() if cilium else None,
+                "dbg": str(bundle.dbg) if bundle else "",
+                "agents": dict(self._datapath.kept()),
             }
         )
-        self._deployment.ledger.keep()
+        self._ledger.keep()
 
     @property
     def id(self) -> str:
-        return self._deployment.ledger.id
+        return self._ledger.id
 
     @property
-    def reported(self) -> Mapping[str, NodeReport]:
-        """Node → what its agent said."""
-        return self._deployment.reported
+    def settings(self) -> Settings:
+        return self.request.settings
 
     @property
-    def decisions(self) -> Decisions:
-        """What each node's agent decides, from which everything the built-in datapath does follows."""
-        return self._deployment.decisions
+    def version(self) -> Version:
+        return self.request.version
+
+    @property
+    def datapath(self) -> DatapathName:
+        return self.request.datapath
+
+    @property
+    def control_plane(self) -> str | None:
+        """What real agents talk to, `kubernetes` or `kvstore`; None for the built-in datapath."""
+        return self.request.choice.control_plane
+
+    @property
+    def unmodelled(self) -> tuple[str, ...]:
+        """Settings that are real, and that the built-in datapath does not model."""
+        return self.request.unmodelled
+
+    @property
+    def keeps_logs(self) -> bool:
+        """Has `collect` anything that a record should have?"""
+        return self._datapath.KEEPS_LOGS
 
     @property
     def taps(self) -> Taps:
@@ -180,26 +320,15 @@ class Lab(Live):
     @property
     def namespaces(self) -> Mapping[str, str]:
         """Role (node, pod, external, router, `fabric`) → the name `ip netns exec` takes."""
-        return {one.role: one.name for one in self._deployment.substrate}
+        return {one.role: one.name for one in self._substrate}
 
     def exec_line(self, role: str) -> str:
         """The pasteable line that puts a command in a host's view."""
         return shlex.join([*userns.entrance(), "ip", "netns", "exec", self.namespaces[role]]) + " …"
 
-    @property
-    def control_plane(self) -> str | None:
-        """What real agents talk to, `kubernetes` or `kvstore`; None for the built-in datapath."""
-        cilium = self._deployment.cilium
-        return cilium.control_plane.kind if cilium is not None else None
-
     def kinds(self) -> frozenset[str]:
         """Every kind of object in Cilium's API group that this lab's API server serves. Raises LabError."""
-        from niclab.agents.controlplane.kubernetes import Kubernetes
-
-        plane = self._deployment.cilium.control_plane if self._deployment.cilium is not None else None
-        if not isinstance(plane, Kubernetes):
-            raise LabError("this lab has no API server", fix="use --datapath cilium --control-plane kubernetes")
-        return plane.kinds()
+        return self._datapath.kinds()
 
     def run(self, host: str, *arguments: str) -> str:
         """A command's output on a host, e.g. `run("node1", "ip", "route")`; kept in the record. Raises LabError.
@@ -208,20 +337,16 @@ class Lab(Live):
         """
         if host not in self.namespaces:
             raise LabError(f"there is no host {host!r} in this lab", fix=f"there are {', '.join(self.namespaces)}")
-        ran = command.run(self._deployment.substrate, self._deployment.cilium, host, arguments)
+        inside = self._datapath.command(host, arguments)
+        ran = command.run(self._substrate, host, arguments, inside=inside)
         self.commands.append(ran)
         return ran.output
-
-    @property
-    def unmodelled(self) -> tuple[str, ...]:
-        """Settings that are real, and that the built-in datapath does not model."""
-        return unmodelled(self.settings) if self.datapath == "builtin" else ()
 
     @property
     def addresses(self) -> Mapping[str, tuple[Address, ...]]:
         """Pod, external or node name → its addresses; a pod of a node whose agent exited has none."""
         found: dict[str, tuple[Address, ...]] = dict.fromkeys(self.topology.pods, ())
-        found.update(self._deployment.pod_addresses)
+        found.update(self._datapath.addresses)
         for name, host in self.topology.hosts.items():
             found[name] = tuple(i.ip for one in host.interfaces.values() for i in one.addresses)
         return found
@@ -276,8 +401,7 @@ class Lab(Live):
             else:
                 orders.append(order)
         batch = self._measurer.measure(orders)
-        if self._deployment.cilium is not None and (dead := self._deployment.cilium.deaths()):
-            self._deployment.reported = {**self._deployment.reported, **dead}
+        self.reported = {**self.reported, **self._datapath.deaths()}
         self.captures += batch.captures
         results = self._results(parsed, refusals, batch)
         sent = (result.name for index, result in enumerate(results) if index not in refusals)
@@ -286,25 +410,124 @@ class Lab(Live):
         return results
 
     def collect(self, directory: Path) -> None:
-        """Keep what real agents logged and said, and the nodes' addresses, routes and rules; nothing for the model."""
-        if self._deployment.cilium is not None:
-            self._deployment.cilium.collect(directory)
-        if self._deployment.speakers is not None:
-            self._deployment.speakers.collect(directory / "bgp")
+        """Keep what real agents logged and reported, and what the BGP daemons were told and logged."""
+        self._datapath.collect(directory)
+        if self._speakers is not None:
+            self._speakers.collect(directory / "bgp")
 
     def bgp(self, name: str) -> Speaker:
         """A router or node that speaks BGP: what it has learned, and what it should have. Raises LabError."""
         from niclab.agents.frr.speaker import find
 
-        return find(self._deployment.speakers, name)
+        return find(self._speakers, name)
 
     def can_change_to(self, settings: Settings) -> bool:
-        """May real agents be told these settings in place? Only the choice of devices: more leaves traces behind."""
-        if self._deployment.cilium is None or settings.per_node != self.settings.per_node:
+        """May the agents be given these settings in place, without traces of the old ones?"""
+        changeable = self._datapath.CHANGEABLE
+        if not changeable or settings.per_node != self.settings.per_node:
             return False
         settings = fit(settings, self.topology)
-        keys = {*settings.values, *self.settings.values} - DEVICE_KEYS
+        keys = {*settings.values, *self.settings.values} - changeable
         return all(settings.values.get(key) == self.settings.values.get(key) for key in keys)
+
+    def change(self, settings: Settings) -> None:
+        """Restart real agents with other settings; pods stay. Raises LabError on the built-in datapath."""
+        request = self.request.with_settings(settings)
+        self.decisions = self._datapath.change(replace(self.decisions, settings=request.settings))
+        _speak(self._speakers, self._datapath, self.decisions)
+        self.reported = self._datapath.reported()
+        self.request = request
+
+    def expected(self, result: FlowResult) -> tuple[Trace, ...]:
+        """Every trace that was predicted for a measured flow, as the lab then was; none when it cannot be sent."""
+        return self._worlds[result.state].predict(result.flow)
+
+    def link_down(self, nic: str) -> Changed:
+        """Take a NIC down. Its IPv4 routes go with it, its IPv6 routes and addresses too."""
+        return self._become(edit.link(self.topology, nic, up=False))
+
+    def link_up(self, nic: str) -> Changed:
+        """Bring a NIC up again. Its connected routes come back, no others: the kernel does not remember them."""
+        return self._become(edit.link(self.topology, nic, up=True))
+
+    def plug(
+        self, nic: str, *, fabric: str, addresses: Sequence[str] | str = (), mtu: int = 1500, up: bool = True
+    ) -> Changed:
+        """Hot-plug a new NIC into a fabric; it has a tap from the beginning. `mtu` in bytes."""
+        given = (addresses,) if isinstance(addresses, str) else tuple(addresses)
+        return self._become(edit.plug(self.topology, nic, fabric=fabric, addresses=given, mtu=mtu, up=up))
+
+    def unplug(self, nic: str) -> Changed:
+        """Remove a NIC with its cable; the undo plugs a new one of the same name."""
+        return self._become(edit.unplug(self.topology, nic))
+
+    def add_address(self, nic: str, address: str) -> Changed:
+        return self._become(edit.add_address(self.topology, nic, address))
+
+    def del_address(self, nic: str, address: str) -> Changed:
+        return self._become(edit.del_address(self.topology, nic, address))
+
+    def add_route(self, host: str, route: str) -> Changed:
+        return self._become(edit.add_route(self.topology, host, route))
+
+    def del_route(self, host: str, route: str) -> Changed:
+        """Remove one of the host's own routes; metric, gateway and device may be left out where the rest is clear."""
+        return self._become(edit.del_route(self.topology, host, route))
+
+    def add_rule(self, host: str, rule: str) -> Changed:
+        return self._become(edit.add_rule(self.topology, host, rule))
+
+    def del_rule(self, host: str, rule: str) -> Changed:
+        return self._become(edit.del_rule(self.topology, host, rule))
+
+    def sysctl(self, host: str, key: str, value: str | int) -> Changed:
+        """Set a net.* sysctl of a host."""
+        target = edit.set_sysctl(self.topology, host, key, str(value))
+        try:
+            before = self._read_sysctl(host, key)
+        except OSError as error:
+            raise LabError(f"no sysctl {key} on {host}", why=error.strerror or str(error)) from None
+        return self._become(target, before=edit.set_sysctl(self.topology, host, key, before))
+
+    def validate_nodes(self) -> None:
+        """Return when agents have validated their nodes once more, which they do about once a minute: only then are
+        direct node routes that a link took along installed again."""
+        before = self.decisions
+        after = before.validated()
+        self._datapath.validate(before, after)
+        self.decisions, self.reported = after, self._datapath.reported()
+
+    def _read_sysctl(self, host: str, key: str) -> str:
+        """A sysctl of a host as it is now. Raises OSError."""
+        with self._substrate[host].entered():
+            return Path("/proc/sys", key.replace(".", "/")).read_text().strip()
+
+    def _become(self, target: Topology, *, before: Topology | None = None) -> Changed:
+        start = before or self.topology
+        if self.changed_after is None:
+            self.changed_after = len(self.flows)
+        self._change_from(start, target)
+        return Changed(lambda: self._change_from(self.topology, start))
+
+    def _change_from(self, before: Topology, target: Topology) -> None:
+        """Change what differs from `before`, and return when agents have settled or a deadline has passed.
+
+        What agents then report is an observation, be it what was predicted or not. Raises LabError.
+        """
+        start, target = edit.pinned(before), edit.pinned(target)
+        plan = Plan(target, self._plan.cables)
+        old = replace(self.decisions, topology=start)
+        new = old.after(target)
+
+        def change() -> None:
+            self._substrate.apply(difference(start, target, plan.cables))
+            self._plan, self.topology = plan, target
+            self._taps.plug(plan)
+
+        self._datapath.follow(old, new, change)
+        if self._speakers is not None:
+            self._speakers.follow(new)
+        self.decisions, self.reported = new, self._datapath.reported()
 
     def forget_captures(self) -> None:
         self.captures.clear()
@@ -313,7 +536,7 @@ class Lab(Live):
     def title(self) -> str:
         """Topology, routing and datapath in one line; the model says that it is one."""
         routing = next((reported.routing for reported in self.reported.values() if reported.routing), "no agent runs")
-        return f"{self.topology.name} · {routing} · {self._deployment.description}"
+        return f"{self.topology.name} · {routing} · {self.request.choice.description}"
 
     def comment(self, frame: bytes) -> str:
         """What a captured frame is, for people who open the capture: `probe 3 of pod1→ext1, request`."""
@@ -326,9 +549,15 @@ class Lab(Live):
 
     @property
     def _ordering(self) -> Ordering:
-        cilium = self._deployment.cilium
         exits = {name: node.agent_exits for name, node in self.reported.items() if node.agent_exits is not None}
-        return Ordering(self.topology, self.addresses, cilium.cgroup if cilium else None, exits)
+        return Ordering(self.topology, self.addresses, self._datapath.cgroup, exits)
+
+    @property
+    def _state(self) -> int:
+        """The number of the state the lab is in."""
+        if not self._worlds or self._worlds[-1].decisions is not self.decisions:
+            self._worlds.append(World(self.decisions))
+        return len(self._worlds) - 1
 
     def _order(
         self, flow: Flow, count: int, size: int | None, *, vary_ports: bool, vary_addresses: bool
@@ -362,7 +591,7 @@ class Lab(Live):
     def context(self) -> Context:
         return Context(
             topology=self.topology.name,
-            nics={cable.tap: cable.nic.fabric for cable in self._deployment.plan.cables},
+            nics={cable.tap: cable.nic.fabric for cable in self._plan.cables},
             nodes=tuple(self.topology.nodes),
             pod_node={pod: node for pod, (node, _) in self.topology.pods.items()},
             addresses={name: tuple(map(str, found)) for name, found in self.addresses.items()},

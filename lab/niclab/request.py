@@ -1,148 +1,280 @@
-"""From command-line words to a topology, settings and flows, shared by the commands. Raises InputError."""
+"""What is asked for: topology, settings, datapath, version and control plane, resolved once and with the reasons.
+
+`resolve` is the one place that chooses. The command line, pytest and `Lab.deploy` all get their `Request` from it.
+"""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
-from niclab import choice
-from niclab import settings as formats
-from niclab.check import check_flow, load
-from niclab.check.amend import Amendments, amend
-from niclab.cilium.version import DEFAULT_VERSION, modelled_version
-from niclab.errors import InputError, Problem
-from niclab.settings import Settings, check_keys, effective, parse_assignments, parse_node_assignments
-from niclab.topology import Flow, Topology
+from niclab.check import load
+from niclab.cilium.version import DEFAULT_VERSION, VERSIONS, Version, modelled_version
+from niclab.errors import InputError, LabError, Problem
+from niclab.host import userns
+from niclab.settings import LAB_BASELINE, Settings, check_keys, stored, unmodelled
+from niclab.settings.fit import fit
+from niclab.topology import Topology
 from niclab.topology.finding import nearest
 
 if TYPE_CHECKING:
-    from niclab.lab import Lab
+    from niclab.agents.bundle import CiliumBundle, KubernetesBundle
+    from niclab.agents.controlplane import Kind
+
+DatapathName = Literal["builtin", "cilium"]
 
 
-def topology(options: argparse.Namespace) -> Topology:
-    """The topology with what the command line says of its hosts."""
-    return amend(
-        load(options.topology),
-        Amendments(
-            routes=tuple(options.route),
-            rules=tuple(options.rule),
-            sysctls=tuple(options.sysctl),
-            node_ips=tuple(options.node_ip),
-            default_routes=not options.no_default_routes,
+@dataclass(frozen=True)
+class Decided:
+    """Who forwards pod packets, and why."""
+
+    datapath: DatapathName
+    why: str
+    not_agents: str = ""
+    """Why it is the model where real agents could be expected; else empty."""
+    stands_in_for: str = ""
+    """The minor version of the bundle that cannot run here."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Who forwards pod packets, in which version, and why. Without a `bundle` it is the built-in model."""
+
+    version: Version
+    bundle: CiliumBundle | None = None
+    """The binaries of the real agents."""
+    kubernetes: KubernetesBundle | None = None
+    control_plane: Kind | None = None
+    """What real agents talk to."""
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def datapath(self) -> DatapathName:
+        return "cilium" if self.bundle is not None else "builtin"
+
+    @property
+    def description(self) -> str:
+        """The datapath in words; the model says that it is one."""
+        if self.bundle is None:
+            return f"built-in model of Cilium {self.version}"
+        return f"Cilium {self.bundle.version} ({self.control_plane})"
+
+
+@dataclass(frozen=True)
+class Request:
+    """One lab, or one prediction, with everything decided that can be decided before anything is built."""
+
+    topology: Topology
+    settings: Settings
+    """As the agents get them: with the IPAM mode that the topology needs."""
+    choice: Choice
+    warnings: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    """Why this datapath, version, control plane and IPAM mode: a line each."""
+
+    @property
+    def version(self) -> Version:
+        return self.choice.version
+
+    @property
+    def datapath(self) -> DatapathName:
+        return self.choice.datapath
+
+    @property
+    def unmodelled(self) -> tuple[str, ...]:
+        """Settings that are real, and that the built-in model does not know; real agents know all of theirs."""
+        return unmodelled(self.settings) if self.choice.bundle is None else ()
+
+    @property
+    def lacks_kubernetes(self) -> str:
+        """What the agents read in Kubernetes objects alone, where they only have a kvstore; else empty."""
+        return only_in_kubernetes(self.topology, self.settings) if self.choice.control_plane == "kvstore" else ""
+
+    def with_settings(self, settings: Settings) -> Request:
+        """The same lab with other settings. Raises InputError where they do not fit the topology."""
+        return replace(self, settings=fit(settings, self.topology))
+
+    def to_json(self) -> dict[str, Any]:
+        """As a kept lab stores it."""
+        bundle = self.choice.bundle
+        return {
+            "topology": self.topology.model_dump(mode="json"),
+            "settings": stored.to_json(self.settings),
+            "datapath": self.datapath,
+            "cilium_version": str(self.version),
+            "bundle": [bundle.name, bundle.version, str(bundle.path), bundle.kind] if bundle else None,
+            "control_plane": self.choice.control_plane,
+        }
+
+    @classmethod
+    def from_json(cls, stored_request: Mapping[str, Any]) -> Request:
+        """A kept lab's request. Raises InputError when the model no longer knows its version."""
+        bundle = None
+        if stored_request["bundle"] is not None:
+            from niclab.agents.bundle import CiliumBundle
+
+            name, version, path, kind = stored_request["bundle"]
+            bundle = CiliumBundle(name, version, Path(path), kind)
+        return cls(
+            topology=Topology.model_validate(stored_request["topology"]),
+            settings=stored.from_json(stored_request["settings"]),
+            choice=Choice(
+                modelled_version(stored_request["cilium_version"]),
+                bundle,
+                control_plane=stored_request["control_plane"],
+            ),
+            reasons=("everything is as when the lab was made",),
+        )
+
+
+def resolve(
+    topology: Topology | str | Path,
+    settings: Settings | None = None,
+    *,
+    datapath: str | None = None,
+    cilium_version: str | None = None,
+    control_plane: Kind | None = None,
+) -> Request:
+    """Everything that is asked for, checked and decided. Raises InputError, LabError.
+
+    `settings` without a base of their own stand alone: without any it is the lab's baseline. `datapath` is `builtin` or
+    `cilium`; left out, real Cilium where it can run and there is a bundle. `cilium_version` is a version to model, or
+    the name or version of a bundle. `control_plane` is `kubernetes` or `kvstore`.
+    """
+    whole = topology if isinstance(topology, Topology) else load(topology)
+    given = settings if settings is not None else LAB_BASELINE
+    _check_nodes(given, whole)
+    decided = decide(datapath, cilium_version)
+    choice = choose(decided, cilium_version, control_plane)
+    keys = check_keys(given, version=str(choice.version))
+    if keys.errors:
+        raise InputError(list(keys.errors))
+    chosen = fit(given, whole)
+    added = [f"{key}={value}" for key, value in chosen.values.items() if given.values.get(key) != value]
+    warnings = [*given.warnings, *keys.warnings, *_without_effect(given, whole)]
+    if decided.not_agents:
+        warnings.append(f"this is the {choice.description}, not real agents: {decided.not_agents}")
+    return Request(
+        topology=whole,
+        settings=chosen,
+        choice=choice,
+        warnings=tuple(dict.fromkeys(warnings)),
+        reasons=(*choice.reasons, *([f"settings: {', '.join(added)}, by the topology's addresses"] if added else [])),
+    )
+
+
+def decide(datapath: str | None, cilium_version: str | None = None) -> Decided:
+    """Real agents or the model? Raises LabError."""
+    if datapath == "builtin":
+        return Decided("builtin", "it is asked for")
+    if datapath == "cilium":
+        require_agents()
+        return Decided("cilium", "they are asked for")
+    if datapath is not None:
+        raise LabError(f"there is no datapath {datapath!r}", fix="use builtin or cilium")
+    from niclab.agents import bundle
+
+    try:
+        found = bundle.find_cilium(cilium_version)
+    except LabError as error:
+        # Where nobody has any bundle, nobody expects real agents.
+        expected = os.environ.get(bundle.CILIUM.variable) or bundle.all_cilium()
+        return Decided("builtin", error.what, ": ".join(filter(None, (error.what, error.why))) if expected else "")
+    if why := why_no_agents():
+        why = f"the bundle {found.name} ({found.version}) cannot run here: {why}"
+        return Decided("builtin", why, why, found.minor)
+    return Decided("cilium", "a bundle is at hand")
+
+
+def choose(decided: Decided, cilium_version: str | None = None, control_plane: Kind | None = None) -> Choice:
+    """The version of the model, or the bundles and the control plane of real agents. Raises InputError, LabError."""
+    if decided.datapath == "builtin":
+        version = modelled_version(decided.stands_in_for or cilium_version or DEFAULT_VERSION)
+        which = "of that bundle" if decided.stands_in_for else "it is asked for" if cilium_version else "the default"
+        return Choice(version, reasons=(f"datapath: the built-in model, {decided.why}", f"version: {version}, {which}"))
+    from niclab.agents import bundle
+
+    found = bundle.find_cilium(cilium_version)
+    kind: Kind = control_plane or ("kubernetes" if bundle.all_kubernetes() else "kvstore")
+    at_hand = "a bundle is at hand" if kind == "kubernetes" else "there is no bundle of Kubernetes"
+    which = "it is asked for" if cilium_version else "the newest bundle"
+    return Choice(
+        Version.parse(found.minor),
+        bundle=found,
+        kubernetes=bundle.find_kubernetes() if kind == "kubernetes" else None,
+        control_plane=kind,
+        reasons=(
+            f"datapath: real agents, {decided.why}",
+            f"control plane: {kind}, {'it is asked for' if control_plane else at_hand}",
+            f"version: {found.version} (bundle {found.name}), {which}",
         ),
     )
 
 
-def version(options: argparse.Namespace) -> str:
-    """The Cilium version, X.Y, that is asked for or comes by default. Raises InputError, LabError."""
-    if choice.datapath(options.datapath, options.cilium_version) == "cilium":
+def why_no_agents() -> str:
+    """Why real agents cannot run in this process; empty when they can."""
+    if userns.is_inside() or not userns.is_able():
+        return "agents load eBPF programs, and the kernel lets only the machine's root do that"
+    return ""
+
+
+def require_agents() -> None:
+    """Raises LabError where real agents cannot run."""
+    if why := why_no_agents():
+        raise LabError("real Cilium cannot run here", why=why, fix="run it as root (sudo), or use --datapath builtin")
+
+
+def default_versions(decided: Decided) -> tuple[str, ...]:
+    """What tests run on when they name no version: every bundle's, also where the model stands in for it; without
+    bundles those around the model's greatest change."""
+    if decided.datapath == "cilium" or decided.not_agents:
         from niclab.agents import bundle
 
-        return bundle.find_cilium(options.cilium_version).minor
-    return str(modelled_version(options.cilium_version or DEFAULT_VERSION))
+        with contextlib.suppress(LabError):
+            every = {Version.parse(known.minor) for known in bundle.all_cilium()}
+            usable = every if decided.datapath == "cilium" else every & {*VERSIONS}
+            if usable:
+                return tuple(map(str, sorted(usable)))
+    return ("1.18", "1.20")
 
 
-def deploy(options: argparse.Namespace, found: Topology, chosen: Settings, lab_id: str | None = None) -> Lab:
-    """The lab that the command line asks for. Raises LabError."""
-    from niclab.lab import Lab
+def only_in_kubernetes(topology: Topology, settings: Settings) -> str:
+    """What of this agents read in Kubernetes objects alone, in words; empty when a kvstore will do."""
+    from niclab.agents.ipam import ALLOCATED
 
-    return Lab.deploy(
-        found,
-        chosen,
-        datapath=choice.datapath(options.datapath, options.cilium_version),
-        cilium_version=options.cilium_version,
-        control_plane=options.control_plane,
-        lab_id=lab_id,
-    )
+    if topology.bgp is not None:
+        return "BGP"
+    if topology.ipam in ALLOCATED:
+        return f"addresses (ipam={topology.ipam})"
+    return "egress policies" if topology.egress_policies and _egress_gateways(topology, settings) else ""
 
 
-def settings(options: argparse.Namespace, found: Topology) -> tuple[Settings, tuple[str, ...]]:
-    """The effective settings, and what to warn of."""
-    parts = [formats.load(path) for path in options.settings]
-    parts.append(parse_assignments(options.set))
-    parts.append(parse_node_assignments(options.node_set))
-    chosen = effective(parts)
-    strangers = [n.name for n in chosen.per_node if n.selector is None and n.name not in found.nodes]
-    if strangers:
+def _check_nodes(settings: Settings, topology: Topology) -> None:
+    """Settings of single nodes must name nodes that are there. Raises InputError."""
+    unknown = [node.name for node in settings.per_node if node.selector is None and node.name not in topology.nodes]
+    if unknown:
         raise InputError(
             [
-                Problem("--node-set", 0, name, f"there is no node {name!r}", nearest(name, found.nodes))
-                for name in strangers
+                Problem("--node-set", 0, name, f"there is no node {name!r}", nearest(name, topology.nodes))
+                for name in unknown
             ]
         )
-    report = check_keys(chosen, version=version(options))
-    if report.errors:
-        raise InputError(list(report.errors))
-    return chosen, (*chosen.warnings, *report.warnings, *_without_effect(chosen, found))
 
 
-def _without_effect(chosen: Settings, found: Topology) -> Iterator[str]:
+def _without_effect(settings: Settings, topology: Topology) -> Iterator[str]:
     """What the topology has and the settings turn off."""
-    off = [name for name, node in found.nodes.items() if not chosen.for_node(name, node.labels).egress_gateway]
-    if found.egress_policies and off:
-        policies = ", ".join(found.egress_policies)
-        where = f" on {', '.join(off)}" if len(off) < len(found.nodes) else ""
+    on = _egress_gateways(topology, settings)
+    off = [name for name in topology.nodes if name not in on]
+    if topology.egress_policies and off:
+        policies = ", ".join(topology.egress_policies)
+        where = f" on {', '.join(off)}" if on else ""
         yield f"egress policies ({policies}) are of no effect{where}: enable-egress-gateway is off"
 
 
-def flows(options: argparse.Namespace, found: Topology) -> list[Flow]:
-    """The flows asked for, else the topology's own."""
-    if not options.flow and not options.expect and not found.flows:
-        raise InputError([Problem(found.name, 0, "flows", "the topology has no flows", "give --flow 'FROM -> TO'")])
-    problems: list[Problem] = []
-    parsed = [_flow(text, text, found, problems, option="--flow") for text in options.flow]
-    if problems:
-        raise InputError(problems)
-    asked = [flow for flow in parsed if flow is not None]
-    return list(dict.fromkeys(asked or found.flows))
-
-
-_EXAMPLES = {"--flow": "e.g. 'pod1 -> ext1:udp:53'", "--expect": "e.g. 'pod1 -> ext1=eth1'"}
-
-
-def _flow(whole: str, text: str, found: Topology, problems: list[Problem], *, option: str) -> Flow | None:
-    try:
-        flow = Flow.parse(text)
-    except ValueError as error:
-        problems.append(Problem(option, 0, whole, str(error), _EXAMPLES[option]))
-        return None
-    if problem := check_flow(found, flow):
-        problems.append(Problem(option, 0, whole, *problem))
-        return None
-    return flow
-
-
-@dataclass(frozen=True, slots=True)
-class Expectation:
-    """`--expect FLOW=NIC`: the flow's requests leave this node by this NIC and no other."""
-
-    flow: Flow
-    node: str
-    nic: str
-
-
-def expectations(options: argparse.Namespace, found: Topology) -> list[Expectation]:
-    """What must hold; NIC is the name of one of the sender's node's, or NODE.NIC."""
-    problems: list[Problem] = []
-    made: list[Expectation] = []
-    for text in options.expect:
-        words, _, nic = (part.strip() for part in text.rpartition("="))
-        if not words or not nic:
-            problems.append(Problem("--expect", 0, text, "it is not FLOW=NIC", _EXAMPLES["--expect"]))
-            continue
-        flow = _flow(text, words, found, problems, option="--expect")
-        if flow is None:
-            continue
-        sender = flow.source.partition(".")[0]
-        home = found.pods[sender][0] if sender in found.pods else sender
-        node, name = nic.split(".", 1) if nic.partition(".")[0] in found.hosts else (home, nic)
-        if name not in found.hosts[node].nics:
-            fix = nearest(name, found.hosts[node].nics)
-            problems.append(Problem("--expect", 0, text, f"{node} has no NIC {name!r}", fix))
-            continue
-        made.append(Expectation(flow, node, name))
-    if problems:
-        raise InputError(problems)
-    return made
+def _egress_gateways(topology: Topology, settings: Settings) -> list[str]:
+    """The nodes whose agents apply egress policies."""
+    return [name for name, node in topology.nodes.items() if settings.for_node(name, node.labels).egress_gateway]

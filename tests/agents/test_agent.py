@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from niclab import LAB_BASELINE, LabError, Settings, Version, load
 from niclab.agents import agent as agents
-from niclab.agents import attach, kube, reported, toolchain
+from niclab.agents import kube, reported, toolchain
 from niclab.agents.agent import Agent
 from niclab.agents.bundle import CILIUM, CiliumBundle, store
 from niclab.agents.controlplane import Kind
-from niclab.agents.deploy import CiliumDatapath
+from niclab.agents.datapath import Cilium
 from niclab.agents.kube import Service
 from niclab.agents.last_words import last_words
 from niclab.agents.toolchain import newest
@@ -211,7 +211,7 @@ class NoControlPlane:
 
 
 @contextmanager
-def standing(directory: Path, **settings: str) -> Iterator[tuple[CiliumDatapath, Decisions]]:
+def standing(directory: Path, **settings: str) -> Iterator[tuple[Cilium, Decisions]]:
     """Two nodes with stand-in agents that are not started yet; `labels` tells the stand-in what to do."""
     agents.LINK_PATIENCE = 0.05  # stand-ins make no links
     path = standin.make(directory / "bundle")
@@ -238,7 +238,9 @@ def standing(directory: Path, **settings: str) -> Iterator[tuple[CiliumDatapath,
                 extra_environment=plane.agent_environment(name),
             )
             made[name].wait_for_sandbox()
-        yield CiliumDatapath(topology, substrate, ledger, bundle, plane, made), decisions
+        datapath = Cilium(substrate, ledger, bundle, None, "kvstore")
+        datapath.topology, datapath.control_plane, datapath.agents = topology, plane, made
+        yield datapath, decisions
     finally:
         for one in made.values():
             one.close()
@@ -326,17 +328,17 @@ def test_settings_change_on_a_live_lab_and_pods_stay(tmp_path: Path) -> None:
         _clang(tmp_path)
         with standing(tmp_path, devices="eth0") as (datapath, told):
             # Each stand-in knows only its own pods.
-            from niclab.agents import deploy
+            from niclab.agents import datapath as module
 
-            deploy._missing = lambda agent, wanted: []  # noqa: ARG005
-            datapath.start(told)
-            pods = dict(datapath.pod_addresses)
+            module._missing = lambda agent, wanted: []  # noqa: ARG005
+            datapath.change(told)
+            pods = dict(datapath.addresses)
             pid = datapath.agents["node1"].daemon.pid if datapath.agents["node1"].daemon else 0
             other = Decisions(told.topology, told.settings.merged(Settings.of(devices="eth1")), told.version)
-            datapath.start(other)
+            datapath.change(other)
             return [
                 datapath.reported()["node1"].devices,
-                datapath.pod_addresses == pods,
+                datapath.addresses == pods,
                 sorted(map(str, (address for found in pods.values() for address in found))),
                 start_time(pid),
             ]
@@ -351,24 +353,28 @@ def test_agents_of_a_kept_lab_are_taken_over(tmp_path: Path) -> None:
     def work() -> list[object]:
         _clang(tmp_path)
         with standing(tmp_path, devices="eth0") as (datapath, told):
-            from niclab.agents import deploy
+            from niclab.agents import datapath as module
 
-            deploy._missing = lambda agent, wanted: []  # noqa: ARG005
-            datapath.start(told)
+            module._missing = lambda agent, wanted: []  # noqa: ARG005
+            datapath.change(told)
             datapath.agents["node2"].stop()
             datapath.agents["node2"].exited = "as told"
-            stored = json.loads(json.dumps(attach.Kept.of(datapath).to_json()))
-            kept = attach.Kept.from_json(stored)
-            again = attach.attach(told.topology, substrate=datapath.substrate, ledger=datapath.ledger, kept=kept)
-            found = [again.pod_addresses == datapath.pod_addresses, again.deaths()]
+            kept = json.loads(json.dumps(datapath.kept()))
+
+            def another() -> Cilium:
+                return Cilium(datapath._substrate, datapath._ledger, datapath._bundle, None, "kvstore")
+
+            again = another()
+            again.attach(told, kept)
+            found = [again.addresses == datapath.addresses, again.deaths()]
             found += [again.reported()[node].agent_exits for node in ("node1", "node2")]
             other = Decisions(told.topology, told.settings.merged(Settings.of(devices="eth1")), told.version)
-            again.start(other)
+            again.change(other)
             found += [one.devices for one in again.reported().values()]
             os.kill(again.agents["node1"].holder.pid, signal.SIGKILL)
             datapath.agents["node1"].holder.process.wait()
             try:
-                attach.attach(told.topology, substrate=datapath.substrate, ledger=datapath.ledger, kept=kept)
+                another().attach(told, kept)
             except LabError as error:
                 found.append(error.why)
             again.close()

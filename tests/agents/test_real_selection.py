@@ -9,19 +9,19 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 import pytest
 from niclab import LAB_BASELINE, Settings
 from niclab.agents.agent import Agent
+from niclab.agents.datapath import Cilium
 from niclab.agents.reported import json_rows
 from niclab.check import loads
 from niclab.cilium.selection import Choice, Device, Link, LinkAddress, Version, links_of, node_addresses
 from niclab.cilium.selection.devices import decide
 from niclab.cilium.selection.links import RouteRow
-from niclab.deployment import Deployment, deploy_cilium
+from niclab.lab import Lab
 from niclab.net.route import SCOPES, Family, NextHop, Route
 from niclab.topology import Node, Topology
 
@@ -99,21 +99,24 @@ def told(devices: str, force: bool) -> Settings:
 
 
 @pytest.fixture(scope="module", params=sorted(AT_HAND) or ["none"])
-def deployment(request: pytest.FixtureRequest) -> Iterator[Deployment]:
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     with pytest.MonkeyPatch.context() as patch:
         bundles.use(patch)
         topology: Topology = loads(TOPOLOGY, "links.yaml")
-        made = deploy_cilium(topology, told("", False), request.param, None, control_plane="kvstore")
-        try:
+        with Lab.deploy(
+            topology,
+            told("", False),
+            datapath="cilium",
+            cilium_version=request.param,
+            control_plane="kvstore",
+        ) as made:
             ip(agent_of(made), LINKS)
             yield made
-        finally:
-            made.close()
 
 
-def agent_of(deployment: Deployment) -> Agent:
-    assert deployment.cilium is not None
-    return deployment.cilium.agents["node1"]
+def agent_of(lab: Lab) -> Agent:
+    assert isinstance(lab._datapath, Cilium)
+    return lab._datapath.agents["node1"]
 
 
 def ip(agent: Agent, lines: str) -> None:
@@ -121,11 +124,9 @@ def ip(agent: Agent, lines: str) -> None:
     subprocess.run(agent.command(["ip", "-batch", "-"]), input=lines, text=True, check=True, timeout=30)
 
 
-def restart(deployment: Deployment, settings: Settings) -> Agent:
-    assert deployment.cilium is not None
-    deployment.decisions = replace(deployment.decisions, settings=settings)
-    deployment.cilium.start(deployment.decisions)
-    return agent_of(deployment)
+def restart(lab: Lab, settings: Settings) -> Agent:
+    lab.change(settings)
+    return agent_of(lab)
 
 
 def link_of(row: Mapping[str, Any]) -> Link:
@@ -162,11 +163,11 @@ def local_routes(routes: Sequence[Mapping[str, Any]], links: Sequence[Link]) -> 
 
 
 @pytest.mark.parametrize("case", DEVICES)
-def test_the_agents_tables_are_ours(deployment: Deployment, case: str) -> None:
+def test_the_agents_tables_are_ours(lab: Lab, case: str) -> None:
     settings = told(*DEVICES[case])
-    agent = restart(deployment, settings)
+    agent = restart(lab, settings)
     assert agent.exited is None
-    version: Version = deployment.decisions.version
+    version: Version = lab.decisions.version
     view = settings.for_node("node1")
     rows = [row for row in json_rows(agent.table("devices")) if row["Name"]]
     routes = json_rows(agent.table("routes"))
@@ -188,10 +189,10 @@ def test_the_agents_tables_are_ours(deployment: Deployment, case: str) -> None:
     assert {(str(row.address), row.device, row.primary, row.node_port) for row in table} == reported
 
 
-def test_a_lab_nodes_links_are_what_the_agent_sees(deployment: Deployment) -> None:
+def test_a_lab_nodes_links_are_what_the_agent_sees(lab: Lab) -> None:
     """Flags, kinds and the order of addresses, as `links_of` foretells them."""
-    agent = restart(deployment, told("", False))
-    node: Node = deployment.plan.topology.nodes["node1"]
+    agent = restart(lab, told("", False))
+    node: Node = lab.topology.nodes["node1"]
     seen = {row["Name"]: link_of(row) for row in json_rows(agent.table("devices"))}
     for link in links_of(node):
         there = seen[link.name]
@@ -200,9 +201,9 @@ def test_a_lab_nodes_links_are_what_the_agent_sees(deployment: Deployment) -> No
         assert [str(one.ip) for one in there.addresses if str(one.ip) in foretold] == foretold
 
 
-def test_selection_is_sticky_and_routes_are_stale(deployment: Deployment) -> None:
+def test_selection_is_sticky_and_routes_are_stale(lab: Lab) -> None:
     """x4 and x9 of the reference, on the agent that runs: the lost route, the next address, the link down and up."""
-    agent = restart(deployment, told("", False))
+    agent = restart(lab, told("", False))
 
     def chosen() -> bool:
         rows = {row["Name"]: row for row in json_rows(agent.table("devices"))}

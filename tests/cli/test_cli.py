@@ -33,11 +33,11 @@ def test_help_lists_the_commands_and_loads_nothing() -> None:
 
 
 def test_the_public_face_is_all_there() -> None:
-    import lab
+    import niclab
 
-    assert all(getattr(lab, name) is not None for name in public)
+    assert all(getattr(niclab, name) is not None for name in public)
     with pytest.raises(AttributeError, match="has no attribute 'Labb'"):
-        getattr(lab, "Labb")  # noqa: B009  # mypy knows that there is none
+        getattr(niclab, "Labb")  # noqa: B009  # mypy knows that there is none
 
 
 def test_validate(tmp_path: Path) -> None:
@@ -139,7 +139,8 @@ def test_trace_warns_last() -> None:
     assert done.status == PASS
     assert done.err == "not modelled by the built-in datapath: enable-wireguard\n"
     exits = here("trace", "two-nic", "--flow", "pod1->pod2", "--set", "devices=eth9")
-    assert exits.status == PASS, "a refusal is a measurement"
+    assert exits.status == FAIL, "what was not measured is never a pass"
+    assert exits.err.startswith("not measured: pod1→pod2: pod1 is not plugged: the agent on node1 exits: ")
     assert "pod1→pod2  unmeasured: pod1 is not plugged: the agent on node1 exits: " in exits.out
 
 

@@ -12,7 +12,7 @@ import pytest
 from niclab import Lab
 from niclab.check import load, loads
 from niclab.errors import InputError, LabError
-from niclab.live import Changed
+from niclab.lab import Changed
 from niclab.settings import LAB_BASELINE, Settings
 
 from tests.support.agreement import disagreements

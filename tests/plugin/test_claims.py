@@ -101,7 +101,7 @@ def test_a_record_that_is_none(content: str, tmp_path: Path, capsys: pytest.Capt
     path = tmp_path / "run.json"
     path.write_text(content)
     assert main(["claims", "--record", str(path)]) == COULD_NOT_RUN
-    assert "mend:" in capsys.readouterr().err
+    assert "fix:" in capsys.readouterr().err
 
 
 def test_marks(pytester: pytest.Pytester) -> None:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import pytest
-from niclab import LAB_BASELINE, Settings
-from niclab.check import load
-from niclab.deployment import control_plane_kind, told_by_kubernetes
 from niclab.host.features import BUILTIN, Feature
 from niclab.plugin.marks import lacking, marker_name
 
@@ -68,7 +64,7 @@ def probe():
         Feature("vlan", "x", False, "Unknown device type.", "a kernel with CONFIG_VLAN_8021Q"),
     )
 
-lab.machine.probe = probe
+niclab.host.features.probe = probe
 """
 
 
@@ -104,34 +100,3 @@ def test_frr_is_found_where_debian_puts_it() -> None:
 
     frr = next(feature for feature in probe_tools() if feature.name == "frr")
     assert frr.present == os.access("/usr/lib/frr/bgpd", os.X_OK)
-
-
-@pytest.mark.parametrize(
-    ("topology", "settings", "told"),
-    [
-        ("two-nic", {}, ""),
-        ("two-tors", {}, "BGP"),
-        ("multi-pool", {}, "addresses (ipam=multi-pool)"),
-        ("eni", {}, "addresses (ipam=eni)"),
-        ("egress-gateway", {"enable_egress_gateway": "true"}, "egress policies"),
-        ("egress-gateway", {}, ""),
-        ("services", {"enable_egress_gateway": "true"}, ""),
-    ],
-)
-def test_what_only_kubernetes_can_tell_agents(topology: str, settings: dict[str, str], told: str) -> None:
-    """Where real agents meet in a kvstore, scenarios that stand on it are skipped and counted, not failed."""
-    assert told_by_kubernetes(load(topology), LAB_BASELINE.merged(Settings.of(**settings))) == told
-
-
-def test_the_control_plane_goes_by_what_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("NICLAB_KUBERNETES", raising=False)
-    monkeypatch.setenv("NICLAB_HOME", str(tmp_path))
-    assert control_plane_kind("kubernetes") == "kubernetes"
-    assert control_plane_kind("kvstore") == control_plane_kind(None) == "kvstore"
-    server = tmp_path / "kubernetes" / "bin" / "kube-apiserver"
-    server.parent.mkdir(parents=True)
-    server.write_text("#!/bin/sh\necho Kubernetes v1.36.2\n")
-    server.chmod(0o755)
-    monkeypatch.setenv("NICLAB_KUBERNETES", str(tmp_path / "kubernetes"))
-    assert control_plane_kind(None) == "kubernetes"
-    assert control_plane_kind("kvstore") == "kvstore"

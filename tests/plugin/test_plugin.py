@@ -57,7 +57,7 @@ class TestNative:
     @pytest.mark.settings(devices="eth0,eth1")
     def test_by_name(self, lab: Lab):
         assert lab.topology.name == "tiny"
-        assert lab.said["node1"].devices == ("eth0", "eth1")
+        assert lab.reported["node1"].devices == ("eth0", "eth1")
         flow = lab.send("pod1", "ext")
         assert flow.left("node1") == {"eth1"}
         assert flow.source_seen_by("ext") == "192.168.8.1"
@@ -272,7 +272,7 @@ def test_a_lab_that_cannot_be_built_is_explained(pytester: pytest.Pytester) -> N
         "topology()": "the topology mark takes one name or path",
         'topology("two-nic", route=["all: x"])': "the topology mark does not take this",
         'settings(devises="eth0")': "did you mean devices?",
-        'settings("devices=eth0")': "the settings mark takes Settings or flags, not 'devices=eth0'",
+        'settings("devices=eth0")': "the settings mark takes files, Settings or flags, not 'devices=eth0'",
     }
     tests = [f"@pytest.mark.{mark}\ndef test_{number}(lab): pass" for number, mark in enumerate(reported)]
     pytester.makepyfile("\n".join(["import pytest", *tests, "def test_other(): pass"]))

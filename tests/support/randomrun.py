@@ -34,7 +34,7 @@ def disagreements(lab: Lab, flows: Sequence[Flow], counted: Counter[str]) -> Ite
             again.append(result.flow)
     counted["asked twice"] += len(again)
     if again:
-        neighbours.forget(lab._deployment.substrate, lab.topology.hosts)
+        neighbours.forget(lab._substrate, lab.topology.hosts)
     for result in lab.send_all(again, count=2) if again else ():
         if why := compare(result, world.predict(result.flow)).unpredicted:
             yield {"flow": str(result.flow), "wrong": why}

@@ -97,10 +97,10 @@ print(json.dumps({{"cniVersion": "0.3.1", "ips": [{{"version": "4", "address": a
 _DBG = '#!/bin/sh\necho stand-in "$@"\n'
 
 
-def make(directory: Path) -> Path:
-    """A directory bundle of stand-ins."""
+def make(directory: Path, version: str = "1.20.7") -> Path:
+    """A directory bundle of stand-ins that say they are this version."""
     programs = {
-        "cilium-agent": _AGENT.format(python=sys.executable, version=VERSION),
+        "cilium-agent": _AGENT.format(python=sys.executable, version=VERSION.replace("1.20.7", version)),
         "cilium-cni": _CNI.format(python=sys.executable),
         "cilium-dbg": _DBG,
     }

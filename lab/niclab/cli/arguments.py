@@ -166,7 +166,7 @@ def _model_options(command: argparse.ArgumentParser) -> None:
     """What the model is asked about."""
     _told_options(command)
     command.add_argument("--cilium-version", metavar="X.Y", help="the version modelled (default: 1.20)")
-    command.set_defaults(datapath="builtin")
+    command.set_defaults(datapath="builtin", control_plane=None)
 
 
 def _flow_options(command: argparse.ArgumentParser) -> None:

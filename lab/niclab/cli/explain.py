@@ -5,33 +5,28 @@ from __future__ import annotations
 import argparse
 import sys
 
-from niclab import request
 from niclab.cilium.decisions import Decisions
-from niclab.cilium.selection import Version
 from niclab.cli import FAIL, PASS
+from niclab.cli.request import Expectation, expectations, requested, warn
+from niclab.cli.request import flows as flows_of
 from niclab.flow.predict import World
 from niclab.report import text
 from niclab.report.explained import Explanation
-from niclab.request import Expectation
 
 
 def run(options: argparse.Namespace) -> int:
     """Exit 0: explained; 1: an --expect is not what is predicted."""
-    topology = request.topology(options)
-    settings, warnings = request.settings(options, topology)
-    flows = request.flows(options, topology)
-    expected = request.expectations(options, topology)
+    asked = requested(options)
+    flows = flows_of(options, asked.topology)
+    expected = expectations(options, asked.topology)
     flows += [one.flow for one in expected if one.flow not in flows]
-    world = World(Decisions(topology, settings, Version.parse(request.version(options))))
-    explanation = Explanation.of(world, flows, settings)
+    world = World(Decisions(asked.topology, asked.settings, asked.version))
+    explanation = Explanation.of(world, flows, asked.settings)
     if options.output == "json":
         sys.stdout.write(explanation.to_json())
     else:
         print(*text.explanation(explanation), sep="\n")
-    for line in warnings:
-        print(f"warning: {line}", file=sys.stderr)
-    if explanation.unmodelled:
-        print(f"not modelled: {', '.join(explanation.unmodelled)}", file=sys.stderr)
+    warn(asked)
     unmet = [line for one in expected for line in _unmet(world, one)]
     for line in unmet:
         print(line, file=sys.stderr)

@@ -10,35 +10,31 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from niclab import request
 from niclab.cilium.reported import NodeReport
 from niclab.cli import COULD_NOT_RUN, PASS
+from niclab.cli.request import requested, warn
 from niclab.errors import LabError
 from niclab.host import daemons, ledgers, namespace, process, syscalls, userns
 from niclab.host.ledgers import Owned
 from niclab.kernel.plan import FABRIC
+from niclab.lab import Lab
 from niclab.report import text
 from niclab.settings import stored
 
 
 def up(options: argparse.Namespace) -> int:
-    topology = request.topology(options)
-    settings, warnings = request.settings(options, topology)
+    asked = requested(options)
     swept = ledgers.sweep()
     if swept.labs:
         print(f"swept after killed labs: {', '.join(swept.labs)}", file=sys.stderr)
-    with request.deploy(options, topology, settings, options.id) as lab:
+    with Lab.of(asked, options.id) as lab:
         lab.keep()
         print(f"{lab.id} is up: {lab.title}\n")
         print(*text.reasons(lab.reported), "", sep="\n")
         for role in lab.namespaces:
             print(lab.exec_line(role) + ("   # every cable's outer end" if role == FABRIC else ""))
         print(f"niclab down {lab.id}")
-        reported = [f"{node}: {words}" for node, one in lab.reported.items() for words in one.warnings]
-    for line in dict.fromkeys((*warnings, *reported)):
-        print(f"warning: {line}", file=sys.stderr)
-    if lab.unmodelled:
-        print(f"not modelled by the built-in datapath: {', '.join(lab.unmodelled)}", file=sys.stderr)
+    warn(asked, lab.reported)
     return PASS
 
 
@@ -109,8 +105,7 @@ def inspect(options: argparse.Namespace) -> int:
     if not about:
         raise LabError(f"lab {lab.id} was never finished", fix=f"niclab down {lab.id}")
     reported = {node: _said(one) for node, one in about["nodes"].items()}
-    whose = "built-in model of Cilium" if about["datapath"] == "builtin" else "Cilium"
-    print(f"{lab.id}: {about['topology']['name']} · {whose} {about['cilium_version']}")
+    print(f"{lab.id}: {about['topology']['name']} · {about['description']}")
     if options.host is None:
         print(*(f"  {line}" for line in stored.lines(about["settings"])), *text.reasons(reported), sep="\n")
         return PASS

@@ -5,22 +5,19 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from niclab import choice
-from niclab.agents import bundle
-from niclab.agents.controlplane import Kind
 from niclab.check import load
-from niclab.cilium.selection import Version
 from niclab.cli import FAIL, PASS
-from niclab.cli.parity_cases import Case, cases, flows
+from niclab.cli.parity_cases import cases, flows
 from niclab.errors import LabError
 from niclab.lab import Lab
 from niclab.report import diff
 from niclab.report.record import Record
-from niclab.topology import Flow, Topology
+from niclab.request import Request, decide, default_versions, resolve
+from niclab.topology import Flow
 
 _BATCH, _PROBES = 40, 3
 
@@ -34,13 +31,13 @@ def run(options: argparse.Namespace) -> int:
     if options.list:
         print(*(case.name for case in chosen), sep="\n")
         return PASS
-    versions = options.cilium or choice.versions("cilium") or [bundle.find_cilium().minor]
     found: list[dict[str, Any]] = []
     compared = 0
-    for version in versions:
-        print(f"Cilium {bundle.find_cilium(version).version}", file=sys.stderr)
-        known = [case for case in chosen if case.fits(Version.parse(bundle.find_cilium(version).minor))]
-        for name, difference in _compare(topology, known, version, options.control_plane):
+    for version in options.cilium or default_versions(decide("cilium")):
+        real = resolve(topology, datapath="cilium", cilium_version=version, control_plane=options.control_plane)
+        print(real.choice.description, file=sys.stderr)
+        requests = {case.name: real.with_settings(case.settings) for case in chosen if case.fits(real.version)}
+        for name, difference in _compare(requests):
             compared += difference.compared
             found += [{"version": version, "case": name, **asdict(change)} for change in difference.changes]
             _tell(name, difference)
@@ -51,23 +48,22 @@ def run(options: argparse.Namespace) -> int:
     return FAIL if found else PASS
 
 
-def _compare(
-    topology: Topology, chosen: list[Case], version: str, control_plane: Kind
-) -> Iterator[tuple[str, diff.Difference]]:
+def _compare(requests: Mapping[str, Request]) -> Iterator[tuple[str, diff.Difference]]:
     real: Lab | None = None
-    sent = flows(topology)
     try:
-        for case in chosen:
-            if real is not None and real.can_change_to(case.settings):
-                real.change(case.settings)
+        for name, request in requests.items():
+            if real is not None and real.can_change_to(request.settings):
+                real.change(request.settings)
             else:
                 if real is not None:
                     real.close()
-                real = Lab.deploy(
-                    topology, case.settings, datapath="cilium", cilium_version=version, control_plane=control_plane
-                )
-            with Lab.deploy(topology, case.settings, datapath="builtin", cilium_version=str(real.version)) as model:
-                yield case.name, diff.compare([_measured(model, sent)], [_measured(real, sent)])
+                real = Lab.of(request)
+            sent = flows(request.topology)
+            modelled = resolve(
+                request.topology, request.settings, datapath="builtin", cilium_version=str(request.version)
+            )
+            with Lab.of(modelled) as model:
+                yield name, diff.compare([_measured(model, sent)], [_measured(real, sent)])
     finally:
         if real is not None:
             real.close()

@@ -5,46 +5,39 @@ from __future__ import annotations
 import argparse
 import sys
 
-from niclab import request
 from niclab.cilium.decisions import Decisions
-from niclab.cilium.selection import Version
 from niclab.cli import PASS
+from niclab.cli.request import flows, requested, warn
 from niclab.flow.predict import World
 from niclab.report import forecast
 from niclab.report.forecast import Column, Forecast
 from niclab.report.matrix import render
-from niclab.settings import Settings, unmodelled
+from niclab.request import Request
 
 
 def run(options: argparse.Namespace) -> int:
     """Exit 0: predicted, whatever becomes of the flows."""
-    topology = request.topology(options)
-    settings, warnings = request.settings(options, topology)
-    version = Version.parse(request.version(options))
-    asked = options.devices or [None]
-    told = [settings if devices is None else _with_devices(settings, devices) for devices in asked]
-    worlds = [World(Decisions(topology, one, version)) for one in told]
-    own = options.flow or topology.flows
-    flows = tuple(map(Column, request.flows(options, topology))) if own else forecast.columns(worlds[0])
+    asked = requested(options)
+    rows = [asked if devices is None else _with_devices(asked, devices) for devices in options.devices or [None]]
+    worlds = [World(Decisions(row.topology, row.settings, row.version)) for row in rows]
+    own = options.flow or asked.topology.flows
+    columns = tuple(map(Column, flows(options, asked.topology))) if own else forecast.columns(worlds[0])
     made = Forecast(
-        topology=topology.name,
-        cilium_version=str(version),
-        nodes=len(topology.nodes),
-        rows=tuple(forecast.row(world, flows) for world in worlds),
+        topology=asked.topology.name,
+        cilium_version=str(asked.version),
+        nodes=len(asked.topology.nodes),
+        rows=tuple(forecast.row(world, columns) for world in worlds),
     )
     if options.output == "json":
         sys.stdout.write(made.to_json())
     else:
         print(render(forecast.rows(made, _title(worlds[0])), width=140).rstrip())
-    for line in warnings:
-        print(f"warning: {line}", file=sys.stderr)
-    if unknown := unmodelled(settings):
-        print(f"not modelled: {', '.join(unknown)}", file=sys.stderr)
+    warn(asked)
     return PASS
 
 
-def _with_devices(settings: Settings, devices: str) -> Settings:
-    return settings.with_values({"devices": devices})
+def _with_devices(request: Request, devices: str) -> Request:
+    return request.with_settings(request.settings.with_values({"devices": devices}))
 
 
 def _title(world: World) -> str:

@@ -8,25 +8,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from niclab import request
 from niclab.cli import FAIL, PASS
+from niclab.cli.request import Expectation, expectations, requested, warn
+from niclab.cli.request import flows as flows_of
 from niclab.errors import LabError
 from niclab.flow.verdict import FlowResult, NicMismatch
+from niclab.lab import Lab
 from niclab.report import captures, text
 from niclab.report.record import Record
-from niclab.request import Expectation
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exit 0: measured, whatever the verdicts; 1: an --expect was not met, or the taps were blind."""
-    topology = request.topology(options)
-    settings, warnings = request.settings(options, topology)
-    flows = request.flows(options, topology)
-    expected = request.expectations(options, topology)
+    """Exit 0: every flow was measured, whatever the verdicts; 1: one was not, or an --expect was not met."""
+    asked = requested(options)
+    flows = flows_of(options, asked.topology)
+    expected = expectations(options, asked.topology)
     flows += [one.flow for one in expected if one.flow not in flows]
     pcap = _new_file(options.pcap)
     artifacts = _new_file(options.artifacts)
-    with request.deploy(options, topology, settings) as lab:
+    with Lab.of(asked) as lab:
         results = lab.send_all(flows, count=options.count, size=options.size)
         unmet = _judge(results, expected)
         if pcap:
@@ -38,17 +38,22 @@ def run(options: argparse.Namespace) -> int:
         else:
             ways = [lab.expected(result) for result in results]
             print(*text.trace(lab.title, results, lab.reported, ways), sep="\n")
-    reported = [f"{node}: {words}" for node, one in lab.reported.items() for words in one.warnings]
-    for line in dict.fromkeys((*warnings, *reported)):
-        print(f"warning: {line}", file=sys.stderr)
-    if lab.unmodelled:
-        print(f"not modelled by the built-in datapath: {', '.join(lab.unmodelled)}", file=sys.stderr)
-    for line in unmet:
+    warn(asked, lab.reported)
+    for line in (*unmet, *(unmeasured := _unmeasured(results))):
         print(line, file=sys.stderr)
+    return FAIL if unmet or unmeasured else PASS
+
+
+def _unmeasured(results: Sequence[FlowResult]) -> list[str]:
+    """The flows that were not measured, a line for each reason: an answer that is missing is never a pass."""
+    reasons: dict[str, list[str]] = {}
+    for result in results:
+        if result.verdict == "unmeasured":
+            reasons.setdefault(result.why, []).append(result.name)
     blind = [result for result in results if not result.measurement.holds]
     if blind:
-        print(f"not measured: {blind[0].measurement}", file=sys.stderr)
-    return FAIL if unmet or blind else PASS
+        return [f"not measured: {blind[0].measurement}"]
+    return [f"not measured: {', '.join(names)}: {why}" for why, names in reasons.items()]
 
 
 def _new_file(name: str | None) -> Path | None:

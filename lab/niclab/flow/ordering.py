@@ -21,7 +21,7 @@ class Ordering:
     topology: Topology
     addresses: Mapping[str, tuple[Address, ...]]
     """Pod, external or host name → its addresses; none for a pod that is not plugged."""
-    cgroup: Callable[[str], Path] | None = None
+    cgroup: Callable[[str], Path | None] | None = None
     exits: Mapping[str, str] = field(default_factory=dict)
     """Node → its agent's last words, where it refused to run."""
 

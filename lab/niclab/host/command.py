@@ -5,13 +5,10 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from niclab.host import process
-
-if TYPE_CHECKING:
-    from niclab.agents.deploy import CiliumDatapath
-    from niclab.host.substrate import Substrate
+from niclab.host.substrate import Substrate
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +23,13 @@ class Command:
         return asdict(self)
 
 
-def run(substrate: Substrate, cilium: CiliumDatapath | None, host: str, arguments: Sequence[str]) -> Command:
-    """Run a command on a host, on a node with a real agent as that agent sees the node. Raises LabError, KeyError."""
-    agent = cilium.agents.get(host) if cilium is not None else None
-    if agent is not None:
-        program = [str(agent.bundle.dbg) if arguments[0] == "cilium-dbg" else arguments[0], *arguments[1:]]
-        output = process.run(agent.command(program))
+def run(substrate: Substrate, host: str, arguments: Sequence[str], *, inside: Sequence[str] | None = None) -> Command:
+    """Run a command in a host's network namespace. Raises LabError, KeyError.
+
+    `inside` is another command line for the same, e.g. one that also enters the mounts of the node's agent.
+    """
+    if inside is not None:
+        output = process.run(inside)
     else:
         namespace = substrate[host]
         with namespace.entered():

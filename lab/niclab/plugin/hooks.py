@@ -24,14 +24,12 @@ from niclab.plugin.mutations import Mutations
 if TYPE_CHECKING:
     from niclab.lab import Lab
     from niclab.plugin.session import Session
-
-VERSIONS = ("1.18", "1.20")
-"""Versions a lab test runs on by default: around the change of the single-device rule."""
+    from niclab.request import Decided
 
 _SESSION: pytest.StashKey[Session] = pytest.StashKey()
-RUN: pytest.StashKey[str] = pytest.StashKey()
+_RUN: pytest.StashKey[str] = pytest.StashKey()
 """What the processes of one run under pytest-xdist have in common."""
-_DATAPATH: pytest.StashKey[str] = pytest.StashKey()
+_DATAPATH: pytest.StashKey[Decided] = pytest.StashKey()
 _NEEDS: pytest.StashKey[Needs] = pytest.StashKey()
 _LACKS_USERNS: pytest.StashKey[bool] = pytest.StashKey()
 
@@ -53,7 +51,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--cilium",
         action="append",
         metavar="X.Y",
-        help=f"Cilium version, repeatable (default: {' and '.join(VERSIONS)}; of real agents every one at hand)",
+        help="Cilium version, repeatable (default: 1.18 and 1.20; of real agents every one at hand)",
     )
     group.addoption("--keep", action="store_true", help="let the labs of failed tests stand, and say how to enter them")
     group.addoption("--pause-on-error", action="store_true", help="stop at a failed lab test until Enter is pressed")
@@ -70,7 +68,11 @@ def pytest_configure(config: pytest.Config) -> None:
         "topology(name, routes, rules, sysctls, node_ips, default_routes): the lab's topology, a name or the path of a "
         "YAML file, and what to add to it: lists of 'HOST: WORDS' or 'all: WORDS' (niclab.check.amend); marks add up",
     )
-    config.addinivalue_line("markers", "settings(**flags): Cilium settings on top of the lab's baseline; marks add up")
+    config.addinivalue_line(
+        "markers",
+        "settings(*files, **flags): Cilium settings, on top of the lab's baseline unless a file stands for the whole "
+        "configuration; files are looked up beside the test and above it; marks add up",
+    )
     config.addinivalue_line("markers", "cilium(*versions): the Cilium versions this test is about, e.g. '1.18'")
     config.addinivalue_line(
         "markers", "needs(*features): what `niclab check` must find, e.g. 'bond'; else it is skipped"
@@ -94,7 +96,7 @@ def _session(config: pytest.Config) -> Session:
     if found is None:
         from niclab.plugin.session import Session
 
-        found = config.stash[_SESSION] = Session(config)
+        found = config.stash[_SESSION] = Session(config, datapath(config), lambda: config.stash.get(_RUN, None))
     return found
 
 
@@ -118,20 +120,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def _default_versions(config: pytest.Config) -> tuple[str, ...]:
-    if datapath(config) == "builtin":
-        return VERSIONS
-    from niclab import choice
+    from niclab.request import default_versions
 
-    return choice.versions("cilium")
+    return default_versions(datapath(config))
 
 
-def datapath(config: pytest.Config) -> str:
-    """Who forwards pod packets in this run."""
+def datapath(config: pytest.Config) -> Decided:
+    """Who forwards pod packets in this run, and why."""
     found = config.stash.get(_DATAPATH, None)
     if found is None:
-        from niclab import choice
+        from niclab.request import decide
 
-        found = config.stash[_DATAPATH] = choice.datapath(config.getoption("--datapath"))
+        try:
+            found = decide(config.getoption("--datapath"))
+        except LabError as error:
+            raise pytest.UsageError(str(error)) from None
+        config.stash[_DATAPATH] = found
     return found
 
 
@@ -158,9 +162,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> str | None:
     if not any(map(_uses_lab, items)):
         return None
-    if datapath(config) == "builtin":
-        return "niclab: built-in datapath, a model of Cilium made of kernel parts"
-    return "niclab: real Cilium"
+    who = "real Cilium" if datapath(config).datapath == "cilium" else "the built-in model of Cilium"
+    return f"niclab: {who}: {datapath(config).why}"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -196,7 +199,7 @@ def _enter_userns(config: pytest.Config) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
     """Workers of pytest-xdist write into one directory, which the first that needs it makes."""
-    node.workerinput["niclab_run"] = node.config.stash.setdefault(RUN, secrets.token_hex(8))
+    node.workerinput["niclab_run"] = node.config.stash.setdefault(_RUN, secrets.token_hex(8))
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -214,12 +217,15 @@ def lab(niclab_lab: Lab) -> Lab:
 @pytest.fixture
 def niclab_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """What `lab` returns. A test that gets its lab from this plugin has this name among its fixtures."""
+    from niclab.topology import stacking
+
     session = _session(request.config)
     needs: Needs = request.config.stash[_NEEDS]
     try:
-        needs.require(request.node, session.needs(request.node))
-        if told := session.told_by_kubernetes(request.node):
-            needs.skip(request.node, {"kubernetes": f"agents are told of {told} by its objects"})
+        wanted = session.request(request.node)
+        needs.require(request.node, stacking.needs(wanted.topology))
+        if lacking := wanted.lacks_kubernetes:
+            needs.skip(request.node, {"kubernetes": f"agents are told of {lacking} by its objects"})
         found = session.begin(request.node)
     except LabError as error:
         raise pytest.fail.Exception(f"the lab could not be built:\n{error}", pytrace=False) from None

@@ -11,23 +11,19 @@ from typing import TYPE_CHECKING, Any
 from niclab.check import load
 from niclab.check.amend import Amendments, amend
 from niclab.cilium.version import DEFAULT_VERSION
-from niclab.errors import InputError, LabError
-from niclab.lab import DEVICE_KEYS, Lab
-from niclab.settings import LAB_BASELINE, Settings, check_keys
+from niclab.errors import LabError
+from niclab.lab import Lab, datapath_class
+from niclab.request import DatapathName, Request, resolve
+from niclab.settings import Settings, effective
+from niclab.settings import load as load_settings
 from niclab.topology import Topology
-from niclab.topology.stacking import needs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     import pytest
 
     from niclab.agents.controlplane import Kind
-
-_STANDING_CILIUM = 1
-"""Real agents take a few hundred megabytes a node, and are told other settings in place."""
-_STANDING = 4
-"""How many labs stand at once: enough for tests that alternate, few enough for a small machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +35,10 @@ class Wanted:
     version: str
     amendments: Amendments
 
-    @property
-    def kin(self) -> object:
-        """What a lab that stands cannot be told: equal for labs that one lab of real agents can be after another."""
-        told = tuple(sorted((key, value) for key, value in self.settings.values.items() if key not in DEVICE_KEYS))
-        return self.topology, self.version, self.amendments, told, self.settings.per_node
+    def without(self, keys: Collection[str]) -> object:
+        """All but these settings: equal for labs that one lab can be after another when it is given these anew."""
+        others = tuple(sorted((key, value) for key, value in self.settings.values.items() if key not in keys))
+        return self.topology, self.version, self.amendments, others, self.settings.per_node
 
     @classmethod
     def by(cls, item: pytest.Item, *, topology: str | None) -> Wanted:
@@ -101,72 +96,84 @@ def _found(name: str, places: Iterable[Path]) -> str:
 
 
 def _settings(item: pytest.Item) -> Settings:
-    settings = LAB_BASELINE
+    """What a test's settings marks say; marks add up, the test's own last. Raises LabError, InputError."""
+    parts: list[Settings] = []
     for mark in reversed(list(item.iter_markers("settings"))):
         for given in mark.args:
-            if not isinstance(given, Settings):
+            if isinstance(given, Settings):
+                parts.append(given)
+            elif isinstance(given, str | Path) and "=" not in str(given):
+                parts.append(_settings_file(str(given), item))
+            else:
                 raise LabError(
-                    f"the settings mark takes Settings or flags, not {given!r}",
-                    fix='e.g. @pytest.mark.settings(routing="tunnel", devices="eth1")',
+                    f"the settings mark takes files, Settings or flags, not {given!r}",
+                    fix='e.g. @pytest.mark.settings("values.yaml", routing="tunnel", devices="eth1")',
                 )
-            settings = settings.merged(given)
-        settings = settings.merged(Settings.of(**mark.kwargs))
-    return settings
+        parts.append(Settings.of(**mark.kwargs))
+    return effective(parts)
 
 
-class Standing:
-    """The labs that stand, the least recently used ones first."""
+def _settings_file(name: str, item: pytest.Item) -> Settings:
+    """A file of settings beside the test, or above it. Its errors name it as it is seen from here. Raises LabError."""
+    places = list(_above(item.path, item.config.rootpath))
+    for place in places:
+        if (place / name).is_file():
+            return load_settings(place / name)
+    raise LabError(
+        f"there is no settings file {name!r}",
+        why=f"looked in {', '.join(map(str, places))}",
+        fix="put it beside the test, or in a directory above it",
+    )
 
-    def __init__(self, datapath: str, control_plane: Kind | None, put_away: Callable[[Lab], None]) -> None:
-        self._datapath = datapath
+
+class Pool:
+    """The labs that stand, the least recently used ones first, and what each was asked for, resolved once."""
+
+    def __init__(self, datapath: DatapathName, control_plane: Kind | None, put_away: Callable[[Lab], None]) -> None:
+        self._datapath: DatapathName = datapath
         self._control_plane = control_plane
         self._put_away = put_away
-        self._limit = _STANDING if datapath == "builtin" else _STANDING_CILIUM
+        self._class = datapath_class(datapath)
         self._labs: OrderedDict[Wanted, Lab] = OrderedDict()
         self._topologies: dict[str, Topology] = {}
+        self._requests: dict[Wanted, Request] = {}
 
-    def needs(self, wanted: Wanted) -> tuple[str, ...]:
-        """What the kernel must have for the topology. Raises LabError."""
-        return needs(self._topology(wanted))
+    def order(self, wanted: Wanted, file: object) -> tuple[object, object]:
+        """What should run together: labs that can become each other over all files, others within a file."""
+        if self._class.CHANGEABLE:
+            return wanted.without(self._class.CHANGEABLE), wanted
+        return file, (file, wanted)
 
-    def told_by_kubernetes(self, wanted: Wanted) -> str:
-        """What agents must be told by Kubernetes objects, where there are real ones and only a kvstore; else empty."""
-        from niclab.deployment import control_plane_kind, told_by_kubernetes
-
-        if self._datapath == "builtin" or control_plane_kind(self._control_plane) == "kubernetes":
-            return ""
-        return told_by_kubernetes(amend(self._topology(wanted), wanted.amendments), wanted.settings)
-
-    def _topology(self, wanted: Wanted) -> Topology:
-        if wanted.topology not in self._topologies:
-            self._topologies[wanted.topology] = load(wanted.topology)
-        return self._topologies[wanted.topology]
+    def request(self, wanted: Wanted) -> Request:
+        """What is asked for, in full. Raises LabError."""
+        if wanted not in self._requests:
+            if wanted.topology not in self._topologies:
+                self._topologies[wanted.topology] = load(wanted.topology)
+            self._requests[wanted] = resolve(
+                amend(self._topologies[wanted.topology], wanted.amendments),
+                wanted.settings,
+                datapath=self._datapath,
+                cilium_version=wanted.version,
+                control_plane=self._control_plane,
+            )
+        return self._requests[wanted]
 
     def lab(self, wanted: Wanted) -> Lab:
         """A lab as it is wanted. Raises LabError."""
         if wanted in self._labs:
             self._labs.move_to_end(wanted)
             return self._labs[wanted]
-        report = check_keys(wanted.settings, version=".".join(wanted.version.split(".")[:2]))
-        if report.errors:
-            raise InputError(list(report.errors))
-        topology = amend(self._topology(wanted), wanted.amendments)
+        request = self.request(wanted)
         made = self._changed(wanted)
         if made is None:
-            while len(self._labs) >= self._limit:
+            while len(self._labs) >= self._class.LABS_AT_ONCE:
                 self._close(self._labs.popitem(last=False)[1])
-            made = Lab.deploy(
-                topology,
-                wanted.settings,
-                datapath=self._datapath,
-                cilium_version=wanted.version,
-                control_plane=self._control_plane,
-            )
+            made = Lab.of(request)
         self._labs[wanted] = made
         return made
 
     def _changed(self, wanted: Wanted) -> Lab | None:
-        """A standing lab of real agents that only had to be told other devices: faster than a new one."""
+        """A standing lab whose agents only had to be given other devices: faster than a new one."""
         for standing, lab in self._labs.items():
             same = replace(standing, settings=wanted.settings) == wanted
             if same and lab.can_change_to(wanted.settings):

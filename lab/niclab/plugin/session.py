@@ -13,33 +13,34 @@ from typing import Any
 
 import pytest
 
-from niclab.agents import bundle
-from niclab.cilium.version import modelled_version
 from niclab.errors import LabError
 from niclab.flow.verdict import FlowResult
 from niclab.host import ledgers, userns
 from niclab.lab import Lab
 from niclab.plugin.claims import stories
-from niclab.plugin.hooks import RUN, datapath
 from niclab.plugin.mutations import mutated
-from niclab.plugin.pool import Standing, Wanted
+from niclab.plugin.pool import Pool, Wanted
 from niclab.report import captures, run
 from niclab.report.charts import charts
 from niclab.report.matrix import Row, render, row, unfolded
 from niclab.report.record import Record
+from niclab.request import Decided, Request, choose
 
 _BEGUN: pytest.StashKey[tuple[Lab, int, int]] = pytest.StashKey()
 _RECORD: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
 _ORDER: pytest.StashKey[int] = pytest.StashKey()
+_WANTED: pytest.StashKey[Wanted] = pytest.StashKey()
 
 
 class Session:
     """State of one pytest process. Under pytest-xdist each worker has one, and the controller, which collects."""
 
-    def __init__(self, config: pytest.Config) -> None:
+    def __init__(self, config: pytest.Config, decided: Decided, run: Callable[[], str | None]) -> None:
+        """`run`: what the processes of a run under pytest-xdist have in common, in its controller."""
         self._config = config
-        self._datapath = datapath(config)
-        self._standing = Standing(self._datapath, config.getoption("--control-plane"), self._put_away)
+        self._decided = decided
+        self._controlled_run = run
+        self._pool = Pool(decided.datapath, config.getoption("--control-plane"), self._put_away)
         self._records: list[dict[str, Any]] = []
         self._directory: Path | None = None
         self._kept: list[str] = []
@@ -51,33 +52,34 @@ class Session:
 
     def check_options(self) -> None:
         """Raises LabError for what would make every lab test fail."""
-        for version in self._config.getoption("--cilium") or ():
-            if self._datapath == "builtin":
-                modelled_version(version)
-            else:
-                bundle.find_cilium(version)
+        for version in self._config.getoption("--cilium") or (None,):
+            choose(self._decided, version, self._config.getoption("--control-plane"))
 
     def group(self, items: list[pytest.Item], uses_lab: Callable[[pytest.Item], bool]) -> None:
         """Bring tests of the same lab together, in the order in which labs are first asked for.
 
-        Within each file; with real agents over all files, for a lab of theirs takes seconds to build, and before that
-        labs that differ only in what agents can be told in place.
+        Within each file; over all files where the agents of a lab can be given other settings in place, for to build a
+        lab of theirs takes seconds.
         """
         first: dict[object, int] = {}
         places: dict[pytest.Item, tuple[int, ...]] = {}
         for number, item in enumerate(items):
-            file = first.setdefault(item.path, number)
+            first.setdefault(item.path, number)
             wanted = self._likeness(item) if uses_lab(item) else item
-            if isinstance(wanted, Wanted) and self._datapath == "cilium":
-                places[item] = (first.setdefault(wanted.kin, number), first.setdefault(wanted, number))
-            else:
-                places[item] = (file, first.setdefault((item.path, wanted), number))
+            keys = self._pool.order(wanted, item.path) if isinstance(wanted, Wanted) else (item.path, item)
+            places[item] = tuple(first.setdefault(key, number) for key in keys)
         items.sort(key=places.__getitem__)
         for number, item in enumerate(items):
             item.stash[_ORDER] = number
 
     def _wanted(self, item: pytest.Item) -> Wanted:
-        return mutated(item, Wanted.by(item, topology=self._config.getoption("--topology")))
+        if _WANTED not in item.stash:
+            item.stash[_WANTED] = mutated(item, Wanted.by(item, topology=self._config.getoption("--topology")))
+        return item.stash[_WANTED]
+
+    def request(self, item: pytest.Item) -> Request:
+        """What the test's marks ask for, in full. Raises LabError."""
+        return self._pool.request(self._wanted(item))
 
     def _likeness(self, item: pytest.Item) -> Wanted | pytest.Item:
         try:
@@ -85,17 +87,9 @@ class Session:
         except LabError:  # told when the test runs
             return item
 
-    def needs(self, item: pytest.Item) -> tuple[str, ...]:
-        """What the kernel must have for the test's topology. Raises LabError."""
-        return self._standing.needs(self._wanted(item))
-
-    def told_by_kubernetes(self, item: pytest.Item) -> str:
-        """What of the test's lab a kvstore cannot tell real agents; empty for nothing. Raises LabError."""
-        return self._standing.told_by_kubernetes(self._wanted(item))
-
     def begin(self, item: pytest.Item) -> Lab:
         """A lab as the test's marks ask for. Raises LabError."""
-        lab = self._standing.lab(self._wanted(item))
+        lab = self._pool.lab(self._wanted(item))
         lab.forget_captures()
         item.stash[_BEGUN] = (lab, len(lab.flows), len(lab.commands))
         item.stash[_RECORD] = {}
@@ -103,7 +97,7 @@ class Session:
 
     def _put_away(self, lab: Lab) -> None:
         """Before a lab is taken down: keep what real agents logged and said."""
-        if lab.datapath == "cilium":
+        if lab.keeps_logs:
             lab.collect(self.directory / f"{lab.topology.name}-cilium-{lab.version}-{lab.id}")
 
     def end(self, item: pytest.Item) -> None:
@@ -111,7 +105,7 @@ class Session:
         lab, start, commands = item.stash[_BEGUN]
         results = lab.flows[start:]
         if lab.changed_after is not None or not all(result.measurement.holds for result in results):
-            self._standing.discard(lab)  # its agents remember, or its taps are blind: of no use to the next test
+            self._pool.discard(lab)  # its agents remember, or its taps are blind: of no use to the next test
         told_stories = [story.folded() for story in stories(item)]
         ran = [one.folded() for one in lab.commands[commands:]]
         if not (results or ran or told_stories):
@@ -211,7 +205,7 @@ class Session:
     def _run(self) -> str | None:
         """What the processes of a run under pytest-xdist have in common; None for a run of one process."""
         found: str | None = getattr(self._config, "workerinput", {}).get("niclab_run")
-        return found or self._config.stash.get(RUN, None)
+        return found or self._controlled_run()
 
     def absorb(self, record: dict[str, Any]) -> None:
         """Take a test's record over from its report."""
@@ -229,7 +223,7 @@ class Session:
         try:
             if self._records:
                 tests = [{key: value for key, value in one.items() if key != "order"} for one in self._records]
-                run.write(self.directory / "run.json", datapath=self._datapath, tests=tests)
+                run.write(self.directory / "run.json", datapath=self._decided.datapath, tests=tests)
         except LabError as error:
             self._complaint = str(error)
         if self._run:
@@ -238,7 +232,7 @@ class Session:
             userns.end_if_unused(ledgers.labs)
 
     def close(self) -> None:
-        self._standing.close()
+        self._pool.close()
 
     def summary(self) -> Iterator[str]:
         """What the terminal shows at the end."""
@@ -253,10 +247,21 @@ class Session:
             if charted := list(charts(self._records)):
                 yield from ("", "shares of NICs, with 95 % intervals:", *charted)
             yield from _unpredicted(self._records)
+            yield from self._warnings()
             yield ""
             yield self._complaint or f"record: {os.path.relpath(self.directory / 'run.json')}"
         for lab_id in self._kept:
             yield f"kept: niclab inspect --id {lab_id} · niclab down {lab_id}"
+
+    def _warnings(self) -> Iterator[str]:
+        """What was noticed about the settings of all tests, and about the datapath: each thing once."""
+        model = (
+            [f"not real agents but the built-in model: {self._decided.not_agents}"] if self._decided.not_agents else []
+        )
+        found = dict.fromkeys((*model, *(line for record in self._records for line in record["warnings"])))
+        if found:
+            yield ""
+            yield from (f"warning: {line}" for line in found)
 
 
 def _unpredicted(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -159,11 +159,11 @@ class Record(Document):
         } | dict(_routers(lab))
         return cls(
             topology=lab.topology.name,
-            datapath="cilium" if lab.datapath == "cilium" else "builtin",
+            datapath=lab.datapath,
             cilium_version=str(lab.version),
             settings=dict(lab.settings.values),
             unmodelled=lab.unmodelled,
-            warnings=lab.settings.warnings,
+            warnings=lab.request.warnings,
             nodes={name: TracedNode.of(reported) for name, reported in lab.reported.items()},
             addresses=first,
             flows=tuple(TracedFlow.of(result, externals, lab.expected(result)) for result in results),

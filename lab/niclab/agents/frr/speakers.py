@@ -13,7 +13,6 @@ import signal
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import tenacity
 
@@ -23,25 +22,15 @@ from niclab.cilium.decisions import Decisions
 from niclab.errors import LabError
 from niclab.host import daemons
 from niclab.host.daemons import Daemon
+from niclab.host.datapath import AgentBgp
 from niclab.host.ledgers import Ledger
 from niclab.host.substrate import Substrate
-from niclab.net.route import Address
 
 STARTING = 10.0
 """Seconds for a daemon to open its socket; it takes tenths."""
 SESSIONS = 20.0
 """Seconds for every session to be there: some turns of the connect timer on a busy machine."""
 _LOOK = 0.02
-
-
-class AgentBgp(Protocol):
-    """The BGP of a real agent."""
-
-    def rib(self) -> Rib: ...
-
-    def heard(self) -> Rib: ...
-
-    def states(self) -> Mapping[Address, str]: ...
 
 
 class Speakers:

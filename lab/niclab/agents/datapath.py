@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
+import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import tenacity
 
-from niclab import steps
 from niclab.agents import (
     api,
     bgp,
@@ -28,22 +30,29 @@ from niclab.agents import (
     seed,
     services,
 )
-from niclab.agents.agent import Agent, prepare
-from niclab.agents.bundle import CiliumBundle, KubernetesBundle
+from niclab.agents.agent import SANDBOX_LOG, Agent, directory_of, environment_of, prepare, process_name
+from niclab.agents.bundle import CiliumBundle, KubernetesBundle, held
 from niclab.agents.controlplane import ControlPlane, Kind
+from niclab.agents.controlplane.kubernetes import Kubernetes
+from niclab.agents.last_words import last_words
 from niclab.agents.settle import Settling
 from niclab.cilium.bgp import SWITCH
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.reported import NodeReport
 from niclab.errors import LabError
+from niclab.host import daemons, neighbours, readiness
+from niclab.host.datapath import AgentBgp
 from niclab.host.ledgers import Ledger
 from niclab.host.substrate import Substrate
 from niclab.kernel.plan import BASE_SYSCTLS
+from niclab.net.address import ip_address
 from niclab.net.operation import AddNamespace
 from niclab.net.route import Address, Family
 from niclab.settings import ipmasq
 from niclab.topology import Topology
 
+_STEPS = logging.getLogger("niclab.steps")
+"""What takes how long, for `scripts/bench` and `--log-level=DEBUG`."""
 TRAFFIC_DEADLINE = 60.0
 """Seconds for every agent to know every pod."""
 
@@ -54,52 +63,171 @@ _IPCACHE = "cilium_ipcache_v2"
 """pkg/maps/ipcache/ipcache.go Name, 1.17 and later."""
 
 
-@dataclass
-class CiliumDatapath:
-    """The agents and the control plane of one lab."""
+class Cilium:
+    """The agents and the control plane of one lab. `deploy` or `attach` comes first."""
 
-    topology: Topology
-    substrate: Substrate
-    ledger: Ledger
-    bundle: CiliumBundle
-    control_plane: ControlPlane
-    agents: dict[str, Agent]
-    families: tuple[Family, ...] = (4,)
-    """Those the cluster's services have."""
-    pod_addresses: dict[str, tuple[Address, ...]] = field(default_factory=dict)
+    LABS_AT_ONCE: ClassVar[int] = 1
+    """They take a few hundred megabytes a node, and are told other devices in place."""
+    CHANGEABLE: ClassVar[frozenset[str]] = frozenset({"devices", "direct-routing-device", "force-device-detection"})
+    KEEPS_LOGS: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        substrate: Substrate,
+        ledger: Ledger,
+        bundle: CiliumBundle,
+        kubernetes: KubernetesBundle | None,
+        kind: Kind,
+    ) -> None:
+        self._substrate = substrate
+        self._ledger = ledger
+        self._bundle = bundle
+        self._kubernetes = kubernetes
+        self._kind: Kind = kind
+        self._undo = contextlib.ExitStack()
+        self.topology: Topology
+        self.control_plane: ControlPlane
+        self.agents: dict[str, Agent] = {}
+        self.families: tuple[Family, ...] = (4,)
+        """Those the cluster's services have."""
+        self.addresses: dict[str, tuple[Address, ...]] = {}
+
+    def deploy(self, decisions: Decisions) -> Decisions:
+        # Probes are made by scapy, which takes its time to load: while agents start there is some to spare.
+        threading.Thread(target=importlib.import_module, args=("scapy.layers.inet6",), daemon=True).start()
+        with contextlib.ExitStack() as holding:
+            in_use = [holding.enter_context(held(one)) for one in (self._bundle, self._kubernetes) if one]
+            self._prepare(decisions, holds=[handle for handles in in_use for handle in handles])
+        return self.change(decisions)
+
+    def _prepare(self, decisions: Decisions, *, holds: Sequence[int]) -> None:
+        """A control plane, and on each node what its agent starts in. `holds`: descriptors that stay open as long as
+        the nodes' processes, whoever lets go of the lab."""
+        topology, ledger, substrate = decisions.topology, self._ledger, self._substrate
+        values = decisions.settings.values
+        self.topology = topology
+        self.families = topology.families if values.get("enable-ipv6", "true") != "false" else (4,)
+        bundle, kubernetes = self._bundle, self._kubernetes
+        self.control_plane = plane = controlplane.start(
+            self._kind,
+            substrate=substrate,
+            ledger=ledger,
+            nodes=tuple(topology.nodes),
+            kubernetes=_on_host(kubernetes.apiserver, kubernetes.root) if kubernetes else None,
+            etcd_program=_on_host(kubernetes.etcd, kubernetes.etcd_root) if kubernetes else None,
+            operator=_on_host(bundle.operator, bundle.root),
+            operator_settings=configuration.of_operator(values),
+            versions=(bundle.version,),
+            features=configuration.features_of(decisions),
+            families=self.families,
+        )
+        # The last of these is done first: agents end before what they talk to.
+        self._undo.callback(plane.close)
+        self._undo.callback(self._end_agents)
+        _STEPS.debug("control plane")
+        substrate.apply(seed.links(decisions))
+        plane.apply(ipam.objects(decisions, values.get("ipam", "")))
+        for name, node in decisions.nodes.items():
+            plane.add_node(
+                name,
+                addresses=tuple(node.node_ips.values()),
+                pod_cidrs=tuple(node.pod_cidrs[family] for family in node.families),
+                labels=topology.nodes[name].labels,
+            )
+            self.agents[name] = prepare(
+                node=name,
+                netns=substrate[name].path,
+                bundle=bundle,
+                ledger=ledger,
+                cgroup=cgroups.lab_cgroup(ledger) / name,
+                binds=plane.binds,
+                extra_environment=plane.agent_environment(name),
+                holds=holds,
+            )
+            seed.sow(self.agents[name].state, decisions, name, substrate[name].indices)
+        for agent in self.agents.values():
+            agent.wait_for_sandbox()
+        if topology.bgp is not None and SWITCH in configuration.features_of(decisions):
+            plane.apply(bgp.objects(topology, self.families))
+        _STEPS.debug("sandboxes")
+
+    def attach(self, decisions: Decisions, kept: Mapping[str, Any]) -> Decisions:
+        self.topology = decisions.topology
+        self.control_plane = controlplane.attach(self._kind, substrate=self._substrate, ledger=self._ledger)
+        self.families = tuple(kept["families"])
+        self.addresses = {pod: tuple(map(ip_address, addresses)) for pod, addresses in kept["pods"].items()}
+        self.agents = {name: self._adopted(name, kept["exited"].get(name)) for name in self.topology.nodes}
+        self._undo.callback(self.control_plane.close)
+        self._undo.callback(self._end_agents)
+        return replace(decisions, plugged=dict(self.addresses))
+
+    def _adopted(self, node: str, exited: str | None) -> Agent:
+        """A node's agent in a kept lab; `exited`: its last words, where it did not run then."""
+        ledger = self._ledger
+        directory = directory_of(ledger, node)
+        holder = daemons.adopt(ledger, f"{daemons.SANDBOX}{node}", log=directory / SANDBOX_LOG)
+        if holder is None:
+            raise LabError(
+                f"lab {ledger.id} cannot be taken over",
+                why=f"the sandbox of {node} has ended: somebody killed its process, or the machine was restarted",
+                fix=f"niclab down {ledger.id}",
+            )
+        agent = Agent(
+            node,
+            self._bundle,
+            holder,
+            directory,
+            ledger,
+            environment_of(directory, self.control_plane.agent_environment(node)),
+            exited=exited,
+            starts=len(list(directory.glob("agent-*.log"))),
+        )
+        if agent.exited is None:
+            agent.daemon = daemons.adopt(ledger, process_name(node), log=agent.log)
+            if agent.daemon is None:
+                agent.exited = f"died: {last_words(agent.log.read_text(errors='replace')) or 'it reported nothing'}"
+        return agent
+
+    def kept(self) -> Mapping[str, Any]:
+        return {
+            "families": list(self.families),
+            "pods": {pod: list(map(str, addresses)) for pod, addresses in self.addresses.items()},
+            "exited": {name: agent.exited for name, agent in self.agents.items() if agent.exited is not None},
+        }
 
     @property
-    def description(self) -> str:
-        return f"Cilium {self.bundle.version} ({self.control_plane.kind})"
+    def running(self) -> Sequence[str]:
+        return [agent.node for agent in self._running]
 
     @property
-    def running(self) -> tuple[Agent, ...]:
+    def _running(self) -> tuple[Agent, ...]:
         return tuple(agent for agent in self.agents.values() if agent.exited is None and agent.daemon is not None)
 
-    def start(self, decisions: Decisions) -> None:
-        """(Re)start every agent with these settings, plug the pods that are not, and wait until traffic can flow."""
+    def change(self, decisions: Decisions) -> Decisions:
+        """Start every agent, or start it again, with these settings; plug the pods that are not; wait for traffic."""
         for name, agent in self.agents.items():
             agent.start(self._values(decisions, name))
         _each(self.agents.values(), lambda agent: agent.wait())
-        steps.done("agents")
+        _STEPS.debug("agents")
         for agent in self.agents.values():
             if agent.exited is not None:
                 agent.stop()
-        for agent in self.running:
+        for agent in self._running:
             node = decisions.nodes[agent.node]
             # Links are numbered as they come, and programs are compiled with the tunnel's number: pods come after it.
             if node.tunnels:
                 agent.wait_for_link(f"cilium_{node.settings.tunnel_protocol}")
-        pods = [(pod, node) for pod, (node, _) in self.topology.pods.items() if pod not in self.pod_addresses]
-        self._plug([(pod, self.agents[node]) for pod, node in pods if self.agents[node] in self.running])
-        steps.done("pods")
-        wanted = list(services.services(self.topology, self.pod_addresses, self.families))
+        pods = [(pod, node) for pod, (node, _) in self.topology.pods.items() if pod not in self.addresses]
+        self._plug([(pod, self.agents[node]) for pod, node in pods if self.agents[node] in self._running])
+        _STEPS.debug("pods")
+        wanted = list(services.services(self.topology, self.addresses, self.families))
         for service in wanted:
             self.control_plane.add_service(service)
         if self._applies_egress_policies(decisions):
             self.control_plane.apply(egress.policies(self.topology))
         self._wait_for_traffic(wanted, decisions)
-        steps.done("traffic")
+        _STEPS.debug("traffic")
+        return replace(decisions, plugged=dict(self.addresses))
 
     def _values(self, decisions: Decisions, node: str) -> dict[str, str]:
         """What one node's agent is told; the files that it names are written."""
@@ -109,7 +237,7 @@ class CiliumDatapath:
             node,
             plane=self.control_plane.kind,
             plane_settings=self.control_plane.agent_settings(node),
-            library=configuration.IMAGE_LIBRARY if self.bundle.kind == "image" else configuration.LIBRARY,
+            library=configuration.IMAGE_LIBRARY if self._bundle.kind == "image" else configuration.LIBRARY,
         )
         if view.ip_masq_agent:
             # Its own directory: the agent watches it, and refuses to run where there is none.
@@ -128,10 +256,10 @@ class CiliumDatapath:
     def _applies_egress_policies(self, decisions: Decisions) -> bool:
         """Without the feature there is no definition for them: they would be of no effect."""
         enabled = any(node.settings.egress_gateway for node in decisions.nodes.values())
-        return enabled and bool(self.topology.egress_policies) and bool(self.running)
+        return enabled and bool(self.topology.egress_policies) and bool(self._running)
 
     def _plug(self, pods: Sequence[tuple[str, Agent]]) -> None:
-        self.substrate.apply(AddNamespace(pod, BASE_SYSCTLS) for pod, _ in pods if pod not in self.substrate)
+        self._substrate.apply(AddNamespace(pod, BASE_SYSCTLS) for pod, _ in pods if pod not in self._substrate)
         environments = {
             pod: self.control_plane.add_pod(
                 pod,
@@ -144,10 +272,10 @@ class CiliumDatapath:
 
         def plug(one: tuple[str, Agent]) -> cni.Plugged:
             pod, agent = one
-            return cni.plug(agent, pod, self.substrate[pod].path, environments[pod])
+            return cni.plug(agent, pod, self._substrate[pod].path, environments[pod])
 
         for plugged in self._plugged_in_turn(pods, plug) if self.topology.ipam == "eni" else _each(pods, plug):
-            self.pod_addresses[plugged.pod] = plugged.addresses
+            self.addresses[plugged.pod] = plugged.addresses
             self.control_plane.pod_running(plugged.pod, plugged.addresses)
 
     def _plugged_in_turn(
@@ -175,10 +303,10 @@ class CiliumDatapath:
         """Every agent that runs has its endpoints ready, knows the pods of every other, and serves these services.
         Raises LabError.
         """
-        nodes = {agent.node for agent in self.running}
+        nodes = {agent.node for agent in self._running}
         wanted = {
             str(address)
-            for pod, addresses in self.pod_addresses.items()
+            for pod, addresses in self.addresses.items()
             if self.topology.pods[pod][0] in nodes
             for address in addresses
         }
@@ -190,7 +318,7 @@ class CiliumDatapath:
             if egress_gateway:
                 listed = agent.dbg("bpf", "egress", "list", "-o", "json") or ""
                 ipv6 = decisions.nodes[agent.node].settings.enable_ipv6
-                found += egress.lacking(listed, self.topology, self.pod_addresses, node=agent.node, ipv6=ipv6)
+                found += egress.lacking(listed, self.topology, self.addresses, node=agent.node, ipv6=ipv6)
             if served:
                 node_ports = decisions.nodes[agent.node].settings.kube_proxy_replacement
                 rows = reported.json_rows(agent.table("frontends"))
@@ -198,7 +326,7 @@ class CiliumDatapath:
             return found
 
         def late() -> list[str]:
-            return [one for found in _each(self.running, lacking) for one in found]
+            return [one for found in _each(self._running, lacking) for one in found]
 
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_result(bool),
@@ -211,13 +339,11 @@ class CiliumDatapath:
             raise LabError(f"the agents are not ready for traffic after {TRAFFIC_DEADLINE:g} s", why="; ".join(found))
 
     @property
-    def bgp(self) -> dict[str, bgp.AgentBgp]:
-        """Node → its agent's BGP."""
+    def bgp(self) -> Mapping[str, AgentBgp]:
         return {name: bgp.AgentBgp(agent) for name, agent in self.agents.items()}
 
-    def cgroup(self, node: str) -> Path:
-        """The cgroup whose sockets a node's agent sees: its own programs', and its pods'."""
-        return cgroups.lab_cgroup(self.ledger) / node
+    def cgroup(self, node: str) -> Path | None:
+        return cgroups.lab_cgroup(self._ledger) / node
 
     def reported(self) -> dict[str, NodeReport]:
         """What every agent says now; its raw outputs are kept in the node's `artifacts`."""
@@ -235,12 +361,32 @@ class CiliumDatapath:
 
         return dict(_each(self.agents.values(), ask))
 
-    def settling(self) -> Settling:
-        """To be made before a change to the nodes, and asked to wait after it."""
-        return Settling(self.running)
+    def follow(self, before: Decisions, after: Decisions, change: Callable[[], None]) -> None:
+        settling = Settling(self._running)
+        change()
+        readiness.wait(self._substrate)
+        neighbours.forget(self._substrate, after.topology.hosts)
+        settling.wait(before, after)
+
+    def validate(self, before: Decisions, after: Decisions) -> None:  # noqa: ARG002
+        Settling(self._running).wait_for_routes({name: after.direct_routes(name)[0] for name in after.running})
+
+    def without_bgp(self, decisions: Decisions) -> Sequence[str]:  # noqa: ARG002
+        return []
+
+    def command(self, host: str, arguments: Sequence[str]) -> Sequence[str] | None:
+        """On a node `cilium-dbg` is the bundle's."""
+        if host not in self.agents:
+            return None
+        program = str(self._bundle.dbg) if arguments[0] == "cilium-dbg" else arguments[0]
+        return self.agents[host].command([program, *arguments[1:]])
+
+    def kinds(self) -> frozenset[str]:
+        if not isinstance(self.control_plane, Kubernetes):
+            raise LabError("this lab has no API server", fix="use --datapath cilium --control-plane kubernetes")
+        return self.control_plane.kinds()
 
     def collect(self, directory: Path) -> None:
-        """Keep logs and outputs of every agent, and the control plane's logs."""
         _each(self.agents.values(), lambda agent: agent.collect(directory / agent.node))
         for name, log in self.control_plane.logs.items():
             with contextlib.suppress(OSError):
@@ -251,9 +397,11 @@ class CiliumDatapath:
         return {agent.node: reported.exited(agent.exited or "") for agent in self.agents.values() if agent.died()}
 
     def close(self) -> None:
-        """End the agents, then the control plane. Their directories go with the ledger's."""
+        """Agents' directories go with the ledger's."""
+        self._undo.close()
+
+    def _end_agents(self) -> None:
         with contextlib.ExitStack() as undo:
-            undo.callback(self.control_plane.close)
             for agent in self.agents.values():
                 if agent.daemon is not None and agent.daemon.exit_status is None:
                     agent.daemon.process.terminate()
@@ -291,73 +439,3 @@ def _on_host(program: Path | None, root: Path | None) -> Path | None:
     if program is None or root is None:
         return program
     return root / program.relative_to("/")
-
-
-def deploy(
-    decisions: Decisions,
-    *,
-    substrate: Substrate,
-    ledger: Ledger,
-    bundle: CiliumBundle,
-    kubernetes: KubernetesBundle | None,
-    kind: Kind,
-    holds: Sequence[int] = (),
-) -> CiliumDatapath:
-    """Start Cilium on a topology that stands. Raises LabError; what was started is ended by the ledger then.
-
-    `holds`: descriptors that stay open as long as the nodes' sandboxes, whoever lets go of the lab.
-    """
-    topology = decisions.topology
-    values = decisions.settings.values
-    families = topology.families if values.get("enable-ipv6", "true") != "false" else (4,)
-    apiserver = _on_host(kubernetes.apiserver, kubernetes.root) if kubernetes else None
-    control_plane = controlplane.start(
-        kind,
-        substrate=substrate,
-        ledger=ledger,
-        nodes=tuple(topology.nodes),
-        kubernetes=apiserver,
-        etcd_program=_on_host(kubernetes.etcd, kubernetes.etcd_root) if kubernetes else None,
-        operator=_on_host(bundle.operator, bundle.root),
-        operator_settings=configuration.of_operator(values),
-        versions=(bundle.version,),
-        features=configuration.features_of(decisions),
-        families=families,
-    )
-    steps.done("control plane")
-    agents: dict[str, Agent] = {}
-    try:
-        substrate.apply(seed.links(decisions))
-        parent = cgroups.lab_cgroup(ledger)
-        control_plane.apply(ipam.objects(decisions, decisions.settings.values.get("ipam", "")))
-        for name, node in decisions.nodes.items():
-            control_plane.add_node(
-                name,
-                addresses=tuple(node.node_ips.values()),
-                pod_cidrs=tuple(node.pod_cidrs[family] for family in node.families),
-                labels=topology.nodes[name].labels,
-            )
-            agents[name] = prepare(
-                node=name,
-                netns=substrate[name].path,
-                bundle=bundle,
-                ledger=ledger,
-                cgroup=parent / name,
-                binds=control_plane.binds,
-                extra_environment=control_plane.agent_environment(name),
-                holds=holds,
-            )
-            seed.sow(agents[name].state, decisions, name, substrate[name].indices)
-        for agent in agents.values():
-            agent.wait_for_sandbox()
-        if topology.bgp is not None and SWITCH in configuration.features_of(decisions):
-            control_plane.apply(bgp.objects(topology, families))
-        steps.done("sandboxes")
-        datapath = CiliumDatapath(topology, substrate, ledger, bundle, control_plane, agents, families)
-        datapath.start(decisions)
-    except BaseException:
-        for agent in agents.values():
-            agent.close()
-        control_plane.close()
-        raise
-    return datapath

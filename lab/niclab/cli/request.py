@@ -1,0 +1,112 @@
+"""From command-line options to a request, and to flows and expectations that fit its topology. Raises InputError."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from niclab import settings
+from niclab.check import check_flow, load
+from niclab.check.amend import Amendments, amend
+from niclab.cilium.reported import NodeReport
+from niclab.errors import InputError, Problem
+from niclab.request import Request, resolve
+from niclab.topology import Flow, Topology
+from niclab.topology.finding import nearest
+
+
+def requested(options: argparse.Namespace) -> Request:
+    """What the command line asks for. Raises LabError."""
+    topology = amend(
+        load(options.topology),
+        Amendments(
+            routes=tuple(options.route),
+            rules=tuple(options.rule),
+            sysctls=tuple(options.sysctl),
+            node_ips=tuple(options.node_ip),
+            default_routes=not options.no_default_routes,
+        ),
+    )
+    parts = [settings.load(path) for path in options.settings]
+    parts.append(settings.parse_assignments(options.set))
+    parts.append(settings.parse_node_assignments(options.node_set))
+    return resolve(
+        topology,
+        settings.effective(parts),
+        datapath=options.datapath,
+        cilium_version=options.cilium_version,
+        control_plane=options.control_plane,
+    )
+
+
+def warn(request: Request, reported: Mapping[str, NodeReport] | None = None) -> None:
+    """Print what was noticed about the request, and what agents warn of, each thing once."""
+    agents = [f"{node}: {words}" for node, one in (reported or {}).items() for words in one.warnings]
+    for line in dict.fromkeys((*request.warnings, *agents)):
+        print(f"warning: {line}", file=sys.stderr)
+    if request.unmodelled:
+        by = "" if reported is None else " by the built-in datapath"
+        print(f"not modelled{by}: {', '.join(request.unmodelled)}", file=sys.stderr)
+
+
+def flows(options: argparse.Namespace, found: Topology) -> list[Flow]:
+    """The flows asked for, else the topology's own."""
+    if not options.flow and not options.expect and not found.flows:
+        raise InputError([Problem(found.name, 0, "flows", "the topology has no flows", "give --flow 'FROM -> TO'")])
+    problems: list[Problem] = []
+    parsed = [_flow(text, text, found, problems, option="--flow") for text in options.flow]
+    if problems:
+        raise InputError(problems)
+    asked = [flow for flow in parsed if flow is not None]
+    return list(dict.fromkeys(asked or found.flows))
+
+
+_EXAMPLES = {"--flow": "e.g. 'pod1 -> ext1:udp:53'", "--expect": "e.g. 'pod1 -> ext1=eth1'"}
+
+
+def _flow(whole: str, text: str, found: Topology, problems: list[Problem], *, option: str) -> Flow | None:
+    try:
+        flow = Flow.parse(text)
+    except ValueError as error:
+        problems.append(Problem(option, 0, whole, str(error), _EXAMPLES[option]))
+        return None
+    if problem := check_flow(found, flow):
+        problems.append(Problem(option, 0, whole, *problem))
+        return None
+    return flow
+
+
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """`--expect FLOW=NIC`: the flow's requests leave this node by this NIC and no other."""
+
+    flow: Flow
+    node: str
+    nic: str
+
+
+def expectations(options: argparse.Namespace, found: Topology) -> list[Expectation]:
+    """What must hold; NIC is the name of one of the sender's node's, or NODE.NIC."""
+    problems: list[Problem] = []
+    made: list[Expectation] = []
+    for text in options.expect:
+        words, _, nic = (part.strip() for part in text.rpartition("="))
+        if not words or not nic:
+            problems.append(Problem("--expect", 0, text, "it is not FLOW=NIC", _EXAMPLES["--expect"]))
+            continue
+        flow = _flow(text, words, found, problems, option="--expect")
+        if flow is None:
+            continue
+        sender = flow.source.partition(".")[0]
+        home = found.pods[sender][0] if sender in found.pods else sender
+        node, name = nic.split(".", 1) if nic.partition(".")[0] in found.hosts else (home, nic)
+        if name not in found.hosts[node].nics:
+            fix = nearest(name, found.hosts[node].nics)
+            problems.append(Problem("--expect", 0, text, f"{node} has no NIC {name!r}", fix))
+            continue
+        made.append(Expectation(flow, node, name))
+    if problems:
+        raise InputError(problems)
+    return made
