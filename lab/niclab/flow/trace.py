@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from niclab.net.reason import Why
-from niclab.wire.sighting import Sighting
+
+if TYPE_CHECKING:  # predictions do without the decoder
+    from niclab.wire.sighting import Sighting
 
 Kind = Literal["request", "reply"]
 

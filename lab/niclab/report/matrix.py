@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from niclab.flow.trace import Context, Entered, Kind, Left, Trace, host_of
-from niclab.flow.verdict import FlowResult
 from niclab.topology import Flow
+
+if TYPE_CHECKING:  # predictions do without measurements
+    from niclab.flow.verdict import FlowResult
 
 _LONGEST_LABEL = 50
 """Characters of a row's label, beyond which what tells it apart is a note below the table."""

@@ -83,7 +83,12 @@ def _flow(result: FlowResult, expected: Expected) -> Iterator[str]:
     lines += [f"refused: {result.refusal}"] if result.refusal else []
     lines += [f"noticed: {note}" for note in result.errors]
     ways = " or ".join(map(str, expected)) or "nothing is sent"
-    lines.append(f"expected: {ways}" + (" — and it was not so" if compare(result, expected).unpredicted else ""))
+    comparison = compare(result, expected)
+    if comparison.state == "differs":
+        ways += " — and it was not so"
+    elif comparison.state == "not compared" and result.verdict != "unmeasured":
+        ways += f" — {comparison}"
+    lines.append(f"expected: {ways}")
     for line in lines:
         yield from _indented(line, INDENT)
 
