@@ -34,6 +34,7 @@ PROCESSES = 4
 """Most of a lab's time is waiting for answers that do not come."""
 
 
+@pytest.mark.timeout(600)
 @hypothesis.settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(strategies.randoms(use_true_random=False))
 def test_every_lab_has_an_answer(rng: Random) -> None:
@@ -59,6 +60,7 @@ def test_every_lab_has_an_answer(rng: Random) -> None:
     assert "".join(text.explanation(explanation)) and json.loads(explanation.to_json())
 
 
+@pytest.mark.timeout(600)
 @hypothesis.settings(max_examples=EXAMPLES // 3, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(strategies.randoms(use_true_random=False))
 def test_nodes_that_are_alike_have_flows_that_are_alike(rng: Random) -> None:

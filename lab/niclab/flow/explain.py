@@ -1,34 +1,14 @@
-"""Why a flow goes where it goes: its predicted traces and, where it is not sent, the reason. Pure."""
+"""Why a flow goes where it goes: the decisions of a trace, for people. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-from niclab.flow.predict import World
 from niclab.flow.trace import Decided, Path, Trace
 from niclab.topology import Flow
-from niclab.topology.service_flows import as_sent
 
 ASIDE = frozenset({"route.local", "nat.none"})
 """Decisions that go without saying where a person reads."""
-
-
-@dataclass(frozen=True, slots=True)
-class Explained:
-    """One flow with every trace it may have. Without a trace `not_sent` says why."""
-
-    flow: Flow
-    protocol: str
-    traces: tuple[Trace, ...]
-    not_sent: str | None
-
-
-def explain(world: World, flow: Flow) -> Explained:
-    traces = world.predict(flow)
-    return Explained(
-        flow, protocol_of(flow, as_sent(world.topology, flow)), traces, None if traces else world.why_not(flow)
-    )
 
 
 def protocol_of(flow: Flow, sent: Flow) -> str:

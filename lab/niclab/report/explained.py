@@ -9,12 +9,13 @@ from pydantic import Field
 from niclab.cilium.node import NodeDecision
 from niclab.cilium.refusals import fix
 from niclab.cilium.selection import Device
-from niclab.flow.explain import Explained, chain, explain
+from niclab.flow.explain import chain, protocol_of
 from niclab.flow.predict import World
 from niclab.flow.trace import Decided, Path, Trace, shown
 from niclab.report.contract import Document, Model
 from niclab.settings import Settings, unmodelled
 from niclab.topology import Flow
+from niclab.topology.service_flows import as_sent
 
 
 class Step(Model):
@@ -91,13 +92,13 @@ class ExplainedFlow(Model):
     ways: tuple[Way, ...]
 
     @classmethod
-    def of(cls, explained: Explained) -> ExplainedFlow:
+    def of(cls, world: World, flow: Flow) -> ExplainedFlow:
         return cls(
-            source=explained.flow.source,
-            destination=explained.flow.destination,
-            protocol=explained.protocol,
-            not_sent=explained.not_sent,
-            ways=tuple(map(Way.of, explained.traces)),
+            source=flow.source,
+            destination=flow.destination,
+            protocol=protocol_of(flow, as_sent(world.topology, flow)),
+            not_sent=world.why_not(flow) or None,
+            ways=tuple(map(Way.of, world.predict(flow))),
         )
 
 
@@ -179,7 +180,7 @@ class Explanation(Document):
             unmodelled=unmodelled(settings),
             warnings=settings.warnings,
             nodes={name: ExplainedNode.of(node, decisions.warnings(name)) for name, node in decisions.nodes.items()},
-            flows=tuple(ExplainedFlow.of(explain(world, flow)) for flow in flows),
+            flows=tuple(ExplainedFlow.of(world, flow) for flow in flows),
         )
 
 

@@ -8,7 +8,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from niclab.flow.explain import explain
 from niclab.flow.predict import World, interchangeable
 from niclab.flow.trace import Path, Trace, host_of
 from niclab.report.contract import Document, Model
@@ -100,16 +99,16 @@ def row(world: World, flows: Sequence[Column]) -> ForecastRow:
 
 def _flow(world: World, column: Column) -> ForecastFlow:
     flow = column.flow
-    explained = explain(world, flow)
-    shown = cell(world, flow, explained.traces)
+    traces = world.predict(flow)
+    shown = cell(world, flow, traces)
     return ForecastFlow(
         source=flow.source,
         destination=str(flow).partition(" -> ")[2],
         stands_for=column.stands_for,
         text=shown.text,
         loud=shown.loud,
-        not_sent=explained.not_sent,
-        ways=tuple(_way(trace, world.context.nodes) for trace in explained.traces),
+        not_sent=world.why_not(flow) or None,
+        ways=tuple(_way(trace, world.context.nodes) for trace in traces),
     )
 
 

@@ -50,14 +50,6 @@ class Connection:
     def translated(self) -> bool:
         return self.reply != self.original.turned
 
-    @property
-    def source_translated(self) -> bool:
-        return (self.reply.destination, self.reply.port) != (self.original.source, self.original.source_port)
-
-    @property
-    def destination_translated(self) -> bool:
-        return (self.reply.source, self.reply.source_port) != (self.original.destination, self.original.port)
-
     def to(self, address: Address, port: int | None) -> Connection:
         """With its destination translated."""
         reply = replace(self.reply, source=address, source_port=self.reply.source_port if port is None else port)
@@ -82,23 +74,14 @@ def known(connections: Connections, packet: Packet) -> tuple[Connection, Directi
     return None
 
 
-def with_destination(packet: Packet, connection: Connection, direction: Direction) -> Packet:
-    """The packet as the connection has its destination, where that was translated [kernel] nf_nat_packet."""
-    if not (connection.destination_translated if direction == "original" else connection.source_translated):
-        return packet
+def translated(packet: Packet, connection: Connection, direction: Direction, *, destination: bool) -> Packet:
+    """The packet with the destination, or else the source, that its connection gives it [kernel] nf_nat_packet."""
     if direction == "original":
-        address, port = connection.reply.source, connection.reply.source_port
+        came, goes = connection.original, connection.reply.turned
     else:
-        address, port = connection.original.source, connection.original.source_port
-    return replace(packet, destination=address, port=port)
-
-
-def with_source(packet: Packet, connection: Connection, direction: Direction) -> Packet:
-    """The packet as the connection has its source, where that was translated [kernel] nf_nat_packet."""
-    if not (connection.source_translated if direction == "original" else connection.destination_translated):
-        return packet
-    if direction == "original":
-        address, port = connection.reply.destination, connection.reply.port
-    else:
-        address, port = connection.original.destination, connection.original.port
-    return replace(packet, source=address, source_port=port)
+        came, goes = connection.reply, connection.original.turned
+    if destination and (came.destination, came.port) != (goes.destination, goes.port):
+        return replace(packet, destination=goes.destination, port=goes.port)
+    if not destination and (came.source, came.source_port) != (goes.source, goes.source_port):
+        return replace(packet, source=goes.source, source_port=goes.source_port)
+    return packet

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from niclab.flow.predict import reasons
-from niclab.flow.predict.conntrack import Connection, known, with_destination, with_source
+from niclab.flow.predict.conntrack import Connection, known, translated
 from niclab.flow.predict.machine import Machine
 from niclab.flow.predict.trip import Tracking, Trip
 from niclab.net.packetrules import (
@@ -18,6 +18,7 @@ from niclab.net.packetrules import (
     Hook,
     Masquerade,
     Packet,
+    PacketRule,
     Passing,
     Reject,
     RestoreMark,
@@ -105,14 +106,7 @@ def _filtered(machine: Machine, hook: Hook, trip: Trip, between: Between) -> Tri
         passing = None
         packet, connection = trip.packet, _connection(machine, trip)
         if rule.why.words:
-            trip = trip.noting(
-                machine.name,
-                rule.why,
-                iif=between.iif,
-                oif=between.oif,
-                source=packet.source,
-                destination=packet.destination,
-            )
+            trip = _noting(machine, trip, rule, between)
         match rule.action:
             case Drop(reason) | Reject(reason):
                 return replace(trip, dropped=reason)
@@ -128,6 +122,12 @@ def _filtered(machine: Machine, hook: Hook, trip: Trip, between: Between) -> Tri
             case Rewrite():
                 trip = replace(trip, packet=_rewritten(packet, rule.action))
     return trip
+
+
+def _noting(machine: Machine, trip: Trip, rule: PacketRule, between: Between) -> Trip:
+    packet = trip.packet
+    inputs = {"iif": between.iif, "oif": between.oif, "source": packet.source, "destination": packet.destination}
+    return trip.noting(machine.name, rule.why, **inputs)
 
 
 def _rewritten(packet: Packet, action: Rewrite) -> Packet:
@@ -152,21 +152,13 @@ def _translated(machine: Machine, hook: Hook, trip: Trip, between: Between) -> I
     rule = translation(
         machine.rules_at(hook, trip.packet.family).translations, hook, _passing(machine, hook, trip, between)
     )
-    packet = trip.packet
     action = rule.action if rule is not None else None
     # That nothing is translated is a step only where it matters: out of a NIC.
     leaving = oif in machine.host.interfaces and trip.inner is None
     if rule is not None and (leaving or not isinstance(action, Exempt)):
-        trip = trip.noting(
-            machine.name,
-            rule.why,
-            iif=between.iif,
-            oif=between.oif,
-            source=packet.source,
-            destination=packet.destination,
-        )
+        trip = _noting(machine, trip, rule, between)
     elif hook == "postrouting" and leaving:
-        trip = trip.noting(machine.name, reasons.NOT_TRANSLATED, source=packet.source, oif=oif)
+        trip = trip.noting(machine.name, reasons.NOT_TRANSLATED, source=trip.packet.source, oif=oif)
     if isinstance(action, Dnat):
         for backend in action.backends:
             made = _with_connection(machine, trip, connection.to(backend.address, backend.port))
@@ -175,7 +167,7 @@ def _translated(machine: Machine, hook: Hook, trip: Trip, between: Between) -> I
     if isinstance(action, Snat):
         connection = connection.from_(action.address)
     elif isinstance(action, Masquerade):
-        address = machine.masquerade_address(oif or "", between.neighbour or packet.destination)
+        address = machine.masquerade_address(oif or "", between.neighbour or trip.packet.destination)
         if address is None:
             trip = trip.noting(machine.name, reasons.NO_ADDRESS, oif=oif)
             yield replace(trip, dropped=f"{oif} of {machine.name} has no address to masquerade with")
@@ -192,8 +184,7 @@ def _as_connection_says(machine: Machine, hook: Hook, trip: Trip, oif: str | Non
     connection, tracking = _connection(machine, trip), trip.tracking
     assert connection is not None and tracking is not None
     before = trip.packet
-    change = with_destination if hook in _DESTINATION else with_source
-    after = change(before, connection, tracking.direction)
+    after = translated(before, connection, tracking.direction, destination=hook in _DESTINATION)
     if tracking.direction == "reply":
         if after != before:
             trip = trip.noting(machine.name, reasons.TRANSLATED_BACK, **_difference(before, after))
