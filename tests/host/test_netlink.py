@@ -1,238 +1,288 @@
-"""The netlink packer, read back by pyroute2's own message classes and by the kernel."""
+"""What the kernel makes of the messages, and what the channel makes of the kernel's answers."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import ipaddress
+import json
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
-from niclab.host import netlink
-from niclab.net.operation import AddAddress, AddBridge, AddCable, AddNeighbour, AddRoute, AddRule, AddVxlan, SetLink
+from niclab.errors import LabError
+from niclab.host import messages, netlink, readiness, syscalls
+from niclab.host.ledgers import Ledger
+from niclab.host.netns import NetnsSubstrate
+from niclab.host.process import environment
+from niclab.host.userns import is_able
+from niclab.net.operation import (
+    AddAddress,
+    AddBridge,
+    AddCable,
+    AddNamespace,
+    AddNeighbour,
+    AddRoute,
+    AddRule,
+    AddVxlan,
+    SetLink,
+)
 from niclab.net.route import Encap, NextHop, Route, parse_route, parse_rule
-from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-from pyroute2.netlink.rtnl.ndmsg import ndmsg
-from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from tests.support.netlink import CREATE, MAC, decoded
+from tests.support import kernel
 
-REPLACE = 0x1 | 0x100 | 0x400
-PEER_MAC = "02:00:00:00:00:02"
-INDICES = {"eth0": 2, "eth1": 3, "vx": 4}
+pytestmark = pytest.mark.skipif(not is_able(), reason="needs root: makes network namespaces")
+
+MAC, PEER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 
 
-def link(index: int, name: str, mac: str, *, up: bool = True) -> dict[str, Any]:
-    return {
-        "family": 0,
-        "ifi_type": 0,
-        "index": index,
-        "flags": int(up),
-        "change": int(up),
-        "IFLA_IFNAME": name,
-        "IFLA_ADDRESS": mac,
-        "IFLA_NUM_TX_QUEUES": 1,
-        "IFLA_NUM_RX_QUEUES": 1,
-    }
+@pytest.fixture
+def substrate() -> Iterator[NetnsSubstrate]:
+    ledger = Ledger.open_new()
+    try:
+        made = NetnsSubstrate(ledger)
+        try:
+            yield made
+        finally:
+            made.close()
+    finally:
+        ledger.release()
 
 
-NEW_LINK = {"type": 16, "request": CREATE, "state": "up"}
+def shown(substrate: NetnsSubstrate, role: str, *words: str) -> list[dict[str, Any]]:
+    command = ["ip", "-n", substrate[role].name, "-json", "-details", *words]
+    reported = subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout
+    found: list[dict[str, Any]] = json.loads(reported or "[]")
+    return found
 
 
-def test_bridge() -> None:
-    data = {"IFLA_BR_STP_STATE": 0, "IFLA_BR_MCAST_SNOOPING": 0}
-    info = {"IFLA_INFO_KIND": "bridge", "IFLA_INFO_DATA": data}
-    found = decoded(ifinfmsg, netlink.add_bridge(AddBridge("fabric", "f0", MAC), 7))
-    assert found == link(7, "f0", MAC) | NEW_LINK | {"IFLA_LINKINFO": info}
-
-
-@pytest.mark.parametrize("master", [None, 3])
-def test_cable(master: int | None) -> None:
-    operation = AddCable("fabric", "port", MAC, "node1", "eth0", PEER_MAC, 1400, "f0" if master else None)
-    found = decoded(ifinfmsg, netlink.add_cable(operation, 7, 8, 55, master))
-    peer = link(8, "eth0", PEER_MAC, up=False) | {"IFLA_MTU": 1400, "IFLA_NET_NS_FD": 55}
-    info = {"IFLA_INFO_KIND": "veth", "IFLA_INFO_DATA": {"VETH_INFO_PEER": peer}}
-    enslaved = {"IFLA_MASTER": master} if master else {}
-    assert found == link(7, "port", MAC) | NEW_LINK | enslaved | {"IFLA_MTU": 1400, "IFLA_LINKINFO": info}
-
-
-def test_vxlan() -> None:
-    found = decoded(ifinfmsg, netlink.add_vxlan(AddVxlan("node1", "vx", MAC, 8472, 1450), 7))
-    data = {"IFLA_VXLAN_COLLECT_METADATA": 1, "IFLA_VXLAN_LEARNING": 0, "IFLA_VXLAN_PORT": 8472}
-    info = {"IFLA_INFO_KIND": "vxlan", "IFLA_INFO_DATA": data}
-    assert found == link(7, "vx", MAC) | NEW_LINK | {"IFLA_MTU": 1450, "IFLA_LINKINFO": info}
-
-
-@pytest.mark.parametrize("up", [True, False])
-def test_link(up: bool) -> None:
-    found = decoded(ifinfmsg, netlink.set_link(SetLink("node1", "eth0", up), 7))
-    assert found == {
-        "family": 0,
-        "ifi_type": 0,
-        "index": 7,
-        "flags": int(up),
-        "change": 1,
-        "state": "up" if up else "down",
-        "type": 16,
-        "request": 0x1,
-    }
-
-
-@pytest.mark.parametrize(("interface", "family"), [("10.0.0.1/24", 2), ("fd00::1/64", 10), ("10.0.0.1/32", 2)])
-def test_address(interface: str, family: int) -> None:
-    wanted = ipaddress.ip_interface(interface)
-    found = decoded(ifaddrmsg, netlink.add_address(AddAddress("node1", "eth0", wanted), 7))
-    no_duplicate_detection = {"IFA_FLAGS": 0x02} if family == 10 else {}
-    assert found == no_duplicate_detection | {
-        "family": family,
-        "prefixlen": wanted.network.prefixlen,
-        "flags": 0,
-        "scope": 0,
-        "index": 7,
-        "IFA_LOCAL": str(wanted.ip),
-        "IFA_ADDRESS": str(wanted.ip),
-        "type": 20,
-        "request": CREATE,
-    }
-
-
-def route(**changed: Any) -> dict[str, Any]:
-    fields = {
-        "family": 2,
-        "dst_len": 0,
-        "src_len": 0,
-        "tos": 0,
-        "table": 254,
-        "proto": 3,
-        "scope": 0,
-        "type": 24,
-        "flags": 0,
-        "RTA_TABLE": 254,
-        "request": CREATE,
-    }
-    return fields | changed
-
-
-ROUTES = {
-    "default via 10.0.0.254 dev eth0": route(RTA_GATEWAY="10.0.0.254", RTA_OIF=2),
-    "10.0.0.0/8 dev eth0": route(dst_len=8, RTA_DST="10.0.0.0", RTA_OIF=2, scope=253),
-    "10.0.0.0/8 via 10.9.0.1 dev eth1 onlink": route(
-        dst_len=8, RTA_DST="10.0.0.0", RTA_GATEWAY="10.9.0.1", RTA_OIF=3, flags=4
-    ),
-    "10.0.0.0/8 via 10.9.0.1 dev eth0 metric 70 src 10.0.0.3 mtu 1400": route(
-        dst_len=8,
-        RTA_DST="10.0.0.0",
-        RTA_GATEWAY="10.9.0.1",
-        RTA_OIF=2,
-        RTA_PRIORITY=70,
-        RTA_PREFSRC="10.0.0.3",
-        RTA_METRICS={"RTAX_MTU": 1400},
-    ),
-    "10.0.0.0/8 via 10.9.0.1 dev eth0 table 2010": route(
-        dst_len=8, RTA_DST="10.0.0.0", RTA_GATEWAY="10.9.0.1", RTA_OIF=2, table=0, RTA_TABLE=2010
-    ),
-    "10.0.0.0/8 via 10.9.0.1 dev eth0 table 100 proto static": route(
-        dst_len=8, RTA_DST="10.0.0.0", RTA_GATEWAY="10.9.0.1", RTA_OIF=2, table=100, RTA_TABLE=100, proto=4
-    ),
-    "default nexthop via 10.0.0.1 dev eth0 weight 3 nexthop via 10.1.0.1 dev eth1 onlink weight 1": route(
-        RTA_MULTIPATH=[
-            {"flags": 0, "hops": 2, "oif": 2, "RTA_GATEWAY": "10.0.0.1"},
-            {"flags": 4, "hops": 0, "oif": 3, "RTA_GATEWAY": "10.1.0.1"},
+def test_the_kernel_shows_what_was_asked_for(substrate: NetnsSubstrate) -> None:
+    lines = [
+        "10.244.2.0/24 via 10.0.0.2 dev eth0 metric 7 src 10.0.0.1 mtu 1300",
+        "10.244.3.0/24 via 10.9.9.9 dev eth0 onlink table 2010",
+        "10.244.4.0/24 nexthop via 10.0.0.2 dev eth0 weight 3 nexthop via 10.0.0.3 dev eth0 weight 1",
+        "blackhole 10.244.5.0/24",
+    ]
+    encapsulated = [
+        Route(ipaddress.ip_network(to), (NextHop(dev="vx"),), encap=Encap(7, ipaddress.ip_address(remote)))
+        for to, remote in (("10.244.6.0/24", "10.0.0.2"), ("10.244.7.0/24", "fd00::2"))
+    ]
+    substrate.apply(
+        [
+            AddNamespace("fabric"),
+            AddNamespace("node1"),
+            AddBridge("fabric", "f0", "02:02:00:00:00:00"),
+            AddCable("fabric", "port", MAC, "node1", "eth0", PEER_MAC, 1400, "f0"),
+            AddVxlan("node1", "vx", "02:05:00:00:00:00", 8472, 1350),
+            AddAddress("node1", "eth0", ipaddress.ip_interface("10.0.0.1/24")),
+            AddAddress("node1", "eth0", ipaddress.ip_interface("fd00::1/64")),
+            SetLink("node1", "eth0"),
+            *(AddRoute("node1", parse_route(line)) for line in lines),
+            *(AddRoute("node1", one) for one in encapsulated),
+            AddRule("node1", parse_rule("not from 10.0.0.0/8 fwmark 0x1/0xff lookup 2010 priority 10")),
+            AddNeighbour("node1", "eth0", ipaddress.ip_address("10.0.0.2"), MAC),
         ]
-    ),
-    "fd00:1::/64 via fd00::1 dev eth0 metric 5": route(
-        family=10, dst_len=64, RTA_DST="fd00:1::", RTA_GATEWAY="fd00::1", RTA_OIF=2, RTA_PRIORITY=5
-    ),
-}
-
-
-@pytest.mark.parametrize("text", ROUTES)
-@pytest.mark.parametrize("replace", [False, True])
-def test_route(text: str, replace: bool) -> None:
-    found = decoded(rtmsg, netlink.add_route(AddRoute("node1", parse_route(text), replace), INDICES.__getitem__))
-    # The message's own `type` (a unicast route is 1) is hidden by the header's.
-    assert found == ROUTES[text] | {"request": REPLACE if replace else CREATE}
-
-
-def test_route_through_a_gateway_of_the_other_family() -> None:
-    operation = AddRoute(
-        "node1", Route(ipaddress.ip_network("0.0.0.0/0"), (NextHop(via=ipaddress.ip_address("fe80::1"), dev="eth0"),))
     )
-    found = decoded(rtmsg, netlink.add_route(operation, INDICES.__getitem__))
-    assert found == route(RTA_VIA={"family": 10, "addr": "fe80::1"}, RTA_OIF=2)
-
-
-@pytest.mark.parametrize(
-    ("kind", "number"), [("blackhole", 6), ("unreachable", 7), ("prohibit", 8), ("throw", 9), ("local", 2)]
-)
-def test_route_types(kind: str, number: int) -> None:
-    text = f"{kind} 10.0.0.0/8" + (" dev eth0" if kind == "local" else "")
-    message = rtmsg(data=netlink.add_route(AddRoute("node1", parse_route(text)), INDICES.__getitem__))
-    message.decode()
-    assert (message["type"], message["dst_len"]) == (number, 8)
-    assert message["scope"] == (254 if kind == "local" else 0)
-
-
-@pytest.mark.parametrize(("remote", "kind"), [("10.0.0.2", 2), ("fd00::2", 4)])
-def test_lightweight_tunnel(remote: str, kind: int) -> None:
-    peer = ipaddress.ip_address(remote)
-    operation = AddRoute(
-        "node1", Route(ipaddress.ip_network("10.244.2.0/24"), (NextHop(dev="vx"),), encap=Encap(7, peer))
+    links = {one["ifname"]: one for one in shown(substrate, "node1", "link")}
+    assert (links["eth0"]["address"], links["eth0"]["mtu"], links["eth0"]["num_tx_queues"]) == (PEER_MAC, 1400, 1)
+    assert (
+        links["vx"]["linkinfo"]["info_data"] | {"external": True, "port": 8472} == links["vx"]["linkinfo"]["info_data"]
     )
-    found = decoded(rtmsg, netlink.add_route(operation, INDICES.__getitem__))
-    assert found["RTA_ENCAP_TYPE"] == kind
-    assert found["RTA_OIF"] == 4
-    # lwtunnel_ip_t: LWTUNNEL_IP_ID (1) is big endian, LWTUNNEL_IP_DST (2) an address; pyroute2 shows them as bytes.
-    octets = bytes.fromhex(found["RTA_ENCAP"].replace(":", ""))
-    assert octets[:12] == b"\x0c\0\1\0" + bytes(7) + b"\7"
-    flags = b"\6\0\6\0\x20\0\0\0"  # LWTUNNEL_IP_FLAGS (6): TUNNEL_NOCACHE, big endian, padded
-    assert octets[12:] == bytes([4 + len(peer.packed), 0, 2, 0]) + peer.packed + flags
+    assert "UP" in links["lo"]["flags"]
+    [port] = [one for one in shown(substrate, "fabric", "link") if one["ifname"] == "port"]
+    assert (port["master"], port["address"]) == ("f0", MAC)
+    assert "UP" in port["flags"]
+    [bridge] = [one for one in shown(substrate, "fabric", "link") if one["ifname"] == "f0"]
+    data = bridge["linkinfo"]["info_data"]
+    assert (data["stp_state"], data["mcast_snooping"]) == (0, 0)
+    routes = {one["dst"]: one for one in shown(substrate, "node1", "route", "show", "table", "all", "type", "unicast")}
+    first = routes["10.244.2.0/24"]
+    assert (first["gateway"], first["metric"], first["prefsrc"]) == ("10.0.0.2", 7, "10.0.0.1")
+    assert first["metrics"] == [{"mtu": 1300}]
+    assert (routes["10.244.3.0/24"]["table"], routes["10.244.3.0/24"]["flags"]) == ("2010", ["onlink"])
+    assert [hop["weight"] for hop in routes["10.244.4.0/24"]["nexthops"]] == [3, 1]
+    # ip says `dst` twice, and the tunnel's own comes last.
+    assert (routes["10.0.0.2"]["encap"], routes["10.0.0.2"]["id"]) == ("ip", 7)
+    assert (routes["fd00::2"]["encap"], routes["fd00::2"]["id"]) == ("ip6", 7)
+    assert [one["dst"] for one in shown(substrate, "node1", "route", "show", "type", "blackhole")] == ["10.244.5.0/24"]
+    [rule] = [one for one in shown(substrate, "node1", "rule") if one["priority"] == 10]
+    assert (rule["src"], rule["srclen"], rule["fwmark"], rule["fwmask"]) == ("10.0.0.0", 8, "0x1", "0xff")
+    assert ("not" in rule, rule["table"]) == (True, "2010")
+    [neighbour] = shown(substrate, "node1", "neigh", "show", "nud", "permanent")
+    assert (neighbour["dst"], neighbour["lladdr"]) == ("10.0.0.2", MAC)
+    addresses = {one["local"]: one for one in shown(substrate, "node1", "addr", "show", "dev", "eth0")[0]["addr_info"]}
+    assert addresses["fd00::1"]["nodad"] is True
+    assert "tentative" not in addresses["fd00::1"]
 
 
-def test_rule() -> None:
-    rule = parse_rule("not from 10.0.0.0/8 to 10.1.0.0/16 iif eth0 oif eth1 fwmark 0x1/0xff lookup 2010 priority 10")
-    assert decoded(fibmsg, netlink.add_rule(AddRule("node1", rule))) == {
-        "family": 2,
-        "dst_len": 16,
-        "src_len": 8,
-        "tos": 0,
-        "table": 0,
-        "res1": 0,
-        "res2": 0,
-        "action": 1,
-        "flags": 2,
-        "type": 32,
-        "request": CREATE,
-        "FRA_DST": "10.1.0.0",
-        "FRA_SRC": "10.0.0.0",
-        "FRA_IIFNAME": "eth0",
-        "FRA_OIFNAME": "eth1",
-        "FRA_FWMARK": 1,
-        "FRA_FWMASK": 0xFF,
-        "FRA_PRIORITY": 10,
-        "FRA_TABLE": 2010,
-    }
+@pytest.fixture
+def channel() -> Iterator[netlink.Channel]:
+    """A channel of a namespace of its own, which ends with it."""
+    with syscalls.home_restored():
+        syscalls.unshare_network()
+        found = netlink.Channel()
+    yield found
+    found.close()
 
 
-def test_ipv6_rule_of_an_old_table() -> None:
-    found = decoded(fibmsg, netlink.add_rule(AddRule("node1", parse_rule("from fd00::/8 lookup 100"))))
-    assert (found["family"], found["src_len"], found["table"], found["FRA_TABLE"]) == (10, 8, 100, 100)
+class Loopback:
+    """The interfaces of a namespace that has `lo` alone."""
+
+    fd = -1
+
+    def index(self, name: str) -> int:
+        return {"lo": 1}[name]
+
+    def new_index(self, name: str) -> int:
+        raise AssertionError(name)
 
 
-@pytest.mark.parametrize(("address", "family"), [("10.0.0.2", 2), ("fd00::2", 10)])
-def test_neighbour(address: str, family: int) -> None:
-    operation = AddNeighbour("node1", "eth0", ipaddress.ip_address(address), MAC)
-    assert decoded(ndmsg, netlink.add_neighbour(operation, 7)) == {
-        "family": family,
-        "ifindex": 7,
-        "state": 0x80,
-        "flags": 0,
-        "ndm_type": 0,
-        "type": 28,
-        "request": REPLACE,
-        "NDA_DST": address,
-        "NDA_LLADDR": MAC,
-    }
+def address(number: int) -> bytes:
+    text = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}/32"
+    return messages.operation_message(AddAddress("", "lo", ipaddress.ip_interface(text)), Loopback())
+
+
+def refused_route() -> bytes:
+    route = AddRoute("", parse_route("10.0.0.0/8 via 192.0.2.1 dev lo"))
+    return messages.operation_message(route, Loopback())
+
+
+def addresses(channel: netlink.Channel) -> int:
+    """How many of them lo has. Every one is tried again: those that are there already are refused."""
+    refused = 0
+    for number in range(400):
+        try:
+            channel.send([address(number)])
+        except netlink.Refusal as refusal:
+            assert refusal.errno == errno.EEXIST
+            refused += 1
+    return refused
+
+
+def test_many_messages_take_several_sends(channel: netlink.Channel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netlink, "_BATCH_BYTES", 1000)
+    sizes: list[int] = []
+    batch = channel._send_batch
+
+    def noted(several: Sequence[bytes], offset: int) -> None:
+        sizes.append(sum(map(len, several)))
+        batch(several, offset)
+
+    monkeypatch.setattr(channel, "_send_batch", noted)
+    channel.send([address(number) for number in range(400)])
+    assert len(sizes) > 10
+    assert max(sizes) <= 1000
+    assert addresses(channel) == 400
+
+
+@pytest.mark.parametrize("position", [0, 57, 99, 100, 250, 399])
+def test_a_refusal_names_its_message(channel: netlink.Channel, position: int) -> None:
+    batch = [address(number) for number in range(400)]
+    batch[position] = refused_route()
+    channel.send([messages.link_message(1, up=True)])
+    with pytest.raises(netlink.Refusal, match="Nexthop has invalid gateway") as caught:
+        channel.send(batch)
+    assert (caught.value.position, caught.value.errno) == (position, errno.ENETUNREACH)
+    # The rest of the batch was tried; later batches were not.
+    end = min((position // 100 + 1) * 100, 400)
+    assert addresses(channel) == end - 1
+
+
+def test_the_channel_is_usable_after_a_refusal(channel: netlink.Channel) -> None:
+    channel.send([address(1)])
+    with pytest.raises(netlink.Refusal) as caught:
+        channel.send([address(1), address(2), address(1)])
+    assert caught.value == netlink.Refusal(0, errno.EEXIST, caught.value.words)
+    channel.send([address(3)])
+    with pytest.raises(netlink.Refusal):
+        channel.send([address(2)])
+
+
+def test_everything_may_be_refused(channel: netlink.Channel) -> None:
+    """The answers to a batch must fit the socket's buffer, or the kernel drops them (ENOBUFS)."""
+    channel.send([messages.link_message(1, up=True)])
+    with pytest.raises(netlink.Refusal) as caught:
+        channel.send([refused_route()] * 1000)
+    assert caught.value.position == 0
+
+
+def test_words_are_errno_where_the_kernel_has_none(channel: netlink.Channel) -> None:
+    with pytest.raises(netlink.Refusal) as caught:
+        channel.send([messages.link_message(4711, up=True)])
+    assert caught.value.errno == errno.ENODEV
+    assert str(caught.value) == (caught.value.words or "No such device")
+
+
+class Kernel:
+    """Stands in for the socket: answers each request with the next of these (type, flags, payload) lists."""
+
+    def __init__(self, *answers: list[tuple[int, int, bytes]]) -> None:
+        self._answers = list(answers)
+        self._sequence = 0
+
+    def send(self, packet: bytes) -> None:
+        self._sequence = struct.unpack_from("=I", packet, 8)[0]
+
+    def close(self) -> None: ...
+
+    def recv(self, _: int) -> bytes:
+        return b"".join(
+            struct.pack("=IHHII", 16 + len(payload), kind, flags, self._sequence, 0) + payload
+            for kind, flags, payload in self._answers.pop(0)
+        )
+
+
+LINK, LINK2, DONE = (16, 2, b"one "), (16, 2, b"two "), (3, 2, bytes(4))
+INTERRUPTED = 0x10
+
+
+def answered(*answers: list[tuple[int, int, bytes]]) -> list[bytes]:
+    channel = netlink.Channel()
+    channel.close()
+    channel._socket = Kernel(*answers)  # type: ignore[assignment]
+    return [message[16:] for message in channel.dump(messages.links_request())]
+
+
+def test_a_dump_is_all_its_answers() -> None:
+    assert answered([LINK], [LINK2, DONE]) == [b"one ", b"two "]
+
+
+@pytest.mark.parametrize("mark", range(3))
+def test_a_dump_that_was_interrupted_is_asked_for_again(mark: int) -> None:
+    """Whichever of its answers has the mark: what came so far may lack something."""
+    first = [LINK, LINK2, DONE]
+    kind, flags, payload = first[mark]
+    first[mark] = kind, flags | INTERRUPTED, payload
+    assert answered(first, [LINK, LINK2, DONE]) == [b"one ", b"two "]
+
+
+def test_a_dump_that_is_always_interrupted_is_refused() -> None:
+    with pytest.raises(netlink.Refusal, match="changed 20 times") as caught:
+        answered(*[[LINK, (3, 2 | INTERRUPTED, bytes(4))]] * 20)
+    assert caught.value.errno == errno.EINTR
+
+
+@pytest.mark.parametrize("kind", [2, 3], ids=["error", "done"])
+@pytest.mark.parametrize("before", [[], [LINK]], ids=["at once", "half-way"])
+def test_a_dump_that_the_kernel_refuses_is_no_empty_one(kind: int, before: list[tuple[int, int, bytes]]) -> None:
+    with pytest.raises(netlink.Refusal) as caught:
+        answered([*before, (kind, 2, struct.pack("=i", -errno.EPERM) + bytes(16))])
+    assert (caught.value.errno, str(caught.value)) == (errno.EPERM, "Operation not permitted")
+
+
+def test_readiness_is_not_reported_of_what_the_kernel_does_not_list(substrate: NetnsSubstrate) -> None:
+    substrate.apply([AddNamespace("a")])
+    channel = substrate["a"].channel
+    channel._socket.close()
+    channel._socket = Kernel([(2, 0, struct.pack("=i", -errno.ENOMEM) + bytes(16))])  # type: ignore[assignment]
+    with pytest.raises(LabError, match=r"the kernel does not list what .*-a has") as caught:
+        readiness.wait(substrate)
+    assert caught.value.why == "Cannot allocate memory"
 
 
 def test_extended_words_of_a_capped_and_a_whole_answer() -> None:
@@ -243,3 +293,136 @@ def test_extended_words_of_a_capped_and_a_whole_answer() -> None:
     assert netlink._extended_words(header + bytes(4) + request + offset + words, 0x300) == "hello"
     assert netlink._extended_words(header + bytes(4) + request + bytes(4) + words, 0x200) == "hello"
     assert netlink._extended_words(header + bytes(4) + request, 0x100) == ""
+
+
+ENDS = {"fabric": "port", "node1": "eth0"}
+FRAME = bytes.fromhex(MAC.replace(":", "") * 2) + b"\x88\xb5" + bytes(46)
+
+
+def lost(ends: Mapping[str, socket.socket]) -> list[str]:
+    """The ends of the cable whose frames do not all arrive at the other end."""
+    found = []
+    for sender, receiver in (("fabric", "node1"), ("node1", "fabric")):
+        for _ in range(5):
+            ends[sender].send(FRAME)
+        try:
+            arrived = 0
+            while arrived < 5:
+                data, (*_, kind, _, _) = ends[receiver].recvfrom(64)
+                arrived += data == FRAME and kind != socket.PACKET_OUTGOING
+        except TimeoutError:
+            found.append(sender)
+    return found
+
+
+def test_a_link_that_is_ready_carries_its_first_frame() -> None:
+    """The port is up before its peer, and shows its final queueing discipline before it has it."""
+    for _ in range(30):
+        with contextlib.ExitStack() as undo:
+            substrate = undo.enter_context(kernel.substrate())
+            substrate.apply(
+                [
+                    AddNamespace("node1"),
+                    AddBridge("fabric", "f0", "02:02:00:00:00:00"),
+                    AddCable("fabric", "port", MAC, "node1", "eth0", PEER_MAC, 1400, "f0"),
+                ]
+            )
+            ends = {}
+            for role in ENDS:
+                with substrate[role].entered():
+                    ends[role] = undo.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+                ends[role].settimeout(0.5)
+            substrate.apply([SetLink("node1", "eth0")])
+            for role, name in ENDS.items():
+                ends[role].bind((name, 3))  # ETH_P_ALL: a bridge takes the frame before other sockets see it
+            readiness.wait(substrate)
+            assert lost(ends) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "up", "carrier", "state", "waits"),
+    [
+        ("veth", True, True, 0, True),
+        ("veth", True, True, 2, True),
+        ("veth", True, True, 6, False),
+        ("veth", True, False, 3, False),
+        ("veth", False, True, 2, False),
+        ("bridge", True, True, 0, True),
+        ("vxlan", True, True, 0, False),
+        ("vxlan", True, True, 2, True),
+        ("", True, True, 0, False),
+    ],
+)
+def test_what_is_waited_for(kind: str, up: bool, carrier: bool, state: int, waits: bool) -> None:
+    message = ifinfmsg()
+    message["flags"] = int(up)
+    info = [("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind)]})] if kind else []
+    message["attrs"] = [("IFLA_IFNAME", "eth0"), ("IFLA_CARRIER", int(carrier)), *info]
+    message.encode()
+    octet = bytes([5, 0, 16, 0, state, 0, 0, 0])  # pyroute2 has words for IFLA_OPERSTATE
+    answer = (len(message.data) + len(octet)).to_bytes(4, "little") + bytes(message.data[4:]) + octet
+    link = readiness.Link.of(messages.decoded_link(answer))
+    assert (link.name, link.waits) == ("eth0", waits)
+
+
+TENTATIVE, DAD_FAILED, LOOPBACK = 0x40, 0x08, 0x8
+SOLICITED = "ff02::1:ff00:10"
+
+
+@pytest.mark.parametrize(
+    ("flags", "carrier", "address_flags", "groups", "waits"),
+    [
+        (1, True, 0, [SOLICITED], False),
+        (1, True, 0, ["ff02::1", "ff02::1:ff00:11"], True),
+        (1, True, 0, [], True),
+        (1, True, TENTATIVE, [SOLICITED], True),
+        (1, True, TENTATIVE | DAD_FAILED, [SOLICITED], False),
+        (1, False, TENTATIVE, [], False),
+        (0, True, TENTATIVE, [], False),
+        (1 | LOOPBACK, True, 0, [], False),
+    ],
+)
+def test_an_ipv6_address_is_waited_for_until_its_neighbours_can_resolve_it(
+    flags: int, carrier: bool, address_flags: int, groups: list[str], waits: bool
+) -> None:
+    link = ifinfmsg()
+    link["index"], link["flags"] = 7, flags
+    link["attrs"] = [("IFLA_IFNAME", "eth0"), ("IFLA_CARRIER", int(carrier))]
+    link.encode()
+    address = ifaddrmsg()
+    address["family"], address["index"] = socket.AF_INET6, 7
+    address["attrs"] = [("IFA_ADDRESS", "fd00::10"), ("IFA_FLAGS", address_flags)]
+    address.encode()
+    joined = []
+    for group in groups:
+        one = ifaddrmsg()
+        one["family"], one["index"] = socket.AF_INET6, 7
+        one["attrs"] = [("IFA_MULTICAST", group)]
+        one.encode()
+        joined.append(messages.decoded_address(bytes(one.data)))
+    links = [readiness.Link.of(messages.decoded_link(bytes(link.data)))]
+    addresses = [messages.decoded_address(bytes(address.data))]
+    assert readiness.waiting_addresses(links, addresses, joined) == ["fd00::10"] * waits
+
+
+def test_a_new_ipv6_address_has_joined_its_group() -> None:
+    """Its owner hears the first solicitation: the group was joined before set-up returned."""
+    ends = {"node1": "fd00::10/64", "node2": "fd00::11/64"}
+    for _ in range(30):
+        with kernel.substrate() as substrate:
+            substrate.apply(
+                [
+                    AddNamespace("node1", {"net.ipv6.conf.default.accept_dad": "0"}),
+                    AddNamespace("node2", {"net.ipv6.conf.default.accept_dad": "0"}),
+                    AddBridge("node1", "f0", "02:02:00:00:00:00"),
+                    # Ends of different index: linkwatch lets those of the same one wait up to a second.
+                    AddCable("node1", "eth0", MAC, "node2", "eth0", PEER_MAC, 1500, None),
+                    SetLink("node2", "eth0"),
+                    *(AddAddress(role, "eth0", ipaddress.ip_interface(own)) for role, own in ends.items()),
+                ]
+            )
+            readiness.wait(substrate)
+            for role, own in ends.items():
+                group = ipaddress.IPv6Address("ff02::1:ff00:0").packed[:13] + ipaddress.ip_interface(own).packed[-3:]
+                joined = substrate[role].dump(messages.groups_request())
+                assert any(group in answer for answer in joined)

@@ -12,36 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from niclab.errors import LabError
-from niclab.host import namespace, netlink, removal, stacked, syscalls
+from niclab.host import namespace, netlink, syscalls
 from niclab.host.ledgers import Ledger
 from niclab.host.process import run
 from niclab.net.operation import (
-    AddAddress,
-    AddBond,
-    AddBridge,
     AddCable,
-    AddDummy,
     AddNamespace,
-    AddNeighbour,
-    AddRoute,
-    AddRule,
-    AddVlan,
-    AddVrf,
-    AddVxlan,
-    DelAddress,
-    DelLink,
-    DelNeighbour,
-    DelRoute,
-    DelRule,
     Operation,
-    SetLink,
-    SetMaster,
     SetNftables,
     SetPacketRules,
     SetSysctl,
 )
 
-_LOOPBACK = SetLink("", "lo")
 _FIRST_INDEX = 1000
 """Interfaces of the lab are numbered from here: a new namespace may hold tunl0, sit0 and their like already, one for
 each tunnel module that is loaded (net.core.fb_tunnels_only_for_init_net)."""
@@ -63,6 +45,26 @@ class Namespace:
         """Run the block with the calling thread in this namespace."""
         with syscalls.entered(self.fd):
             yield
+
+    def index(self, name: str) -> int:
+        """The index of an interface. Raises LabError."""
+        if name not in self.indices:
+            raise LabError(f"{self.role} has no interface {name!r}")
+        return self.indices[name]
+
+    def new_index(self, name: str) -> int:
+        """The index for an interface that is about to be made."""
+        self.indices[name] = max(_FIRST_INDEX, *self.indices.values()) + 1
+        return self.indices[name]
+
+    def dump(self, request: bytes) -> list[bytes]:
+        """All answers of the kernel to a dump request (`niclab.host.messages`). Raises LabError."""
+        try:
+            return self.channel.dump(request)
+        except netlink.Refusal as refusal:
+            raise LabError(
+                f"the kernel does not list what {self.name} has", why=str(refusal), fix="try again"
+            ) from None
 
     def close(self) -> None:
         self.channel.close()
@@ -124,6 +126,8 @@ class NetnsSubstrate:
                 _send(current, waiting)
             waiting.clear()
 
+        from niclab.host.messages import operation_message  # pyroute2 takes a while to import
+
         with syscalls.home_restored():
             for operation in operations:
                 if isinstance(operation, AddNamespace):
@@ -138,7 +142,11 @@ class NetnsSubstrate:
                     flush()
                     self._set(operation, target)
                 else:
-                    waiting.append((operation, self._message(operation, target)))
+                    peer = self._namespaces[operation.peer_namespace] if isinstance(operation, AddCable) else None
+                    try:
+                        waiting.append((operation, operation_message(operation, target, peer)))
+                    except LabError as error:
+                        raise LabError(error.what, why=operation.lines()[0]) from None
             flush()
 
     def _add_namespace(self, operation: AddNamespace) -> Namespace:
@@ -166,7 +174,9 @@ class NetnsSubstrate:
                 if error.errno == errno.EMFILE
                 else "niclab check says what this machine lacks (root, or user namespaces)",
             ) from None
-        made.channel.send([netlink.set_link(_LOOPBACK, 1)])
+        from niclab.host.messages import link_message
+
+        made.channel.send([link_message(made.index("lo"), up=True)])
         return made
 
     def _make(self, role: str, name: str, path: Path) -> int:
@@ -194,57 +204,6 @@ class NetnsSubstrate:
             # A child inherits the calling thread's network namespace.
             run(["nft", "-f", "-"], stdin=operation.ruleset, namespace=target.name)
 
-    def _message(self, operation: Operation, target: Namespace) -> bytes:
-        def index(name: str) -> int:
-            if name not in target.indices:
-                raise LabError(f"{target.role} has no interface {name!r}", why=operation.lines()[0])
-            return target.indices[name]
-
-        match operation:
-            case AddBridge():
-                return netlink.add_bridge(operation, _new_index(target, operation.name))
-            case AddVxlan():
-                return netlink.add_vxlan(operation, _new_index(target, operation.name))
-            case AddCable():
-                peer = self._namespaces[operation.peer_namespace]
-                own = _new_index(target, operation.name)
-                master = index(operation.master) if operation.master else None
-                return netlink.add_cable(operation, own, _new_index(peer, operation.peer_name), peer.fd, master)
-            case SetLink():
-                return netlink.set_link(operation, index(operation.name))
-            case AddAddress():
-                return netlink.add_address(operation, index(operation.dev))
-            case AddRoute():
-                return netlink.add_route(operation, index)
-            case AddRule():
-                return netlink.add_rule(operation)
-            case AddNeighbour():
-                return netlink.add_neighbour(operation, index(operation.dev))
-            case AddBond():
-                primary = index(operation.primary) if operation.primary else None
-                return stacked.add_bond(operation, _new_index(target, operation.name), primary)
-            case AddVlan():
-                parent = index(operation.parent)
-                return stacked.add_vlan(operation, _new_index(target, operation.name), parent)
-            case AddVrf():
-                return stacked.add_vrf(operation, _new_index(target, operation.name))
-            case AddDummy():
-                return stacked.add_dummy(operation, _new_index(target, operation.name))
-            case SetMaster():
-                return stacked.set_master(index(operation.name), index(operation.master))
-            case DelLink():
-                return removal.del_link(index(operation.name))
-            case DelAddress():
-                return removal.del_address(operation, index(operation.dev))
-            case DelRoute():
-                return removal.del_route(operation, index)
-            case DelRule():
-                return removal.del_rule(operation)
-            case DelNeighbour():
-                return removal.del_neighbour(operation, index(operation.dev))
-            case _:
-                raise AssertionError(operation)
-
 
 def _send(target: Namespace, waiting: list[tuple[Operation, bytes]]) -> None:
     try:
@@ -252,11 +211,6 @@ def _send(target: Namespace, waiting: list[tuple[Operation, bytes]]) -> None:
     except netlink.Refusal as refusal:
         line = waiting[refusal.position][0].lines()[0].replace(f"-n {target.role} ", f"-n {target.name} ", 1)
         raise LabError(f"the kernel refused: {line}", why=str(refusal), fix="correct the topology") from None
-
-
-def _new_index(target: Namespace, name: str) -> int:
-    target.indices[name] = max(_FIRST_INDEX, *target.indices.values()) + 1
-    return target.indices[name]
 
 
 def _not_ours(ledger: Ledger, name: str, why: str) -> LabError:

@@ -12,26 +12,20 @@ Until then nobody can resolve the neighbour, and the next solicitation comes onl
 
 from __future__ import annotations
 
-import socket
-import struct
-from collections.abc import Iterable
-
-import tenacity
+import operator
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from typing import Any
 
 from niclab.errors import LabError
-from niclab.host.message import IFF_UP, IFLA, attributes
 from niclab.host.netns import Namespace
 from niclab.host.substrate import Substrate
+from niclab.host.waiting import wait_until
 
-# include/uapi/linux/rtnetlink.h, if_addr.h
-_RTM_NEWADDR, _RTM_GETADDR, _RTM_GETMULTICAST = 20, 22, 58
-_IFA_ADDRESS, _IFA_LOCAL, _IFA_MULTICAST, _IFA_FLAGS = 1, 2, 7, 8
+# linux/if.h, if_addr.h, rtnetlink.h
+_IFF_UP, _IFF_LOOPBACK, _IFF_NOARP = 0x1, 0x8, 0x80
 _IFA_F_TENTATIVE, _IFA_F_DADFAILED = 0x40, 0x08
-_IFF_LOOPBACK, _IFF_NOARP = 0x8, 0x80
-_IFLA_OPERSTATE, _IFLA_CARRIER = 16, 33
-_IFLA_INFO_KIND = 1
-_IF_OPER_UNKNOWN, _IF_OPER_UP = 0, 6
-_IN6 = struct.pack("=BBBBI", socket.AF_INET6, 0, 0, 0, 0)
 _GLOBAL = 0
 _ACTIVATED = ("veth", "bridge")
 """Kinds that linkwatch activates, and whose state is unknown before it has. Others (lo, vxlan) have a carrier from the
@@ -40,80 +34,93 @@ DEADLINE = 5.0
 """Seconds; the kernel needs milliseconds."""
 
 
-def waiting_links(links: list[bytes]) -> list[str]:
-    """The names of the links that are up, have a carrier, and are not activated yet."""
-    return [name for name, waits in map(_link, links) if waits]
+@dataclass(frozen=True, slots=True)
+class Link:
+    """What of a link decides whether it is ready. `waits`: it is up, has a carrier, and is not activated yet."""
+
+    index: int
+    name: str
+    waits: bool
+    resolves: bool
+    """Whether neighbours are asked for on it."""
+
+    @classmethod
+    def of(cls, message: Any) -> Link:
+        """From an `ifinfmsg` of pyroute2."""
+        info = message.get_attr("IFLA_LINKINFO")
+        kind = info.get_attr("IFLA_INFO_KIND") if info is not None else ""
+        flags = message["flags"]
+        carries = bool(flags & _IFF_UP and message.get_attr("IFLA_CARRIER"))
+        ready = ("UP",) if kind in _ACTIVATED else ("UP", "UNKNOWN")
+        waits = carries and message.get_attr("IFLA_OPERSTATE") not in ready
+        resolves = carries and not flags & (_IFF_LOOPBACK | _IFF_NOARP)
+        return cls(message["index"], message.get_attr("IFLA_IFNAME"), waits, resolves)
 
 
-def _link(body: bytes) -> tuple[str, bool]:
-    """Its name, and whether it still has to be activated."""
-    found = dict(attributes(body[16:]))
-    name = found[IFLA["IFNAME"]].rstrip(b"\0").decode()
-    kind = dict(attributes(found.get(IFLA["LINKINFO"], b""))).get(_IFLA_INFO_KIND, b"").rstrip(b"\0").decode()
-    up = struct.unpack_from("=I", body, 8)[0] & IFF_UP
-    carrier = found.get(_IFLA_CARRIER, b"\0") != b"\0"
-    ready = (_IF_OPER_UP,) if kind in _ACTIVATED else (_IF_OPER_UP, _IF_OPER_UNKNOWN)
-    return name, bool(up and carrier and found[_IFLA_OPERSTATE][0] not in ready)
-
-
-def waiting_addresses(links: Iterable[bytes], addresses: Iterable[bytes], groups: Iterable[bytes]) -> list[str]:
+def waiting_addresses(links: Iterable[Link], addresses: Iterable[Any], groups: Iterable[Any]) -> list[str]:
     """The IPv6 addresses, on links that carry and resolve neighbours, that cannot be used or resolved yet.
 
-    `addresses` and `groups` are the answers to RTM_GETADDR and RTM_GETMULTICAST.
+    `addresses` and `groups` are `ifaddrmsg` of pyroute2: the answers to RTM_GETADDR and RTM_GETMULTICAST.
     """
-    resolving = {struct.unpack_from("=i", body, 4)[0] for body in links if _resolves(body)}
-    joined = {_index_and(_IFA_MULTICAST, body) for body in groups}
+    resolving = {link.index for link in links if link.resolves}
+    joined = {(one["index"], IPv6Address(one.get_attr("IFA_MULTICAST"))) for one in groups}
     late = []
-    for body in addresses:
-        found = dict(attributes(body[8:]))
-        index = struct.unpack_from("=I", body, 4)[0]
-        address = found.get(_IFA_LOCAL, found[_IFA_ADDRESS])
-        flags = struct.unpack("=I", found[_IFA_FLAGS])[0] if _IFA_FLAGS in found else body[2]
-        group = bytes.fromhex("ff0200000000000000000001ff") + address[-3:]
-        unresolved = flags & _IFA_F_TENTATIVE or (index, group) not in joined
-        if index in resolving and unresolved and not flags & _IFA_F_DADFAILED:
-            late.append(socket.inet_ntop(socket.AF_INET6, address))
+    for one in addresses:
+        address = one.get_attr("IFA_LOCAL") or one.get_attr("IFA_ADDRESS")
+        flags = one.get_attr("IFA_FLAGS", one["flags"])
+        unresolved = flags & _IFA_F_TENTATIVE or (one["index"], _solicited(IPv6Address(address))) not in joined
+        if one["index"] in resolving and unresolved and not flags & _IFA_F_DADFAILED:
+            late.append(address)
     return late
 
 
-def _resolves(link: bytes) -> bool:
-    flags = struct.unpack_from("=I", link, 8)[0]
-    carrier = dict(attributes(link[16:])).get(_IFLA_CARRIER, b"\0") != b"\0"
-    return bool(flags & IFF_UP and carrier and not flags & (_IFF_LOOPBACK | _IFF_NOARP))
+def _solicited(address: IPv6Address) -> IPv6Address:
+    """The multicast group in which its neighbours ask for an address."""
+    return IPv6Address(bytes.fromhex("ff0200000000000000000001ff") + address.packed[-3:])
 
 
-def _index_and(kind: int, body: bytes) -> tuple[int, bytes]:
-    return struct.unpack_from("=I", body, 4)[0], dict(attributes(body[8:])).get(kind, b"")
+class _Decoder:
+    """Decodes an answer once: most are the same the next time they are asked for."""
 
+    def __init__(self, decode: Callable[[bytes], Any]) -> None:
+        self._decode = decode
+        self._known: dict[bytes, Any] = {}
 
-def _late(one: Namespace) -> list[str]:
-    """What of a namespace is not ready: its links, and where it has IPv6 addresses of its own, those."""
-    links = one.channel.dump_links()
-    late = waiting_links(links)
-    addresses = one.channel.dump(_RTM_GETADDR, _RTM_NEWADDR, _IN6)
-    if any(body[3] == _GLOBAL for body in addresses):
-        late += waiting_addresses(links, addresses, one.channel.dump(_RTM_GETMULTICAST, _RTM_GETMULTICAST, _IN6))
-    return [f"{one.name}: {name}" for name in late]
+    def all(self, answers: Iterable[bytes]) -> list[Any]:
+        return [self._one(answer) for answer in answers]
+
+    def _one(self, answer: bytes) -> Any:
+        body = answer[16:]  # the header has a new sequence number each time
+        if body not in self._known:
+            self._known[body] = self._decode(answer)
+        return self._known[body]
 
 
 def wait(substrate: Substrate) -> None:
     """Return when every link of the lab carries and every IPv6 address is resolved. Raises LabError after DEADLINE."""
+    from niclab.host import messages  # pyroute2 takes a while to import
+
+    links = _Decoder(lambda answer: Link.of(messages.decoded_link(answer)))
+    addresses = _Decoder(messages.decoded_address)
     waiting = list(substrate)
 
+    def late_of(namespace: Namespace) -> Collection[str]:
+        """What of a namespace is not ready: its links, and where it has IPv6 addresses of its own, those."""
+        own = links.all(namespace.dump(messages.links_request()))
+        late = [link.name for link in own if link.waits]
+        ipv6 = addresses.all(namespace.dump(messages.addresses_request()))
+        if any(one["scope"] == _GLOBAL for one in ipv6):
+            late += waiting_addresses(own, ipv6, addresses.all(namespace.dump(messages.groups_request())))
+        return [f"{namespace.name}: {name}" for name in late]
+
     def late() -> list[str]:
-        found = {one.role: _late(one) for one in waiting}
+        found = {one.role: late_of(one) for one in waiting}
         waiting[:] = [one for one in waiting if found[one.role]]
         return [name for names in found.values() for name in names]
 
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_result(bool),
-        wait=tenacity.wait_fixed(0.001),
-        stop=tenacity.stop_after_delay(DEADLINE),
-        retry_error_callback=lambda state: state.outcome.result() if state.outcome else [],
-    )
-    found = retrying(late)
-    if found:
+    missing = wait_until(late, DEADLINE, done=operator.not_, every=0.001)
+    if missing:
         raise LabError(
-            f"links were not ready after {DEADLINE:g} s: {', '.join(found)}",
+            f"links were not ready after {DEADLINE:g} s: {', '.join(missing)}",
             fix="is the machine overloaded? try again",
         )

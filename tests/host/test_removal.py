@@ -1,4 +1,4 @@
-"""Messages that take away what others made: the same body under the opposite type; and the kernel agrees."""
+"""Operations that take away what others made."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import ipaddress
 import re
 import subprocess
 
-import pytest
-from niclab.host import netlink, readiness, removal
+from niclab.host import readiness
 from niclab.net.operation import (
     AddAddress,
     AddCable,
@@ -24,16 +23,9 @@ from niclab.net.operation import (
     SetLink,
 )
 from niclab.net.route import parse_route, parse_rule
-from pyroute2.netlink.rtnl.fibmsg import fibmsg
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-from pyroute2.netlink.rtnl.ndmsg import ndmsg
-from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from tests.support.kernel import privileged, substrate
-from tests.support.netlink import decoded
 
-INDICES = {"eth0": 2, "eth1": 3}
 ROUTES = (
     "10.8.0.0/16 via 10.0.0.254 dev eth0 metric 7",
     "10.9.0.0/16 nexthop via 10.0.0.254 dev eth0 weight 2 nexthop via 10.0.1.254 dev eth1",
@@ -41,36 +33,6 @@ ROUTES = (
     "fd01::/64 via fd00::9 dev eth0",
 )
 RULES = ("from 10.244.1.0/24 lookup 77 priority 50", "not to fd00::/8 lookup 77 priority 60")
-
-
-def test_link() -> None:
-    found = decoded(ifinfmsg, removal.del_link(7))
-    wanted = {"family": 0, "ifi_type": 0, "index": 7, "flags": 0, "change": 0, "state": "down"}
-    assert found == wanted | {"type": 17, "request": 1}
-    assert DelLink("node1", "eth0").lines() == ["ip -n node1 link delete eth0"]
-
-
-@pytest.mark.parametrize("words", ROUTES)
-def test_route(words: str) -> None:
-    route = parse_route(words)
-    made = decoded(rtmsg, netlink.add_route(AddRoute("node1", route), INDICES.__getitem__))
-    found = decoded(rtmsg, removal.del_route(DelRoute("node1", route), INDICES.__getitem__))
-    assert found == made | {"type": 25, "request": 1}
-
-
-def test_rule_address_and_neighbour() -> None:
-    for words in RULES:
-        rule = parse_rule(words)
-        made = decoded(fibmsg, netlink.add_rule(AddRule("node1", rule)))
-        assert decoded(fibmsg, removal.del_rule(DelRule("node1", rule))) == made | {"type": 33, "request": 1}
-    for text in ("10.0.0.1/24", "fd00::1/64"):
-        interface = ipaddress.ip_interface(text)
-        made = decoded(ifaddrmsg, netlink.add_address(AddAddress("node1", "eth0", interface), 2))
-        found = decoded(ifaddrmsg, removal.del_address(DelAddress("node1", "eth0", interface), 2))
-        assert found == made | {"type": 21, "request": 1}
-    address = ipaddress.ip_address("10.0.0.9")
-    found = decoded(ndmsg, removal.del_neighbour(DelNeighbour("node1", "eth0", address), 2))
-    assert (found["type"], found["NDA_DST"], found["ifindex"]) == (29, "10.0.0.9", 2)
 
 
 @privileged

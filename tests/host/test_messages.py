@@ -1,0 +1,100 @@
+"""Messages that are put together from others: the same bytes that pyroute2 encodes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from niclab.host import messages
+from niclab.net.operation import AddBond, AddCable, AddDummy, AddVlan, AddVrf, Operation
+
+MAC, PEER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
+NAMES = st.one_of(
+    st.text("abcxyz.-@0123456789", min_size=1, max_size=15),
+    st.integers(1, 15).map("y".__mul__),
+    st.integers(1, 15).map("x".__mul__),
+)
+INDICES = st.one_of(st.integers(1, 2**31 - 1), st.sampled_from([0x7A7A7A01, 0x7A7A7A03, 0x01010101, 0x79797979]))
+MACS = st.one_of(
+    st.binary(min_size=6, max_size=6).map(lambda octets: octets.hex(":")),
+    st.sampled_from(["7a:7a:7a:7a:7a:02", "7a:7a:7a:7a:7a:04"]),
+)
+ENDS = st.builds(messages._End, INDICES, NAMES, MACS)
+
+
+@given(ENDS, ENDS, st.sampled_from([68, 1500, 9000]), st.none() | INDICES, st.integers(0, 2**31 - 1))
+def test_a_cable_is_what_pyroute2_encodes(
+    end: messages._End, peer: messages._End, mtu: int, master: int | None, peer_fd: int
+) -> None:
+    assert messages._cable(end, peer, mtu, master, peer_fd) == messages._encoded_cable.__wrapped__(
+        end, peer, mtu, master, peer_fd
+    )
+
+
+class Interfaces:
+    fd = 55
+
+    def index(self, name: str) -> int:
+        return {"eth0": 2, "f0": 5}[name]
+
+    def new_index(self, _: str) -> int:
+        return 7
+
+
+DOWN = {"index": 7, "flags": 0, "change": 0}
+NAMED = {"IFLA_IFNAME": "new", "IFLA_ADDRESS": MAC, "IFLA_NUM_TX_QUEUES": 1, "IFLA_NUM_RX_QUEUES": 1}
+
+
+@pytest.mark.parametrize(
+    ("operation", "fields", "kind", "data"),
+    [
+        (
+            AddBond("node1", "new", MAC, "active-backup", 1400, "eth0"),
+            NAMED | {"IFLA_MTU": 1400},
+            "bond",
+            {"IFLA_BOND_MODE": 1, "IFLA_BOND_MIIMON": 10, "IFLA_BOND_PRIMARY": 2},
+        ),
+        (
+            AddVlan("node1", "new", "eth0", 100, 1500),
+            {"IFLA_IFNAME": "new", "IFLA_MTU": 1500, "IFLA_LINK": 2},
+            "vlan",
+            {"IFLA_VLAN_ID": 100},
+        ),
+        (AddVrf("node1", "new", MAC, 100), NAMED, "vrf", {"IFLA_VRF_TABLE": 100}),
+        (AddDummy("node1", "new", MAC, 1500), NAMED | {"IFLA_MTU": 1500}, "dummy", {}),
+    ],
+)
+def test_links_that_many_kernels_lack(
+    operation: Operation, fields: dict[str, object], kind: str, data: dict[str, object]
+) -> None:
+    """What the kernel at hand may not try."""
+    message = messages.decoded_link(messages.operation_message(operation, Interfaces()))
+    assert {name: message[name] for name in DOWN} == DOWN
+    info = message.get_attr("IFLA_LINKINFO")
+    assert info.get_attr("IFLA_INFO_KIND") == kind
+    assert dict(message["attrs"]) == fields | {"IFLA_LINKINFO": info}
+    found = info.get_attr("IFLA_INFO_DATA")
+    assert (dict(found["attrs"]) if found is not None else {}) == data
+
+
+def test_the_peer_of_a_cable_is_in_its_own_namespace() -> None:
+    cable = AddCable("fabric", "port", MAC, "node1", "eth0", PEER_MAC, 1400, "f0")
+    message = messages.decoded_link(messages.operation_message(cable, Interfaces(), Interfaces()))
+    [(_, peer)] = message.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA")["attrs"]
+    assert (message.get_attr("IFLA_MASTER"), message["flags"], peer["flags"]) == (5, 1, 0)
+    assert (peer.get_attr("IFLA_IFNAME"), peer.get_attr("IFLA_NET_NS_FD")) == ("eth0", 55)
+
+
+def test_pyroute2_is_whole_for_whoever_imports_it_afterwards() -> None:
+    code = """
+import sys, niclab.host.messages
+print("pyroute2" in sys.modules, "pyroute2.ndb" in sys.modules)
+from pyroute2 import IPRoute
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+print(IPRoute.__name__, ifinfmsg is niclab.host.messages.ifinfmsg)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("False False\nIPRoute True\n", "")
