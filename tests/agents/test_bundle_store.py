@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from niclab.agents import bundle
-from niclab.agents.bundle import CILIUM, KUBERNETES, store, version
+from niclab.agents.bundle import CILIUM, KUBERNETES, store
 from niclab.agents.bundle.rootfs import inside
+from niclab.cilium.version import age, printed_release
 from niclab.cli import main
 from niclab.errors import LabError
 
@@ -44,12 +45,12 @@ def _refused(act: Callable[..., object], *arguments: object) -> LabError:
     ],
 )
 def test_the_version_is_read_from_what_a_binary_prints(output: str, expected: str | None) -> None:
-    assert version.printed(output) == expected
+    assert printed_release(output) == expected
 
 
 def test_versions_are_ordered_as_they_were_released() -> None:
     released = ["1.18.2", "1.18.10", "1.19.0-dev", "1.19.0-rc.0", "1.19.0-rc.9", "1.19.0-rc.10", "1.19.0", "1.20.0-dev"]
-    assert sorted(set(released), key=version.key) == released
+    assert sorted(set(released), key=age) == released
 
 
 def test_a_directory_is_remembered_not_copied(tmp_path: Path) -> None:

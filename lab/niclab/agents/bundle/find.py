@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from niclab.agents.bundle import install, store, version
+from niclab.agents.bundle import install, store
 from niclab.agents.bundle.model import CILIUM, KUBERNETES, Bundle, CiliumBundle, KubernetesBundle, Product
 from niclab.agents.bundle.store import Record
+from niclab.cilium.version import Age, age
 from niclab.errors import LabError
 
 B = TypeVar("B", bound=Bundle)
@@ -101,9 +102,9 @@ def _find(product: Product[B], wanted: str | None) -> B:
     )
 
 
-def _rank(product: Product[Any], bundle: Bundle) -> tuple[version.Key, bool]:
+def _rank(product: Product[Any], bundle: Bundle) -> tuple[Age, bool]:
     """Newer is better; of one version that is which has its companion."""
-    return version.key(bundle.version), bundle.program(*product.companion.programs) is not None
+    return age(bundle.version), bundle.program(*product.companion.programs) is not None
 
 
 def _fits(bundle: Bundle, wanted: str | None) -> bool:

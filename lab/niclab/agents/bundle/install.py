@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from niclab.agents.bundle import archive, reference, store, tools, version
+from niclab.agents.bundle import archive, reference, store, tools
 from niclab.agents.bundle.memory import remembered
 from niclab.agents.bundle.model import ROOTFS, Bundle, Product
 from niclab.agents.bundle.reference import Reference
 from niclab.agents.bundle.rootfs import inside, read_version
 from niclab.agents.bundle.source import Say, source
 from niclab.agents.bundle.store import Record
+from niclab.cilium.version import minor_of
 from niclab.errors import LabError
 
 B = TypeVar("B", bound=Bundle)
@@ -277,7 +278,7 @@ def _check_companion(product: Product[Any], made: Path, found: str) -> None:
     path = product.make("", "", made, "image").program(*product.companion.programs)
     assert path is not None, "merged"
     its = read_version(path, root=made / ROOTFS)
-    if product.companion.derived and version.minor(its) != version.minor(found):
+    if product.companion.derived and minor_of(its) != minor_of(found):
         raise LabError(
             f"the {product.companion.noun} is not of this {product.title}",
             why=f"it is {its}, {product.program} is {found}",

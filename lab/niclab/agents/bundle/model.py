@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, TypeAlias, TypeVar
 
-from niclab.agents.bundle import version
 from niclab.agents.bundle.rootfs import inside
+from niclab.cilium.version import minor_of
 from niclab.errors import LabError
 from niclab.host import process
 
@@ -33,7 +33,7 @@ class Bundle(ABC):
 
     @property
     def minor(self) -> str:
-        return version.minor(self.version)
+        return minor_of(self.version)
 
     @property
     def root(self) -> Path | None:

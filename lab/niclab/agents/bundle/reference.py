@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from niclab.agents.bundle import version
 from niclab.agents.bundle.model import Product
+from niclab.cilium.version import whole_release
 from niclab.errors import LabError
 
 REGISTRY = "docker://"
@@ -61,7 +61,7 @@ def parse(product: Product[Any], text: str, *, digest: str | None = None) -> Ref
 
 
 def _parse(product: Product[Any], text: str) -> Reference:
-    if asked := version.wanted(text):
+    if asked := whole_release(text):
         # A + cannot stand in a tag.
         return Reference(product.repository, f"v{asked.replace('+', '-')}", version=asked)
     if re.fullmatch(r"v?\d+(\.\d+)?", text):

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from niclab.agents.bundle import version
+from niclab.cilium.version import printed_release
 from niclab.errors import LabError
 from niclab.host import process, userns
 
@@ -72,7 +72,7 @@ def read_version(program: Path, *, root: Path | None) -> str:
             why=error.why or error.what,
             fix=f"it must be an executable for {os.uname().machine}",
         ) from None
-    found = version.printed(reported)
+    found = printed_release(reported)
     if found is None:
         raise LabError(f"{where} tells no version", why=f"--version printed: {reported.strip()[:200] or 'nothing'}")
     return found
