@@ -210,6 +210,7 @@ class Behaviour(Enum):
         "the tunnel's outer header counts as IPv4",
         "pkg/mtu/cell.go",
         since=_18,
+        until=_19,
     )
     UNDERLAY_PROTOCOL = _Fact(
         Area.MTU,
@@ -221,7 +222,7 @@ class Behaviour(Enum):
     UNDERLAY_FOLLOWS_FAMILIES = _Fact(
         Area.MTU,
         "without `underlay-protocol` the outer header is of the first family that is enabled",
-        "without `underlay-protocol` the outer header is IPv4, in 1.18 IPv6 where IPv4 is off",
+        "the outer header is not taken from the families that are enabled, but in 1.18 where IPv4 is off",
         "pkg/datapath/tunnel/tunnel.go",
         since=_20,
     )
@@ -268,7 +269,7 @@ class Behaviour(Enum):
         "a local backend's answer is translated back at a selected NIC: by another it leaves with the pod's address",
         "e964b0ac1e; bpf/lib/nodeport_egress.h nodeport_rev_dnat_fwd_ipv4",
         until=_17,
-        measured=f"{_BOTH}: those without it",
+        measured=f"{_BOTH}, which do not",
     )
     POD_TRANSLATES_ANSWERS_IPSEC = _Fact(
         Area.SERVICES,
@@ -300,10 +301,10 @@ class Behaviour(Enum):
         since=_20,
         measured=_BOTH,
     )
-    EGRESS_IP_BY_FAMILY = _Fact(
+    EGRESS_IP_FOR_BOTH_FAMILIES = _Fact(
         Area.EGRESS,
-        "an egress IP of one family leaves the policy's other family to the default route",
-        "an egress IP of one family gives the other family the same NIC",
+        "a policy with an egress IP sends the other family by the same NIC, with that NIC's first address",
+        "a policy with an egress IP has no way out for the other family",
         "pkg/egressgateway/policy.go deriveFromPolicyGatewayConfig",
         since=_20,
     )
@@ -311,7 +312,7 @@ class Behaviour(Enum):
         Area.ENI,
         "with eBPF masquerading a pod's answers leave by the pod's own NIC",
         "a pod's answers leave by the NIC that the routes choose",
-        "PR #35298; bpf/lib/nodeport_egress.h nodeport_snat_fwd_ipv4 (parent_ifindex); gone with 58be8e42aa",
+        "PR #35298; bpf/lib/nodeport_egress.h nodeport_snat_fwd_ipv4 (parent_ifindex)",
         since=_17,
         until=_21,
     )
@@ -358,7 +359,6 @@ class Behaviour(Enum):
         "iptables masquerading runs with every IPAM mode",
         "9b3cdde533; pkg/datapath/iptables/iptables.go newIptablesManager",
         since=_19,
-        measured="1.20.0-dev",
     )
     EGRESS_GATEWAY_OPTION = _Fact(
         Area.REFUSALS,

@@ -151,7 +151,7 @@ def _egress(
         )
         if name is not None and policy.egress_ip.version == family:
             return name, policy.egress_ip
-        if not node.version.has(Behaviour.EGRESS_IP_BY_FAMILY):
+        if not node.version.has(Behaviour.EGRESS_IP_FOR_BOTH_FAMILIES):
             name = None
     elif policy.interface is not None:
         name = policy.interface

@@ -116,9 +116,9 @@ class NodeServices:
             ipsec and version.has(Behaviour.POD_TRANSLATES_ANSWERS_IPSEC)
         )
 
-    def returns_directly(self, one: Frontend) -> bool:
+    def returns_directly(self, frontend: Frontend) -> bool:
         mode = self.node.settings.load_balancer_mode
-        return one.kind != "ClusterIP" and (mode == "dsr" or (mode == "hybrid" and one.protocol == "tcp"))
+        return frontend.kind != "ClusterIP" and (mode == "dsr" or (mode == "hybrid" and frontend.protocol == "tcp"))
 
     def answered_here(self) -> Iterator[Frontend]:
         """Other nodes' frontends whose clients this node's backends answer themselves (DSR)."""
@@ -126,20 +126,24 @@ class NodeServices:
             there = NodeServices(self.decisions, peer)
             if peer.settings.load_balancer_mode == "snat" or not there.active:
                 continue
-            for one in there.frontends:
-                if there.returns_directly(one) and any(backend.address in self.pods for backend in one.outside):
-                    yield one
+            for frontend in there.frontends:
+                if there.returns_directly(frontend) and any(
+                    backend.address in self.pods for backend in frontend.outside
+                ):
+                    yield frontend
 
-    def number(self, one: Frontend) -> int:
+    def number(self, frontend: Frontend) -> int:
         """The same on every node."""
-        return self.decisions.frontend_numbers[one.place]
+        return self.decisions.frontend_numbers[frontend.place]
 
-    def value(self, one: Frontend) -> int:
+    def value(self, frontend: Frontend) -> int:
         """The mark of connections that were taken in for a frontend."""
-        return SERVED | (DIRECT_RETURN if self.returns_directly(one) else 0) | FRONTEND.value(self.number(one))
+        return (
+            SERVED | (DIRECT_RETURN if self.returns_directly(frontend) else 0) | FRONTEND.value(self.number(frontend))
+        )
 
-    def taken_in(self, one: Frontend) -> Mark:
-        return Mark(self.value(one), _WHICH)
+    def taken_in(self, frontend: Frontend) -> Mark:
+        return Mark(self.value(frontend), _WHICH)
 
     @cached_property
     def sources(self) -> Mapping[Address, int]:
@@ -150,30 +154,31 @@ class NodeServices:
         if not self.active or not by_source:
             return {}
         own = (self.node.direct_routing_address(family) for family in self.node.families)
-        found = (*own, *(one.address for one in self.frontends), *(one.address for one in self.answered_here()))
-        return {one: number for number, one in enumerate(dict.fromkeys(one for one in found if one is not None), 1)}
+        asked = (*self.frontends, *self.answered_here())
+        sources = dict.fromkeys([*filter(None, own), *(frontend.address for frontend in asked)])
+        return {address: number for number, address in enumerate(sources, 1)}
 
-    def as_from(self, one: Frontend, address: Address, match: Match) -> Iterator[PacketRule]:
+    def as_from(self, frontend: Frontend, address: Address, match: Match) -> Iterator[PacketRule]:
         """Packets that match are routed as if they came from an address; nothing where no rule looks at sources."""
         if address in self.sources:
             why = Why("service.fib-source", f"its route is looked up as from {address}", "bpf/lib/fib.h fib_redirect")
             mark = SetMark(SOURCE.value(self.sources[address]), SOURCE.mask)
-            yield at("prerouting", match, mark, why, one.family)
+            yield at("prerouting", match, mark, why, frontend.family)
 
-    def to(self, one: Frontend, addresses: Iterable[Address], iif: Devices | None) -> Match:
+    def to(self, frontend: Frontend, addresses: Iterable[Address], iif: Devices | None) -> Match:
         """Packets for a frontend at any of these addresses."""
         alone = tuple(ipaddress.ip_network(address) for address in addresses)
-        return Match(iif=iif, destinations=alone, protocol=one.protocol, port=one.port)
+        return Match(iif=iif, destinations=alone, protocol=frontend.protocol, port=frontend.port)
 
 
 def at(hook: Hook, match: Match, action: Action, why: Why, family: Family) -> PacketRule:
     return PacketRule(hook, match, action, why, family)
 
 
-def ends(one: Frontend, *, outside: bool) -> str:
+def ends(frontend: Frontend, *, outside: bool) -> str:
     """The backends in words."""
-    found = one.outside if outside else one.inside
-    return " or ".join(f"{backend.address}:{backend.port}" for backend in found)
+    backends = frontend.outside if outside else frontend.inside
+    return " or ".join(f"{backend.address}:{backend.port}" for backend in backends)
 
 
 def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRule]:
@@ -193,10 +198,10 @@ _NODE_PORT = "bpf/lib/nodeport.h nodeport_lb4"
 
 def _entering(services: NodeServices) -> Iterator[PacketRule]:
     yield from _backends_answers(services)
-    for one in services.frontends:
-        yield from _answers_routed_as_service(services, one)
-    for one in services.frontends:
-        yield from _client_asks(services, one)
+    for frontend in services.frontends:
+        yield from _answers_routed_as_service(services, frontend)
+    for frontend in services.frontends:
+        yield from _client_asks(services, frontend)
 
 
 def _backends_answers(services: NodeServices) -> Iterator[PacketRule]:
@@ -220,51 +225,55 @@ def _backends_answers(services: NodeServices) -> Iterator[PacketRule]:
     yield PacketRule("prerouting", match, SetMark(FROM_NIC, FROM_NIC), why)
 
 
-def _answers_routed_as_service(services: NodeServices, one: Frontend) -> Iterator[PacketRule]:
-    match = Match(connection_mark=services.taken_in(one), direction="reply")
+def _answers_routed_as_service(services: NodeServices, frontend: Frontend) -> Iterator[PacketRule]:
+    match = Match(connection_mark=services.taken_in(frontend), direction="reply")
     if services.translates_at_pods or services.away is None:
-        yield from services.as_from(one, one.address, match)
+        yield from services.as_from(frontend, frontend.address, match)
         return
-    yield from services.as_from(one, one.address, replace(match, iif=services.away))
+    yield from services.as_from(frontend, frontend.address, replace(match, iif=services.away))
     # A pod's program asks as the pod; the NIC's, where the packet is to leave, asks once more as the service.
     leaving = replace(match, iif=Devices(services.pod_devices), route=services.selected)
-    yield from services.as_from(one, one.address, leaving)
+    yield from services.as_from(frontend, frontend.address, leaving)
 
 
-def _client_asks(services: NodeServices, one: Frontend) -> Iterator[PacketRule]:
+def _client_asks(services: NodeServices, frontend: Frontend) -> Iterator[PacketRule]:
     """A client outside the cluster asks at a selected NIC."""
-    node, match = services.node, services.to(one, (one.address,), services.selected)
-    if one.kind == "ClusterIP" and not node.settings.external_cluster_ip:
+    node, match = services.node, services.to(frontend, (frontend.address,), services.selected)
+    if frontend.kind == "ClusterIP" and not node.settings.external_cluster_ip:
         why = Why(
             "service.cluster-ip",
-            f"{one} is {one.service}'s cluster IP: not served to clients outside the cluster",
+            f"{frontend} is {frontend.service}'s cluster IP: not served to clients outside the cluster",
             "bpf/lib/nodeport.h nodeport_svc_lb4 (lb4_svc_is_routable)",
         )
-        yield at("prerouting", match, Drop("a cluster IP is not served from outside"), why, one.family)
+        yield at("prerouting", match, Drop("a cluster IP is not served from outside"), why, frontend.family)
         return
-    if not one.outside:
-        told = node.settings.refuses_without_backend
+    if not frontend.outside:
+        refuses = node.settings.refuses_without_backend
         why = Why(
             "service.no-backend",
-            f"{one} of {one.service} has no backend here: " + ("refused" if told else "dropped"),
+            f"{frontend} of {frontend.service} has no backend here: " + ("refused" if refuses else "dropped"),
             "bpf/lib/nodeport.h nodeport_svc_lb4 (service-no-backend-response)",
         )
-        words = f"{one.service} has no backend that {node.node} may use"
-        yield at("prerouting", match, Reject(words) if told else Drop(words), why, one.family)
+        words = f"{frontend.service} has no backend that {node.node} may use"
+        yield at("prerouting", match, Reject(words) if refuses else Drop(words), why, frontend.family)
         return
     why = Why(
         "service.taken-in",
-        f"{{iif}} is selected and {one} is a frontend of {one.service} ({one.kind}): taken in",
+        f"{{iif}} is selected and {frontend} is a frontend of {frontend.service} ({frontend.kind}): taken in",
         f"{_NODE_PORT}; pkg/loadbalancer/reconciler/bpf_reconciler.go",
     )
-    yield at("prerouting", match, SetMark(FROM_NIC, FROM_NIC), why, one.family)
-    yield at("prerouting", match, SetConnectionMark(services.value(one)), QUIET, one.family)
-    direct = node.direct_routing_address(one.family)
-    if direct is not None and not services.returns_directly(one):
-        yield from services.as_from(one, direct, match)
-    words = f"sent to a backend of {one.service}: {ends(one, outside=True)}"
+    yield at("prerouting", match, SetMark(FROM_NIC, FROM_NIC), why, frontend.family)
+    yield at("prerouting", match, SetConnectionMark(services.value(frontend)), QUIET, frontend.family)
+    direct = node.direct_routing_address(frontend.family)
+    if direct is not None and not services.returns_directly(frontend):
+        yield from services.as_from(frontend, direct, match)
+    words = f"sent to a backend of {frontend.service}: {ends(frontend, outside=True)}"
     yield at(
-        "prerouting", match, Dnat(one.outside), Why("service.backend", words, "bpf/lib/lb.h lb4_local"), one.family
+        "prerouting",
+        match,
+        Dnat(frontend.outside),
+        Why("service.backend", words, "bpf/lib/lb.h lb4_local"),
+        frontend.family,
     )
 
 
@@ -272,45 +281,45 @@ def _client_asks(services: NodeServices, one: Frontend) -> Iterator[PacketRule]:
 
 
 def _returning_directly(services: NodeServices) -> Iterator[PacketRule]:
-    for one in services.frontends:
-        if one.outside and services.returns_directly(one):
-            yield _noted(services, one)
-    for one in services.answered_here():
-        yield from _answered_directly(services, one)
+    for frontend in services.frontends:
+        if frontend.outside and services.returns_directly(frontend):
+            yield _noted(services, frontend)
+    for frontend in services.answered_here():
+        yield from _answered_directly(services, frontend)
 
 
-def _noted(services: NodeServices, one: Frontend) -> PacketRule:
+def _noted(services: NodeServices, frontend: Frontend) -> PacketRule:
     """What is forwarded says which frontend was asked."""
     why = Why(
         "service.dsr",
-        f"to a backend of another node with the client's address, and a note that {one} was asked (DSR)",
+        f"to a backend of another node with the client's address, and a note that {frontend} was asked (DSR)",
         "bpf/lib/nodeport.h tail_nodeport_ipv4_dsr",
     )
-    match = Match(oif=services.away, connection_mark=services.taken_in(one), direction="original")
-    return at("postrouting", match, Rewrite(note=NOTE.value(services.number(one))), why, one.family)
+    match = Match(oif=services.away, connection_mark=services.taken_in(frontend), direction="original")
+    return at("postrouting", match, Rewrite(note=NOTE.value(services.number(frontend))), why, frontend.family)
 
 
-def _answered_directly(services: NodeServices, one: Frontend) -> Iterator[PacketRule]:
+def _answered_directly(services: NodeServices, frontend: Frontend) -> Iterator[PacketRule]:
     """At the backend's node the note is taken on selected NICs, and the answer's source is replaced on them."""
-    number = services.number(one)
+    number = services.number(frontend)
     connection = Mark(RETURNED | FRONTEND.value(number), _WHICH)
     noted = Match(iif=services.selected, note=NOTE.value(number))
     why = Why(
         "service.dsr-note",
-        f"{{iif}} is selected: the note says that {one} was asked",
+        f"{{iif}} is selected: the note says that {frontend} was asked",
         "bpf/lib/nodeport.h nodeport_extract_dsr_v4",
     )
-    yield at("prerouting", noted, SetConnectionMark(connection.value), why, one.family)
-    yield at("prerouting", noted, Rewrite(note=0), QUIET, one.family)
+    yield at("prerouting", noted, SetConnectionMark(connection.value), why, frontend.family)
+    yield at("prerouting", noted, Rewrite(note=0), QUIET, frontend.family)
     answers = Match(connection_mark=connection, direction="reply", route=services.selected)
-    yield from services.as_from(one, one.address, answers)
+    yield from services.as_from(frontend, frontend.address, answers)
     why = Why(
         "service.dsr-answer",
-        f"{{oif}} is selected: the answer leaves with the address that the client asked, {one}",
+        f"{{oif}} is selected: the answer leaves with the address that the client asked, {frontend}",
         "bpf/lib/nodeport_egress.h nodeport_rev_dnat_fwd_ipv4",
     )
-    match = Match(oif=services.selected, protocol=one.protocol, connection_mark=connection, direction="reply")
-    yield at("postrouting", match, Rewrite(source=one.address, source_port=one.port), why, one.family)
+    match = Match(oif=services.selected, protocol=frontend.protocol, connection_mark=connection, direction="reply")
+    yield at("postrouting", match, Rewrite(source=frontend.address, source_port=frontend.port), why, frontend.family)
 
 
 # What leaves for a client of a service or for its backend: whose address it has.
@@ -366,10 +375,10 @@ def _route_sources(services: NodeServices, family: Family, match: Match) -> Iter
     fib = services.node.kernel_fib.with_routes(decisions.direct_routes(name)[0])
     for peer in decisions.peers(name):
         cidr = peer.pod_cidrs.get(family)
-        found = fib.lookup(cidr.network_address) if cidr is not None else None
-        if cidr is None or found is None:
+        way = fib.lookup(cidr.network_address) if cidr is not None else None
+        if cidr is None or way is None:
             continue
-        address = fib.source_for(cidr.network_address, found, decisions.topology.nodes[name])
+        address = fib.source_for(cidr.network_address, way, decisions.topology.nodes[name])
         if address is not None:
             words = f"to a backend of another node: its source becomes {address}, which the route to {cidr} says"
             why = Why("service.snat-route", words, f"{_NAT} (fib_lookup_src_v4, 6c788332c0)")
@@ -379,26 +388,26 @@ def _route_sources(services: NodeServices, family: Family, match: Match) -> Iter
 def _own_answers(services: NodeServices) -> Iterator[PacketRule]:
     """Answers of this node's own backends are translated back where they leave by a selected NIC, and nowhere else."""
     elsewhere = Devices((*services.node.selected, *services.tunnel), negated=True)
-    for one in services.frontends:
-        if one.kind == "ClusterIP" and not services.node.settings.external_cluster_ip:
+    for frontend in services.frontends:
+        if frontend.kind == "ClusterIP" and not services.node.settings.external_cluster_ip:
             continue
-        for backend in one.outside:
+        for backend in frontend.outside:
             device = services.pods.get(backend.address)
             if device is None:
                 continue
             why = Why(
                 "service.answer-not-translated",
-                f"leaves by {{oif}}, which is not selected: the client sees {backend.address}, and not {one}",
+                f"leaves by {{oif}}, which is not selected: the client sees {backend.address}, and not {frontend}",
                 "bpf/lib/nodeport_egress.h nodeport_rev_dnat_fwd_ipv4; bpf/bpf_host.c cil_to_netdev",
             )
             match = Match(
                 iif=Devices((device,)),
                 oif=elsewhere,
-                protocol=one.protocol,
-                connection_mark=services.taken_in(one),
+                protocol=frontend.protocol,
+                connection_mark=services.taken_in(frontend),
                 direction="reply",
             )
-            yield at("leaving", match, Rewrite(source=backend.address, source_port=backend.port), why, one.family)
+            yield at("leaving", match, Rewrite(source=backend.address, source_port=backend.port), why, frontend.family)
 
 
 # What begins in the cluster is translated where it begins: at a pod, or at a socket of the node.
@@ -411,43 +420,47 @@ def _inside(services: NodeServices) -> Iterator[PacketRule]:
     settings = services.node.settings
     pods = Devices(services.pod_devices) if services.pod_devices else None
     by_socket = settings.socket_load_balancing
-    for one in services.decisions.frontends[services.node.node]:
+    for frontend in services.decisions.frontends[services.node.node]:
         if pods is not None and by_socket and not settings.socket_load_balancing_of_nodes_only:
-            yield from _at_sockets(services, "prerouting", one, pods)
+            yield from _at_sockets(services, "prerouting", frontend, pods)
         elif pods is not None:
-            yield from _by_packet(services, one, pods)
+            yield from _by_packet(services, frontend, pods)
         if by_socket:
-            yield from _at_sockets(services, "output", one, None)
+            yield from _at_sockets(services, "output", frontend, None)
     if by_socket and services.decisions.topology.services:
         match = Match(connection_mark=Mark(AT_SOCKET, AT_SOCKET), direction="reply")
         yield PacketRule("prerouting", match, Accept(), QUIET)
 
 
-def _at_sockets(services: NodeServices, hook: Hook, one: Frontend, iif: Devices | None) -> Iterator[PacketRule]:
+def _at_sockets(services: NodeServices, hook: Hook, frontend: Frontend, iif: Devices | None) -> Iterator[PacketRule]:
     """A socket looks for node ports at every node's address; it leaves external IPs alone, which anybody could claim
     (sock4_skip_xlate, CVE-2020-8554)."""
-    if one.kind != "ExternalIPs":
-        addresses = nodes_addresses(services, one.family) if one.kind == "NodePort" else (one.address,)
-        yield from _translated(services, hook, one, services.to(one, addresses, iif), _SOCKET)
+    if frontend.kind != "ExternalIPs":
+        addresses = nodes_addresses(services, frontend.family) if frontend.kind == "NodePort" else (frontend.address,)
+        yield from _translated(services, hook, frontend, services.to(frontend, addresses, iif), _SOCKET)
 
 
-def _by_packet(services: NodeServices, one: Frontend, iif: Devices) -> Iterator[PacketRule]:
+def _by_packet(services: NodeServices, frontend: Frontend, iif: Devices) -> Iterator[PacketRule]:
     """The pod's program knows this node's own frontends, each at its own address."""
-    addresses = node_port_addresses(services.node, one.family) if one.kind == "NodePort" else (one.address,)
+    addresses = (
+        node_port_addresses(services.node, frontend.family) if frontend.kind == "NodePort" else (frontend.address,)
+    )
     if addresses:
-        yield from _translated(services, "prerouting", one, services.to(one, addresses, iif), _PACKET)
+        yield from _translated(services, "prerouting", frontend, services.to(frontend, addresses, iif), _PACKET)
 
 
-def _translated(services: NodeServices, hook: Hook, one: Frontend, match: Match, source: str) -> Iterator[PacketRule]:
+def _translated(
+    services: NodeServices, hook: Hook, frontend: Frontend, match: Match, source: str
+) -> Iterator[PacketRule]:
     if hook == "output":
-        yield at(hook, match, SetConnectionMark(AT_SOCKET), QUIET, one.family)
-    if not one.inside:
-        words = f"{one.service} has no backend that {services.node.node} may use"
-        yield at(hook, match, Reject(words), Why("service.no-backend", words, source), one.family)
+        yield at(hook, match, SetConnectionMark(AT_SOCKET), QUIET, frontend.family)
+    if not frontend.inside:
+        words = f"{frontend.service} has no backend that {services.node.node} may use"
+        yield at(hook, match, Reject(words), Why("service.no-backend", words, source), frontend.family)
         return
-    place = f"{{destination}}:{one.port} is {one.service}'s ({one.kind})"
-    words = f"{place}: translated where it begins, to {ends(one, outside=False)}"
-    yield at(hook, match, Dnat(one.inside), Why("service.inside", words, source), one.family)
+    place = f"{{destination}}:{frontend.port} is {frontend.service}'s ({frontend.kind})"
+    words = f"{place}: translated where it begins, to {ends(frontend, outside=False)}"
+    yield at(hook, match, Dnat(frontend.inside), Why("service.inside", words, source), frontend.family)
 
 
 def nodes_addresses(services: NodeServices, family: Family) -> tuple[Address, ...]:
@@ -457,9 +470,9 @@ def nodes_addresses(services: NodeServices, family: Family) -> tuple[Address, ..
     """
     node = services.node
     own = [row.address for row in node.node_addresses]
-    node_ips = [one.node_ips.get(family) for one in (node, *services.decisions.peers(node.node))]
-    found = [one for one in (*own, *node_ips) if one is not None and one.version == family]
-    return tuple(one for one in dict.fromkeys(found) if not one.is_link_local)
+    nodes = (node, *services.decisions.peers(node.node))
+    every = [*own, *(known.node_ips[family] for known in nodes if family in known.node_ips)]
+    return tuple(ip for ip in dict.fromkeys(every) if ip.version == family and not ip.is_link_local)
 
 
 # Routing rules: the FIB is asked as NICs' programs ask it. fib_redirect asks with the source that the packet will have:
@@ -488,16 +501,15 @@ def _rules_as_from(host: Host, address: Address, number: int, family: Family) ->
     base = [Rule(table=TABLES["main"], priority=MAIN_PRIORITY, explicit_family=family)]
     own = [rule for rule in numbered(host.rules) if rule.family == family]
     for rule in sorted([*own, *base], key=lambda rule: rule.priority or 0):
-        found = _met(rule, address)
-        if found is not None:
-            yield replace(found, mark=mark, priority=SOURCE_PRIORITY, explicit_family=family)
+        if (rest := _met(rule, address)) is not None:
+            yield replace(rest, mark=mark, priority=SOURCE_PRIORITY, explicit_family=family)
     yield Rule(table=None, action="unreachable", mark=mark, priority=SOURCE_PRIORITY, explicit_family=family)
 
 
 def _met(rule: Rule, address: Address) -> Rule | None:
     """What is left of a rule once the source is known and the packet's own mark is 0; None when it cannot match.
 
-    A rule with `not` that looks at more than the source is left out: its other half cannot be told from our mark.
+    A rule with `not` that looks at more than the source is left out: our mark does not say whether the rest holds.
     """
     inside = (rule.source is None or address in rule.source) and (rule.mark is None or not rule.mark[0] & rule.mark[1])
     if rule.negated:
