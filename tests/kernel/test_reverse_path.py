@@ -6,7 +6,7 @@ import pytest
 from niclab import LAB_BASELINE, Lab, Settings, Topology, World, load
 from niclab.check.amend import Amendments, amend
 from niclab.kernel.fib import Fib
-from niclab.kernel.reversepath import believed, filters, told
+from niclab.kernel.reversepath import believed, configured, filters
 from niclab.net.address import ip_address
 from niclab.net.route import parse_route
 from scenarios.common import NATIVE, VXLAN
@@ -37,8 +37,8 @@ def test_keys_are_read_with_dots_and_with_slashes() -> None:
         "net.ipv4.conf.all.src_valid_mark": "1",
         "net.ipv6.conf.eth0.accept_ra": "0",
     }
-    assert told(sysctls) == {"eth0": 1, "eth0.5": 2}
-    assert told(sysctls, "src_valid_mark") == {"all": 1}
+    assert configured(sysctls) == {"eth0": 1, "eth0.5": 2}
+    assert configured(sysctls, "src_valid_mark") == {"all": 1}
 
 
 def test_the_larger_of_all_and_the_interfaces_own_counts() -> None:

@@ -68,24 +68,24 @@ def speakers(topology: Topology) -> dict[str, int]:
 def sessions(topology: Topology) -> tuple[Session, ...]:
     """Every session twice, once for each end; in the order of the speakers."""
     numbers = speakers(topology)
-    found: list[Session] = []
-    for one, other in combinations(numbers, 2):
-        if one in topology.nodes and other in topology.nodes:
+    every: list[Session] = []
+    for host, other in combinations(numbers, 2):
+        if host in topology.nodes and other in topology.nodes:
             continue
-        for mine, theirs in _ends(topology, one, other):
-            own, peer = End(one, *mine, numbers[one]), End(other, *theirs, numbers[other])
-            found += [Session(own, peer, passive=True), Session(peer, own, passive=False)]
+        for mine, theirs in _ends(topology, host, other):
+            own, peer = End(host, *mine, numbers[host]), End(other, *theirs, numbers[other])
+            every += [Session(own, peer, passive=True), Session(peer, own, passive=False)]
     order = list(numbers)
-    return tuple(sorted(found, key=lambda session: order.index(session.own.host)))
+    return tuple(sorted(every, key=lambda session: order.index(session.own.host)))
 
 
-def _ends(topology: Topology, one: str, other: str) -> Iterator[tuple[_Place, _Place]]:
+def _ends(topology: Topology, host: str, other: str) -> Iterator[tuple[_Place, _Place]]:
     """Where two speakers meet: on each fabric they share, once for each family in which they have a common network."""
     for fabric in topology.fabrics:
         for family in FAMILIES:
             places = (
                 ((mine, near.ip), (theirs, far.ip))
-                for mine, near in _on(topology.hosts[one], fabric, family)
+                for mine, near in _on(topology.hosts[host], fabric, family)
                 for theirs, far in _on(topology.hosts[other], fabric, family)
                 if near.ip in far.network and far.ip in near.network
             )
@@ -135,7 +135,7 @@ def advertised(decisions: Decisions) -> Mapping[str, tuple[Network, ...]]:
     bgp = decisions.topology.bgp
     if bgp is None:
         return {}
-    found: dict[str, tuple[Network, ...]] = dict.fromkeys(decisions.topology.nodes, ())
+    advertised_by: dict[str, tuple[Network, ...]] = dict.fromkeys(decisions.topology.nodes, ())
     for name in decisions.running:
         node = decisions.nodes[name]
         if not speaks(node):
@@ -145,8 +145,8 @@ def advertised(decisions: Decisions) -> Mapping[str, tuple[Network, ...]]:
             prefixes += [node.pod_cidrs[family] for family in node.families]
         if "services" in bgp.advertise:
             prefixes += _services(decisions.topology, node)
-        found[name] = tuple(dict.fromkeys(prefixes))
-    return found
+        advertised_by[name] = tuple(dict.fromkeys(prefixes))
+    return advertised_by
 
 
 def originated(decisions: Decisions) -> Mapping[str, tuple[Network, ...]]:
@@ -231,7 +231,7 @@ def _own(decisions: Decisions) -> _Table:
 
 def _heard(mine: list[Session], tables: _Table, own: _Table) -> dict[Network, _Best]:
     """What a router makes of what all its peers use; what it originates itself it learns from nobody."""
-    found: dict[Network, _Best] = {}
+    heard: dict[Network, _Best] = {}
     for session in mine:
         theirs = {**tables.get(session.peer.host, {}), **own.get(session.peer.host, {})}
         for prefix, best in theirs.items():
@@ -239,9 +239,9 @@ def _heard(mine: list[Session], tables: _Table, own: _Table) -> dict[Network, _B
             if prefix.version != session.family or session.own.asn in path or prefix in own.get(session.own.host, ()):
                 continue
             hop = NextHop(via=session.peer.address, dev=session.own.nic)
-            known = found.get(prefix)
+            known = heard.get(prefix)
             if known is None or len(path) < len(known.path):
-                found[prefix] = _Best(path, (hop,))
+                heard[prefix] = _Best(path, (hop,))
             elif len(path) == len(known.path):
-                found[prefix] = _Best(known.path, (*known.hops, hop))
-    return found
+                heard[prefix] = _Best(known.path, (*known.hops, hop))
+    return heard

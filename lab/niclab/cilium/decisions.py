@@ -84,6 +84,11 @@ class Decisions:
         return {name: self._decide(name) for name in self.topology.nodes}
 
     @cached_property
+    def numbers(self) -> Mapping[str, int]:
+        """Node → its number in the topology, from 1."""
+        return {name: number for number, name in enumerate(self.topology.nodes, 1)}
+
+    @cached_property
     def pod_addresses(self) -> Mapping[str, tuple[Address, ...]]:
         """Pod → its addresses of every family."""
         return {**self.topology.pod_addresses(), **self.plugged}
@@ -92,7 +97,7 @@ class Decisions:
     def frontends(self) -> Mapping[str, tuple[Frontend, ...]]:
         """Node → the frontends its agent has; a node port's is the surrogate for all of the node's addresses."""
         plugged = {
-            pod: tuple(one for one in self.pod_addresses[pod] if family_of(one) in self.nodes[home].families)
+            pod: tuple(ip for ip in self.pod_addresses[pod] if family_of(ip) in self.nodes[home].families)
             for pod, (home, _) in self.topology.pods.items()
             if home in self.running
         }
@@ -110,7 +115,7 @@ class Decisions:
     @cached_property
     def frontend_numbers(self) -> Mapping[Place, int]:
         """Every place where a service is served → its number, from 1: the same on every node."""
-        places = (one.place for found in self.frontends_outside.values() for one in found)
+        places = (frontend.place for served in self.frontends_outside.values() for frontend in served)
         return {place: number for number, place in enumerate(dict.fromkeys(places), 1)}
 
     @cached_property
@@ -168,7 +173,7 @@ class Decisions:
     def tunnel_routes(self, name: str, table: int) -> tuple[Route, ...]:
         """One encapsulating route per peer pod CIDR, to the peer's IPv4 node IP: the tunnel's underlay (node.go)."""
         node = self.nodes[name]
-        found = []
+        routes = []
         for peer in self.peers(name):
             remote = peer.node_ips.get(4) or peer.node_ips.get(6)
             for cidr in peer.announced:
@@ -177,7 +182,7 @@ class Decisions:
                     continue
                 hop = NextHop(via=cidr.network_address, dev=TUNNEL_DEVICE, onlink=True)
                 source = self.topology.router_address(name, family)
-                found.append(
+                routes.append(
                     Route(
                         cidr,
                         (hop,),
@@ -189,7 +194,7 @@ class Decisions:
                         why=_TUNNEL if table == REMOTE_PODS else _TUNNEL_OF_NODE,
                     )
                 )
-        return tuple(found)
+        return tuple(routes)
 
     def node_ip_tunnel_routes(self, name: str, table: int) -> Iterator[Route]:
         """With the host firewall a remote node IP has a tunnel endpoint too: pods reach it through the tunnel.
@@ -238,11 +243,11 @@ class Decisions:
                 target = peer.node_ips.get(family)
                 if target is None or family not in node.families:
                     continue
-                found = node.kernel_fib.lookup(target)
-                if found is None or not found.hops:
+                way = node.kernel_fib.lookup(target)
+                if way is None or not way.hops:
                     warnings.append(f"Unable to install direct node route {cidr}: no route to {target}")
                     continue
-                hop = found.hops[0]
+                hop = way.hops[0]
                 if hop.via is not None and hop.via != target:
                     warnings.append(_gateway_warning(node.settings, target, hop.via))
                     continue

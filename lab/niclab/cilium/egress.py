@@ -17,20 +17,18 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from ipaddress import IPv4Network, IPv6Network
 
 from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import TUNNEL_DEVICE, NodeDecision, pod_interface
 from niclab.cilium.numbers import ANSWERING, EGRESS_ANSWERS, EGRESS_FROM_PODS, EGRESS_FROM_TUNNEL, POLICY_PRIORITY
-from niclab.cilium.version import Version
 from niclab.kernel.fib import Fib, Lookup
 from niclab.kernel.plan import TUNNEL, mac
 from niclab.net.address import FAMILIES, Address, Family, Network, family_of
 from niclab.net.operation import AddNeighbour, AddRoute, AddRule, AddVxlan, Operation
 from niclab.net.packetrules import Devices, Drop, Match, PacketRule, SetMark, Snat
 from niclab.net.reason import Why
-from niclab.net.route import TABLES, Encap, NextHop, Route, Rule
+from niclab.net.route import Encap, NextHop, Route, Rule
 from niclab.topology import Node
 from niclab.topology.egress import EgressPolicy
 
@@ -95,7 +93,7 @@ def entries(decisions: Decisions, pod: str, family: Family) -> tuple[Entry, ...]
     """A pod's entries of one family, the longest prefixes first. Where two policies say something of the same network,
     agents keep either; here it is the first.
     """
-    found: dict[Network, Entry] = {}
+    by_network: dict[Network, Entry] = {}
     spec = decisions.topology.pods[pod][1]
     for name, policy in decisions.topology.egress_policies.items():
         if not policy.selects(pod, spec.labels):
@@ -104,21 +102,20 @@ def entries(decisions: Decisions, pod: str, family: Family) -> tuple[Entry, ...]
         for networks, excluded in ((policy.destinations, False), (policy.excluded, True)):
             for network in networks:
                 if network.version == family:
-                    found.setdefault(network, Entry(name, network, excluded, None if excluded else out))
+                    by_network.setdefault(network, Entry(name, network, excluded, None if excluded else out))
     return tuple(
-        sorted(found.values(), key=lambda entry: (-entry.network.prefixlen, int(entry.network.network_address)))
+        sorted(by_network.values(), key=lambda entry: (-entry.network.prefixlen, int(entry.network.network_address)))
     )
 
 
 def covering(entries: Iterable[Entry], network: Network) -> Entry | None:
     """The entry of the longest prefix that covers a network; the entries are in that order."""
-    return next((one for one in entries if inside(network, one.network)), None)
+    return next((entry for entry in entries if inside(network, entry.network)), None)
 
 
 def inside(network: Network, other: Network) -> bool:
-    if isinstance(network, IPv4Network):
-        return isinstance(other, IPv4Network) and network.subnet_of(other)
-    return isinstance(other, IPv6Network) and network.subnet_of(other)
+    same = network.version == other.version
+    return same and network.prefixlen >= other.prefixlen and network.network_address in other
 
 
 def way_out(decisions: Decisions, policy: EgressPolicy, pod: str, family: Family) -> WayOut | None:
@@ -133,12 +130,8 @@ def way_out(decisions: Decisions, policy: EgressPolicy, pod: str, family: Family
     chosen = ordered[zlib.crc32(pod.encode()) % len(ordered)]
     node = decisions.nodes[chosen]
     nic, address = _egress(node, decisions.topology.nodes[chosen], policy, family)
-    return WayOut(chosen, nic, address, fixed=policy.egress_ip is None and _fixes_nic(node.version, family))
-
-
-def _fixes_nic(version: Version, family: Family) -> bool:
-    """Does the map tell the NIC? For IPv6 from 1.19, for IPv4 from 1.20 on (ba4bf816bd, dde5e7cee2: …_v4_v2)."""
-    return version.has(Behaviour.EGRESS_NIC_IPV4 if family == 4 else Behaviour.EGRESS_NIC_IPV6)
+    by_map = Behaviour.EGRESS_NIC_IPV4 if family == 4 else Behaviour.EGRESS_NIC_IPV6
+    return WayOut(chosen, nic, address, fixed=policy.egress_ip is None and node.version.has(by_map))
 
 
 def _egress(
@@ -146,9 +139,8 @@ def _egress(
 ) -> tuple[str, Address] | tuple[None, None]:
     """The gateway's NIC and address (deriveFromPolicyGatewayConfig)."""
     if policy.egress_ip is not None:
-        name = next(
-            (name for name, nic in host.nics.items() if policy.egress_ip in [one.ip for one in nic.addresses]), None
-        )
+        has_it = (name for name, nic in host.nics.items() if policy.egress_ip in {own.ip for own in nic.addresses})
+        name = next(has_it, None)
         if name is not None and policy.egress_ip.version == family:
             return name, policy.egress_ip
         if not node.version.has(Behaviour.EGRESS_IP_FOR_BOTH_FAMILIES):
@@ -156,7 +148,7 @@ def _egress(
     elif policy.interface is not None:
         name = policy.interface
     else:
-        name = _default_nic(node, family)
+        name = node.default_nic(family)
     first = next(iter(host.nics[name].addresses_of(family)), None) if name is not None else None
     return (name, first.ip) if name is not None and first is not None else (None, None)
 
@@ -170,17 +162,6 @@ def gateway_nics(decisions: Decisions, node: NodeDecision) -> Iterator[str]:
         nic = _egress(node, host, policy, 4)[0] if node.node in policy.gateways else None
         if nic is not None:
             yield nic
-
-
-def _default_nic(node: NodeDecision, family: Family) -> str | None:
-    """The NIC of the default route in table main; one with several hops has none (route.NodeDeviceWithDefaultRoute)."""
-    defaults = [
-        route
-        for route in node.kernel_fib.routes
-        if route.is_default and route.table == TABLES["main"] and route.family == family and route.kind == "unicast"
-    ]
-    best = min(defaults, key=lambda route: route.effective_metric, default=None)
-    return best.nexthops[0].dev if best is not None and len(best.nexthops) == 1 else None
 
 
 def cluster(decisions: Decisions, family: Family) -> Iterator[Address]:
@@ -205,13 +186,13 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
         return
     if not node.tunnels:
         # The tunnel is there in native routing too (pkg/egressgateway: tunnel.NewEnabler).
-        number = list(decisions.topology.nodes).index(node.node) + 1
-        yield AddVxlan(node.node, TUNNEL_DEVICE, mac(TUNNEL, number, 0), node.settings.tunnel_port, node.mtu)
+        yield AddVxlan(
+            node.node, TUNNEL_DEVICE, mac(TUNNEL, decisions.numbers[node.node], 0), node.settings.tunnel_port, node.mtu
+        )
         for peer in decisions.peers(node.node):
-            theirs = list(decisions.topology.nodes).index(peer.node) + 1
             for family in node.families:
                 if (via := _via(peer, family)) is not None:
-                    yield AddNeighbour(node.node, TUNNEL_DEVICE, via, mac(TUNNEL, theirs, 0))
+                    yield AddNeighbour(node.node, TUNNEL_DEVICE, via, mac(TUNNEL, decisions.numbers[peer.node], 0))
     yield from _Tables(decisions, node).operations()
 
 
@@ -223,9 +204,9 @@ def _via(peer: NodeDecision, family: Family) -> Address | None:
 
 @dataclass(frozen=True)
 class _Policed:
-    """A pod with entries of one family, and which number it has among those of the lab."""
+    """A pod's address with its entries, and which number it has among those of the lab."""
 
-    pod: str
+    name: str
     node: str
     address: Address
     entries: tuple[Entry, ...]
@@ -246,7 +227,7 @@ class _Policed:
 
 def policed(decisions: Decisions) -> tuple[_Policed, ...]:
     """Every pod of a running node that a policy selects."""
-    found: list[_Policed] = []
+    pods: list[_Policed] = []
     for pod, (node, _) in decisions.topology.pods.items():
         if node not in decisions.running or not decisions.nodes[node].settings.egress_gateway:
             continue
@@ -254,8 +235,8 @@ def policed(decisions: Decisions) -> tuple[_Policed, ...]:
             family = family_of(address)
             mine = entries(decisions, pod, family) if family in decisions.nodes[node].families else ()
             if mine:
-                found.append(_Policed(pod, node, address, mine, len(found)))
-    return tuple(found)
+                pods.append(_Policed(pod, node, address, mine, len(pods)))
+    return tuple(pods)
 
 
 @dataclass(frozen=True)
@@ -271,64 +252,63 @@ class _Tables:
 
     def operations(self) -> Iterator[Operation]:
         here = self.node.node
-        for one in policed(self.decisions):
-            family = one.family
-            if one.node == here:
-                table = EGRESS_FROM_PODS.table(one.number)
-                rule = Rule(table=table, priority=POLICY_PRIORITY, iif=pod_interface(one.pod), mark=(0, ANSWERING))
-                yield from self._table(replace(rule, explicit_family=family), self._of_pod(one, table))
-            elif one.by(here):
-                table = EGRESS_FROM_TUNNEL.table(one.number)
-                rule = Rule(table=table, priority=POLICY_PRIORITY, iif=TUNNEL_DEVICE, source=one.alone)
-                yield from self._table(rule, self._of_gateway(one, table))
+        for pod in policed(self.decisions):
+            if pod.node == here:
+                table = EGRESS_FROM_PODS.table(pod.number)
+                rule = Rule(table=table, priority=POLICY_PRIORITY, iif=pod_interface(pod.name), mark=(0, ANSWERING))
+                yield from self._table(replace(rule, explicit_family=pod.family), self._of_pod(pod, table))
+            elif pod.by(here):
+                table = EGRESS_FROM_TUNNEL.table(pod.number)
+                rule = Rule(table=table, priority=POLICY_PRIORITY, iif=TUNNEL_DEVICE, source=pod.alone)
+                yield from self._table(rule, self._of_gateway(pod, table))
                 if not self.node.tunnels:
-                    yield from self._answers(one, EGRESS_ANSWERS.table(one.number))
+                    yield from self._answers(pod, EGRESS_ANSWERS.table(pod.number))
 
     def _table(self, rule: Rule, routes: Iterable[Route]) -> Iterator[Operation]:
         yield AddRule(self.node.node, rule)
         for route in routes:
             yield AddRoute(self.node.node, route, replace=True)
 
-    def _answers(self, one: _Policed, table: int) -> Iterator[Operation]:
+    def _answers(self, pod: _Policed, table: int) -> Iterator[Operation]:
         """What comes back from a policy's network goes into the tunnel, even in native routing (nodeport.h)."""
-        home = self.decisions.nodes[one.node]
-        yield AddRoute(self.node.node, self._tunnel(one.alone, table, home, _ANSWER_TO_POD), replace=True)
-        for entry in one.entries:
+        home = self.decisions.nodes[pod.node]
+        yield AddRoute(self.node.node, self._tunnel(pod.alone, table, home, _ANSWER_TO_POD), replace=True)
+        for entry in pod.entries:
             for nic in self.node.selected if entry.way_out and entry.way_out.node == self.node.node else ():
                 source = entry.network if entry.network.prefixlen else None
                 yield AddRule(
                     self.node.node,
-                    Rule(table=table, priority=POLICY_PRIORITY, iif=nic, source=source, destination=one.alone),
+                    Rule(table=table, priority=POLICY_PRIORITY, iif=nic, source=source, destination=pod.alone),
                 )
 
-    def _of_pod(self, one: _Policed, table: int) -> Iterator[Route]:
-        for network, sample in self._parts(one):
-            yield self._from_pod(one, network, sample, table)
+    def _of_pod(self, pod: _Policed, table: int) -> Iterator[Route]:
+        for network, sample in self._parts(pod):
+            yield self._from_pod(pod, network, sample, table)
 
-    def _from_pod(self, one: _Policed, network: Network, sample: Address, table: int) -> Route:
+    def _from_pod(self, pod: _Policed, network: Network, sample: Address, table: int) -> Route:
         """What becomes of a pod's packets to a part of its policies' networks."""
         skip = Route(network, kind="throw", table=table)
-        entry = covering(one.entries, network)
-        if entry is None or entry.excluded or sample in self._cluster(one.family):
+        entry = covering(pod.entries, network)
+        if entry is None or entry.excluded or sample in self._clusters[pod.family]:
             return skip
         device = self.node.single_device
-        found = self.fib.lookup(sample, source=one.address, oif=device)
-        if found is None or not found.hops or found.is_local or found.hops[0].dev not in self.node.selected:
+        way = self.fib.lookup(sample, source=pod.address, oif=device)
+        if way is None or not way.hops or way.is_local or way.hops[0].dev not in self.node.selected:
             return skip
         out = entry.way_out
         if out is None:
             return Route(network, kind="blackhole", table=table)
         if out.node == self.node.node:
-            return self._staying(network, sample, table, found, out)
+            return self._staying(network, sample, table, way, out)
         return self._tunnel(network, table, self.decisions.nodes[out.node], _TO_GATEWAY)
 
-    def _staying(self, network: Network, sample: Address, table: int, found: Lookup, out: WayOut) -> Route:
+    def _staying(self, network: Network, sample: Address, table: int, way: Lookup, out: WayOut) -> Route:
         """The pod's own node is its gateway: `cil_to_netdev` of the NIC that the FIB chose redirects, or lets it go."""
         if out.nic is None or out.address is None:
             return Route(network, kind="blackhole", table=table)
         if out.fixed:
-            if found.hops[0].dev == out.nic:
-                return Route(network, found.hops, table=table, why=_AT_HOME)
+            if way.hops[0].dev == out.nic:
+                return Route(network, way.hops, table=table, why=_AT_HOME)
             # redirect_neigh without a next hop: [kernel] without a route by this NIC the destination is on-link.
             by_nic = self.fib.lookup(sample, oif=out.nic)
             hops = by_nic.hops if by_nic is not None and by_nic.hops else (NextHop(dev=out.nic),)
@@ -336,27 +316,27 @@ class _Tables:
         again = self.fib.lookup(sample, source=out.address)
         if again is None or not again.hops or again.is_local:
             return Route(network, kind="blackhole", table=table)
-        same = again.hops[0].dev == found.hops[0].dev
-        return Route(network, found.hops if same else again.hops, table=table, why=_AT_HOME)
+        same = again.hops[0].dev == way.hops[0].dev
+        return Route(network, way.hops if same else again.hops, table=table, why=_AT_HOME)
 
-    def _of_gateway(self, one: _Policed, table: int) -> Iterator[Route]:
+    def _of_gateway(self, pod: _Policed, table: int) -> Iterator[Route]:
         """from-overlay: one FIB lookup with the egress IP as the source, and what the policy fixes over it."""
-        for network, sample in self._parts(one):
-            entry = covering(one.entries, network)
+        for network, sample in self._parts(pod):
+            entry = covering(pod.entries, network)
             out = entry.way_out if entry is not None else None
-            if out is None or out.node != self.node.node or sample in self._cluster(one.family):
+            if out is None or out.node != self.node.node or sample in self._clusters[pod.family]:
                 yield Route(network, kind="throw", table=table)
                 continue
-            found = self.fib.lookup(sample, source=out.address) if out.address is not None else None
-            if found is None or not found.hops or found.is_local:
+            way = self.fib.lookup(sample, source=out.address) if out.address is not None else None
+            if way is None or not way.hops or way.is_local:
                 yield Route(network, kind="blackhole", table=table)
             elif out.fixed:
-                via = found.hops[0].via
+                via = way.hops[0].via
                 # The next hop stays that of the FIB, also where it is another NIC's (fib_do_redirect).
                 hop = NextHop(via=via, dev=out.nic, onlink=True) if via else NextHop(dev=out.nic)
                 yield Route(network, (hop,), table=table, why=_ON_GATEWAY)
             else:
-                yield Route(network, found.hops, table=table, why=_ON_GATEWAY)
+                yield Route(network, way.hops, table=table, why=_ON_GATEWAY)
 
     def _tunnel(self, network: Network, table: int, to: NodeDecision, why: Why) -> Route:
         via = _via(to, family_of(network))
@@ -364,23 +344,20 @@ class _Tables:
         mtu = self.node.route_mtu
         return Route(network, (hop,), table=table, encap=Encap(vni=2, remote=to.node_ips[4]), mtu=mtu, why=why)
 
-    def _cluster(self, family: Family) -> frozenset[Address]:
-        return self._clusters[family]
-
     @cached_property
     def _clusters(self) -> dict[Family, frozenset[Address]]:
         return {family: frozenset(cluster(self.decisions, family)) for family in FAMILIES}
 
-    def _parts(self, one: _Policed) -> Iterator[tuple[Network, Address]]:
+    def _parts(self, pod: _Policed) -> Iterator[tuple[Network, Address]]:
         """The networks of a pod's entries in parts that the node's routes and rules treat alike.
 
         Each has an address with it that is in no smaller part.
         """
-        networks = {entry.network for entry in one.entries}
+        networks = {entry.network for entry in pod.entries}
         networks |= {route.destination for route in self.fib.routes}
         networks |= {rule.destination for rule in self.fib.rules if rule.destination is not None}
-        networks |= {ipaddress.ip_network(address) for address in self._cluster(one.family)}
-        parts = [part for part in networks if covering(one.entries, part) is not None]
+        networks |= {ipaddress.ip_network(address) for address in self._clusters[pod.family]}
+        parts = [part for part in networks if covering(pod.entries, part) is not None]
         parts.sort(key=lambda part: (part.prefixlen, int(part.network_address)))
         for part in parts:
             sample = _sample(part, [other for other in parts if other != part and inside(other, part)])
@@ -391,7 +368,7 @@ class _Tables:
 def _sample(network: Network, smaller: Iterable[Network]) -> Address | None:
     """The first address of a network that is in none of these parts of it; None where they cover it."""
     number = int(network.network_address)
-    for part in sorted(smaller, key=lambda one: (int(one.network_address), one.prefixlen)):
+    for part in sorted(smaller, key=lambda part: (int(part.network_address), part.prefixlen)):
         if int(part.network_address) <= number <= int(part.broadcast_address):
             number = int(part.broadcast_address) + 1
     if number > int(network.broadcast_address):
@@ -403,50 +380,49 @@ def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRul
     """SNAT to the egress IP, before all other masquerading, and the mark of answers, which no policy is for."""
     if not node.settings.egress_gateway or not in_use(decisions):
         return
-    for one in policed(decisions):
-        family = one.family
-        if one.node == node.node:
+    for pod in policed(decisions):
+        if pod.node == node.node:
             why = Why("egress.answer", "it answers a connection that came in: no egress policy is asked", _SOURCE)
-            match = Match(iif=Devices((pod_interface(one.pod),)), sources=(one.alone,), direction="reply")
-            yield PacketRule("prerouting", match, SetMark(ANSWERING, ANSWERING), why, family)
-        if one.by(node.node):
-            if one.node != node.node:
-                yield from _own(decisions, node, one)
-            yield from _snat(decisions, node, one)
+            match = Match(iif=Devices((pod_interface(pod.name),)), sources=(pod.alone,), direction="reply")
+            yield PacketRule("prerouting", match, SetMark(ANSWERING, ANSWERING), why, pod.family)
+        if pod.by(node.node):
+            if pod.node != node.node:
+                yield from _own(decisions, node, pod)
+            yield from _snat(decisions, node, pod)
 
 
-def _own(decisions: Decisions, node: NodeDecision, one: _Policed) -> Iterator[PacketRule]:
+def _own(decisions: Decisions, node: NodeDecision, pod: _Policed) -> Iterator[PacketRule]:
     """A gateway's own address on a NIC that is not selected is the world's, and the FIB lookup finds a local route."""
     nics = decisions.topology.nodes[node.node].nics
     unknown = [
         ipaddress.ip_network(interface.ip)
         for name, nic in nics.items()
         if name not in node.selected and nic.up
-        for interface in nic.addresses_of(one.family)
+        for interface in nic.addresses_of(pod.family)
     ]
-    found = tuple(
+    dropped = tuple(
         alone
         for alone in unknown
-        if (entry := covering(one.entries, alone)) and entry.way_out and entry.way_out.node == node.node
+        if (entry := covering(pod.entries, alone)) and entry.way_out and entry.way_out.node == node.node
     )
-    if found:
+    if dropped:
         why = Why(
             "egress.own-address",
             "{destination} is the gateway's own, on a NIC that is not selected: dropped (FIB lookup failed, 4)",
             "bpf/lib/egress_gateway.h egress_gw_fib_lookup_and_redirect",
         )
-        match = Match(iif=Devices((TUNNEL_DEVICE,)), sources=(one.alone,), destinations=found)
-        yield PacketRule("prerouting", match, Drop("FIB lookup failed, 4"), why, one.family)
+        match = Match(iif=Devices((TUNNEL_DEVICE,)), sources=(pod.alone,), destinations=dropped)
+        yield PacketRule("prerouting", match, Drop("FIB lookup failed, 4"), why, pod.family)
 
 
-def _snat(decisions: Decisions, node: NodeDecision, one: _Policed) -> Iterator[PacketRule]:
-    stays = {ipaddress.ip_network(address) for address in cluster(decisions, one.family)}
-    for entry in one.entries:
+def _snat(decisions: Decisions, node: NodeDecision, pod: _Policed) -> Iterator[PacketRule]:
+    stays = {ipaddress.ip_network(address) for address in cluster(decisions, pod.family)}
+    for entry in pod.entries:
         out = entry.way_out
         if out is None or out.node != node.node or out.address is None or not node.selected:
             continue
-        smaller = {other.network for other in one.entries if other is not entry}
-        but = sorted(part for part in smaller | stays if inside(part, entry.network))
+        smaller = {other.network for other in pod.entries if other is not entry}
+        others = sorted(part for part in smaller | stays if inside(part, entry.network))
         why = Why(
             "egress.snat",
             f"egress policy {entry.policy}: {{oif}} is selected, and the source becomes the egress IP {out.address}"
@@ -455,8 +431,8 @@ def _snat(decisions: Decisions, node: NodeDecision, one: _Policed) -> Iterator[P
         )
         match = Match(
             oif=Devices(node.selected),
-            sources=(one.alone,),
+            sources=(pod.alone,),
             destinations=(entry.network,) if entry.network.prefixlen else (),
-            not_destinations=tuple(but),
+            not_destinations=tuple(others),
         )
-        yield PacketRule("postrouting", match, Snat(out.address), why, one.family)
+        yield PacketRule("postrouting", match, Snat(out.address), why, pod.family)

@@ -24,12 +24,11 @@ from niclab.cilium.numbers import (
     NODE_PORT_MARK,
     POLICY_PRIORITY,
 )
-from niclab.kernel.fib import Fib
 from niclab.kernel.reversepath import LOOSE, OFF
 from niclab.net.operation import AddRoute, AddRule, DelRoute, Operation
 from niclab.net.packetrules import Devices, Match, PacketRule, SetMark
 from niclab.net.reason import Why
-from niclab.net.route import TABLES, Address, Network, NextHop, Route, Rule
+from niclab.net.route import Address, Network, NextHop, Route, Rule
 from niclab.topology import Nic, Node
 
 _KERNEL = 2
@@ -65,7 +64,7 @@ def filters(decisions: Decisions, node: NodeDecision) -> Mapping[str, int]:
     pkg/datapath/loader/base.go addENIRules; pkg/ipam/crd_eni.go.
     """
     enis = decisions.topology.nodes[node.node].enis
-    default = _default_nic(node.kernel_fib)
+    default = node.default_nic(4)
     if not enis or default is None:
         return {}
     return {**dict.fromkeys(enis, OFF), default: LOOSE}
@@ -112,7 +111,7 @@ def _sends_answers_home(node: NodeDecision) -> bool:
 
 def _away(decisions: Decisions, node: NodeDecision) -> Iterator[tuple[str, str]]:
     """Pods whose NIC is not that of the default route, where that is selected, with their NIC."""
-    default = _default_nic(node.kernel_fib)
+    default = node.default_nic(4)
     host = decisions.topology.nodes[node.node]
     for pod, spec in host.pods.items() if default in node.selected else ():
         nic = host.nic_of(spec)
@@ -168,9 +167,3 @@ def subnet_routes(node: Node) -> Iterator[Route]:
 def coalesced(cidrs: Iterable[Network]) -> list[Network]:
     """As few networks as cover the same (pkg/ip CoalesceCIDRs)."""
     return list(ipaddress.collapse_addresses(cidr for cidr in cidrs if cidr.version == 4))
-
-
-def _default_nic(fib: Fib) -> str | None:
-    defaults = [route for route in fib.routes if route.is_default and route.table == TABLES["main"]]
-    best = min((one for one in defaults if one.family == 4), key=lambda one: one.effective_metric, default=None)
-    return best.nexthops[0].dev if best and len(best.nexthops) == 1 else None

@@ -59,13 +59,13 @@ class Frontend:
     @property
     def rows(self) -> tuple[str, ...]:
         """As the agent's table `frontends` has it: `ADDRESS TYPE → BACKENDS`, the scope for inside marked `/i`."""
-        found = [f"{self} {self.kind} → {self._words(self.outside)}"]
+        rows = [f"{self} {self.kind} → {self._words(self.outside)}"]
         if self.split:
-            found.append(f"{self}/i {self.kind} → {self._words(self.inside)}")
-        return tuple(found)
+            rows.append(f"{self}/i {self.kind} → {self._words(self.inside)}")
+        return tuple(rows)
 
     def _words(self, backends: tuple[Backend, ...]) -> str:
-        ends = sorted(_end(one.address, one.port or 0, self.protocol) for one in backends)
+        ends = sorted(_end(backend.address, backend.port or 0, self.protocol) for backend in backends)
         return ", ".join(ends) or "no backend"
 
 
@@ -94,8 +94,8 @@ def frontends(topology: Topology, node: NodeDecision, plugged: Plugged) -> tuple
             places += [("ExternalIPs", address, service.port) for address in service.external_ips]
         for kind, address, port in places:
             if (family := family_of(address)) in node.families:
-                of_all = tuple(one for one in every if one.address.version == family)
-                of_node = tuple(one for one in local if one.address.version == family)
+                of_all = tuple(backend for backend in every if backend.address.version == family)
+                of_node = tuple(backend for backend in local if backend.address.version == family)
                 local_outside, local_inside = _locality(node, service, kind)
                 frontend = Frontend(
                     service=name,
@@ -117,14 +117,14 @@ def _locality(node: NodeDecision, service: Service, kind: Kind) -> tuple[bool, b
     return inside if kind == "ClusterIP" else service.external_traffic_policy == "Local", inside
 
 
-def outside(found: tuple[Frontend, ...], node: NodeDecision) -> tuple[Frontend, ...]:
+def outside(served: tuple[Frontend, ...], node: NodeDecision) -> tuple[Frontend, ...]:
     """A node's frontends as clients outside the cluster ask for them: a node port at every address that has it."""
     at_nics: list[Frontend] = []
-    for one in found:
-        if one.kind == "NodePort":
-            at_nics += [one.at(address) for address in node_port_addresses(node, one.family)]
+    for frontend in served:
+        if frontend.kind == "NodePort":
+            at_nics += [frontend.at(address) for address in node_port_addresses(node, frontend.family)]
         elif node.serves_node_ports:
-            at_nics.append(one)
+            at_nics.append(frontend)
     return tuple(at_nics)
 
 

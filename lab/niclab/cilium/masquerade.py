@@ -72,9 +72,9 @@ def _excluded(decisions: Decisions, node: NodeDecision, family: Family) -> Itera
 
 def _listed(node: NodeDecision, family: Family) -> Iterator[PacketRule]:
     """The networks of the ip-masq-agent: one list, the same on every device. It is for pods' packets alone."""
-    found = ipmasq.read(node.settings.ip_masq_agent_config).networks
-    ipv4 = ipaddress.collapse_addresses(network for network in found if isinstance(network, IPv4Network))
-    ipv6 = ipaddress.collapse_addresses(network for network in found if isinstance(network, IPv6Network))
+    listed = ipmasq.read(node.settings.ip_masq_agent_config).networks
+    ipv4 = ipaddress.collapse_addresses(network for network in listed if isinstance(network, IPv4Network))
+    ipv6 = ipaddress.collapse_addresses(network for network in listed if isinstance(network, IPv6Network))
     mine: tuple[Network, ...] = tuple(ipv4) if family == 4 else tuple(ipv6)
     if mine:
         why = Why(

@@ -25,6 +25,7 @@ from niclab.cilium.selection import (
 from niclab.cilium.version import Version
 from niclab.kernel.fib import Fib
 from niclab.net.address import Address, Family, Network
+from niclab.net.route import TABLES
 from niclab.settings import NodeView
 
 _LARGEST_VETH = 65535
@@ -148,6 +149,13 @@ class NodeDecision:
         """The agent's table of node addresses, but for those of Cilium's own devices."""
         routes = self.kernel_fib.routes
         return node_addresses(self.links, self.devices, self.settings, self.node_ips, self.version, routes=routes)
+
+    def default_nic(self, family: Family) -> str | None:
+        """The NIC of table main's default route; one with several hops has none (route.NodeDeviceWithDefaultRoute)."""
+        main = [route for route in self.kernel_fib.routes if route.is_default and route.table == TABLES["main"]]
+        defaults = [route for route in main if route.family == family and route.kind == "unicast"]
+        best = min(defaults, key=lambda route: route.effective_metric, default=None)
+        return best.nexthops[0].dev if best is not None and len(best.nexthops) == 1 else None
 
     def exclusion(self, family: Family) -> Network | None:
         """Destinations that are never masqueraded: the native routing CIDR if set, else the node's own pod CIDR."""

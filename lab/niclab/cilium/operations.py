@@ -63,7 +63,7 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
     """What one node's agent does to its node and its pods."""
     node = decisions.nodes[name]
     check_tables(name, decisions.topology.nodes[name])
-    number = list(decisions.topology.nodes).index(node.node) + 1
+    number = decisions.numbers[name]
     yield AddCable(
         node.node, "cilium_net", mac(ROUTER, number, 0), node.node, ROUTER_DEVICE, mac(ROUTER, number, 1), node.mtu
     )
@@ -77,10 +77,11 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
     if node.tunnels:
         yield AddVxlan(node.node, TUNNEL_DEVICE, mac(TUNNEL, number, 0), node.settings.tunnel_port, node.mtu)
         for peer in decisions.peers(node.node):
-            peer_number = list(decisions.topology.nodes).index(peer.node) + 1
             for cidr in peer.announced:
                 if cidr.version in node.families:
-                    yield AddNeighbour(node.node, TUNNEL_DEVICE, cidr.network_address, mac(TUNNEL, peer_number, 0))
+                    yield AddNeighbour(
+                        node.node, TUNNEL_DEVICE, cidr.network_address, mac(TUNNEL, decisions.numbers[peer.node], 0)
+                    )
         for table in (REMOTE_PODS, TABLES["main"]):
             for route in decisions.tunnel_routes(node.node, table):
                 yield AddRoute(node.node, route, replace=True)
@@ -150,7 +151,7 @@ def single_device_routes(decisions: Decisions, node: NodeDecision) -> tuple[Rout
     """
     device = node.host_single_device
     assert device is not None
-    found: dict[tuple[object, int], Route] = {}
+    routes: dict[tuple[object, int], Route] = {}
     for route in (*node.kernel_fib.routes, *decisions.direct_routes(node.node)[0]):
         hops = tuple(hop for hop in route.nexthops if hop.dev == device)
         if route.family == 6 and not hops:
@@ -158,23 +159,22 @@ def single_device_routes(decisions: Decisions, node: NodeDecision) -> tuple[Rout
             # it is a neighbour that the device does not have.
             hops = (NextHop(dev=device),)
         if route.table == TABLES["main"] and route.kind == "unicast" and hops and route.family in node.families:
-            one = replace(route, nexthops=hops, table=SINGLE_DEVICE, why=_SINGLE_DEVICE)
-            found[one.destination, one.effective_metric] = one
+            seen = replace(route, nexthops=hops, table=SINGLE_DEVICE, why=_SINGLE_DEVICE)
+            routes[seen.destination, seen.effective_metric] = seen
     last = Route(ipaddress.ip_network("0.0.0.0/0"), (), table=SINGLE_DEVICE, metric=_LAST_METRIC, why=_SINGLE_DEVICE)
     lasts = (
         replace(last, nexthops=(NextHop(dev=device),)),
         replace(last, destination=ipaddress.ip_network("::/0"), kind="blackhole"),
     )
-    found |= {(last.destination, _LAST_METRIC): last for last in lasts if last.family in node.families}
-    return tuple(found.values())
+    routes |= {(last.destination, _LAST_METRIC): last for last in lasts if last.family in node.families}
+    return tuple(routes.values())
 
 
 def unknown_addresses(node: NodeDecision, family: Family) -> tuple[Address, ...]:
     """The node's own addresses that its agent does not know."""
     known = {row.address for row in node.node_addresses}
-    up = (link for link in node.links if link.up)
-    own = (one.ip for link in up for one in link.addresses if one.version == family and not one.ip.is_loopback)
-    return tuple(one for one in own if one not in known and not one.is_link_local)
+    own = (address.ip for link in node.links if link.up for address in link.addresses if address.version == family)
+    return tuple(ip for ip in own if ip not in known and not ip.is_loopback and not ip.is_link_local)
 
 
 def _own_address_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRule]:
@@ -188,24 +188,24 @@ def _own_address_rules(decisions: Decisions, node: NodeDecision) -> Iterator[Pac
         "bpf/bpf_lxc.c handle_ipv4_from_lxc (fib_redirect_v4); pkg/datapath/tables/node_address.go",
     )
     for family in node.families:
-        found = unknown_addresses(node, family)
-        if pods and found:
-            match = Match(iif=Devices(pods), destinations=tuple(ipaddress.ip_network(one) for one in found))
+        unknown = unknown_addresses(node, family)
+        if pods and unknown:
+            match = Match(iif=Devices(pods), destinations=tuple(ipaddress.ip_network(address) for address in unknown))
             yield PacketRule("prerouting", match, Drop("FIB lookup failed, 4"), why, family)
 
 
 def _own_address_operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
     """Without a FIB lookup: the single device's table before the table of local addresses."""
     for family in node.families:
-        found = unknown_addresses(node, family) if node.single_device else ()
+        unknown = unknown_addresses(node, family) if node.single_device else ()
         pods = decisions.topology.nodes[node.node].pods
-        if not found or not pods:
+        if not unknown or not pods:
             continue
         yield AddRule(node.node, Rule(table=TABLES["local"], priority=MOVED_LOCAL, explicit_family=family))
         yield DelRule(node.node, Rule(table=TABLES["local"], priority=0, explicit_family=family))
         for pod in pods:
-            for one in found:
-                alone = ipaddress.ip_network(one)
+            for address in unknown:
+                alone = ipaddress.ip_network(address)
                 yield AddRule(
                     node.node,
                     Rule(table=SINGLE_DEVICE, priority=BEFORE_LOCAL, destination=alone, iif=pod_interface(pod)),

@@ -31,8 +31,8 @@ class Refusal:
 
 def _on(settings: NodeView, key: str, *, default: bool = False) -> bool:
     """A boolean that the view has no property for; `default` is the agent's."""
-    reported = parse_bool(settings.get(key))
-    return default if reported is None else reported
+    value = parse_bool(settings.get(key))
+    return default if value is None else value
 
 
 def _tunnels(settings: NodeView) -> bool:
@@ -62,11 +62,11 @@ _ROUTER = "local-router-ipv4 or local-router-ipv6"
 
 def _values(settings: NodeView, version: Version) -> Refusal | None:
     """Values that a flag cannot have: of those that can be set here, words of 1.13 for a boolean of 1.19 on."""
-    reported = settings.get("kube-proxy-replacement")
-    if not version.has(Behaviour.REPLACEMENT_IS_BOOLEAN) or parse_bool(reported) is not None:
+    given = settings.get("kube-proxy-replacement")
+    if not version.has(Behaviour.REPLACEMENT_IS_BOOLEAN) or parse_bool(given) is not None:
         return None
     return Refusal(
-        f'Incorrect config-map flag value: option kube-proxy-replacement: strconv.ParseBool: parsing "{reported}": '
+        f'Incorrect config-map flag value: option kube-proxy-replacement: strconv.ParseBool: parsing "{given}": '
         "invalid syntax",
         "pkg/option/config.go InitConfig",
     )
@@ -255,11 +255,11 @@ def _after_devices(settings: NodeView, version: Version) -> Refusal | None:
 
 
 def _replacement(settings: NodeView, version: Version) -> Refusal | None:
-    reported = settings.get("kube-proxy-replacement")
-    if version.has(Behaviour.REPLACEMENT_IS_BOOLEAN) or reported in ("true", "false"):
+    given = settings.get("kube-proxy-replacement")
+    if version.has(Behaviour.REPLACEMENT_IS_BOOLEAN) or given in ("true", "false"):
         return None
     if not version.has(Behaviour.REPLACEMENT_BY_KPR):
-        words = f"{_KPR}Invalid value for --kube-proxy-replacement: {reported}"
+        words = f"{_KPR}Invalid value for --kube-proxy-replacement: {given}"
         return Refusal(words, "daemon/cmd/kube_proxy_replacement.go initKubeProxyReplacementOptions")
     return Refusal("invalid value for kube-proxy-replacement", "pkg/kpr/kpr.go NewKPRConfig")
 

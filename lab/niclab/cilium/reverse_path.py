@@ -42,10 +42,10 @@ _TABLES = {TO_POD: WAY_BACK_OF_PODS, FROM_BACKEND: WAY_BACK_OF_BACKENDS}
 def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
     """What agents do to the filters, and the way back of what their programs take."""
     host = decisions.topology.nodes[node.node]
-    told = reversepath.told(host.sysctls)
-    if told.get(reversepath.ALL):
+    modes = reversepath.configured(host.sysctls)
+    if modes.get(reversepath.ALL):
         yield SetSysctl(node.node, reversepath.key(reversepath.ALL), "0")
-    if told.get(reversepath.DEFAULT):
+    if modes.get(reversepath.DEFAULT):
         tunnel = (TUNNEL_DEVICE,) if node.tunnels or _has_gateways(decisions, node) else ()
         for device in (ROUTER_DEVICE, "cilium_net", *tunnel, *map(pod_interface, host.pods)):
             yield SetSysctl(node.node, reversepath.key(device), "0")
@@ -64,8 +64,9 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
 
 def _ways_back(services: NodeServices, hops: tuple[NextHop, ...]) -> Iterator[Route]:
     """By every NIC, but for where the marked packets themselves go."""
-    backends = {backend.address for one in services.frontends for backend in one.outside} if services.active else set()
-    by_here = {one.address for one in egress.policed(services.decisions) if one.by(services.node.node)}
+    frontends = services.frontends if services.active else ()
+    backends = {backend.address for frontend in frontends for backend in frontend.outside}
+    by_here = {pod.address for pod in egress.policed(services.decisions) if pod.by(services.node.node)}
     for address in sorted({*backends, *services.pods, *by_here}, key=int):
         if address.version == 4:
             yield Route(ipaddress.ip_network(address), kind="throw", table=_TABLES[TO_POD])
@@ -90,7 +91,7 @@ def _taken(services: NodeServices, nics: Devices) -> Iterator[tuple[Match, int]]
     """With legacy host routing a service with a backend on this node goes to the kernel, whichever is chosen."""
     yield Match(iif=nics, direction="reply", connection_mark=Mark(SERVED, SERVED)), FROM_BACKEND
     if services.node.host_routing == "BPF":
-        pods = tuple(ipaddress.ip_network(one) for one in services.pods if one.version == 4)
+        pods = tuple(ipaddress.ip_network(address) for address in services.pods if address.version == 4)
         if pods:
             yield Match(iif=nics, destinations=pods), TO_POD
         # Answers to what was masqueraded; what a socket of the node translated is the node's own.
@@ -98,16 +99,16 @@ def _taken(services: NodeServices, nics: Devices) -> Iterator[tuple[Match, int]]
         yield Match(iif=nics, direction="reply", translated=True, connection_mark=own), TO_POD
         yield Match(iif=nics, direction="original", connection_mark=Mark(SERVED, SERVED)), TO_POD
         return
-    for one in services.frontends if services.active else ():
-        if one.outside and not any(backend.address in services.pods for backend in one.outside):
-            yield Match(iif=nics, direction="original", connection_mark=services.taken_in(one)), TO_POD
+    for frontend in services.frontends if services.active else ():
+        if frontend.outside and not any(backend.address in services.pods for backend in frontend.outside):
+            yield Match(iif=nics, direction="original", connection_mark=services.taken_in(frontend)), TO_POD
 
 
 def _filtered(decisions: Decisions, node: NodeDecision) -> tuple[str, ...]:
     """The selected NICs that are up and have a filter while the agent runs."""
-    told = {**reversepath.told(decisions.topology.nodes[node.node].sysctls), **_agents_own(decisions, node)}
+    modes = {**reversepath.configured(decisions.topology.nodes[node.node].sysctls), **_agents_own(decisions, node)}
     up = {link.name for link in node.links if link.up and not link.loopback}
-    return tuple(nic for nic in node.selected if told.get(nic) and nic in up)
+    return tuple(nic for nic in node.selected if modes.get(nic) and nic in up)
 
 
 def _agents_own(decisions: Decisions, node: NodeDecision) -> Mapping[str, int]:

@@ -41,7 +41,6 @@ from niclab.cilium.numbers import (
 from niclab.net.address import Address, Family
 from niclab.net.packetrules import (
     Accept,
-    Action,
     Devices,
     Dnat,
     Drop,
@@ -127,9 +126,8 @@ class NodeServices:
             if peer.settings.load_balancer_mode == "snat" or not there.active:
                 continue
             for frontend in there.frontends:
-                if there.returns_directly(frontend) and any(
-                    backend.address in self.pods for backend in frontend.outside
-                ):
+                local = any(backend.address in self.pods for backend in frontend.outside)
+                if local and there.returns_directly(frontend):
                     yield frontend
 
     def number(self, frontend: Frontend) -> int:
@@ -138,9 +136,8 @@ class NodeServices:
 
     def value(self, frontend: Frontend) -> int:
         """The mark of connections that were taken in for a frontend."""
-        return (
-            SERVED | (DIRECT_RETURN if self.returns_directly(frontend) else 0) | FRONTEND.value(self.number(frontend))
-        )
+        directly = DIRECT_RETURN if self.returns_directly(frontend) else 0
+        return SERVED | directly | FRONTEND.value(self.number(frontend))
 
     def taken_in(self, frontend: Frontend) -> Mark:
         return Mark(self.value(frontend), _WHICH)
@@ -154,8 +151,8 @@ class NodeServices:
         if not self.active or not by_source:
             return {}
         own = (self.node.direct_routing_address(family) for family in self.node.families)
-        asked = (*self.frontends, *self.answered_here())
-        sources = dict.fromkeys([*filter(None, own), *(frontend.address for frontend in asked)])
+        asked = (frontend.address for frontend in (*self.frontends, *self.answered_here()))
+        sources = dict.fromkeys(address for address in (*own, *asked) if address is not None)
         return {address: number for number, address in enumerate(sources, 1)}
 
     def as_from(self, frontend: Frontend, address: Address, match: Match) -> Iterator[PacketRule]:
@@ -163,16 +160,12 @@ class NodeServices:
         if address in self.sources:
             why = Why("service.fib-source", f"its route is looked up as from {address}", "bpf/lib/fib.h fib_redirect")
             mark = SetMark(SOURCE.value(self.sources[address]), SOURCE.mask)
-            yield at("prerouting", match, mark, why, frontend.family)
+            yield PacketRule("prerouting", match, mark, why, frontend.family)
 
     def to(self, frontend: Frontend, addresses: Iterable[Address], iif: Devices | None) -> Match:
         """Packets for a frontend at any of these addresses."""
         alone = tuple(ipaddress.ip_network(address) for address in addresses)
         return Match(iif=iif, destinations=alone, protocol=frontend.protocol, port=frontend.port)
-
-
-def at(hook: Hook, match: Match, action: Action, why: Why, family: Family) -> PacketRule:
-    return PacketRule(hook, match, action, why, family)
 
 
 def ends(frontend: Frontend, *, outside: bool) -> str:
@@ -245,7 +238,7 @@ def _client_asks(services: NodeServices, frontend: Frontend) -> Iterator[PacketR
             f"{frontend} is {frontend.service}'s cluster IP: not served to clients outside the cluster",
             "bpf/lib/nodeport.h nodeport_svc_lb4 (lb4_svc_is_routable)",
         )
-        yield at("prerouting", match, Drop("a cluster IP is not served from outside"), why, frontend.family)
+        yield PacketRule("prerouting", match, Drop("a cluster IP is not served from outside"), why, frontend.family)
         return
     if not frontend.outside:
         refuses = node.settings.refuses_without_backend
@@ -255,26 +248,21 @@ def _client_asks(services: NodeServices, frontend: Frontend) -> Iterator[PacketR
             "bpf/lib/nodeport.h nodeport_svc_lb4 (service-no-backend-response)",
         )
         words = f"{frontend.service} has no backend that {node.node} may use"
-        yield at("prerouting", match, Reject(words) if refuses else Drop(words), why, frontend.family)
+        yield PacketRule("prerouting", match, Reject(words) if refuses else Drop(words), why, frontend.family)
         return
     why = Why(
         "service.taken-in",
         f"{{iif}} is selected and {frontend} is a frontend of {frontend.service} ({frontend.kind}): taken in",
         f"{_NODE_PORT}; pkg/loadbalancer/reconciler/bpf_reconciler.go",
     )
-    yield at("prerouting", match, SetMark(FROM_NIC, FROM_NIC), why, frontend.family)
-    yield at("prerouting", match, SetConnectionMark(services.value(frontend)), QUIET, frontend.family)
+    yield PacketRule("prerouting", match, SetMark(FROM_NIC, FROM_NIC), why, frontend.family)
+    yield PacketRule("prerouting", match, SetConnectionMark(services.value(frontend)), QUIET, frontend.family)
     direct = node.direct_routing_address(frontend.family)
     if direct is not None and not services.returns_directly(frontend):
         yield from services.as_from(frontend, direct, match)
     words = f"sent to a backend of {frontend.service}: {ends(frontend, outside=True)}"
-    yield at(
-        "prerouting",
-        match,
-        Dnat(frontend.outside),
-        Why("service.backend", words, "bpf/lib/lb.h lb4_local"),
-        frontend.family,
-    )
+    why = Why("service.backend", words, "bpf/lib/lb.h lb4_local")
+    yield PacketRule("prerouting", match, Dnat(frontend.outside), why, frontend.family)
 
 
 # Direct server return (DSR): the client's address stays, and the backend's node answers with the service's.
@@ -296,7 +284,7 @@ def _noted(services: NodeServices, frontend: Frontend) -> PacketRule:
         "bpf/lib/nodeport.h tail_nodeport_ipv4_dsr",
     )
     match = Match(oif=services.away, connection_mark=services.taken_in(frontend), direction="original")
-    return at("postrouting", match, Rewrite(note=NOTE.value(services.number(frontend))), why, frontend.family)
+    return PacketRule("postrouting", match, Rewrite(note=NOTE.value(services.number(frontend))), why, frontend.family)
 
 
 def _answered_directly(services: NodeServices, frontend: Frontend) -> Iterator[PacketRule]:
@@ -309,8 +297,8 @@ def _answered_directly(services: NodeServices, frontend: Frontend) -> Iterator[P
         f"{{iif}} is selected: the note says that {frontend} was asked",
         "bpf/lib/nodeport.h nodeport_extract_dsr_v4",
     )
-    yield at("prerouting", noted, SetConnectionMark(connection.value), why, frontend.family)
-    yield at("prerouting", noted, Rewrite(note=0), QUIET, frontend.family)
+    yield PacketRule("prerouting", noted, SetConnectionMark(connection.value), why, frontend.family)
+    yield PacketRule("prerouting", noted, Rewrite(note=0), QUIET, frontend.family)
     answers = Match(connection_mark=connection, direction="reply", route=services.selected)
     yield from services.as_from(frontend, frontend.address, answers)
     why = Why(
@@ -319,7 +307,9 @@ def _answered_directly(services: NodeServices, frontend: Frontend) -> Iterator[P
         "bpf/lib/nodeport_egress.h nodeport_rev_dnat_fwd_ipv4",
     )
     match = Match(oif=services.selected, protocol=frontend.protocol, connection_mark=connection, direction="reply")
-    yield at("postrouting", match, Rewrite(source=frontend.address, source_port=frontend.port), why, frontend.family)
+    yield PacketRule(
+        "postrouting", match, Rewrite(source=frontend.address, source_port=frontend.port), why, frontend.family
+    )
 
 
 # What leaves for a client of a service or for its backend: whose address it has.
@@ -407,7 +397,9 @@ def _own_answers(services: NodeServices) -> Iterator[PacketRule]:
                 connection_mark=services.taken_in(frontend),
                 direction="reply",
             )
-            yield at("leaving", match, Rewrite(source=backend.address, source_port=backend.port), why, frontend.family)
+            yield PacketRule(
+                "leaving", match, Rewrite(source=backend.address, source_port=backend.port), why, frontend.family
+            )
 
 
 # What begins in the cluster is translated where it begins: at a pod, or at a socket of the node.
@@ -453,14 +445,14 @@ def _translated(
     services: NodeServices, hook: Hook, frontend: Frontend, match: Match, source: str
 ) -> Iterator[PacketRule]:
     if hook == "output":
-        yield at(hook, match, SetConnectionMark(AT_SOCKET), QUIET, frontend.family)
+        yield PacketRule(hook, match, SetConnectionMark(AT_SOCKET), QUIET, frontend.family)
     if not frontend.inside:
         words = f"{frontend.service} has no backend that {services.node.node} may use"
-        yield at(hook, match, Reject(words), Why("service.no-backend", words, source), frontend.family)
+        yield PacketRule(hook, match, Reject(words), Why("service.no-backend", words, source), frontend.family)
         return
     place = f"{{destination}}:{frontend.port} is {frontend.service}'s ({frontend.kind})"
     words = f"{place}: translated where it begins, to {ends(frontend, outside=False)}"
-    yield at(hook, match, Dnat(frontend.inside), Why("service.inside", words, source), frontend.family)
+    yield PacketRule(hook, match, Dnat(frontend.inside), Why("service.inside", words, source), frontend.family)
 
 
 def nodes_addresses(services: NodeServices, family: Family) -> tuple[Address, ...]:

@@ -80,10 +80,10 @@ class Fib:
                 continue
             if rule.action != "lookup":
                 return Lookup(Route(_ANY[family], kind=rule.action), (), rule)
-            found = self._in_table(rule, destination, oif, prefer)
-            if found is None or found.route.kind == "throw":
+            lookup = self._in_table(rule, destination, oif, prefer)
+            if lookup is None or lookup.route.kind == "throw":
                 continue
-            return found
+            return lookup
         return None
 
     def source_for(self, destination: Address, found: Lookup, host: Host) -> Address | None:
@@ -115,17 +115,17 @@ class Fib:
 
     @cached_property
     def _tables(self) -> Mapping[tuple[int, Family], _Table]:
-        found: dict[tuple[int, Family], dict[int, dict[int, list[Route]]]] = {}
+        tables: dict[tuple[int, Family], dict[int, dict[int, list[Route]]]] = {}
         for route in self.routes:
             network = route.destination
-            table = found.setdefault((route.table, route.family), {})
+            table = tables.setdefault((route.table, route.family), {})
             same = table.setdefault(int(network.netmask), {})
             same.setdefault(int(network.network_address), []).append(route)
-        for table in found.values():
+        for table in tables.values():
             for same in table.values():
                 for routes in same.values():
                     routes.sort(key=lambda route: route.effective_metric)
-        return {key: sorted(table.items(), reverse=True) for key, table in found.items()}
+        return {key: sorted(table.items(), reverse=True) for key, table in tables.items()}
 
     def _in_table(self, rule: Rule, destination: Address, oif: str | None, prefer: str | None) -> Lookup | None:
         number = int(destination)

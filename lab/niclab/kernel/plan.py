@@ -116,12 +116,12 @@ class Plan:
     @cached_property
     def macs(self) -> Mapping[str, frozenset[str]]:
         """Tap → the MACs that its host's frames have there: the NIC's, and those of the links on top of it."""
-        found: dict[str, frozenset[str]] = {cable.tap: frozenset({cable.mac}) for cable in self.cables}
+        macs: dict[str, frozenset[str]] = {cable.tap: frozenset({cable.mac}) for cable in self.cables}
         for name, host in self.topology.hosts.items():
             for link, made in link_macs(host, self._cables_of(name), self._numbers[name]).items():
                 for nic in _nics_below(host, link):
-                    found[f"{name}.{nic}"] |= {made}
-        return found
+                    macs[f"{name}.{nic}"] |= {made}
+        return macs
 
     @cached_property
     def operations(self) -> tuple[Operation, ...]:
@@ -182,14 +182,14 @@ def _host(name: str, host: Host, cables: Mapping[str, Cable], number: int) -> It
     macs = link_macs(host, cables, number)
     for link_name in _from_below(host):
         yield from _link(name, host, link_name, macs)
-    for interface_name, one in host.interfaces.items():
-        for interface in one.addresses:
-            yield AddAddress(name, interface_name, interface)
+    for dev, interface in host.interfaces.items():
+        for address in interface.addresses:
+            yield AddAddress(name, dev, address)
         # A VLAN goes up with its parent.
-        if one.up and interface_name != "lo":
-            yield SetLink(name, interface_name)
-        elif interface_name in host.links and host.links[interface_name].kind == "bridge":
-            yield SetLink(name, interface_name, up=False)
+        if interface.up and dev != "lo":
+            yield SetLink(name, dev)
+        elif dev in host.links and host.links[dev].kind == "bridge":
+            yield SetLink(name, dev, up=False)
     for key, value in host.sysctls.items():
         yield SetSysctl(name, key.replace("/", ".") if "." not in key else key, value)
     for route in host.routes:
@@ -208,19 +208,19 @@ def _nics_below(host: Host, name: str) -> Iterator[str]:
 
 def _from_below(host: Host) -> list[str]:
     """The links in an order in which each stands on what is there."""
-    found: list[str] = []
+    order: list[str] = []
 
     def add(name: str) -> None:
         link = host.links.get(name)
-        if link is None or name in found or name == "lo":
+        if link is None or name in order or name == "lo":
             return
         for under in link.below:
             add(under)
-        found.append(name)
+        order.append(name)
 
     for name in host.links:
         add(name)
-    return found
+    return order
 
 
 def _link(host_name: str, host: Host, name: str, macs: Mapping[str, str]) -> Iterator[Operation]:
@@ -249,12 +249,12 @@ def _link(host_name: str, host: Host, name: str, macs: Mapping[str, str]) -> Ite
 
 def link_macs(host: Host, cables: Mapping[str, Cable], number: int) -> Mapping[str, str]:
     """Link → the MAC of what it sends: its own, else of bonds, bridges and VLANs that of the first NIC below it."""
-    found: dict[str, str] = {}
+    macs: dict[str, str] = {}
     for place, name in enumerate(_from_below(host)):
         link = host.links[name]
-        below = next((cables[one].mac if one in cables else found.get(one) for one in link.below), None)
-        found[name] = link.mac or (below if link.kind != "vrf" else None) or mac(LINK, number, place)
-    return found
+        below = next((cables[under].mac if under in cables else macs.get(under) for under in link.below), None)
+        macs[name] = link.mac or (below if link.kind != "vrf" else None) or mac(LINK, number, place)
+    return macs
 
 
 __all__ = ["FABRIC", "Cable", "Plan", "bridges", "cables", "host_sysctls", "mac"]

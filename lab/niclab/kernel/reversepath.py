@@ -24,17 +24,17 @@ def key(interface: str, name: str = "rp_filter") -> str:
     return f"net/ipv4/conf/{interface}/{name}"
 
 
-def told(sysctls: Mapping[str, str], name: str = "rp_filter") -> dict[str, int]:
-    """Interface, `all` or `default` → what a host's sysctls say of it."""
-    found = ((match, value) for one, value in sysctls.items() if (match := _KEY.fullmatch(one)))
-    return {match[1]: int(value) for match, value in found if match[2] == name and value.strip().isdecimal()}
+def configured(sysctls: Mapping[str, str], name: str = "rp_filter") -> dict[str, int]:
+    """Interface, `all` or `default` → the value that a host's sysctls give it."""
+    matches = ((match, value) for sysctl, value in sysctls.items() if (match := _KEY.fullmatch(sysctl)))
+    return {match[1]: int(value) for match, value in matches if match[2] == name and value.strip().isdecimal()}
 
 
 def filters(sysctls: Mapping[str, str], interfaces: Iterable[str]) -> dict[str, int]:
     """Interface → its filter, of those that have one. `default` is for interfaces that are made later."""
-    reported = told(sysctls)
-    found = {one: max(reported.get(ALL, OFF), reported.get(one, OFF)) for one in interfaces}
-    return {one: mode for one, mode in found.items() if mode}
+    modes = configured(sysctls)
+    modes = {name: max(modes.get(ALL, OFF), modes.get(name, OFF)) for name in interfaces}
+    return {name: mode for name, mode in modes.items() if mode}
 
 
 def believed(mode: int, iif: str, back: Lookup | None, *, addressed: bool = True) -> bool:
@@ -44,6 +44,3 @@ def believed(mode: int, iif: str, back: Lookup | None, *, addressed: bool = True
     if back is None or back.route.kind != "unicast":
         return False
     return (mode == LOOSE and addressed) or iif in back.devices
-
-
-__all__ = ["ALL", "DEFAULT", "LOOSE", "OFF", "STRICT", "believed", "filters", "key", "told"]

@@ -62,9 +62,9 @@ def _table(rules: Sequence[PacketRule], family: Family) -> str:
     chains = []
     for hook in HOOKS:
         for translates in (False, True):
-            found = [r for r in rules if r.hook == hook and r.translates == translates and r.applies_to(family)]
-            if found:
-                chains.append(_chain(hook, translates, found, family))
+            mine = [r for r in rules if r.hook == hook and r.translates == translates and r.applies_to(family)]
+            if mine:
+                chains.append(_chain(hook, translates, mine, family))
     if not chains:
         return ""
     return "\n".join([f"table {'ip' if family == 4 else 'ip6'} niclab {{", *chains, "}", ""])
@@ -121,7 +121,10 @@ def _devices(devices: Devices) -> str:
 
 
 def _networks(networks: Sequence[Network]) -> str:
-    words = [str(one.network_address) if one.prefixlen == one.max_prefixlen else str(one) for one in networks]
+    words = [
+        str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
+        for network in networks
+    ]
     return words[0] if len(words) == 1 else f"{{ {', '.join(words)} }}"
 
 

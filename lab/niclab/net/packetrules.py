@@ -35,10 +35,10 @@ class Devices:
     negated: bool = False
 
     def include(self, name: str | None) -> bool:
-        found = name is not None and any(
+        named = name is not None and any(
             name.startswith(entry[:-1]) if entry.endswith("+") else name == entry for entry in self.names
         )
-        return found != self.negated
+        return named != self.negated
 
 
 @dataclass(frozen=True, slots=True)

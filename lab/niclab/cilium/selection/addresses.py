@@ -162,19 +162,19 @@ def _scope(word: str, version: Version) -> int:
 def _fallback(links: Iterable[Link], selected: Collection[str]) -> tuple[Address, ...]:
     """The best address of each family on any device: up to 1.18 of all devices, from 1.19 on of those in the table."""
     candidates = [
-        (link, one)
+        (link, address)
         for link in links
         if not link.name.startswith("lxc") and link.name != HOST_DEVICE
-        for one in link.addresses
-        if not one.secondary
+        for address in link.addresses
+        if not address.secondary
     ]
 
     def rank(row: tuple[Link, LinkAddress]) -> tuple[object, ...]:
-        link, one = row
-        return link.name not in selected, not is_public(one.ip), one.distance, link.index, int(one.ip)
+        link, address = row
+        return link.name not in selected, not is_public(address.ip), address.distance, link.index, int(address.ip)
 
     ranked = sorted(candidates, key=rank)
-    best = (next((one.ip for _, one in ranked if one.version == family), None) for family in FAMILIES)
+    best = (next((address.ip for _, address in ranked if address.version == family), None) for family in FAMILIES)
     return tuple(ip for ip in best if ip is not None)
 
 

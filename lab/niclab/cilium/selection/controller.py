@@ -130,7 +130,7 @@ class Controller:
 
     def _resynced(self, event: Resync) -> Controller:
         messages: list[Event] = [LinkChanged(link) for link in event.links]
-        messages += [AddressAdded(link.index, one) for link in event.links for one in link.addresses]
+        messages += [AddressAdded(link.index, address) for link in event.links for address in link.addresses]
         messages += [RouteAdded(row) for row in sorted(event.rows, key=str)]
         return replace(self, links={}, devices={}, rows=frozenset()).after(*messages)
 
@@ -160,8 +160,8 @@ class Controller:
                         pass
         if removed:
             rows = {row for row in rows if row.link != index}
-            links = {number: one for number, one in self.links.items() if number != index}
-            devices = {number: one for number, one in self.devices.items() if number != index}
+            links = {number: other for number, other in self.links.items() if number != index}
+            devices = {number: device for number, device in self.devices.items() if number != index}
             return replace(self, links=links, devices=devices, rows=frozenset(rows), dead=frozenset(dead))
         state = replace(self, rows=frozenset(rows), dead=frozenset(dead))
         return state._looked_at(link, updated=updated)
@@ -169,7 +169,7 @@ class Controller:
     def _addresses(self, link: Link, event: Event, address: LinkAddress) -> tuple[LinkAddress, ...] | None:
         """The link's addresses after the message, None when the agent takes no notice of it."""
         same = _key(address)
-        others = tuple(one for one in link.addresses if _key(one) != same)
+        others = tuple(other for other in link.addresses if _key(other) != same)
         if isinstance(event, AddressRemoved):
             return others
         if not usable([address], self.choice.version):
@@ -241,9 +241,9 @@ def _silent(row: RouteRow, was: Link, link: Link) -> bool:
         return False
     if was.up and not link.up:
         return True
-    removed = [one for one in was.addresses if one not in link.addresses and one.version == 4]
-    last = bool(removed) and not any(one.version == 4 for one in link.addresses)
-    return last and not any(row.destination in _own(one) for one in removed)
+    removed = [address for address in was.addresses if address not in link.addresses and address.version == 4]
+    last = bool(removed) and not any(address.version == 4 for address in link.addresses)
+    return last and not any(row.destination in _own(address) for address in removed)
 
 
 def _own(address: LinkAddress) -> tuple[object, object]:

@@ -187,25 +187,26 @@ def decide(link: Link, rows: Collection[RouteRow], known: Mapping[int, Link], ch
     return Device(link.name, selected, reason, rule, rule.number(choice.version))
 
 
-_Found = tuple[Rule, str]
+_Verdict = tuple[Rule, str]
 
 
-def _first(link: Link, rows: Collection[RouteRow], known: Mapping[int, Link], choice: Choice) -> _Found:
+def _first(link: Link, rows: Collection[RouteRow], known: Mapping[int, Link], choice: Choice) -> _Verdict:
     if not link.name:
         return Rule.LINK_NOT_SEEN, "link not seen yet"
     tests = (_unusable(link), _chosen(link, choice))
-    for found in reversed(tests) if choice.version.has(Behaviour.LIST_BEFORE_STATE) else tests:
-        if found is not None:
-            return found
+    for decided in reversed(tests) if choice.version.has(Behaviour.LIST_BEFORE_STATE) else tests:
+        if decided is not None:
+            return decided
     return (
         _excluded(link)
         or _enslaved(link, known, choice.version)
+        or _prefixed(link)
         or _unlikely(link, rows, bool(choice.entries))
         or (Rule.DETECTED, "auto-detected: up, with an address and a global unicast route")
     )
 
 
-def _unusable(link: Link) -> _Found | None:
+def _unusable(link: Link) -> _Verdict | None:
     if not link.addresses:
         return Rule.NO_ADDRESSES, "device has no addresses"
     if not link.raw_flags & IFF_UP:
@@ -213,7 +214,7 @@ def _unusable(link: Link) -> _Found | None:
     return None
 
 
-def _chosen(link: Link, choice: Choice) -> _Found | None:
+def _chosen(link: Link, choice: Choice) -> _Verdict | None:
     if not choice.entries:
         return None
     match = first_match(choice.entries, (link.name, *link.altnames), choice.version)
@@ -225,33 +226,31 @@ def _chosen(link: Link, choice: Choice) -> _Found | None:
     return Rule.LISTED, f"matches devices {choice}"
 
 
-def _excluded(link: Link) -> _Found | None:
+def _excluded(link: Link) -> _Verdict | None:
     if link.raw_flags & _EXCLUDED_FLAGS:
         return Rule.EXCLUDED_FLAG, f"excluded flag set (mask={_EXCLUDED_FLAGS:#x}, flags={link.raw_flags:#x})"
     return None
 
 
-def _enslaved(link: Link, known: Mapping[int, Link], version: Version) -> _Found | None:
-    """A device with a parent is out; from 1.20 on one in a VRF is not (bac08dfb5c). Prefixes are tested after it."""
-    found: _Found | None = None
-    if link.master:
-        parent = known.get(link.master)
-        in_vrf = version.has(Behaviour.VRF_PORTS)
-        if in_vrf and parent is None:
-            found = (
-                Rule.PARENT_NOT_FOUND,
-                f"device has parent but parent device could not be found: {link.master}",
-            )
-        elif not in_vrf or parent is None or parent.kind != "vrf":
-            found = Rule.BRIDGED_OR_BONDED, f"bridged or bonded to ifindex {link.master}"
-    if found is None:
-        prefix = next((prefix for prefix in EXCLUDED_PREFIXES if link.name.startswith(prefix)), None)
-        if prefix:
-            found = Rule.EXCLUDED_PREFIX, f'excluded prefix "{prefix}"'
-    return found
+def _enslaved(link: Link, known: Mapping[int, Link], version: Version) -> _Verdict | None:
+    """A device with a parent is out; from 1.20 on one in a VRF is not (bac08dfb5c)."""
+    if not link.master:
+        return None
+    parent = known.get(link.master)
+    if version.has(Behaviour.VRF_PORTS):
+        if parent is None:
+            return Rule.PARENT_NOT_FOUND, f"device has parent but parent device could not be found: {link.master}"
+        if parent.kind == "vrf":
+            return None
+    return Rule.BRIDGED_OR_BONDED, f"bridged or bonded to ifindex {link.master}"
 
 
-def _unlikely(link: Link, rows: Collection[RouteRow], listed: bool) -> _Found | None:
+def _prefixed(link: Link) -> _Verdict | None:
+    prefix = next((prefix for prefix in EXCLUDED_PREFIXES if link.name.startswith(prefix)), None)
+    return (Rule.EXCLUDED_PREFIX, f'excluded prefix "{prefix}"') if prefix else None
+
+
+def _unlikely(link: Link, rows: Collection[RouteRow], listed: bool) -> _Verdict | None:
     match link.kind:
         case "veth" if not listed and not has_default_route(link.index, rows):
             return Rule.VETH_WITHOUT_DEFAULT_ROUTE, "veth without default route"

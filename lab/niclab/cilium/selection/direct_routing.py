@@ -64,21 +64,21 @@ def direct_routing(
         return DirectRouting(None, "nothing needs one", rule=DirectRoutingRule.NOT_NEEDED, source=source)
     wanted = settings.direct_routing_device
     entries = tuple(wanted.split(",")) if old else (wanted,)
-    found: Link | None = None
+    chosen: Link | None = None
     if wanted:
-        found = next((link for link in selected if _wanted(entries, link, version)), None)
-        if found is not None:
+        chosen = next((link for link in selected if _wanted(entries, link, version)), None)
+        if chosen is not None:
             reason = f"direct-routing-device is {wanted}"
-            return DirectRouting(found.name, reason, rule=DirectRoutingRule.CONFIGURED, source=source)
+            return DirectRouting(chosen.name, reason, rule=DirectRoutingRule.CONFIGURED, source=source)
     elif len(selected) == 1:
         return DirectRouting(
             selected[0].name, "the only selected device", rule=DirectRoutingRule.ONLY_DEVICE, source=source
         )
     if node_ip is not None and not (wanted and old):
-        found = next((link for link in selected if node_ip in _ips(link, version)), None)
-        if found is not None:
+        chosen = next((link for link in selected if node_ip in _ips(link, version)), None)
+        if chosen is not None:
             reason = f"the selected device with the node IP {node_ip}"
-            return DirectRouting(found.name, reason, rule=DirectRoutingRule.NODE_IP, source=source)
+            return DirectRouting(chosen.name, reason, rule=DirectRoutingRule.NODE_IP, source=source)
     return _none(tuple(link.name for link in selected), settings, node_ip, version, source)
 
 

@@ -127,10 +127,10 @@ def _others(node: Node) -> list[str]:
 
 
 def _link(node: Node, name: str, numbers: Mapping[str, int]) -> Link:
-    one, up = node.interfaces[name], is_up(node, name)
+    interface, up = node.interfaces[name], is_up(node, name)
     master = master_of(node, name)
     owner = node.links[master].kind if master is not None else ""
-    kind = "veth" if isinstance(one, Nic) else one.kind
+    kind = "veth" if isinstance(interface, Nic) else interface.kind
     # [kernel] No link-local without a carrier, nor on what a bond holds (IFF_SLAVE, addrconf.c).
     linked = up and owner != "bond" and not (kind == "bridge" and not carriers(node, name))
     local = (ipaddress.ip_interface("fe80::1/64"),) if linked and kind != "vrf" else ()
@@ -140,7 +140,7 @@ def _link(node: Node, name: str, numbers: Mapping[str, int]) -> Link:
         # The device of a bridge's port has no kind: a message of AF_BRIDGE, which says none, comes last.
         "device" if owner == "bridge" else kind,
         up=up,
-        addresses=link_addresses((*one.addresses, *local)),
+        addresses=link_addresses((*interface.addresses, *local)),
         master=numbers[master] if master is not None else 0,
         slave=owner == "bond",
         mtu=mtu_of(node, name),

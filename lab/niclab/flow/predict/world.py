@@ -18,7 +18,7 @@ from niclab.flow.predict.machine import Machine
 from niclab.flow.predict.walk import Walker
 from niclab.flow.trace import Context, Trace
 from niclab.kernel.fib import Fib
-from niclab.kernel.reversepath import ALL, filters, told
+from niclab.kernel.reversepath import ALL, configured, filters
 from niclab.net.operation import (
     AddAddress,
     AddCable,
@@ -143,7 +143,7 @@ class World:
             forwards=name not in self.topology.externals,
             extra={dev: tuple(added) for dev, added in planned.addresses.items()},
             filters=filters(sysctls, host.interfaces),
-            minds_marks=bool(told(sysctls, "src_valid_mark").get(ALL)),
+            minds_marks=bool(configured(sysctls, "src_valid_mark").get(ALL)),
         )
 
     @cached_property
