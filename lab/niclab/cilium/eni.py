@@ -1,7 +1,7 @@
 """Pods whose addresses belong to NICs (ipam=eni): rules and tables that send their packets out of their own NIC. Pure.
 
 pkg/datapath/linux/routing/routing.go Configure; the gateway is the subnet's first address (pkg/ipam/crd.go), the
-table's number that of the ENI on its instance, plus ten. For every ENI that it is told of, an agent takes the kernel's
+table's number that of the ENI on its instance, plus ten. For every ENI that it knows of, an agent takes the kernel's
 route of the subnet out of table main (pkg/ipam/crd_eni.go configureENINetlinkDevice).
 """
 

@@ -40,7 +40,7 @@ def _tunnels(settings: NodeView) -> bool:
 
 
 def refused(settings: NodeView, version: Version, drd: DirectRouting | None = None) -> Refusal | None:
-    """Why an agent that is told this exits, or None. `drd`: the device it finds, if it is known what it will find."""
+    """Why an agent with these settings exits, or None. `drd`: what it makes of its devices, where that is known."""
     for check in (*_OPTIONS, _before_devices):
         if refusal := check(settings, version):
             return refusal

@@ -1,4 +1,4 @@
-"""What a node's agent says of itself: one shape for real agents and for the built-in model."""
+"""What a node's agent reports of itself: one type for real agents and for the built-in model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from niclab.cilium.node import NodeDecision
 
 @dataclass(frozen=True)
 class NodeReport:
-    """Said. `reasons`: for every interface why it is, or is not, selected."""
+    """An agent's report. `reasons`: for every interface why it is, or is not, selected."""
 
     devices: tuple[str, ...]
     direct_routing_device: str | None
@@ -28,7 +28,7 @@ class NodeReport:
 
     @classmethod
     def of(cls, decision: NodeDecision, warnings: tuple[str, ...] = (), services: tuple[str, ...] = ()) -> NodeReport:
-        """What the built-in model says: its decision."""
+        """The built-in model's report: its decision."""
         return cls(
             devices=decision.selected if decision.agent_exits is None else (),
             direct_routing_device=decision.drd.device if decision.agent_exits is None else None,

@@ -1,15 +1,15 @@
-"""The reverse path filter of a node's NICs, and the packets that Cilium's programs take before it. Pure.
+"""The reverse path filters of a node's NICs (rp_filter), and the packets that Cilium takes before the filter. Pure.
 
-Agents set `conf.all.rp_filter` and those of their own devices to 0 and leave the NICs' as they are
-(pkg/datapath/loader/base.go, netlink.go, pkg/datapath/connector), but for ENIs and egress gateways' NICs. What
-`cil_from_netdev` redirects never comes to the kernel's routing, which asks the filter: requests to services of other
-nodes' backends and their answers, and with BPF host routing all that is for pods. What is for the node itself, and with
-legacy host routing for its pods, does (bpf/bpf_host.c handle_ipv4_cont).
+Agents set `conf.all.rp_filter` and that of their own devices to 0. They leave the NICs' as they are, but for ENIs and
+egress gateways' NICs (pkg/datapath/loader/base.go, netlink.go, pkg/datapath/connector). What `cil_from_netdev`
+redirects never comes to the kernel's routing, which is where the filter is: requests to services with backends on other
+nodes, the answers to them, and with BPF host routing all packets to pods. Packets to the node itself do, and with
+legacy host routing those to its pods (bpf/bpf_host.c handle_ipv4_cont).
 
-Here the kernel routes all of it. What Cilium would redirect gets a mark, with which it also looks up the way back to
-its source (`src_valid_mark`), in a table in which every selected NIC leads there. The same rule is met when the packet
-itself is routed: of what goes to pods (`TO_POD`) the table knows all but those pods, of what comes from backends
-(`FROM_BACKEND`) nothing but them.
+In the built-in datapath the kernel routes all of them. What Cilium would redirect gets a mark, and the filter looks for
+the way back to its source with that mark (`src_valid_mark`): in a table whose routes lead there by every selected NIC.
+The packet itself is routed by the same rule. So the table for packets to pods (`TO_POD`) has routes to everything but
+those pods, and the table for packets from backends (`FROM_BACKEND`) has routes to the backends only.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
 
 
 def _ways_back(services: NodeServices, hops: tuple[NextHop, ...]) -> Iterator[Route]:
-    """By every NIC, but for where the marked packets themselves go."""
+    """Routes by every NIC, but not to where the marked packets themselves go."""
     frontends = services.frontends if services.active else ()
     backends = {backend.address for frontend in frontends for backend in frontend.outside}
     by_here = {pod.address for pod in egress.policed(services.decisions) if pod.by(services.node.node)}

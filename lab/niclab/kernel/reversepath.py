@@ -38,7 +38,7 @@ def filters(sysctls: Mapping[str, str], interfaces: Iterable[str]) -> dict[str, 
 
 
 def believed(mode: int, iif: str, back: Lookup | None, *, addressed: bool = True) -> bool:
-    """Does a packet pass whose way back is this? An interface without an address is strict in either mode."""
+    """Does a packet pass, whose way back is `back`? An interface without an address is strict in either mode."""
     if mode == OFF:
         return True
     if back is None or back.route.kind != "unicast":

@@ -77,7 +77,7 @@ class Packet:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """Which packets a rule is for: all that is said must hold, and what is not said does not matter.
+    """Which packets a rule is for: every field that is set must hold, the others do not matter.
 
     `port` is the destination's, and needs a protocol. `local`: the destination is, or is not, an address of the host.
     `translated`: an address of the packet's connection has been, or has not been, replaced already. `route`: where the
@@ -180,7 +180,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """The packet ends here, and its sender is told: port unreachable. `reason`: words for people."""
+    """The packet ends here, and its sender gets an ICMP port unreachable. `reason`: words for people."""
 
     reason: str
 
