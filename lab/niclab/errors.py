@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 
 class LabError(Exception):
@@ -45,3 +46,25 @@ class InputError(LabError):
     def __init__(self, problems: list[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in problems))
+
+
+class Problems(list[Problem]):
+    """What is wrong with one input, collected while it is read. More than a person reads at once ends the reading."""
+
+    _MOST = 100
+
+    def append(self, problem: Problem) -> None:
+        super().append(problem)
+        if len(self) == self._MOST:
+            why = f"{self._MOST} things are wrong with it; what follows was not looked at"
+            super().append(replace(problem, line=0, field="", why=why, fix="fix these first"))
+            self.finish()
+
+    def extend(self, problems: Iterable[Problem]) -> None:
+        for problem in problems:
+            self.append(problem)
+
+    def finish(self) -> None:
+        """Raises InputError with what was collected, if anything was."""
+        if self:
+            raise InputError(self)

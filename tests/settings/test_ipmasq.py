@@ -46,7 +46,7 @@ def test_a_list_of_nothing_asks_for_no_defaults() -> None:
 @pytest.mark.parametrize(
     ("value", "why"),
     [
-        ("/nowhere/config", "No such file"),
+        ("/nowhere/config", "no such file"),
         ("{nonMasqueradeCIDRs: [", "while parsing"),
         ("{nonMasqueradeCIDRs: [10.0.1.0]}", "has no prefix length"),
         ("{nonMasqueradeCIDRs: [ten/8]}", "ten/8"),

@@ -42,23 +42,21 @@ def loads(text: str, name: str) -> Topology:
     return read.topology
 
 
-def check(topology: Topology) -> list[Finding]:
-    """Everything that is wrong with the topology, in the order of its parts."""
-    if stacks := [finding for part in _sections(topology) for finding in links.check(*part)]:
-        return [*_names(topology), *_nics(topology), *stacks]  # whose fabric a link is on can then not be said
-    return [
-        *_names(topology),
-        *_nics(topology),
-        *_addresses(topology),
-        *_node_ips(topology),
-        *(finding for part in _sections(topology) for finding in routing.routes(*part)),
-        *(finding for part in _sections(topology) for finding in routing.rules(*part)),
-        *(finding for part in _sections(topology) for finding in _sysctls(*part)),
-        *services.check(topology),
-        *egress.check(topology),
-        *bgp.check(topology),
-        *_flows(topology),
-    ]
+def check(topology: Topology) -> Iterator[Finding]:
+    """Everything that is wrong with the topology, in the order of its parts, found as it is asked for."""
+    yield from _names(topology)
+    yield from _nics(topology)
+    stacks = [finding for part in _sections(topology) for finding in links.check(*part)]
+    yield from stacks
+    if stacks:  # the fabric that a link is on is then not known
+        return
+    yield from _addresses(topology)
+    yield from _node_ips(topology)
+    for check_host in (routing.routes, routing.rules, _sysctls):
+        for part in _sections(topology):
+            yield from check_host(*part)
+    for check_part in (services.check, egress.check, bgp.check, _flows):
+        yield from check_part(topology)
 
 
 def _sections(topology: Topology) -> Iterator[tuple[str, str, Host]]:

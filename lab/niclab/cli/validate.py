@@ -7,8 +7,6 @@ import functools
 import sys
 from pathlib import Path
 
-import yaml
-
 from niclab import check, settings, topology
 from niclab.cli import COULD_NOT_RUN, PASS
 from niclab.errors import LabError
@@ -48,7 +46,7 @@ def _rewrite(names: list[str], wanted: str) -> int:
     """Settings that are said one on top of the other, as one text. Raises LabError."""
     if not names:
         raise LabError("there are no settings to write", fix=f"niclab validate values.yaml --as {wanted}")
-    if topologies := [name for name in names if Path(name).is_file() and _is_topology(Path(name))]:
+    if topologies := [name for name in names if Path(name).is_file() and topology.is_topology(Path(name))]:
         raise LabError(f"{topologies[0]} is a topology", why="settings are written as others", fix="name settings only")
     parts = [settings.load(name) for name in names]
     chosen = functools.reduce(settings.Settings.merged, parts)
@@ -61,7 +59,7 @@ def _rewrite(names: list[str], wanted: str) -> int:
 
 def _describe(name: str) -> str:
     path = topology.find(name)
-    if _is_topology(path):
+    if topology.is_topology(path):
         found = check.load(path)
         nics = sum(len(node.nics) for node in found.nodes.values())
         return f"a topology of {len(found.nodes)} nodes with {nics} NICs on {len(found.fabrics)} fabrics"
@@ -70,12 +68,3 @@ def _describe(name: str) -> str:
     unmodelled = settings.unmodelled(chosen)
     listed = f"\n  not modelled by the built-in datapath: {', '.join(unmodelled)}" if unmodelled else ""
     return f"settings: {', '.join(f'{k}={v}' for k, v in chosen.values.items())}{warnings}{listed}"
-
-
-def _is_topology(path: Path) -> bool:
-    """Topologies are told by their `fabrics` or `nodes`; whatever cannot be read is left to the loaders to explain."""
-    try:
-        document = yaml.safe_load(path.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
-        return path.suffix in (".yaml", ".yml")
-    return isinstance(document, dict) and not {"fabrics", "nodes"}.isdisjoint(document)

@@ -7,7 +7,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
-from niclab.errors import InputError, Problem
+from niclab.errors import InputError, Problem, Problems
 from niclab.settings.known import key_problem, spelled
 from niclab.settings.model import NodeSettings, Settings
 from niclab.settings.values import BOOLEANS, Values, complaint
@@ -47,14 +47,13 @@ def looks_like_flags(text: str) -> bool:
 def parse_flags(text: str, name: str) -> Settings:
     """A flags file: `KEY=VALUE`, `NODE:KEY=VALUE` and `--flag=value` lines (also `--flag value`, a bare `--flag`)."""
     reported: list[_Said] = []
-    problems: list[Problem] = []
+    problems = Problems()
     for number, line in enumerate(text.splitlines(), start=1):
         try:
             reported.extend(_line(line, name, number))
         except InputError as error:
             problems.extend(error.problems)
-    if problems:
-        raise InputError(problems)
+    problems.finish()
     return _settings(reported, name)
 
 
@@ -119,7 +118,7 @@ def _assignment(text: str, file: str, line: int, *, with_node: bool | None) -> _
 
 
 def _settings(reported: Iterable[_Said], file: str) -> Settings:
-    problems: list[Problem] = []
+    problems = Problems()
     values: dict[str, str] = {}
     nodes: dict[str, dict[str, str]] = {}
     for line, node, key, value in reported:
@@ -130,7 +129,6 @@ def _settings(reported: Iterable[_Said], file: str) -> Settings:
         if wrong is not None:
             problems.append(wrong)
         (values if node is None else nodes.setdefault(node, {}))[key] = value
-    if problems:
-        raise InputError(problems)
+    problems.finish()
     per_node = tuple(NodeSettings(node, None, Values(told)) for node, told in nodes.items())
     return Settings(Values(values), per_node)

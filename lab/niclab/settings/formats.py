@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from niclab.errors import InputError, Problem
+from niclab.errors import InputError, Problem, Problems
 from niclab.settings.assignments import looks_like_flags, parse_flags
 from niclab.settings.helm import HEADINGS, parse_helm
 from niclab.settings.helm_table import scalar
@@ -14,7 +14,7 @@ from niclab.settings.known import key_problem, spelled
 from niclab.settings.kubernetes import CONFIG_MAP, ObjectReader
 from niclab.settings.model import Settings
 from niclab.settings.values import Values, complaint, nearest
-from niclab.topology.yamlfile import Field, LineOf, dotted, load_with_lines, read_text
+from niclab.topology.yamlfile import Field, LineOf, dotted, load_with_lines, read_text, refuse_long
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +35,7 @@ def loads(text: str, *, name: str) -> Settings:
     (also as `helm get values` prints them), a flags file, a mapping of flags, or the CiliumConfig sketch of articles;
     YAML or JSON. `Settings.base` tells what it leaves open: see `niclab.settings.effective`.
     """
+    refuse_long(len(text), name)
     if looks_like_flags(text):
         return parse_flags(text, name)
     documents, line_of = load_with_lines(text, name)
@@ -131,7 +132,7 @@ def _are_flags(data: dict[Any, Any]) -> bool:
 
 def _flags(data: dict[Any, Any], document: int, at: Field, name: str, line_of: LineOf) -> Settings:
     values: dict[str, str] = {}
-    problems: list[Problem] = []
+    problems = Problems()
     for word, value in data.items():
         key, field = spelled(str(word)), (*at, str(word))
         line = line_of(document, field)
@@ -143,8 +144,7 @@ def _flags(data: dict[Any, Any], document: int, at: Field, name: str, line_of: L
         elif words := complaint(key, text):
             problems.append(Problem(name, line, dotted(field), *words))
         values[key] = text
-    if problems:
-        raise InputError(problems)
+    problems.finish()
     return Settings(Values(values))
 
 

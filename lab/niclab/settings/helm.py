@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from niclab.errors import InputError, Problem
+from niclab.errors import InputError, Problem, Problems
 from niclab.settings import ipmasq
 from niclab.settings.helm_table import branches, flag_of, known_paths, read, row_of_flag, rows, scalar, written
 from niclab.settings.known import agent_keys, key_problem
@@ -29,6 +29,9 @@ _MASQUERADED = ("ipMasqAgent", "config")
 _WHOLE = (("extraConfig",), _MASQUERADED)
 
 
+_MOST_UNKNOWN = 500
+
+
 @dataclass
 class _Reading:
     """The state of reading one document."""
@@ -37,8 +40,9 @@ class _Reading:
     line_of: LineOf
     document: int
     values: dict[str, str] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    problems: Problems = field(default_factory=Problems)
     not_agent: list[str] = field(default_factory=list)
+    unknown: int = 0
     warnings: list[str] = field(default_factory=list)
 
     def problem(self, path: Field, why: str, fix: str) -> None:
@@ -66,8 +70,7 @@ def parse_helm(data: dict[str, Any], name: str, line_of: LineOf, *, document: in
         reading.problem(
             under, "nothing in it is a Helm value or a flag", "give Helm values, a ConfigMap or KEY=VALUE lines"
         )
-    if reading.problems:
-        raise InputError(reading.problems)
+    reading.problems.finish()
     if reading.not_agent:
         names = ", ".join(sorted(set(reading.not_agent)))
         reading.warnings.insert(0, f"{name}: not an agent setting, left out: {names}")
@@ -144,6 +147,11 @@ def _read_leaf(reading: _Reading, under: Field, path: tuple[str, ...], value: An
         return
     for depth in range(1, 1 + min(len(path), 2 if mixed else 1)):
         if "." in path[depth - 1] or ".".join(path[:depth]) not in known_paths():
+            reading.unknown += 1
+            if reading.unknown > _MOST_UNKNOWN:
+                why = f"it holds more than {_MOST_UNKNOWN} values that no chart has"
+                reading.problem(under, why, "give the chart's own values")
+                reading.problems.finish()
             if _misspelled(reading, under, path, depth):
                 return
             break

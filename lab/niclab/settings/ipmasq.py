@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from niclab.errors import InputError, Problem
 from niclab.net.address import Network, ip_network
+from niclab.topology.yamlfile import load_with_lines, read_text
 
 DEFAULT_PATH = "/etc/config/ip-masq-agent"
 """Of an agent in its container; nothing is read from there on the lab's machine."""
@@ -47,9 +46,10 @@ def read(value: str) -> Configuration:
     if not text.strip():
         return Configuration("", (*DEFAULT_NETWORKS, *_LINK_LOCAL.values()))
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise _wrong(value, " ".join(str(error).split())) from None
+        documents, _ = load_with_lines(text, "")
+    except InputError as error:
+        raise _wrong(value, error.problems[0].why) from None
+    data = documents[0] if len(documents) == 1 else None
     if not isinstance(data, dict):
         raise _wrong(value, "it is no mapping")
     if inline:
@@ -67,9 +67,9 @@ def _text(value: str) -> str:
     if value in ("", DEFAULT_PATH):
         return ""
     try:
-        return Path(value).read_text()
-    except OSError as error:
-        raise _wrong(value, f"{error.strerror or error}") from None
+        return read_text(Path(value))
+    except InputError as error:
+        raise _wrong(value, error.problems[0].why) from None
 
 
 def _is_json(text: str) -> bool:

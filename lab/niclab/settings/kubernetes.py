@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from niclab.errors import InputError, Problem
+from niclab.errors import Problem, Problems
 from niclab.settings.helm_table import scalar
 from niclab.settings.known import key_problem, other_keys
 from niclab.settings.model import HOSTNAME_LABEL, OPERATORS, Expression, NodeSettings, Selector, Settings
@@ -23,7 +23,7 @@ class ObjectReader:
     def __init__(self, name: str, line_of: LineOf) -> None:
         self.name = name
         self.line_of = line_of
-        self.problems: list[Problem] = []
+        self.problems = Problems()
 
     def config_map(self, data: dict[str, Any], document: int, at: Field) -> Settings:
         """A whole configuration: what the agent does not read is left out, and said."""
@@ -168,8 +168,7 @@ class ObjectReader:
 
     def finish(self) -> None:
         """Raises what was found."""
-        if self.problems:
-            raise InputError(self.problems)
+        self.problems.finish()
 
 
 def _expression(data: Any) -> Expression | None:

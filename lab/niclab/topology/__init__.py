@@ -1,6 +1,6 @@
 """Topologies: what exists in a lab, as data."""
 
-from niclab.topology.file import find, names
+from niclab.topology.file import find, is_topology, names
 from niclab.topology.model import (
     Bgp,
     External,
@@ -33,6 +33,7 @@ __all__ = [
     "Service",
     "Topology",
     "find",
+    "is_topology",
     "names",
     "schema",
 ]

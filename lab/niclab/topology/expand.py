@@ -16,7 +16,7 @@ from niclab.topology.yamlfile import Field
 _RANGE = re.compile(r"\[([0-9]{1,9})-([0-9]{1,9})\]")
 _NUMBER = "{n}"
 _LIMIT = 4096
-_TOTAL_LIMIT = 1_000_000
+_TOTAL_LIMIT = 100_000
 
 
 class RangeError(ValueError):

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from niclab.errors import InputError, LabError, Problem
+from niclab.errors import InputError, LabError, Problem, Problems
 from niclab.topology.expand import RangeError, expand
 from niclab.topology.finding import Finding, nearest
 from niclab.topology.messages import explain
 from niclab.topology.model import Topology
-from niclab.topology.yamlfile import Field, LineOf, dotted, load_with_lines
+from niclab.topology.yamlfile import Field, LineOf, dotted, load_with_lines, read_text
 
 
 def directories() -> tuple[Path, ...]:
@@ -43,6 +44,19 @@ def find(name: str) -> Path:
     )
 
 
+_MOST = 200
+"""Places in one file that are complained of."""
+
+
+def is_topology(path: Path) -> bool:
+    """A topology has `fabrics` or `nodes`; a file that cannot be read is one by its name."""
+    try:
+        documents, _ = load_with_lines(read_text(path), str(path))
+    except InputError:
+        return path.suffix in (".yaml", ".yml")
+    return any(isinstance(data, dict) and not {"fabrics", "nodes"}.isdisjoint(data) for data in documents)
+
+
 @dataclass(frozen=True)
 class TopologyFile:
     """A topology as read from a file, not yet checked, and where each of its fields stands in the file."""
@@ -50,10 +64,9 @@ class TopologyFile:
     topology: Topology
     places: Places
 
-    def refuse(self, findings: list[Finding]) -> None:
+    def refuse(self, findings: Iterable[Finding]) -> None:
         """Raises InputError with the findings, if there are any, each at its line."""
-        if findings:
-            raise InputError(self.places.problems(findings))
+        self.places.problems(findings).finish()
 
 
 def parse(text: str, name: str) -> TopologyFile:
@@ -71,7 +84,7 @@ def parse(text: str, name: str) -> TopologyFile:
     try:
         return TopologyFile(Topology.model_validate(data), places)
     except ValidationError as error:
-        raise InputError(places.problems([explain(dict(details)) for details in error.errors()])) from None
+        raise InputError(places.problems(explain(dict(details)) for details in error.errors())) from None
 
 
 def _only_document(text: str, name: str) -> tuple[dict[Any, Any], LineOf]:
@@ -98,19 +111,23 @@ class Places:
         self._data = data
         self._origin = origin
 
-    def problems(self, findings: list[Finding]) -> list[Problem]:
-        """The findings in the file's order; what the entries of one range have in common is said once."""
+    def problems(self, findings: Iterable[Finding]) -> Problems:
+        """The findings in the file's order; what the entries of one range have in common is listed once. Of very many
+        only the first are listed: the rest is not asked for.
+        """
         first: dict[Field, Field] = {}
         repeats: dict[Field, set[Field]] = {}
         kept: list[tuple[Field, Finding]] = []
         for finding in findings:
             source = self._source(finding.path)
             if first.setdefault(source, finding.path) == finding.path:
+                if len(kept) == _MOST:
+                    break
                 kept.append((source, finding))
             else:
                 repeats.setdefault(source, set()).add(finding.path)
         made = [self._problem(source, finding, len(repeats.get(source, ()))) for source, finding in kept]
-        return sorted(made, key=lambda problem: problem.line)
+        return Problems(sorted(made, key=lambda problem: problem.line))
 
     def _problem(self, source: Field, finding: Finding, more: int) -> Problem:
         why = finding.why + (f" (and so for {more} more of the range)" if more else "")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
 from yaml.reader import Reader
 
-from niclab.errors import InputError, Problem
+from niclab.errors import InputError, Problem, Problems
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +24,9 @@ else:
 Field = tuple[str | int, ...]
 """The way to a field: mapping keys and sequence indices from the document's root."""
 
-_MAX_NODES = 1_000_000
+# A topology of a thousand nodes and the ConfigMap with every flag are far below each of these.
+_MAX_BYTES = 4 * 2**20
+_MAX_VALUES = 100_000
 _MAX_NESTING = 100
 _TAG = "tag:yaml.org,2002:"
 
@@ -37,7 +40,10 @@ class LineOf(Protocol):
 def read_text(path: Path) -> str:
     """The text of an input file; every reason why it cannot be read is an InputError."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)  # no more: what is named may be endless
+        refuse_long(len(content), str(path))
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         why, fix = f"not UTF-8 text (byte {error.start})", "save the file as UTF-8"
     except IsADirectoryError:
@@ -54,9 +60,10 @@ def load_with_lines(text: str, name: str) -> tuple[list[object], LineOf]:
 
     A mapping key given twice, an alias that contains itself and a tag that is not plain data are errors.
     """
+    refuse_long(len(text), name)
     text = _readable(text, name)
     try:
-        _check_nesting(text, name)
+        _check_extent(text, name)
         loader = _Loader(text)
         try:
             roots = list(_nodes(loader))
@@ -70,8 +77,22 @@ def load_with_lines(text: str, name: str) -> tuple[list[object], LineOf]:
     except ValueError as error:  # an integer with more digits than Python reads
         raise InputError([Problem(name, 0, "", str(error), "quote the value")]) from None
 
+    @cache
+    def children(node: yaml.Node) -> dict[str | int, tuple[yaml.Node, yaml.Node]]:
+        # The last one wins: construction puts what `<<` merges in before the mapping's own keys.
+        return {part: (named_by, child) for part, named_by, child in _children(node)}
+
     def line_of(document: int, field: Field = (), /) -> int:
-        return _line(roots[document], field) if 0 <= document < len(roots) else 0
+        if not 0 <= document < len(roots):
+            return 0
+        node = roots[document]
+        line = _first_line(node)
+        for part in field:
+            place = children(node).get(str(part) if isinstance(node, yaml.MappingNode) else part)
+            if place is None:
+                break
+            line, node = _first_line(place[0]), place[1]
+        return line
 
     return documents, line_of
 
@@ -113,18 +134,30 @@ def _readable(text: str, name: str) -> str:
     return text
 
 
-def _check_nesting(text: str, name: str) -> None:
+def refuse_long(length: int, name: str) -> None:
+    if length > _MAX_BYTES:
+        why = f"longer than {_MAX_BYTES // 2**20} MiB, which no topology and no settings are"
+        raise InputError([Problem(name, 0, "", why, "name the right file, or leave out what is not needed")])
+
+
+def _check_extent(text: str, name: str) -> None:
+    """Refuses what is nested too deep or holds too much before anything is made of it."""
     # libyaml's composer recurses on the C stack: without this a file of brackets ends the process.
-    depth = 0
+    depth = values = 0
     for event in yaml.parse(text, Loader=_Loader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-            if depth > _MAX_NESTING:
-                line = event.start_mark.line + 1 if event.start_mark else 0
-                why = f"nested more than {_MAX_NESTING} levels deep"
-                raise InputError([Problem(name, line, "", why, "flatten it")])
-        elif isinstance(event, yaml.CollectionEndEvent):
+        if isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
+        elif isinstance(event, yaml.NodeEvent):
+            values += 1
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            line = event.start_mark.line + 1 if event.start_mark else 0
+            if depth > _MAX_NESTING:
+                raise InputError(
+                    [Problem(name, line, "", f"nested more than {_MAX_NESTING} levels deep", "flatten it")]
+                )
+            if values > _MAX_VALUES:
+                why = f"the file holds more than {_MAX_VALUES} values"
+                raise InputError([Problem(name, line, "", why, "leave out what is not needed")])
 
 
 def _nodes(loader: _Loader) -> Iterator[yaml.Node]:
@@ -145,7 +178,7 @@ def _children(node: yaml.Node) -> Iterator[tuple[str | int, yaml.Node, yaml.Node
 
 def _problems(root: yaml.Node, name: str) -> list[Problem]:
     """Keys given twice, aliases inside themselves, and aliases that multiply beyond reason."""
-    problems: list[Problem] = []
+    problems = Problems()
     sizes: dict[int, int] = {}
     open_nodes: set[int] = set()
 
@@ -169,22 +202,10 @@ def _problems(root: yaml.Node, name: str) -> list[Problem]:
         sizes[id(node)] = size
         return size
 
-    if visit(root, (), _first_line(root)) > _MAX_NODES and not problems:
-        why = f"its aliases stand for more than {_MAX_NODES} values"
+    if visit(root, (), _first_line(root)) > _MAX_VALUES and not problems:
+        why = f"its aliases stand for more than {_MAX_VALUES} values"
         problems.append(Problem(name, _first_line(root), "", why, "write the values out"))
     return problems
-
-
-def _line(node: yaml.Node, field: Field) -> int:
-    line = _first_line(node)
-    for part in field:
-        # The last one wins: construction puts what `<<` merges in before the mapping's own keys.
-        found = [(named_by, child) for key, named_by, child in _children(node) if key == part or key == str(part)]
-        if not found:
-            break
-        named_by, node = found[-1]
-        line = _first_line(named_by)
-    return line
 
 
 def _first_line(node: yaml.Node) -> int:
