@@ -98,6 +98,12 @@ def test_every_problem_is_found_at_once_in_the_files_order() -> None:
     assert [problem.line for problem in caught.value.problems] == [9, 15, 32]
 
 
+def test_of_very_many_problems_the_first_are_reported() -> None:
+    flows = "".join(f"  - a{number} -> b\n" for number in range(20_000))
+    assert len(refused(BASE.replace("  - pod1 -> pod2\n", flows)).problems) == 200
+    assert len(refused(BASE.replace("  - pod1 -> pod2\n", "  - 1\n" * 20_000)).problems) == 200
+
+
 def test_a_topology_that_is_not_there() -> None:
     with pytest.raises(LabError) as caught:
         find("two-nick")

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from niclab.errors import InputError, Problem
 from niclab.topology.yamlfile import dotted, load_with_lines, read_text
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def problems(text: str) -> tuple[Problem, ...]:
@@ -170,3 +168,33 @@ def test_any_text_is_read_or_refused_with_a_problem(text: str) -> None:
         load_with_lines(text, "f")
     except InputError as error:
         assert error.problems
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("- 1\n" * 13_000_000, "longer than 4 MiB"),
+        ("- 1\n" * 200_000, "more than 100000 values"),
+        ("[" + "{a: 1}, " * 50_000 + "]", "more than 100000 values"),
+    ],
+    ids=["50 MB", "many values", "many mappings"],
+)
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(text: str, why: str) -> None:
+    assert why in problems(text)[0].why
+
+
+@pytest.mark.parametrize("size", [50_000_000, None], ids=["50 MB", "endless"])
+def test_no_more_than_the_largest_file_is_read(tmp_path: Path, size: int | None) -> None:
+    path = Path("/dev/zero") if size is None else tmp_path / "large.yaml"
+    if size is not None:
+        with path.open("wb") as file:
+            file.truncate(size)
+    with pytest.raises(InputError, match="longer than 4 MiB"):
+        read_text(path)
+
+
+def test_lines_are_looked_up_not_searched() -> None:
+    """A lookup among fifty thousand keys is as fast as among ten: all of them are asked for here."""
+    text = "".join(f"k{number}: 1\n" for number in range(45_000))
+    _, line_of = load_with_lines(text, "f")
+    assert [line_of(0, (f"k{number}",)) for number in range(45_000)] == list(range(1, 45_001))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from ipaddress import IPv4Interface, IPv4Network
 
@@ -36,7 +37,10 @@ def pod_networks(name: str, node: Node) -> Iterator[tuple[Field, Network]]:
 
 
 def _cidrs(topology: Topology, nics: Seen) -> Iterator[Finding]:
-    seen: list[tuple[str, Field, Network]] = []
+    seen: list[tuple[int, int, int]] = []  # version, first and last address: a lab of a thousand nodes is compared
+    owners: list[tuple[str, Field, Network]] = []
+    taken = sorted((address.version, int(address), order) for order, address in enumerate(nics))
+    addresses = list(nics)
     for name, node in topology.nodes.items():
         families = [cidr.version for cidr in node.pod_cidrs]
         if len(set(families)) != len(families):
@@ -45,18 +49,22 @@ def _cidrs(topology: Topology, nics: Seen) -> Iterator[Finding]:
                 ("nodes", name, "pod_cidrs"), why, "give one IPv4 and one IPv6 CIDR; more are pools: {a: 10.245.1.0/24}"
             )
         for path, cidr in pod_networks(name, node):
-            same = path[:-1]
-            twin = next((one for one in seen if one[2].overlaps(cidr) and (one[0], one[1]) != (name, same)), None)
-            if twin:
+            same, mine = path[:-1], (cidr.version, int(cidr.network_address), int(cidr.broadcast_address))
+            version, first, last = mine
+            alike = [i for i, (v, low, high) in enumerate(seen) if low <= last and first <= high and v == version]
+            if twin := next((owners[i] for i in alike if owners[i][:2] != (name, same)), None):
                 why = f"pod CIDR {cidr} overlaps {twin[0]}'s {twin[2]}"
                 yield Finding(path, why, "each node needs pod CIDRs of its own")
-            seen.append((name, same, cidr))
-            inside = [f"{address} of {owner}" for address, owner in nics.items() if address in cidr]
+            seen.append(mine)
+            owners.append((name, same, cidr))
+            inside = taken[bisect_left(taken, (version, first, 0)) : bisect_left(taken, (version, last + 1, 0))]
             if inside:
-                yield Finding(path, f"pod CIDR {cidr} holds {inside[0]}", "keep the addresses of pods and NICs apart")
-            mine = [pod for pod in node.pods.values() if cidr in node.pod_cidrs_of(pod)[:2]]
-            if len(mine) > pod_hosts(cidr):
-                why = f"{cidr} has room for {pod_hosts(cidr)} pods, not {len(mine)}"
+                address = addresses[min(order for _, _, order in inside)]
+                why = f"pod CIDR {cidr} holds {address} of {nics[address]}"
+                yield Finding(path, why, "keep the addresses of pods and NICs apart")
+            pods = [pod for pod in node.pods.values() if cidr in node.pod_cidrs_of(pod)[:2]]
+            if len(pods) > pod_hosts(cidr):
+                why = f"{cidr} has room for {pod_hosts(cidr)} pods, not {len(pods)}"
                 yield Finding(path, why, "use a larger pod CIDR")
 
 

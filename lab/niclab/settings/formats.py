@@ -78,8 +78,13 @@ def _is_config(data: Any) -> bool:
 def _is_other_config_map(data: Any) -> bool:
     if not isinstance(data, dict) or data.get("kind") != "ConfigMap":
         return False
+    return _name(data) != CONFIG_MAP
+
+
+def _name(data: dict[Any, Any]) -> str:
+    """An object's name, "" where it has none."""
     metadata = data.get("metadata")
-    return not isinstance(metadata, dict) or metadata.get("name") != CONFIG_MAP
+    return scalar(metadata.get("name")) if isinstance(metadata, dict) else ""
 
 
 def _chosen(objects: list[_Found], reader: ObjectReader) -> list[_Found]:
@@ -94,7 +99,7 @@ def _chosen(objects: list[_Found], reader: ObjectReader) -> list[_Found]:
         fix = f"did you mean kind {near}?" if near else f"give a file with the ConfigMap {CONFIG_MAP} or Helm values"
         why = f"a {kind} holds no settings of Cilium"
         reader.problems.append(Problem(reader.name, reader.line_of(document, (*at, "kind")), "kind", why, fix))
-    names = [(data["kind"], scalar((data.get("metadata") or {}).get("name"))) for data, _, _ in chosen if _named(data)]
+    names = [(data["kind"], _name(data)) for data, _, _ in chosen if _named(data)]
     for kind, object_name in sorted({pair for pair in names if names.count(pair) > 1}):
         why = f"{kind} {object_name} is there twice"
         reader.problems.append(Problem(reader.name, 0, "metadata.name", why, "keep one of them"))
@@ -152,7 +157,7 @@ def _ignored(objects: list[_Found], name: str) -> list[str]:
     """The objects that were passed over."""
     several = sum(_is_config(data) for data, _, _ in objects) > 1
     passed = [
-        f"{data.get('kind')} {scalar((data.get('metadata') or {}).get('name'))}".strip()
+        f"{data.get('kind')} {_name(data)}".strip()
         for data, _, _ in objects
         if isinstance(data, dict) and (not _is_config(data) or (several and _is_other_config_map(data)))
     ]
