@@ -39,6 +39,10 @@ class Decided:
     stands_in_for: str = ""
     """The minor version of the bundle that cannot run here."""
 
+    @property
+    def words(self) -> str:
+        return f"{'real agents' if self.datapath == 'cilium' else 'the built-in model'}, {self.why}"
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -172,7 +176,9 @@ def decide(datapath: str | None, cilium_version: str | None = None) -> Decided:
     if datapath == "builtin":
         return Decided("builtin", "it is asked for")
     if datapath == "cilium":
-        require_agents()
+        if why := why_no_agents():
+            fix = "run it as root (sudo), or use --datapath builtin"
+            raise LabError("real Cilium cannot run here", why=why, fix=fix)
         return Decided("cilium", "they are asked for")
     if datapath is not None:
         raise LabError(f"there is no datapath {datapath!r}", fix="use builtin or cilium")
@@ -195,7 +201,7 @@ def choose(decided: Decided, cilium_version: str | None = None, control_plane: K
     if decided.datapath == "builtin":
         version = modelled_version(decided.stands_in_for or cilium_version or DEFAULT_VERSION)
         which = "of that bundle" if decided.stands_in_for else "it is asked for" if cilium_version else "the default"
-        return Choice(version, reasons=(f"datapath: the built-in model, {decided.why}", f"version: {version}, {which}"))
+        return Choice(version, reasons=(f"datapath: {decided.words}", f"version: {version}, {which}"))
     from niclab.agents import bundle
 
     found = bundle.find_cilium(cilium_version)
@@ -208,7 +214,7 @@ def choose(decided: Decided, cilium_version: str | None = None, control_plane: K
         kubernetes=bundle.find_kubernetes() if kind == "kubernetes" else None,
         control_plane=kind,
         reasons=(
-            f"datapath: real agents, {decided.why}",
+            f"datapath: {decided.words}",
             f"control plane: {kind}, {'it is asked for' if control_plane else at_hand}",
             f"version: {found.version} (bundle {found.name}), {which}",
         ),
@@ -220,12 +226,6 @@ def why_no_agents() -> str:
     if userns.is_inside() or not userns.is_able():
         return "agents load eBPF programs, and the kernel lets only the machine's root do that"
     return ""
-
-
-def require_agents() -> None:
-    """Raises LabError where real agents cannot run."""
-    if why := why_no_agents():
-        raise LabError("real Cilium cannot run here", why=why, fix="run it as root (sudo), or use --datapath builtin")
 
 
 def default_versions(decided: Decided) -> tuple[str, ...]:

@@ -37,10 +37,10 @@ def _command(options: argparse.Namespace) -> int:
         from niclab.host.userns import enter
 
         # Only now: an unusable argument must be told before anything is started.
-        if getattr(options, "datapath", None) == "cilium":
-            from niclab.request import require_agents
+        if getattr(options, "datapath", None):
+            from niclab.request import decide
 
-            require_agents()
+            decide(options.datapath)
         enter(persistent=options.userns == "persistent")
     run: Callable[[argparse.Namespace], int] = options.load()
     return run(options)

@@ -162,8 +162,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_report_collectionfinish(config: pytest.Config, items: list[pytest.Item]) -> str | None:
     if not any(map(_uses_lab, items)):
         return None
-    who = "real Cilium" if datapath(config).datapath == "cilium" else "the built-in model of Cilium"
-    return f"niclab: {who}: {datapath(config).why}"
+    return f"niclab: {datapath(config).words}"
 
 
 @pytest.hookimpl(tryfirst=True)
