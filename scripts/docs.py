@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes the documents that are made from the program: docs/cli.md, docs/behaviours.md and docs/layers.svg.
 
-    python scripts/docs.py             # write them
-    python scripts/docs.py --check     # exit status 1 when a committed one is not what would be written
+python scripts/docs.py             # write them
+python scripts/docs.py --check     # exit status 1 when a committed one is not what would be written
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import tomllib
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
-from unittest import mock
 
-from niclab.cilium import behaviours
+from niclab.cilium.behaviours import Behaviour
+from niclab.cli import behaviours
 from niclab.cli.arguments import parser
 
 ROOT = Path(__file__).resolve().parent.parent
-COLUMNS = "100"
+_Verbs = argparse._SubParsersAction
 
 
 def main() -> int:
@@ -42,24 +42,37 @@ def _differs(path: Path, text: str, *, write: bool) -> bool:
 
 def documents() -> dict[str, str]:
     """File name below docs/ → its text."""
-    return {"cli.md": command_line(), "behaviours.md": behaviours.markdown(), "layers.svg": layers()}
+    return {"cli.md": command_line(), "behaviours.md": behaviours.markdown(tuple(Behaviour)), "layers.svg": layers()}
 
 
 def command_line() -> str:
-    """The help of `niclab` and of every verb."""
-    top = parser()
-    with mock.patch.dict("os.environ", {"COLUMNS": COLUMNS}):
-        parts = ["# Command line", "Made from the program by `scripts/docs.py`.", *_help(top)]
+    """Every verb with its arguments and options. Argparse's own help changes its layout with Python's version."""
+    parts = ["# Command line", "Made from the program by `scripts/docs.py`.", *_command(parser(), depth=1)]
     return "\n\n".join(parts) + "\n"
 
 
-def _help(command: argparse.ArgumentParser, *, depth: int = 2) -> Iterator[str]:
-    yield f"{'#' * depth} {command.prog}"
-    yield "\n".join(f"    {line}".rstrip() for line in command.format_help().rstrip().splitlines())
+def _command(command: argparse.ArgumentParser, *, depth: int) -> Iterator[str]:
+    if depth > 1:
+        yield f"{'#' * min(depth, 4)} {command.prog}"
+    if command.description:
+        yield command.description
+    arguments = [action for action in command._actions if not isinstance(action, _Verbs | argparse._HelpAction)]
+    if arguments:
+        yield "\n".join(_argument(action) for action in arguments)
     for action in command._actions:
-        if isinstance(action, argparse._SubParsersAction):
+        if isinstance(action, _Verbs):
             for verb in dict.fromkeys(action.choices.values()):
-                yield from _help(verb, depth=min(depth + 1, 4))
+                yield from _command(verb, depth=depth + 1)
+
+
+def _argument(action: argparse.Action) -> str:
+    value = action.metavar if isinstance(action.metavar, str) else "|".join(map(str, action.choices or ()))
+    value = value or (action.dest.upper() if action.option_strings and action.nargs != 0 else action.dest)
+    names = ", ".join(action.option_strings)
+    words = names + (f" {value}" if action.nargs != 0 else "") if names else value
+    many = " (repeatable)" if type(action).__name__ == "_AppendAction" else ""
+    help_ = action.help % {"default": action.default} if action.help else ""
+    return f"- `{words}`{many}" + (f": {help_}" if help_ else "")
 
 
 def layers() -> str:
@@ -68,11 +81,10 @@ def layers() -> str:
     rows = [row.replace(":", "|").split("|") for row in next(c["layers"] for c in contracts if c["type"] == "layers")]
     width, height, gap = 560, 30, 8
     lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {len(rows) * (height + gap) + gap}" role="img"'
-        ' font-family="sans-serif" font-size="14">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {len(rows) * (height + gap) + gap}" role="img">',
         "<title>The layers: a package imports only what stands below it</title>",
-        "<style>rect{fill:#e8eef7;stroke:#4a6fa5}text{fill:#1b2a41;text-anchor:middle}"
-        "@media(prefers-color-scheme:dark){rect{fill:#22304a}text{fill:#e8eef7}}</style>",
+        "<style>text { font: 14px sans-serif; fill: #1b2a41; text-anchor: middle }",
+        "rect { fill: #e8eef7; stroke: #4a6fa5 }</style>",
     ]
     for number, row in enumerate(rows):
         each = (width - gap * (len(row) + 1)) / len(row)

@@ -25,7 +25,6 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
 
 
 def test_readme_links_lead_somewhere() -> None:
-    import re
 
     text = (ROOT / "README.md").read_text()
     targets = re.findall(r"\]\(([^)#]+)\)", text)
