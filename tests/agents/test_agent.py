@@ -291,6 +291,24 @@ def test_an_agent_that_never_gets_ready_is_an_error_that_names_its_log(tmp_path:
 
 
 @able
+def test_what_cannot_be_asked_is_an_error_in_the_evidence(tmp_path: Path) -> None:
+    """Of a node whose sandbox has ended every program fails; none of its files may be empty."""
+
+    def work() -> dict[str, str]:
+        _clang(tmp_path)
+        with standing(tmp_path, devices="eth0") as (datapath, _):
+            one = datapath.agents["node1"]
+            one.holder.stop()
+            one.collect(tmp_path / "evidence")
+        return {path.name: path.read_text() for path in (tmp_path / "evidence").iterdir() if path.suffix != ".log"}
+
+    found = in_arena(work)
+    assert len(found) == 9
+    assert all(text.startswith("failed with status") for name, text in found.items() if name.endswith(".txt"))
+    assert found["devices.json"] == found["node-addresses.json"] == "the agent did not answer\n"
+
+
+@able
 def test_an_agent_that_exits_is_an_observation(tmp_path: Path) -> None:
     def work() -> list[str | None]:
         _clang(tmp_path)

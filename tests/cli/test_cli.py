@@ -15,9 +15,10 @@ import pytest
 import yaml
 from niclab import __all__ as public
 from niclab.cli import COULD_NOT_RUN, FAIL, PASS
+from niclab.host import namespace, process
 
 from tests.support.arena import able, in_arena
-from tests.support.command import TINY, here, niclab
+from tests.support.command import TINY, Done, here, niclab
 
 
 def test_help_lists_the_commands_and_loads_nothing() -> None:
@@ -208,6 +209,36 @@ def test_labs_that_stand(tmp_path: Path) -> None:
     assert told["again"].status == COULD_NOT_RUN
     second = told["second"].out.split()[0]
     assert (told["last"].status, told["last"].out, told["last"].left) == (PASS, f"{second} is down\n", ())
+
+
+@able
+def test_labs_whose_namespaces_are_gone_or_cannot_be_removed() -> None:
+    def life() -> tuple[list[Done], list[Done]]:
+        up = here("up", "single-nic", "--id", "x" * 32)
+        process.run(["ip", "netns", "delete", f"{'x' * 32}-node1"])
+        entered = here("exec", "node1", "--", "true")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(namespace, "remove", refuse)
+            stuck = here("down"), here("sweep")
+        return [up, entered], [*stuck, here("sweep")]
+
+    def refuse(*_: object) -> bool:
+        raise OSError(16, "Device or resource busy")
+
+    [up, entered], [down, stuck, swept] = in_arena(life)
+    assert (up.status, up.err) == (PASS, "")
+    assert (entered.status, entered.err.splitlines()) == (
+        COULD_NOT_RUN,
+        [
+            f"niclab: cannot enter the namespace {'x' * 32}-node1 of lab {'x' * 32}",
+            "  why:  No such file or directory",
+            f"  fix: niclab down {'x' * 32}, and build it again",
+        ],
+    )
+    assert (down.status, "is not gone" in down.err) == (COULD_NOT_RUN, True)
+    assert (stuck.status, stuck.out) == (COULD_NOT_RUN, "swept: nothing\n")
+    assert f"could not be removed: /run/netns/{'x' * 32}-node1: Device or resource busy" in stuck.err
+    assert (swept.status, swept.out, swept.left) == (PASS, f"swept: {'x' * 32}\n", ())
 
 
 def _labs_are_told_apart(told: dict[str, Any]) -> None:

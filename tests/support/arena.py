@@ -7,7 +7,6 @@ tests can run beside each other and still compare everything before and after.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import json
 import os
@@ -27,7 +26,6 @@ from niclab.host.userns import is_able
 
 able = pytest.mark.skipif(not is_able(), reason="needs root: makes network and mount namespaces")
 
-_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 0x40000
 T = TypeVar("T")
 
 
@@ -64,16 +62,13 @@ def forked(work: Callable[[], object]) -> tuple[bool, Any]:
 
 
 def _in_arena(work: Callable[[], T]) -> T:
-    libc = ctypes.CDLL(None, use_errno=True)
     syscalls.unshare_network()
-    if libc.unshare(_NEWNS) or libc.mount(None, b"/", None, _MS_REC | _MS_PRIVATE, None):
-        raise OSError(ctypes.get_errno(), "cannot have a mount namespace")
+    syscalls.own_mounts()
     # Copies of mounts of others would keep their namespaces alive, and go when those others end.
-    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
-        point = line.split()[4]
-        if point.startswith(("/run/netns/", "/tmp/")):
+    for mount in reversed(syscalls.mounts()):
+        if mount.point.startswith(("/run/netns/", "/tmp/")):
             with contextlib.suppress(OSError):
-                syscalls.unmount(point)
+                syscalls.unmount(mount.point)
     syscalls.mount("tmpfs", "/run", "tmpfs")
     Path("/run/tmp").mkdir()
     tempfile.tempdir = "/run/tmp"

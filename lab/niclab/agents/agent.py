@@ -23,9 +23,10 @@ from niclab.errors import LabError
 from niclab.host import daemons
 from niclab.host.daemons import Daemon
 from niclab.host.ledgers import Ledger
-from niclab.host.process import UNKNOWN, environment
+from niclab.host.process import UNKNOWN, environment, run
 
 SANDBOX_LOG = "sandbox.log"
+_NO_ANSWER = "the agent did not answer\n"
 READY_DEADLINE = 90.0
 """Seconds for an agent to answer `Ok`; compiling its programs takes a few. An agent of 1.20 with address pools that
 loses a race for its CiliumNode looks again only after a minute (pkg/ipam/multipool_manager.go refreshPoolInterval)."""
@@ -211,13 +212,20 @@ class Agent:
             shutil.copy(log, directory / log.name)
         outputs = {
             "status.json": json.dumps(self.status(), indent=1),
-            "devices.json": self.table("devices"),
-            "node-addresses.json": self.table("node-addresses"),
-            "status-verbose.txt": self.dbg("status", "--verbose") or "",
-            **{f"ip-{'-'.join(words)}.txt": self.ip(*words) for words in _IP},
+            "devices.json": self.table("devices") or _NO_ANSWER,
+            "node-addresses.json": self.table("node-addresses") or _NO_ANSWER,
+            "status-verbose.txt": self._printed([str(self.bundle.dbg), "status", "--verbose"]),
+            **{f"ip-{'-'.join(words)}.txt": self._printed(["ip", *words]) for words in _IP},
         }
         for name, text in outputs.items():
             (directory / name).write_text(text)
+
+    def _printed(self, program: Sequence[str]) -> str:
+        """What a program prints on the node; the error when it fails, for an empty file would be no evidence."""
+        try:
+            return run(self.command(program), timeout=DBG_TIMEOUT, extra_environment=self.extra_environment)
+        except LabError as error:
+            return f"{error}\n"
 
     def ip(self, *words: str) -> str:
         """What `ip WORDS` prints on the node."""

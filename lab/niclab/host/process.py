@@ -35,7 +35,12 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def run(
-    arguments: Sequence[str], *, stdin: str | None = None, timeout: float = 30, namespace: str | None = None
+    arguments: Sequence[str],
+    *,
+    stdin: str | None = None,
+    timeout: float = 30,
+    namespace: str | None = None,
+    extra_environment: Mapping[str, str] | None = None,
 ) -> str:
     """The program's standard output. Raises LabError when it is missing, fails or takes over `timeout` seconds.
 
@@ -51,7 +56,7 @@ def run(
             text=True,
             errors="replace",
             timeout=timeout,
-            env=environment(),
+            env=environment(extra_environment),
             check=False,
         )
     except FileNotFoundError:
