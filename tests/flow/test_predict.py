@@ -1,4 +1,4 @@
-"""`niclab predict`: the NIC matrix without a kernel, quickly; nodes that are alike are told once, and are alike."""
+"""`niclab predict`: the NIC matrix without a kernel, quickly; interchangeable nodes are predicted once."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def world_of(topology: Topology, version: Version = NEW, **settings: str | bool)
 
 
 def four(**changes: object) -> Topology:
-    """Four nodes that are alike but for what is changed of node3."""
+    """Four nodes that are interchangeable but for what is changed of node3."""
     made = loads(HUNDRED.replace("[1-100]", "[1-4]"), "four")
     odd = made.nodes["node3"].model_copy(update=changes)
     return made.model_copy(update={"nodes": {**made.nodes, "node3": odd}})
@@ -115,7 +115,7 @@ def groups(topology: Topology) -> set[str]:
     return {"".join(name[-1] for name in group) for group in interchangeable.classes(world_of(topology).decisions)}
 
 
-def test_nodes_are_told_apart_by_what_is_said_of_them() -> None:
+def test_what_tells_nodes_apart() -> None:
     plain = four()
     nics = plain.nodes["node3"].nics
     default = parse_route("default via 10.0.0.254 dev eth0")
@@ -134,11 +134,16 @@ def test_nodes_are_told_apart_by_what_is_said_of_them() -> None:
     assert groups(four(pools={"other": plain.nodes["node3"].pod_cidrs})) == {"1", "2", "3", "4"}
 
 
+def test_a_setting_that_names_one_nodes_address_tells_that_node_apart() -> None:
+    decisions = world_of(four(), routing="native", ipv4_native_routing_cidr="10.0.0.2/32").decisions
+    assert interchangeable.classes(decisions) == (("node1", "node3", "node4"), ("node2",))
+
+
 @pytest.mark.parametrize("name", ["two-nic", "three-nic", "eight-nodes", "asymmetric", "dual-stack", "routed"])
 @pytest.mark.parametrize("version", [Version(1, 18), Version(1, 20)])
 @pytest.mark.parametrize("routing", ["tunnel", "native"])
-def test_nodes_that_are_alike_have_flows_that_are_alike(name: str, version: Version, routing: str) -> None:
-    """What is told of the representatives holds for every pair they stand for."""
+def test_interchangeable_nodes_have_interchangeable_flows(name: str, version: Version, routing: str) -> None:
+    """What is predicted for the representatives holds for every pair they stand for."""
     topology = load(name)
     more: dict[str, str | bool] = {"enable_ipv6": True}
     if routing == "native":

@@ -63,8 +63,8 @@ def test_every_lab_has_an_answer(rng: Random) -> None:
 @pytest.mark.timeout(600)
 @hypothesis.settings(max_examples=EXAMPLES // 3, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(strategies.randoms(use_true_random=False))
-def test_nodes_that_are_alike_have_flows_that_are_alike(rng: Random) -> None:
-    """What `niclab predict` tells once holds for all that it is told of."""
+def test_interchangeable_nodes_have_interchangeable_flows(rng: Random) -> None:
+    """What `niclab predict` shows once holds for every flow that it stands for."""
     made = alike_lab(rng)
     hypothesis.assume(made is not None)
     assert made is not None

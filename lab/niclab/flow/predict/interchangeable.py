@@ -3,59 +3,26 @@
 Two nodes are interchangeable if swapping them leaves the lab unchanged: they differ in nothing but their own addresses
 and names, everything else in the lab refers to both in the same way, and every network that is named anywhere holds an
 address of the one just where it holds that of the other. A hundred nodes then have as many kinds of flows as two.
+
+Nodes are compared as text, in which their own addresses are replaced by where they come from.
 """
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address, ip_interface
 
 from niclab.cilium.decisions import Decisions
-from niclab.net.address import ip_network
-from niclab.net.route import Address, Network, Route, Rule
-from niclab.topology import Host, Node
+from niclab.net.address import Address, Network
 
 _COMPARED = frozenset({"name", "description", "fabrics", "nodes", "externals", "routers", "flows"})
 _OF_HOSTS = frozenset({"nics", "routes", "rules", "sysctls", "node_ip", "pod_cidrs", "pods", "labels"})
-
-Token = str
-"""What stands for one of a node's own addresses, the same in every node that is interchangeable with it."""
-
-
-@dataclass(frozen=True)
-class Own:
-    """A node's own addresses and pod CIDRs, and what stands for each."""
-
-    tokens: Mapping[Address | Network, Token]
-
-    @classmethod
-    def of(cls, decisions: Decisions, name: str) -> Own:
-        node = decisions.topology.nodes[name]
-        tokens: dict[Address | Network, Token] = {}
-        for nic_name, nic in node.nics.items():
-            for index, interface in enumerate(nic.addresses):
-                tokens[interface.ip] = f"{nic_name}/{index}"
-        for index, cidr in enumerate(node.pod_cidrs):
-            tokens[cidr] = f"pods/{index}"
-        for number, pod in enumerate(node.pods):
-            for index, address in enumerate(decisions.pod_addresses[pod]):
-                tokens[address] = f"pod{number}/{index}"
-        return cls(tokens)
-
-    def token(self, value: Address | Network | None) -> object:
-        """A value with the node's own addresses replaced; what is not the node's own stands for itself."""
-        if value is None:
-            return None
-        token = self.tokens.get(value)
-        if token is None and isinstance(value, IPv4Network | IPv6Network) and _is_alone(value):
-            token = self.tokens.get(value.network_address)
-        return token or value
-
-
-def _is_alone(network: Network) -> bool:
-    return network.prefixlen == network.max_prefixlen
+_WORD = re.compile(r"[0-9A-Fa-f:.]*[:.][0-9A-Fa-f:.]*(?:/\d+)?")
+"""What may be an address or a network."""
 
 
 def classes(decisions: Decisions) -> tuple[tuple[str, ...], ...]:
@@ -68,6 +35,45 @@ def classes(decisions: Decisions) -> tuple[tuple[str, ...], ...]:
 
 
 @dataclass(frozen=True)
+class _Own:
+    """A node's own addresses and pod CIDRs, and what stands for each in the text of every node like it."""
+
+    tokens: Mapping[Address | Network, str]
+
+    @classmethod
+    def of(cls, decisions: Decisions, name: str) -> _Own:
+        node = decisions.topology.nodes[name]
+        tokens: dict[Address | Network, str] = {}
+        for nic_name, nic in node.nics.items():
+            tokens |= {interface.ip: f"{nic_name}/{index}" for index, interface in enumerate(nic.addresses)}
+        tokens |= {cidr: f"pods/{index}" for index, cidr in enumerate(node.pod_cidrs)}
+        for number, pod in enumerate(node.pods):
+            addresses = decisions.pod_addresses[pod]
+            tokens |= {address: f"pod{number}/{index}" for index, address in enumerate(addresses)}
+        return cls(tokens)
+
+    @cached_property
+    def _words(self) -> Mapping[str, str]:
+        return {str(value): f"<{token}>" for value, token in self.tokens.items()}
+
+    def hide(self, text: str) -> str:
+        """The text with the node's own addresses replaced."""
+        return _WORD.sub(lambda match: self._hidden(match[0]), text)
+
+    def _hidden(self, word: str) -> str:
+        if word in self._words:
+            return self._words[word]
+        address, slash, length = word.partition("/")
+        return f"{self._words[address]}{slash}{length}" if address in self._words else word
+
+    def named_by(self, words: Mapping[str, list[tuple[str, str]]]) -> Iterator[tuple[str, str]]:
+        """The entries that name one of them, with their hosts; `words`: address or network → entries."""
+        for value in self._words:
+            for spelling in (value, f"{value}/32", f"{value}/128"):
+                yield from words.get(spelling, ())
+
+
+@dataclass(frozen=True)
 class _Facts:
     decisions: Decisions
 
@@ -75,18 +81,19 @@ class _Facts:
         """All that can tell a node from another; its name where the lab has more than is compared here."""
         if self._has_more:
             return name
-        own = Own.of(self.decisions, name)
+        own = _Own.of(self.decisions, name)
         node = self.decisions.topology.nodes[name]
+        nics = {nic: node.nics[nic].model_dump(mode="json", exclude={"mac"}) for nic in node.nics}
+        pods = [
+            (spec.model_dump(mode="json", exclude={"addresses"}), list(map(str, self.decisions.pod_addresses[pod])))
+            for pod, spec in node.pods.items()
+        ]
+        others = node.model_dump(mode="json", exclude={"nics", "pods"})
+        settings = sorted(self.decisions.nodes[name].settings.values.items())
         return (
-            tuple(self._nics(node, own)),
-            tuple(repr(_route(route, own)) for route in node.routes),
-            tuple(repr(_rule(rule, own)) for rule in node.rules),
-            tuple(sorted(node.sysctls.items())),
-            tuple(str(own.token(address)) for address in node.node_ip),
-            tuple(str(own.token(cidr)) for cidr in node.pod_cidrs),
-            tuple(self._pods(node, own)),
-            tuple(sorted((key, self._setting(value, own)) for key, value in self._values(name))),
-            tuple(sorted(self._elsewhere(name, own))),
+            own.hide(json.dumps([nics, pods, others, settings])),
+            tuple(self._kinds(name)),
+            tuple(sorted((host, own.hide(entry)) for host, entry in own.named_by(self._entries) if host != name)),
             tuple(sorted(self._inside(own))),
         )
 
@@ -99,113 +106,56 @@ class _Facts:
         more += [name for host in topology.hosts.values() for name, value in host if name not in _OF_HOSTS and value]
         return bool(more) or len(set(every)) < len(every)
 
-    def _nics(self, node: Node, own: Own) -> Iterator[object]:
-        for name, nic in node.nics.items():
-            others = nic.model_dump(exclude={"addresses", "mac"})
-            addresses = tuple(
-                (own.token(i.ip), str(i.network), i.ip.is_private, i.ip.is_link_local) for i in nic.addresses
-            )
-            order = tuple(sorted(range(len(addresses)), key=lambda index: nic.addresses[index].ip.packed))
-            yield name, repr(others), addresses, order
-
-    def _pods(self, node: Node, own: Own) -> Iterator[object]:
-        for number, (pod, spec) in enumerate(node.pods.items()):
-            addresses = self.decisions.pod_addresses[pod]
-            yield number, repr(spec.model_dump(exclude={"addresses"})), tuple(map(own.token, addresses))
-
-    def _values(self, name: str) -> Iterator[tuple[str, str]]:
-        yield from self.decisions.nodes[name].settings.values.items()
-
-    def _setting(self, value: str, own: Own) -> str:
-        """A setting's value; one that is an address of the node's own reads as what stands for it."""
-        for address, token in own.tokens.items():
-            if value == str(address):
-                return f"<{token}>"
-        return value
-
-    def _elsewhere(self, name: str, own: Own) -> Iterator[tuple[str, str, str]]:
-        """The routes and rules of other hosts that name this node's addresses."""
-        for address, token in own.tokens.items():
-            for host, entry in self._entries.get(address, ()):
-                if host != name:
-                    yield token, host, repr(_route(entry, own) if isinstance(entry, Route) else _rule(entry, own))
+    def _kinds(self, name: str) -> Iterator[object]:
+        """What kinds of addresses NICs have, and their order as numbers: the kernel and Cilium look at both."""
+        for nic in self.decisions.topology.nodes[name].nics.values():
+            addresses = [interface.ip for interface in nic.addresses]
+            order = sorted(range(len(addresses)), key=lambda index: addresses[index].packed)
+            yield tuple((address.is_private, address.is_link_local) for address in addresses), tuple(order)
 
     @cached_property
-    def _entries(self) -> Mapping[Address | Network, list[tuple[str, Route | Rule]]]:
-        """Address or network → the routes and rules that name it, and whose they are."""
-        entries: dict[Address | Network, list[tuple[str, Route | Rule]]] = {}
-        for name, host in self._hosts:
-            every: list[Route | Rule] = [*host.routes, *host.rules]
-            for entry in every:
-                for address in _named(entry):
-                    entries.setdefault(address, []).append((name, entry))
+    def _entries(self) -> Mapping[str, list[tuple[str, str]]]:
+        """Address or network → the routes and rules that name it, with their hosts."""
+        entries: dict[str, list[tuple[str, str]]] = {}
+        for name, host in self.decisions.topology.hosts.items():
+            for entry in (*map(str, host.routes), *map(str, host.rules)):
+                for word in set(_WORD.findall(entry)):
+                    entries.setdefault(word, []).append((name, entry))
         return entries
 
-    @property
-    def _hosts(self) -> list[tuple[str, Host]]:
-        return list(self.decisions.topology.hosts.items())
+    @cached_property
+    def _networks(self) -> tuple[Network, ...]:
+        """Every network that is named anywhere, pod CIDRs too, but for single addresses."""
+        words = set(self._entries)
+        for host in self.decisions.topology.hosts.values():
+            words.update(str(interface) for nic in host.nics.values() for interface in nic.addresses)
+        for name, node in self.decisions.topology.nodes.items():
+            words.update(map(str, node.pod_cidrs))
+            for value in self.decisions.nodes[name].settings.values.values():
+                words.update(_WORD.findall(value))
+        networks: set[Network] = set()
+        for word in words:
+            try:
+                networks.add(ip_interface(word).network)
+            except ValueError:
+                continue
+        return tuple(network for network in networks if network.num_addresses > 1)
 
     @cached_property
-    def _networks(self) -> tuple[tuple[Network, int, int, int], ...]:
-        """Every network that is named anywhere, pod CIDRs too, with its family, first and last address."""
-        named: set[Network] = set()
-        for _, host in self._hosts:
-            for route in host.routes:
-                named.add(route.destination)
-            for rule in host.rules:
-                named.update(network for network in (rule.source, rule.destination) if network)
-            for nic in host.nics.values():
-                named.update(interface.network for interface in nic.addresses)
-        for node in self.decisions.topology.nodes.values():
-            named.update(node.pod_cidrs)
-        for decision in self.decisions.nodes.values():
-            for value in decision.settings.values.values():
-                for word in value.replace(",", " ").split():
-                    if "/" in word:
-                        try:
-                            named.add(ip_network(word))
-                        except ValueError:
-                            continue
-        return tuple((network, network.version, *_span(network)) for network in named)
+    def _spans(self) -> list[tuple[Network, tuple[int, int, int]]]:
+        return [(network, _span(network)) for network in self._networks]
 
-    def _inside(self, own: Own) -> Iterator[tuple[str, str]]:
+    def _inside(self, own: _Own) -> Iterator[tuple[str, str]]:
         """Which networks of others hold which of the node's own addresses."""
-        mine = [(address.version, *_span(address), token) for address, token in own.tokens.items()]
-        for network, version, low, high in self._networks:
-            if network in own.tokens or (low == high and network.network_address in own.tokens):
-                continue
-            for family, first, last, token in mine:
-                if family == version and first <= high and low <= last:
+        mine = [(_span(value), token) for value, token in own.tokens.items()]
+        for network, (version, low, high) in self._spans:
+            for (family, first, last), token in mine:
+                if family == version and first <= high and low <= last and network not in own.tokens:
                     yield str(network), token
 
 
-def _span(place: Address | Network) -> tuple[int, int]:
-    """The first and the last address, as numbers."""
-    if isinstance(place, IPv4Address | IPv6Address):
-        return int(place), int(place)
-    return int(place.network_address), int(place.broadcast_address)
-
-
-def _named(entry: Route | Rule) -> Iterator[Address | Network]:
-    for network in (entry.destination, entry.source):
-        if isinstance(network, IPv4Network | IPv6Network):
-            yield network
-            if _is_alone(network):
-                yield network.network_address
-        elif network is not None:
-            yield network
-    if isinstance(entry, Route):
-        yield from (hop.via for hop in entry.nexthops if hop.via)
-
-
-def _route(route: Route, own: Own) -> object:
-    hops = tuple((own.token(hop.via), hop.dev, hop.weight, hop.onlink) for hop in route.nexthops)
-    plain = replace(route, destination=_NOWHERE, nexthops=(), source=None)
-    return own.token(route.destination), hops, own.token(route.source), plain
-
-
-def _rule(rule: Rule, own: Own) -> object:
-    return own.token(rule.source), own.token(rule.destination), replace(rule, source=None, destination=None)
-
-
-_NOWHERE = ip_network("0.0.0.0/0")
+def _span(value: Address | Network) -> tuple[int, int, int]:
+    """Family, and first and last address as numbers."""
+    if isinstance(value, IPv4Address | IPv6Address):
+        return value.version, int(value), int(value)
+    return value.version, int(value.network_address), int(value.broadcast_address)
