@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from niclab.errors import LabError
 from niclab.host.userns import is_able
 
 from tests.support import images
+from tests.support.busy import wait_for
 from tests.support.images import Entry
 
 needs_tools = pytest.mark.skipif(
@@ -224,24 +224,17 @@ def test_a_killed_load_leaves_nothing_that_stays(tmp_path: Path, monkeypatch: py
     command = [sys.executable, "-m", "niclab.cli", "cilium", "load", str(archive)]
     path = f"{slow}{os.pathsep}{os.environ['PATH']}"
     process = subprocess.Popen(command, env=os.environ | {"PATH": path}, stderr=subprocess.DEVNULL)
-    _wait((tmp_path / "pid").exists)
+    wait_for((tmp_path / "pid").exists)
     umoci = int((tmp_path / "pid").read_text())
     process.send_signal(signal.SIGKILL)
     process.wait()
-    _wait(lambda: not _runs(umoci))
+    wait_for(lambda: not _runs(umoci))
     left = [path.name for path in store.place(CILIUM).iterdir()]
     assert len(left) == 2
     assert any(name.startswith(".work-") for name in left)
     assert bundle.records(CILIUM) == []
     bundle.load(CILIUM, archive)
     assert sorted(path.name for path in store.place(CILIUM).iterdir()) == [".lock", "1.18.10"]
-
-
-def _wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def _runs(pid: int) -> bool:

@@ -6,7 +6,6 @@ import importlib
 import json
 import re
 import shutil
-import time
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from niclab.cli import main
 from niclab.errors import LabError
 
 from tests.support import images
+from tests.support.busy import quickest
 from tests.support.images import Registry
 
 needs_tools = pytest.mark.skipif(
@@ -161,9 +161,9 @@ def test_without_a_network_one_error_names_all_three_ways(
     (tmp_path / ".config/containers/registries.conf").unlink()
     (tmp_path / ".config/containers").rmdir()
     _mirror(tmp_path, 1)
-    began = time.monotonic()
+    assert quickest(lambda: main(["cilium", "pull", "1.18.3"])) < 5
+    capsys.readouterr()
     assert main(["cilium", "pull", "1.18.3"]) == 2
-    assert time.monotonic() - began < 5
     reported = capsys.readouterr().err
     assert reported.count("niclab: ") == 1
     assert "connection refused" in reported
@@ -243,7 +243,7 @@ def engine(
     monkeypatch.setenv("NICLAB_HOME", str(tmp_path / "home"))
     docker = importlib.import_module("docker")
     try:
-        with_timeout = docker.from_env(timeout=2)
+        with_timeout = docker.from_env(timeout=10)
         with_timeout.ping()
         with_timeout.close()
     except (docker.errors.DockerException, OSError) as error:  # requests' errors are OSErrors

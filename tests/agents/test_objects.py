@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from niclab.agents import objects
+
+from tests.support.busy import PATIENCE, wait_for
 
 # Preprocesses by printing its source and the arguments' include directories; says what it does in `calls`. A source's
 # first word tells it to fail, to warn or to be slow.
@@ -57,8 +60,19 @@ class Kit:
 
     def compile(self, text: str, *arguments: str, output: str = "-") -> subprocess.CompletedProcess[str]:
         self.source.write_text(text)
-        line = [str(self.wrapper), *arguments, "-O2", "-c", str(self.source), "-o", output]
-        return subprocess.run(line, capture_output=True, text=True, check=False, timeout=30, cwd=self.directory)
+        return self.compile_as_it_is(*arguments, output=output)
+
+    def compile_as_it_is(self, *arguments: str, output: str = "-") -> subprocess.CompletedProcess[str]:
+        """Several at once may do that: the source is only read."""
+        line = self.line(*arguments, output=output)
+        return subprocess.run(line, capture_output=True, text=True, check=False, timeout=PATIENCE, cwd=self.directory)
+
+    def line(self, *arguments: str, output: str = "-") -> list[str]:
+        return [str(self.wrapper), *arguments, "-O2", "-c", str(self.source), "-o", output]
+
+    def start(self, text: str) -> subprocess.Popen[bytes]:
+        self.source.write_text(text)
+        return subprocess.Popen(self.line(), stdout=subprocess.DEVNULL, cwd=self.directory)
 
     @property
     def compiled(self) -> int:
@@ -130,7 +144,7 @@ def test_warnings_are_passed_on_every_time(kit: Kit) -> None:
 def test_two_at_once_compile_once(kit: Kit) -> None:
     kit.source.write_text("slow")
     with ThreadPoolExecutor(2) as pool:
-        done = list(pool.map(lambda _: kit.compile("slow"), range(2)))
+        done = list(pool.map(lambda _: kit.compile_as_it_is(), range(2)))
     assert [one.stdout for one in done] == ["object of slow"] * 2
     assert kit.compiled == 1
 
@@ -140,13 +154,14 @@ def test_who_waits_for_one_that_fails_compiles_itself(kit: Kit) -> None:
     name = next(path.stem for path in kit.objects.iterdir())
     (kit.objects / f"{name}.o").unlink()
     lock = kit.objects / f"{name}.lock"
-    with subprocess.Popen(["flock", str(lock), "sleep", "0.5"]):
-        while not lock.exists():
-            time.sleep(0.01)
-        time.sleep(0.1)
-        started = time.monotonic()
-        assert kit.compile("slow").stdout == "object of slow"
-        assert time.monotonic() - started > 0.3
+    with lock.open("w") as held, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        inode = f":{os.fstat(held.fileno()).st_ino} "
+        compiled = pool.submit(kit.compile_as_it_is)
+        wait_for(lambda: any("->" in each and inode in each for each in Path("/proc/locks").read_text().splitlines()))
+        assert kit.compiled == 1
+        fcntl.flock(held, fcntl.LOCK_UN)
+        assert compiled.result().stdout == "object of slow"
     assert kit.compiled == 2
 
 
@@ -162,11 +177,8 @@ def test_what_cannot_be_preprocessed_is_never_handed_over(kit: Kit) -> None:
 
 
 def test_a_killed_compilation_leaves_no_half_and_blocks_nobody(kit: Kit) -> None:
-    kit.source.write_text("slow")
-    line = [str(kit.wrapper), "-O2", "-c", str(kit.source), "-o", "-"]
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, cwd=kit.directory)
-    while not kit.compiled:
-        time.sleep(0.01)
+    process = kit.start("slow")
+    wait_for(lambda: kit.compiled)
     process.kill()
     process.wait()
     assert kit.compile("slow").stdout == "object of slow"
@@ -180,16 +192,13 @@ def test_a_killed_compilation_leaves_no_half_and_blocks_nobody(kit: Kit) -> None
 
 def test_the_compiler_ends_with_what_stands_before_it(kit: Kit) -> None:
     """An agent kills what it has started, and knows of nothing behind it."""
-    kit.source.write_text("hang")
-    line = [str(kit.wrapper), "-O2", "-c", str(kit.source), "-o", "-"]
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, cwd=kit.directory)
+    process = kit.start("hang")
     pid = kit.calls.with_suffix(".pid")
-    while not (pid.exists() and pid.read_text().strip()):
-        time.sleep(0.01)
+    wait_for(lambda: pid.exists() and pid.read_text().strip())
     handle = os.pidfd_open(int(pid.read_text()))
     process.kill()
     process.wait()
-    assert select.select([handle], [], [], 10)[0]
+    assert select.select([handle], [], [], PATIENCE)[0]
     os.close(handle)
 
 

@@ -7,7 +7,6 @@ out, and the node addresses with their flags.
 from __future__ import annotations
 
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
@@ -21,11 +20,13 @@ from niclab.check import loads
 from niclab.cilium.selection import Choice, Device, Link, LinkAddress, Version, links_of, node_addresses
 from niclab.cilium.selection.devices import decide
 from niclab.cilium.selection.links import RouteRow
+from niclab.host.waiting import wait_until
 from niclab.lab import Lab
 from niclab.net.route import SCOPES, Family, NextHop, Route
 from niclab.topology import Node, Topology
 
 from tests.support import bundles
+from tests.support.busy import PATIENCE
 
 AT_HAND = bundles.by_minor()
 pytestmark = [
@@ -121,7 +122,7 @@ def agent_of(lab: Lab) -> Agent:
 
 def ip(agent: Agent, lines: str) -> None:
     """Lines of ip(8) in the node."""
-    subprocess.run(agent.command(["ip", "-batch", "-"]), input=lines, text=True, check=True, timeout=30)
+    subprocess.run(agent.command(["ip", "-batch", "-"]), input=lines, text=True, check=True, timeout=PATIENCE)
 
 
 def restart(lab: Lab, settings: Settings) -> Agent:
@@ -210,10 +211,7 @@ def test_selection_is_sticky_and_routes_are_stale(lab: Lab) -> None:
         return bool(rows["eth0"]["Selected"])
 
     def until(condition: Callable[[], bool]) -> bool:
-        deadline = time.monotonic() + 20
-        while not condition() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        return condition()
+        return wait_until(condition, PATIENCE, every=0.1)
 
     def default_row() -> bool:
         return any(row["Dst"] == "0.0.0.0/0" and row["Table"] == 254 for row in json_rows(agent.table("routes")))

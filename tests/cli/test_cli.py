@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -18,6 +17,7 @@ from niclab.cli import COULD_NOT_RUN, FAIL, PASS
 from niclab.host import namespace, process
 
 from tests.support.arena import able, in_arena
+from tests.support.busy import PATIENCE, wait_for
 from tests.support.command import TINY, Done, here, niclab
 
 
@@ -166,7 +166,7 @@ def test_expectations(tmp_path: Path) -> None:
 @able
 def test_a_reader_that_leaves_early_is_no_error() -> None:
     line = f"{shlex.quote(sys.executable)} -m niclab.cli trace eight-nodes | head -n 1"
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=True, timeout=PATIENCE)
     assert done.stdout == "eight-nodes · tunnel (vxlan) · built-in model of Cilium 1.20\n"
     assert done.stderr == ""
 
@@ -299,17 +299,14 @@ def _hosts_are_entered(told: dict[str, Any]) -> None:
 def test_an_interrupted_trace_leaves_nothing(tmp_path: Path) -> None:
     """Interrupted while it measures: by a flow of many probes that nobody answers."""
     import signal
-    import time
 
     def interrupt() -> tuple[int, str, list[str]]:
         words = ["trace", "two-nic", "--flow", "pod1 -> ext1", "--pcap", str(tmp_path / "fifo" / "x")]
         (tmp_path / "fifo").mkdir(exist_ok=True)
         process = subprocess.Popen([sys.executable, "-m", "niclab.cli", *words], stderr=subprocess.PIPE, text=True)
-        deadline = time.monotonic() + 20
-        while not list(Path("/run/netns").glob("*")) and time.monotonic() < deadline:
-            os.sched_yield()
+        wait_for(lambda: list(Path("/run/netns").glob("*")))
         process.send_signal(signal.SIGINT)
-        err = process.communicate(timeout=30)[1]
+        err = process.communicate(timeout=PATIENCE)[1]
         return process.returncode, err, [str(path) for path in Path("/run").glob("n*")]
 
     status, err, left = in_arena(interrupt)

@@ -12,6 +12,7 @@ from niclab.check import load, loads
 from niclab.cli.graph import dot, mermaid
 from niclab.topology import Topology, names
 
+from tests.support.busy import PATIENCE
 from tests.support.golden_files import assert_golden
 
 ODD = """\
@@ -66,6 +67,8 @@ def test_words_of_the_languages_are_only_names() -> None:
 @pytest.mark.skipif(shutil.which("dot") is None, reason="needs graphviz")
 @pytest.mark.parametrize("topology", every(), ids=lambda topology: topology.name)
 def test_graphviz_reads_it(topology: Topology) -> None:
-    done = subprocess.run(["dot", "-Tsvg"], input=dot(topology), capture_output=True, text=True, check=True, timeout=30)
+    done = subprocess.run(
+        ["dot", "-Tsvg"], input=dot(topology), capture_output=True, text=True, check=True, timeout=PATIENCE
+    )
     assert not done.stderr
     assert all(f">{name}<" in html.unescape(done.stdout) for name in topology.fabrics)

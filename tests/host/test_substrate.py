@@ -33,6 +33,7 @@ from niclab.net.operation import (
 from niclab.net.route import parse_route
 
 from tests.support import arena
+from tests.support.busy import PATIENCE
 
 pytestmark = pytest.mark.skipif(not is_able(), reason="needs root: makes network namespaces")
 
@@ -191,7 +192,7 @@ def test_the_same_in_a_user_namespace() -> None:
         "print(ledgers.STATE.exists(), namespace.NAMED.exists())"
     )
     command = unshare_command([sys.executable, "-c", code])
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment())
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE, env=environment())
     if done.returncode and "unshare" in done.stderr:
         pytest.skip(f"this kernel makes no user namespaces: {done.stderr.strip()}")
     assert done.stdout.split() == ["carried", "False", "False"], done.stderr

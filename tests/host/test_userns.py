@@ -13,6 +13,7 @@ import pytest
 from niclab.errors import LabError
 from niclab.host import userns
 
+from tests.support.busy import PATIENCE
 from tests.support.unprivileged import BECOME, NOBODY, PYTEST, User, unprivileged
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def test_a_kernel_that_forbids_it_is_named_in_one_line(user: User) -> None:
     inner = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "env", *user.command("-c", code)[len(BECOME) :]]
     script = 'echo 0 >/proc/sys/user/max_user_namespaces && exec "$@"'
     command = [*BECOME, "unshare", "--user", "--map-root-user", "--", "sh", "-c", script, "sh", *inner]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd="/")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False, cwd="/")
     first, *_, last = done.stdout.splitlines()
     assert first == "cannot run without root: user.max_user_namespaces is 0, so the kernel refuses user namespaces"
     assert "sudo sysctl -w user.max_user_namespaces=" in last
@@ -205,7 +206,7 @@ def test_a_user_namespace_can_be_ended_from_inside(clean_user: User) -> None:
 def test_two_commands_at_once_share_one_user_namespace(clean_user: User) -> None:
     code = "from niclab.host.userns import *; print(holder().pid)"
     both = [subprocess.Popen(clean_user.command("-c", code), stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    assert len({process.communicate(timeout=30)[0] for process in both}) == 1
+    assert len({process.communicate(timeout=PATIENCE)[0] for process in both}) == 1
 
 
 def test_a_pid_used_again_is_not_taken_for_the_holder(clean_user: User) -> None:

@@ -7,12 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from tests.support.busy import processor_time
 
 ROOT = Path(__file__).resolve().parents[2]
 # The first two lines decide what a file in scripts/ is: not all of them need be bash.
@@ -51,11 +52,13 @@ def test_a_second_setup_costs_next_to_nothing() -> None:
     setup = [str(ROOT / "scripts" / "setup")]
     # The first call may have work to do, when pyproject.toml was changed since the last one.
     subprocess.run(setup, check=True, stdin=subprocess.DEVNULL)
-    start = time.monotonic()
     bare = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
-    done = subprocess.run(setup, capture_output=True, text=True, check=True, cwd="/", env=bare)
-    assert time.monotonic() - start < 2
-    assert done.stdout + done.stderr == ""
+
+    def again() -> None:
+        done = subprocess.run(setup, capture_output=True, text=True, check=True, cwd="/", env=bare)
+        assert done.stdout + done.stderr == ""
+
+    assert processor_time(again) < 2
 
 
 def test_setup_names_what_is_missing_when_it_cannot_install(tmp_path: Path) -> None:

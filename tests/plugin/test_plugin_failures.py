@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.busy import PATIENCE
 from tests.support.command import niclab
 from tests.support.inner import FAILING, standing
 
@@ -51,7 +52,7 @@ def test_a_failed_test_can_wait_for_a_person(pytester: pytest.Pytester) -> None:
         (name,) = re.findall(r"^node1: ip netns exec (\S+) …$", shown, re.MULTILINE)
         assert "left node1 by eth1, not by eth0" in shown
         assert Path("/run/netns", name).exists()
-        rest = run.communicate("\n", timeout=30)[0]
+        rest = run.communicate("\n", timeout=PATIENCE)[0]
     assert "1 failed, 1 passed" in rest
     assert not Path("/run/netns", name).exists()
 
@@ -81,7 +82,7 @@ def test_an_interrupted_run_leaves_nothing(pytester: pytest.Pytester) -> None:
         lab_id = (pytester.path / "standing").read_text()
         assert standing(lab_id)
         run.send_signal(signal.SIGINT)
-        text = run.communicate(timeout=30)[0]
+        text = run.communicate(timeout=PATIENCE)[0]
     assert run.returncode == pytest.ExitCode.INTERRUPTED, text
     assert "KeyboardInterrupt" in text
     assert not standing(lab_id)

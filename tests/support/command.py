@@ -11,6 +11,8 @@ from pathlib import Path
 
 from niclab.cli import main
 
+from tests.support.busy import PATIENCE
+
 TINY = """\
 name: tiny
 fabrics: {f0: , f1: }
@@ -45,7 +47,7 @@ class Done:
 
 def niclab(*arguments: str, stdin: str = "") -> Done:
     command = [sys.executable, "-m", "niclab.cli", *arguments]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=PATIENCE)
     return Done(done.returncode, done.stdout, done.stderr)
 
 

@@ -24,6 +24,7 @@ from niclab.host.process import environment
 from niclab.net.operation import AddNamespace
 
 from tests.support import processes
+from tests.support.busy import PATIENCE
 
 ETCD = shutil.which("etcd", path=environment()["PATH"])
 real_etcd = pytest.mark.skipif(ETCD is None, reason="needs etcd: apt-get install etcd-server")
@@ -108,7 +109,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def doomed(kind: str, home: Path, server: object = "-", operator: object = "-") -> dict[str, int]:
     """Start a control plane in a process that is killed; the programs it had started, by name."""
     arguments = [sys.executable, "-c", _DOOMED, kind, str(home), str(server), str(operator)]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
     path = Path(done.stdout.strip())
     entries = [json.loads(line) for line in (path / "ledger").read_text().splitlines() if line]

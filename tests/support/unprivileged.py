@@ -16,6 +16,8 @@ from pathlib import Path
 import niclab
 import pytest
 
+from tests.support.busy import PATIENCE
+
 # Nobody else has this uid: tests that run at the same time must not share a user namespace.
 NOBODY = 200_000 + os.getpid()
 # The env is no decoration: setpriv still has root's capabilities when it looks up what it executes.
@@ -41,7 +43,7 @@ class User:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=PATIENCE,
             check=False,
             cwd=self.home / "work",
         )
