@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import tenacity
 from niclab.agents.controlplane import relay
 from niclab.errors import LabError
 from niclab.host import ledgers
 from niclab.host.daemons import Daemon
 from niclab.host.ledgers import Ledger
 from niclab.host.netns import NetnsSubstrate
+from niclab.host.waiting import wait_until
 from niclab.net.operation import AddNamespace
 
 from tests.support import processes
@@ -200,12 +200,8 @@ def test_dead_connections_do_not_pile_up(site: Site) -> None:
         for _ in range(50):
             site.ask()
 
-        @tenacity.retry(stop=tenacity.stop_after_delay(5), wait=tenacity.wait_fixed(0.01), reraise=True)
-        def settled() -> None:
-            # Each connection takes two.
-            assert len(list(Path(f"/proc/{site.daemon.pid}/fd").iterdir())) < 20
-
-        settled()
+        # Each connection takes two.
+        assert wait_until(lambda: len(list(Path(f"/proc/{site.daemon.pid}/fd").iterdir())) < 20, 5)
 
 
 def test_a_taken_port_is_an_error(site: Site) -> None:

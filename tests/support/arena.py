@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-import tenacity
 from niclab.host import syscalls
 from niclab.host.process import environment, run
 from niclab.host.userns import is_able
+from niclab.host.waiting import wait_until
 
 able = pytest.mark.skipif(not is_able(), reason="needs root: makes network and mount namespaces")
 
@@ -90,16 +90,15 @@ def _in_arena(work: Callable[[], T]) -> T:
     ):
         run(["ip", *line.split()])
     run(["nft", "-f", "-"], stdin="table inet mine {\n chain input {\n type filter hook input priority 0;\n }\n}\n")
-    _settle()
+    assert wait_until(_settled, 5)
     return work()
 
 
-@tenacity.retry(retry=tenacity.retry_if_result(bool), wait=tenacity.wait_fixed(0.01), stop=tenacity.stop_after_delay(5))
-def _settle() -> bool:
-    """The kernel brings links up, and IPv6 addresses to life, a moment later. Returns whether it still has to."""
+def _settled() -> bool:
+    """The kernel brings links up, and IPv6 addresses to life, a moment later."""
     links = json.loads(run(["ip", "-json", "link", "show", "type", "veth"]))
     local = run(["ip", "-6", "route", "show", "table", "local"])
-    return {link["operstate"] for link in links} != {"UP"} or "2001:db8::1" not in local
+    return {link["operstate"] for link in links} == {"UP"} and "2001:db8::1" in local
 
 
 _STATE = (

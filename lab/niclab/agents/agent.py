@@ -13,8 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import tenacity
-
 from niclab.agents import api, objects, toolchain
 from niclab.agents.bundle import CiliumBundle
 from niclab.agents.last_words import last_words
@@ -24,6 +22,7 @@ from niclab.host import daemons
 from niclab.host.daemons import Daemon
 from niclab.host.ledgers import Ledger
 from niclab.host.process import UNKNOWN, environment, run
+from niclab.host.waiting import wait_until
 
 SANDBOX_LOG = "sandbox.log"
 _NO_ANSWER = "the agent did not answer\n"
@@ -84,13 +83,7 @@ class Agent:
     def wait_for_link(self, name: str) -> bool:
         """Whether the node has this link, at most LINK_PATIENCE seconds from now."""
         link = Path(f"/proc/{self.holder.pid}/root/sys/class/net/{name}")
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_result(lambda there: not there),
-            wait=tenacity.wait_fixed(0.01),
-            stop=tenacity.stop_after_delay(LINK_PATIENCE),
-            retry_error_callback=lambda _: False,
-        )
-        return retrying(link.exists)
+        return wait_until(link.exists, LINK_PATIENCE)
 
     @property
     def state(self) -> Path:
@@ -151,13 +144,7 @@ class Agent:
         def settled() -> bool:
             return ready.exists() or self.holder.exit_status is not None
 
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_result(lambda done: not done),
-            wait=tenacity.wait_fixed(0.01),
-            stop=tenacity.stop_after_delay(SANDBOX_DEADLINE),
-            retry_error_callback=lambda _: False,
-        )
-        retrying(settled)
+        wait_until(settled, SANDBOX_DEADLINE)
         if not ready.exists():
             raise LabError(f"the sandbox of {self.node} does not stand", why=self.holder.tail(2) or "it said nothing")
 
@@ -175,13 +162,7 @@ class Agent:
             status = self.status()
             return bool(status) and status.get("cilium", {}).get("state") == "Ok"
 
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_result(lambda done: not done),
-            wait=tenacity.wait_fixed(0.05),
-            stop=tenacity.stop_after_delay(deadline),
-            retry_error_callback=lambda _: False,
-        )
-        if not retrying(settled):
+        if not wait_until(settled, deadline, every=0.05):
             assert self.daemon is not None
             raise LabError(
                 f"the agent on {self.node} is not ready after {deadline:g} s",

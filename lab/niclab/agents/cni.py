@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import tenacity
-
 from niclab.agents.agent import Agent
 from niclab.errors import LabError
+from niclab.host.waiting import try_until
 from niclab.net.route import Address
 
 _CONFIGURATION = json.dumps({"cniVersion": "0.3.1", "name": "cilium", "type": "cilium-cni", "enable-debug": False})
@@ -31,18 +30,24 @@ PATIENCE = 5.0
 """Seconds for an agent to hear of a new pod; it needs milliseconds, but may be asked before them."""
 
 
+class _UnheardOf(LabError):
+    """The agent has not heard of the pod yet."""
+
+
 def plug(agent: Agent, pod: str, netns: Path, extra: Mapping[str, str]) -> Plugged:
     """Plug a pod's namespace into the node; `extra` names the pod to the plugin. Raises LabError with its words.
 
     An agent that has not heard of the pod yet is asked again, as kubelets do with everything that fails.
     """
-    asking = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(lambda error: isinstance(error, LabError) and _is_unheard_of(error.why)),
-        wait=tenacity.wait_fixed(0.1),
-        stop=tenacity.stop_after_delay(PATIENCE),
-        reraise=True,
-    )
-    text = asking(agent.run_cni, _CONFIGURATION, {**_environment(pod, netns, "ADD"), **extra})
+    environment = {**_environment(pod, netns, "ADD"), **extra}
+
+    def ask() -> str:
+        try:
+            return agent.run_cni(_CONFIGURATION, environment)
+        except LabError as error:
+            raise _UnheardOf(error.what, why=error.why) if _is_unheard_of(error.why) else error from None
+
+    text = try_until(ask, PATIENCE, retry=_UnheardOf, every=0.1)
     try:
         found = [ipaddress.ip_interface(entry["address"]).ip for entry in json.loads(text)["ips"]]
     except (ValueError, KeyError, TypeError):

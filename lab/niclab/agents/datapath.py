@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import json
 import logging
+import operator
 import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,8 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
-
-import tenacity
 
 from niclab.agents import (
     api,
@@ -44,6 +43,7 @@ from niclab.host import daemons, neighbours, readiness
 from niclab.host.datapath import AgentBgp
 from niclab.host.ledgers import Ledger
 from niclab.host.substrate import Substrate
+from niclab.host.waiting import wait_until
 from niclab.kernel.plan import BASE_SYSCTLS
 from niclab.net.address import ip_address
 from niclab.net.operation import AddNamespace
@@ -328,13 +328,7 @@ class Cilium:
         def late() -> list[str]:
             return [one for found in _each(self._running, lacking) for one in found]
 
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_result(bool),
-            wait=tenacity.wait_fixed(0.05),
-            stop=tenacity.stop_after_delay(TRAFFIC_DEADLINE),
-            retry_error_callback=lambda state: state.outcome.result() if state.outcome else ["nothing was asked"],
-        )
-        found = retrying(late)
+        found = wait_until(late, TRAFFIC_DEADLINE, done=operator.not_, every=0.05)
         if found:
             raise LabError(f"the agents are not ready for traffic after {TRAFFIC_DEADLINE:g} s", why="; ".join(found))
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-import tenacity
-
 from niclab.agents.kube import Object
 from niclab.errors import LabError
+from niclab.host.waiting import wait_until
 
 MANAGER = "niclab"
 """The field manager of everything the lab applies."""
@@ -179,12 +178,7 @@ class Api:
                 None,
             )
 
-        found: _Kind | None = tenacity.Retrying(
-            retry=tenacity.retry_if_result(lambda one: one is None),
-            wait=tenacity.wait_fixed(0.05),
-            stop=tenacity.stop_after_delay(_DISCOVERY),
-            retry_error_callback=lambda _: None,
-        )(look)
+        found = wait_until(look, _DISCOVERY, every=0.05)
         if found is None:
             raise LabError(
                 f"the API server does not know {kind} of {api_version}",

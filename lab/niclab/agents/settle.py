@@ -14,12 +14,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-import tenacity
-
 from niclab.agents.agent import Agent
 from niclab.agents.reported import device_rows, json_rows
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import NodeDecision
+from niclab.host.waiting import wait_until
 from niclab.net.route import Route
 
 DEADLINE = 60.0
@@ -124,13 +123,7 @@ class Settling:
 
 
 def _until(done: Callable[[], bool], deadline: float) -> bool:
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_result(lambda found: not found),
-        wait=tenacity.wait_fixed(_POLL),
-        stop=tenacity.stop_after_delay(deadline),
-        retry_error_callback=lambda _: False,
-    )
-    return bool(retrying(done))
+    return wait_until(done, deadline, every=_POLL)
 
 
 def has_routes(agent: Agent, wanted: Iterable[Route]) -> bool:

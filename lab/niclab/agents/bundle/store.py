@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
 import re
@@ -21,11 +22,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import tenacity
-
 from niclab.agents.bundle.model import Bundle, Kind, Product
 from niclab.errors import LabError
 from niclab.host import userns
+from niclab.host.waiting import try_until
 
 PATIENCE = 30.0
 """Seconds to wait for another niclab that is just renaming something in the store."""
@@ -247,14 +247,8 @@ def _locked(product: Product[Any]) -> Iterator[Path]:
 
 
 def _locked_within_patience(store: Path) -> int:
-    # Made for each call: a decorated function's statistics are shared by threads.
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(BlockingIOError),
-        wait=tenacity.wait_fixed(0.02),
-        stop=tenacity.stop_after_delay(PATIENCE),
-        reraise=True,
-    )
-    return retrying(lambda: _lock(store / ".lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
+    lock = functools.partial(_lock, store / ".lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return try_until(lock, PATIENCE, retry=BlockingIOError, every=0.02)
 
 
 def _abandoned(store: Path, held: list[int]) -> list[Path]:

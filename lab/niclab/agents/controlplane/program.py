@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable
 
-import tenacity
-
 from niclab.errors import LabError
 from niclab.host.daemons import Daemon
+from niclab.host.waiting import wait_until
 
 INTERVAL = 0.02
 """Seconds between two looks."""
@@ -32,13 +32,7 @@ def until_ready(daemon: Daemon, state: Callable[[], str], *, deadline: float) ->
             )
         return found
 
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_result(bool),
-        wait=tenacity.wait_fixed(INTERVAL),
-        stop=tenacity.stop_after_delay(deadline),
-        retry_error_callback=lambda attempts: attempts.outcome.result() if attempts.outcome else "",
-    )
-    missing = retrying(look)
+    missing = wait_until(look, deadline, done=operator.not_, every=INTERVAL)
     if missing:
         words = last_words(daemon)
         raise LabError(

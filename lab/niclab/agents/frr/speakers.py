@@ -7,14 +7,13 @@ Every daemon has its files in a directory of the lab's and belongs to the lab's 
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import shutil
 import signal
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-
-import tenacity
 
 from niclab.agents.frr import config, launch, vty
 from niclab.cilium.bgp import Rib, Session, originated, ribs, sessions, speakers
@@ -25,6 +24,7 @@ from niclab.host.daemons import Daemon
 from niclab.host.datapath import AgentBgp
 from niclab.host.ledgers import Ledger
 from niclab.host.substrate import Substrate
+from niclab.host.waiting import wait_until
 
 STARTING = 10.0
 """Seconds for a daemon to open its socket; it takes tenths."""
@@ -268,10 +268,4 @@ class Speakers:
 
 def _until_empty(look: Callable[[], list[str]], patience: float) -> list[str]:
     """Look until there is nothing, or patience ends; what was seen last. The first look is at once."""
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_result(bool),
-        wait=tenacity.wait_fixed(_LOOK),
-        stop=tenacity.stop_after_delay(patience),
-        retry_error_callback=lambda state: state.outcome.result() if state.outcome else [],
-    )
-    return retrying(look)
+    return wait_until(look, patience, done=operator.not_, every=_LOOK)
