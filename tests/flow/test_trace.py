@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 
 import pytest
-from niclab import LAB_BASELINE, Flow, Lab, Settings, World
+from niclab import LAB_BASELINE, Flow, FlowResult, Lab, Settings, World
 from niclab.check import load
 from niclab.cilium import operations
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.version import Version
 from niclab.flow import picture
 from niclab.flow.compare import compare
-from niclab.flow.trace import Context, Trace
+from niclab.flow.trace import Trace
 from niclab.kernel import edit
 from niclab.net.operation import AddDummy
 from niclab.report import text
@@ -20,27 +20,32 @@ from niclab.report.matrix import seen
 
 privileged = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: builds network namespaces")
 
-FLOWS = ("pod1 -> pod2", "pod1 -> ext1", "ext1 -> pod1", "pod1 -> node2.eth1", "node1.eth0 -> node2.eth1")
+FLOWS = {
+    "two-nic": ("pod1 -> pod2", "pod1 -> ext1", "ext1 -> pod1", "pod1 -> node2.eth1", "node1.eth0 -> node2.eth1"),
+    "services": ("pod1 -> web", "pod1 -> dns", "ext0 -> node1.eth0:tcp:30080"),
+}
 
 
-def shown(trace: Trace, flow: Flow, context: Context) -> object:
+def shown(trace: Trace, result: FlowResult) -> object:
     """A trace in every form that people see, and the hosts on its cables."""
+    flow, context = result.flow, result.context
+    end = trace.request.arrived if result.served and trace.request.arrived else flow.destination
     hosts = [[hop.host for hop in path.hops if hop.host not in context.pod_node] for _, path in trace.paths]
-    pictures = [*picture.pictures(trace, flow.source, flow.destination, context)]
-    return str(trace), pictures, seen(flow, [trace], context, served=False), hosts
+    pictures = [*picture.pictures(trace, flow.source, end, context)]
+    return str(trace), pictures, seen(flow, [trace], context, served=result.served is not None), hosts
 
 
 @privileged
 @pytest.mark.parametrize("devices", ["eth0", "eth0,eth1"])
-def test_a_predicted_trace_looks_like_the_observed_one(devices: str) -> None:
+@pytest.mark.parametrize("name", FLOWS)
+def test_a_predicted_trace_looks_like_the_observed_one(name: str, devices: str) -> None:
     """The picture, the cell and what each NIC sent: the same functions, the same words."""
-    settings = LAB_BASELINE.merged(Settings.of(devices=devices))
-    with Lab.deploy("two-nic", settings, cilium_version="1.20") as lab:
-        context = lab.context
-        for result in lab.send_all(FLOWS, count=1):
-            (observed,), (predicted,) = result.traces, lab.expected(result)
-
-            assert shown(predicted, result.flow, context) == shown(observed, result.flow, context)
+    settings = LAB_BASELINE.merged(Settings.of(devices=devices, enable_ipv6=True))
+    with Lab.deploy(name, settings, cilium_version="1.20") as lab:
+        for result in lab.send_all(FLOWS[name], count=1):
+            (trace,) = result.traces
+            assert trace.carried
+            assert shown(trace, result) in [shown(predicted, result) for predicted in lab.expected(result)]
 
 
 @privileged
