@@ -8,8 +8,8 @@ import pytest
 import yaml
 from niclab.errors import InputError
 from niclab.settings import Settings, Values, loads, to_helm
+from niclab.settings.flags import agent_keys
 from niclab.settings.helm_table import known_paths, row_of_flag, rows
-from niclab.settings.known import agent_keys
 from niclab.settings.values import complaint
 
 

@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from niclab.settings import (
     CILIUM_DEFAULTS,
     LAB_BASELINE,
-    MODELLED,
-    NEUTRAL,
     NodeSettings,
     Settings,
     Values,
     check_keys,
-    neutral,
     unmodelled,
 )
-from niclab.settings.known import agent_flags, agent_keys, other_keys, release
-from niclab.settings.values import BOOLEANS, CHOICES, CIDRS, NODE_ADDRESSES, NUMBERS
-from niclab.settings.view import DEFAULTS
+from niclab.settings.flags import agent_flags, release, table
+from niclab.settings.values import complaint
+from niclab.settings.view import NodeView
 
 
-def test_the_lists_are_there() -> None:
+def test_the_table_is_there() -> None:
     assert len(agent_flags("1.18")) == 391
     assert len(agent_flags("1.20")) == 443
     assert "devices" in agent_flags("1.18") & agent_flags("1.20")
-    assert len(other_keys()) > 130
-    assert not agent_flags("1.20") & set(other_keys()) - {"debug"}
+    assert len(table()) - len(agent_flags("1.18") | agent_flags("1.20")) > 130
+    assert list(table()) == sorted(table()), "a key is there twice, or out of order"
+
+
+def test_every_row_of_the_table_makes_sense() -> None:
+    kinds = r"bool|text|cidr[46s]|address[46]|\d+\.\.\d+|[\w-]+(\|[\w-]+)+"
+    for flag in table().values():
+        assert flag.bearing.partition(":")[0] in ("modelled", "irrelevant", "unmodelled"), flag
+        assert re.fullmatch(kinds, flag.type) if flag.of_agents else flag.type == "-", flag
+        assert complaint(flag.key, flag.default) is None or flag.default == "", flag
+        assert flag.listed or flag.charts[0], flag
+
+
+def test_every_flag_of_a_nodes_view_is_in_the_table() -> None:
+    view = NodeView("node1", Values())
+    read = [descriptor._key for descriptor in vars(NodeView).values() if hasattr(descriptor, "_key")]
+    assert len(read) > 35
+    assert {key: table()[key].bearing for key in read if table()[key].bearing == "irrelevant"} == {}
+    assert view.enable_ipv4 is True
+    assert view.tunnel_port == 8472
 
 
 @pytest.mark.parametrize(
@@ -87,19 +104,12 @@ def test_a_key_that_may_well_be_read_is_no_warning(key: str, version: str) -> No
     assert check_keys(Settings(Values({key: "true"})), version=version) == ((), ())
 
 
-def test_every_key_spoken_of_exists() -> None:
-    spoken = MODELLED | BOOLEANS | CHOICES.keys() | NUMBERS.keys() | CIDRS.keys() | NODE_ADDRESSES.keys()
-    assert agent_keys() >= spoken | DEFAULTS.keys()
-    assert agent_keys() | other_keys().keys() >= NEUTRAL
-    assert not MODELLED & NEUTRAL
-    assert not any(neutral(key) for key in MODELLED)
-    assert not any(neutral(key) for key in DEFAULTS)
-
-
 def test_the_baseline_and_the_defaults_are_modelled() -> None:
     assert unmodelled(LAB_BASELINE) == ()
     assert unmodelled(CILIUM_DEFAULTS) == ()
-    assert unmodelled(Settings(Values(DEFAULTS))) == ()
+    defaults = {flag.key: flag.default for flag in table().values() if flag.of_agents and flag.default}
+    assert unmodelled(Settings(Values(defaults))) == ()
+    assert len(defaults) > 50
 
 
 @pytest.mark.parametrize(

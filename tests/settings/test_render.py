@@ -19,20 +19,20 @@ from niclab.settings import (
     to_flags,
     to_helm,
 )
-from niclab.settings.known import agent_keys
-from niclab.settings.values import BOOLEANS, CHOICES, CIDRS, NODE_ADDRESSES, NUMBERS
+from niclab.settings.flags import table
 
-_checked = BOOLEANS | set(CHOICES) | set(NUMBERS) | set(CIDRS) | set(NODE_ADDRESSES) | {"nodeport-addresses"}
+_booleans = sorted(flag.key for flag in table().values() if flag.type == "bool")
+_unchecked = sorted(flag.key for flag in table().values() if flag.of_agents and flag.type == "text")
 # YAML keeps any text but C0/C1 controls and lone surrogates; `tunnel` is translated on reading.
 _text = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="\ufeff\ufffe\uffff"), max_size=12)
-_free = st.tuples(st.sampled_from(sorted(agent_keys() - _checked - {"tunnel"})), _text | st.just("a\nb\n"))
+_free = st.tuples(st.sampled_from([key for key in _unchecked if key != "tunnel"]), _text | st.just("a\nb\n"))
 _typed = st.one_of(
-    st.tuples(st.sampled_from(sorted(BOOLEANS)), st.sampled_from(["true", "false", "1", "F"])),
+    st.tuples(st.sampled_from(_booleans), st.sampled_from(["true", "false", "1", "F"])),
     st.tuples(st.just("mtu"), st.integers(0, 9000).map(str)),
     st.tuples(st.just("tunnel-port"), st.sampled_from(["0", "4789"])),
-    st.tuples(st.just("routing-mode"), st.sampled_from(CHOICES["routing-mode"])),
-    st.tuples(st.just("tunnel-protocol"), st.sampled_from(CHOICES["tunnel-protocol"])),
-    st.tuples(st.just("ipam"), st.sampled_from(CHOICES["ipam"])),
+    st.tuples(st.just("routing-mode"), st.sampled_from(table()["routing-mode"].type.split("|"))),
+    st.tuples(st.just("tunnel-protocol"), st.sampled_from(table()["tunnel-protocol"].type.split("|"))),
+    st.tuples(st.just("ipam"), st.sampled_from(table()["ipam"].type.split("|"))),
     st.tuples(st.just("kube-proxy-replacement"), st.sampled_from(["true", "false", "T", "strict"])),
     st.tuples(st.just("ipv4-native-routing-cidr"), st.sampled_from(["", "10.0.0.0/8"])),
     st.tuples(st.just("nodeport-addresses"), st.sampled_from(["", "10.0.0.0/8", "10.0.0.0/8,fd00::/64"])),

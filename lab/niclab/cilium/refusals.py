@@ -15,7 +15,7 @@ from niclab.cilium.selection.direct_routing import DirectRouting
 from niclab.cilium.selection.features import masquerades, node_port
 from niclab.cilium.version import Version
 from niclab.settings import NodeView
-from niclab.settings.known import agent_keys
+from niclab.settings.flags import agent_keys
 from niclab.settings.values import parse_bool
 
 _MASQUERADES = '(--enable-ipv4-masquerade="true" or --enable-ipv6-masquerade="true")'

@@ -1,9 +1,8 @@
-"""What Cilium is told: one object from every format people have, and back."""
+"""What Cilium is configured with: one object from every format people have, and back."""
 
 from niclab.settings.assignments import parse_assignments, parse_node_assignments
-from niclab.settings.bearing import MODELLED, NEUTRAL, neutral, unmodelled
 from niclab.settings.formats import load, loads
-from niclab.settings.keys import KeyReport, check_keys
+from niclab.settings.keys import KeyReport, check_keys, unmodelled
 from niclab.settings.model import (
     CHART_DEFAULTS,
     CILIUM_DEFAULTS,
@@ -22,8 +21,6 @@ __all__ = [
     "CHART_DEFAULTS",
     "CILIUM_DEFAULTS",
     "LAB_BASELINE",
-    "MODELLED",
-    "NEUTRAL",
     "Expression",
     "KeyReport",
     "NodeSettings",
@@ -35,7 +32,6 @@ __all__ = [
     "effective",
     "load",
     "loads",
-    "neutral",
     "parse_assignments",
     "parse_node_assignments",
     "to_configmap",

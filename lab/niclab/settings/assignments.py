@@ -8,9 +8,10 @@ import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
 from niclab.errors import InputError, Problem, Problems
-from niclab.settings.known import key_problem, spelled
+from niclab.settings.flags import table
+from niclab.settings.keys import key_problem, spelled
 from niclab.settings.model import NodeSettings, Settings
-from niclab.settings.values import BOOLEANS, Values, complaint
+from niclab.settings.values import Values, complaint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -89,7 +90,8 @@ def _command_line(tokens: list[str], name: str, number: int) -> Iterator[_Said]:
 
 
 def _is_switch(key: str) -> bool:
-    return key in BOOLEANS or key.startswith(("enable-", "disable-"))
+    flag = table().get(key)
+    return (flag is not None and flag.type == "bool") or key.startswith(("enable-", "disable-"))
 
 
 def _unquoted(value: str) -> str:

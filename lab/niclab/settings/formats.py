@@ -10,7 +10,7 @@ from niclab.errors import InputError, Problem, Problems
 from niclab.settings.assignments import looks_like_flags, parse_flags
 from niclab.settings.helm import HEADINGS, parse_helm
 from niclab.settings.helm_table import scalar
-from niclab.settings.known import key_problem, spelled
+from niclab.settings.keys import key_problem, spelled
 from niclab.settings.kubernetes import CONFIG_MAP, ObjectReader
 from niclab.settings.model import Settings
 from niclab.settings.values import Values, complaint, nearest

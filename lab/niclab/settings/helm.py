@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from niclab.errors import InputError, Problem, Problems
 from niclab.settings import ipmasq
+from niclab.settings.flags import agent_keys
 from niclab.settings.helm_table import branches, flag_of, known_paths, read, row_of_flag, rows, scalar, written
-from niclab.settings.known import agent_keys, key_problem
+from niclab.settings.keys import key_problem
 from niclab.settings.model import Settings
 from niclab.settings.values import Values, complaint, nearest, parse_bool
 from niclab.topology.yamlfile import Field, LineOf, dotted

@@ -11,7 +11,7 @@ from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from niclab.settings.tables import lines
+from niclab.settings.flags import data_lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,7 +40,7 @@ class Row(NamedTuple):
 def rows() -> Mapping[str, Row]:
     """Every row by its dotted path."""
     found: dict[str, Row] = {}
-    for line in lines("helm-flags.txt"):
+    for line in data_lines("helm-flags.txt"):
         path, flag, form, *legacy = line.split()
         found[path] = Row(tuple(path.split(".")), flag, _FORMS[form], bool(legacy))
     return MappingProxyType(found)
@@ -56,7 +56,7 @@ def row_of_flag() -> Mapping[str, Row]:
 def known_paths() -> frozenset[str]:
     """Every Helm value some chart has: all of the first level, and the second where agent flags come from it."""
     dotted = {".".join(row.path[:depth]) for row in rows().values() for depth in range(1, len(row.path) + 1)}
-    return frozenset(lines("helm-paths.txt")) | dotted
+    return frozenset(data_lines("helm-paths.txt")) | dotted
 
 
 @cache

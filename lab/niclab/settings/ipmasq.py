@@ -14,9 +14,11 @@ from typing import Any
 
 from niclab.errors import InputError, Problem
 from niclab.net.address import Network, ip_network
+from niclab.settings.flags import default
 from niclab.topology.yamlfile import load_with_lines, read_text
 
-DEFAULT_PATH = "/etc/config/ip-masq-agent"
+_KEY = "ip-masq-agent-config-path"
+DEFAULT_PATH = default(_KEY)
 """Of an agent in its container; nothing is read from there on the lab's machine."""
 
 DEFAULT_NETWORKS = tuple(
@@ -27,8 +29,7 @@ DEFAULT_NETWORKS = tuple(
     )
 )
 _LINK_LOCAL = {"masqLinkLocal": ip_network("169.254.0.0/16"), "masqLinkLocalIPv6": ip_network("fe80::/10")}
-_KEY = "ip-masq-agent-config-path"
-_MEND = f"e.g. {_KEY}={{nonMasqueradeCIDRs: [10.0.0.0/8], masqLinkLocal: false}}"
+_EXAMPLE = f"e.g. {_KEY}={{nonMasqueradeCIDRs: [10.0.0.0/8], masqLinkLocal: false}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,4 +94,4 @@ def _network(value: str, one: Any) -> Network:
 
 def _wrong(value: str, why: str) -> InputError:
     shown = value if len(value) <= 60 else f"{value[:57]}…"
-    return InputError([Problem("settings", 0, _KEY, f"{shown}: {why}", _MEND)])
+    return InputError([Problem("settings", 0, _KEY, f"{shown}: {why}", _EXAMPLE)])

@@ -1,18 +1,21 @@
-"""Which keys an agent of some version has, and which of them the built-in datapath models."""
+"""Which keys exist: how people spell them, what is wrong with one that does not exist, and what the model ignores."""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from niclab.settings.known import VERSIONS, agent_flags, key_problem, other_keys, release
+from niclab.errors import Problem
+from niclab.settings.flags import VERSIONS, agent_flags, agent_keys, release, table
+from niclab.settings.helm_table import flag_of
+from niclab.settings.values import nearest, parse_bool
 
 if TYPE_CHECKING:
-    from niclab.errors import Problem
     from niclab.settings.model import Settings
 
 
 class KeyReport(NamedTuple):
-    """What `check_keys` found: errors must be mended, warnings are worth saying."""
+    """Errors must be fixed, warnings are worth reading."""
 
     errors: tuple[Problem, ...]
     warnings: tuple[str, ...]
@@ -33,12 +36,60 @@ def check_keys(settings: Settings, *, version: str) -> KeyReport:
 
 
 def _version_warning(key: str, version: str) -> str | None:
-    having = [known for known in VERSIONS if key in agent_flags(known)]
-    if having:
+    flag = table()[key]
+    if flag.listed:
         does = "does not" if version in VERSIONS else "may not"
-        return f"{key}: agents of Cilium {' and '.join(having)} have this flag, {version} {does} read it"
-    other = other_keys()[key]
-    if other.reader == "removed" and not release(other.first) <= release(version) <= release(other.last):
-        charts = f"charts {other.first} to {other.last} write it"
-        return f"{key}: a flag of older agents ({charts}), {version} may not read it"
+        return f"{key}: agents of Cilium {' and '.join(flag.listed)} have this flag, {version} {does} read it"
+    first, last = flag.charts
+    if flag.reader == "removed" and not release(first) <= release(version) <= release(last):
+        return f"{key}: a flag of older agents (charts {first} to {last} write it), {version} may not read it"
     return None  # hidden from --help: whether this version has it is not known, and no reason to worry anybody
+
+
+def unmodelled(settings: Settings) -> tuple[str, ...]:
+    """The keys that may bear on which NIC carries what, are not at their default, and are not modelled, sorted."""
+    pairs = {(key, value) for _, values in settings.told() for key, value in values.items()}
+    return tuple(sorted({key for key, value in pairs if _ignored(key, value)}))
+
+
+def _ignored(key: str, value: str) -> bool:
+    flag = table().get(key)
+    if flag is None:
+        return value not in ("", "false")
+    if flag.bearing == "irrelevant" or flag.models(value):
+        return False
+    if ":" in flag.bearing:  # some values are modelled, and this is another one
+        return True
+    same = flag.type == "bool" and parse_bool(value) == (parse_bool(flag.default) or False)
+    return not same and value not in (flag.default, flag.default or "false")
+
+
+def spelled(word: str) -> str:
+    """A key as people write it, in the ConfigMap's spelling: `--enable_ipv6`, `CILIUM_DEVICES`, `routingMode`."""
+    word = word.strip()
+    if word in agent_keys():
+        return word
+    word = re.sub(r"^(--|CILIUM_)", "", word)
+    if not word.isupper():
+        word = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", word)
+    return word.replace("_", "-").lower()
+
+
+def key_problem(key: str, file: str, line: int) -> Problem | None:
+    """What is wrong with a key that no agent has, and the nearest one that exists."""
+    flag = table().get(key)
+    if flag is None:
+        return Problem(file, line, key, "no Cilium agent has this key", _fix(key))
+    if flag.of_agents:
+        return None
+    who = "the operator" if flag.reader == "operator" else "an init container"
+    return Problem(file, line, key, f"{who} reads this key, no agent does", "leave it out")
+
+
+def _fix(key: str) -> str:
+    if spelled(key) in agent_keys():
+        return f"write {spelled(key)}"
+    if flag := flag_of(key):
+        return f"write {flag}, the agent's flag for the Helm value {key}"
+    near = nearest(spelled(key), agent_keys())
+    return f"did you mean {near}?" if near else "remove it, or see cilium-agent --help for the flags there are"

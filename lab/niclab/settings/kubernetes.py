@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from niclab.errors import Problem, Problems
+from niclab.settings.flags import table
 from niclab.settings.helm_table import scalar
-from niclab.settings.known import key_problem, other_keys
+from niclab.settings.keys import key_problem
 from niclab.settings.model import HOSTNAME_LABEL, OPERATORS, Expression, NodeSettings, Selector, Settings
 from niclab.settings.values import Values, complaint
 from niclab.topology.yamlfile import Field, LineOf, dotted
@@ -182,8 +183,8 @@ def _expression(data: Any) -> Expression | None:
 
 
 def _is_for_others(key: str) -> bool:
-    other = other_keys().get(key)
-    return other is not None and other.reader in ("operator", "init")
+    flag = table().get(key)
+    return flag is not None and not flag.of_agents
 
 
 def _tunnel(protocol: str) -> dict[str, str]:

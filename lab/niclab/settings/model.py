@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from niclab.errors import InputError, Problem
-from niclab.settings.known import key_problem
+from niclab.settings.keys import key_problem
 from niclab.settings.values import Values, complaint
 from niclab.settings.view import NodeView
 

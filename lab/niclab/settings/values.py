@@ -9,70 +9,13 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from types import MappingProxyType
 from typing import Literal
 
+from niclab.settings.flags import table
+
 # Go's strconv.ParseBool, which pflag and viper use.
 _TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
-BOOLEANS: frozenset[str] = frozenset(
-    [
-        "auto-direct-node-routes",
-        "direct-routing-skip-unreachable",
-        "enable-bgp-control-plane",
-        "enable-bpf-masquerade",
-        "enable-bpf-tproxy",
-        "enable-egress-gateway",
-        "enable-endpoint-health-checking",
-        "enable-endpoint-routes",
-        "enable-health-checking",
-        "enable-host-firewall",
-        "enable-host-legacy-routing",
-        "enable-hubble",
-        "enable-ip-masq-agent",
-        "enable-ipsec",
-        "enable-ipv4",
-        "enable-ipv4-egress-gateway",
-        "enable-ipv4-masquerade",
-        "enable-ipv6",
-        "enable-ipv6-masquerade",
-        "enable-k8s",
-        "enable-l2-announcements",
-        "enable-l7-proxy",
-        "enable-local-node-route",
-        "enable-masquerade-to-route-source",
-        "enable-node-port",
-        "enable-remote-node-masquerade",
-        "enable-wireguard",
-        "encrypt-node",
-        "force-device-detection",
-    ]
-)
-
-CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "routing-mode": ("tunnel", "native"),
-        "tunnel-protocol": ("vxlan", "geneve"),
-        # `strict`, `partial` and `disabled` are the words of Cilium 1.13 and before.
-        "kube-proxy-replacement": ("true", "false", "strict", "partial", "disabled"),
-        "ipam": (
-            *("cluster-pool", "kubernetes", "multi-pool", "eni", "azure", "alibabacloud", "crd"),
-            *("delegated-plugin", "cluster-pool-v2beta"),
-        ),
-        "datapath-mode": ("veth", "netkit", "netkit-l2", "auto", "lb-only"),
-        "enable-policy": ("default", "always", "never"),
-        "bpf-lb-mode": ("snat", "dsr", "hybrid"),
-        "bpf-lb-acceleration": ("disabled", "native", "best-effort", "testing-only"),
-        "bpf-lb-algorithm": ("random", "maglev"),
-        "underlay-protocol": ("ipv4", "ipv6", "auto"),
-    }
-)
-
-NUMBERS: Mapping[str, tuple[int, int]] = MappingProxyType(
-    {"mtu": (0, 65535), "tunnel-port": (0, 65535), "route-metric": (0, 2**31 - 1), "cluster-id": (0, 511)}
-)
-
-CIDRS: Mapping[str, Literal[4, 6]] = MappingProxyType({"ipv4-native-routing-cidr": 4, "ipv6-native-routing-cidr": 6})
-
-NODE_ADDRESSES: Mapping[str, Literal[4, 6]] = MappingProxyType({"ipv4-node": 4, "ipv6-node": 6})
+_FAMILIES: Mapping[str, Literal[4, 6]] = MappingProxyType({"cidr4": 4, "cidr6": 6, "address4": 4, "address6": 6})
 
 
 class Values(Mapping[str, str]):
@@ -134,29 +77,29 @@ def parse_cidr(text: str) -> IPv4Network | IPv6Network | None:
 
 
 def complaint(key: str, value: str) -> tuple[str, str] | None:
-    """Why `value` is none for `key`, and how to mend it; None when it is fine or the key's values are not known."""
-    if key in BOOLEANS:
+    """Why `value` is none for `key`, and how to fix it; None when it is fine or the key's values are not known."""
+    flag = table().get(key)
+    kind = flag.type if flag else "text"
+    if kind == "bool":
         return _not_a_boolean(value)
-    if key in CHOICES:
-        return _not_a_choice(value, CHOICES[key])
-    if key in NUMBERS:
-        low, high = NUMBERS[key]
+    if kind.startswith("cidr"):
+        parts = split_list(value) if kind == "cidrs" else (value,) if value else ()
+        return next((words for part in parts if (words := _not_a_cidr(part, _FAMILIES.get(kind)))), None)
+    if kind.startswith("address"):
+        return None if value in ("", "auto") else _not_an_address(value, _FAMILIES[kind])
+    if "|" in kind:
+        return _not_a_choice(value, tuple(kind.split("|")))
+    if ".." in kind:
+        low, high = map(int, kind.split(".."))
         if re.fullmatch(r"[0-9]{1,10}", value) and low <= int(value) <= high:
             return None
         return f"{value!r} is no number from {low} to {high}", f"write a number, 0 for {_zero(key)}"
-    if key in CIDRS:
-        return _not_a_cidr(value, CIDRS[key]) if value else None
-    if key in NODE_ADDRESSES:
-        return None if value in ("", "auto") else _not_an_address(value, NODE_ADDRESSES[key])
-    if key == "nodeport-addresses":
-        return next((found for part in split_list(value) if (found := _not_a_cidr(part, None))), None)
     return None
 
 
 def nearest(word: str, known: tuple[str, ...] | frozenset[str] | list[str], *, cutoff: float = 0.6) -> str | None:
     """The known word that looks most like this one."""
-    found = difflib.get_close_matches(word, sorted(known), n=1, cutoff=cutoff)
-    return found[0] if found else None
+    return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=cutoff)), None)
 
 
 def _zero(key: str) -> str:

@@ -1,267 +1,144 @@
-"""The settings one node's agent runs with, each with Cilium's own default where nothing is said."""
+"""The settings one node's agent runs with, each with Cilium's own default where nothing is set."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import Generic, Literal, TypeVar
 
+from niclab.settings.flags import default
 from niclab.settings.values import Values, parse_bool, parse_cidr, split_list
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-DEFAULTS: Mapping[str, str] = MappingProxyType(
-    {
-        "auto-direct-node-routes": "false",
-        "bpf-lb-dsr-dispatch": "opt",
-        "bpf-lb-external-clusterip": "false",
-        "bpf-lb-mode": "snat",
-        "bpf-lb-sock": "false",
-        "bpf-lb-sock-hostns-only": "false",
-        "derive-masq-ip-addr-from-device": "",
-        "devices": "",
-        "direct-routing-device": "",
-        "direct-routing-skip-unreachable": "false",
-        "egress-masquerade-interfaces": "",
-        "egress-multi-home-ip-rule-compat": "false",
-        "enable-bpf-masquerade": "false",
-        "enable-egress-gateway": "false",
-        "enable-dynamic-source-lookup-nodeport": "false",
-        "enable-endpoint-routes": "false",
-        "enable-host-firewall": "false",
-        "enable-host-legacy-routing": "false",
-        "enable-internal-traffic-policy": "true",
-        "enable-ip-masq-agent": "false",
-        "enable-ipsec": "false",
-        "enable-ipv4": "true",
-        "enable-ipv4-egress-gateway": "false",
-        "enable-ipv4-masquerade": "true",
-        "enable-ipv6": "true",
-        "enable-ipv6-masquerade": "true",
-        "enable-l2-announcements": "false",
-        "enable-masquerade-to-route-source": "false",
-        "enable-remote-node-masquerade": "false",
-        "enable-wireguard": "false",
-        "force-device-detection": "false",
-        "ip-masq-agent-config-path": "/etc/config/ip-masq-agent",
-        "ipam": "cluster-pool",
-        "ipv4-native-routing-cidr": "",
-        "ipv4-node": "auto",
-        "ipv6-native-routing-cidr": "",
-        "ipv6-node": "auto",
-        "kube-proxy-replacement": "false",
-        "mtu": "0",
-        "nodeport-addresses": "",
-        "routing-mode": "tunnel",
-        "service-no-backend-response": "reject",
-        "tunnel-port": "0",
-        "tunnel-protocol": "vxlan",
-    }
-)
-"""The agent's defaults (pkg/defaults/defaults.go, daemon/cmd/daemon_main.go) of every flag that has a property here."""
 
 TUNNEL_PORTS: Mapping[str, int] = MappingProxyType({"vxlan": 8472, "geneve": 6081})
 """pkg/defaults/defaults.go: TunnelPortVXLAN, TunnelPortGeneve."""
 
+_T = TypeVar("_T")
+
+
+class _Flag(Generic[_T]):
+    """A flag's value, read from its text; the key is the attribute's name, with dashes, unless it is given."""
+
+    def __init__(self, read: Callable[[str], _T], key: str = "") -> None:
+        self._read = read
+        self._key = key
+
+    def __set_name__(self, owner: type[object], name: str) -> None:
+        self._key = self._key or name.replace("_", "-")
+
+    def __get__(self, view: NodeView, owner: type[object]) -> _T:
+        return self._read(view.get(self._key))
+
+
+def _on(text: str) -> bool:
+    return parse_bool(text) is True
+
+
+def _enforced(text: str) -> bool:
+    return text == "strict" or _on(text)
+
+
+def _routing(text: str) -> Literal["tunnel", "native"]:
+    return "native" if text == "native" else "tunnel"
+
+
+def _tunnel(text: str) -> Literal["vxlan", "geneve"]:
+    return "geneve" if text == "geneve" else "vxlan"
+
+
+def _forwarding(text: str) -> Literal["snat", "dsr", "hybrid"]:
+    return "dsr" if text == "dsr" else "hybrid" if text == "hybrid" else "snat"
+
+
+def _ipv4(text: str) -> IPv4Network | None:
+    network = parse_cidr(text)
+    return network if isinstance(network, IPv4Network) else None
+
+
+def _ipv6(text: str) -> IPv6Network | None:
+    network = parse_cidr(text)
+    return network if isinstance(network, IPv6Network) else None
+
+
+def _address(text: str) -> str | None:
+    return None if text in ("", "auto") else text
+
 
 @dataclass(frozen=True)
 class NodeView:
-    """What one node's agent is told: by the ConfigMap, the CiliumNodeConfigs that select it, and its own overrides."""
+    """What one node's agent is given: by the ConfigMap, the CiliumNodeConfigs that select it, and its own overrides."""
 
     node: str
     values: Values
 
     def get(self, key: str) -> str:
         """The flag's value as text, or its default ("" where this package knows none)."""
-        return self.values.get(key, DEFAULTS.get(key, ""))
+        return self.values.get(key, default(key))
 
-    def _bool(self, key: str) -> bool:
-        return parse_bool(self.get(key)) is True
-
-    @property
-    def devices(self) -> tuple[str, ...]:
-        """The names and `prefix+` patterns of `--devices`; empty means auto-detection."""
-        return split_list(self.get("devices"))
-
-    @property
-    def force_device_detection(self) -> bool:
-        return self._bool("force-device-detection")
-
-    @property
-    def direct_routing_device(self) -> str:
-        return self.get("direct-routing-device")
-
-    @property
-    def routing_mode(self) -> Literal["tunnel", "native"]:
-        return "native" if self.get("routing-mode") == "native" else "tunnel"
-
-    @property
-    def tunnel_protocol(self) -> Literal["vxlan", "geneve"]:
-        return "geneve" if self.get("tunnel-protocol") == "geneve" else "vxlan"
+    devices = _Flag(split_list)
+    """Names and `prefix+` patterns; empty means auto-detection."""
+    force_device_detection = _Flag(_on)
+    direct_routing_device = _Flag(str)
+    routing_mode = _Flag(_routing)
+    tunnel_protocol = _Flag(_tunnel)
+    auto_direct_node_routes = _Flag(_on)
+    direct_routing_skip_unreachable = _Flag(_on)
+    enable_ipv4 = _Flag(_on)
+    enable_ipv6 = _Flag(_on)
+    ipv4_masquerade = _Flag(_on, "enable-ipv4-masquerade")
+    ipv6_masquerade = _Flag(_on, "enable-ipv6-masquerade")
+    bpf_masquerade = _Flag(_on, "enable-bpf-masquerade")
+    kube_proxy_replacement = _Flag(_enforced)
+    host_legacy_routing = _Flag(_on, "enable-host-legacy-routing")
+    """As set; an agent may fall back to legacy routing by itself (kube_proxy_replacement.go:289-305)."""
+    endpoint_routes = _Flag(_on, "enable-endpoint-routes")
+    ipv4_native_routing_cidr = _Flag(_ipv4)
+    ipv6_native_routing_cidr = _Flag(_ipv6)
+    ipv4_node = _Flag(_address)
+    ipv6_node = _Flag(_address)
+    ipam = _Flag(str)
+    mtu = _Flag(int)
+    """0 means that the agent takes it from its devices."""
+    egress_masquerade_interfaces = _Flag(split_list)
+    masquerade_to_route_source = _Flag(_on, "enable-masquerade-to-route-source")
+    ip_masq_agent = _Flag(_on, "enable-ip-masq-agent")
+    ip_masq_agent_config = _Flag(str, "ip-masq-agent-config-path")
+    """As it is set: `niclab.settings.ipmasq` reads it."""
+    egress_rule_compatible = _Flag(_on, "egress-multi-home-ip-rule-compat")
+    """Rules of ENIs' pods as they were before 1.8; the flag is gone with 1.19."""
+    derive_masquerade_from = _Flag(str, "derive-masq-ip-addr-from-device")
+    """The device whose address all masqueraded packets get; the flag is hidden."""
+    remote_node_masquerade = _Flag(_on, "enable-remote-node-masquerade")
+    """1.18 and later, of eBPF masquerading alone."""
+    host_firewall = _Flag(_on, "enable-host-firewall")
+    wireguard = _Flag(_on, "enable-wireguard")
+    ipsec = _Flag(_on, "enable-ipsec")
+    l2_announcements = _Flag(_on, "enable-l2-announcements")
+    nodeport_addresses = _Flag(split_list)
+    load_balancer_mode = _Flag(_forwarding, "bpf-lb-mode")
+    """hybrid is DSR for TCP and SNAT for everything else (loadbalancer.go ToSVCForwardingMode)."""
+    socket_load_balancing_of_nodes_only = _Flag(_on, "bpf-lb-sock-hostns-only")
+    """Pods' packets are translated one by one, at the pod."""
+    external_cluster_ip = _Flag(_on, "bpf-lb-external-clusterip")
+    """Cluster IPs are served to clients outside the cluster too."""
+    dynamic_node_port_source = _Flag(_on, "enable-dynamic-source-lookup-nodeport")
+    """1.20 and later: what is forwarded to a backend of another node has the source that the routes choose."""
+    internal_traffic_policy = _Flag(_on, "enable-internal-traffic-policy")
 
     @property
     def tunnel_port(self) -> int:
         return int(self.get("tunnel-port")) or TUNNEL_PORTS[self.tunnel_protocol]
 
     @property
-    def auto_direct_node_routes(self) -> bool:
-        return self._bool("auto-direct-node-routes")
-
-    @property
-    def direct_routing_skip_unreachable(self) -> bool:
-        return self._bool("direct-routing-skip-unreachable")
-
-    @property
-    def enable_ipv4(self) -> bool:
-        return self._bool("enable-ipv4")
-
-    @property
-    def enable_ipv6(self) -> bool:
-        return self._bool("enable-ipv6")
-
-    @property
-    def ipv4_masquerade(self) -> bool:
-        return self._bool("enable-ipv4-masquerade")
-
-    @property
-    def ipv6_masquerade(self) -> bool:
-        return self._bool("enable-ipv6-masquerade")
-
-    @property
-    def bpf_masquerade(self) -> bool:
-        return self._bool("enable-bpf-masquerade")
-
-    @property
-    def kube_proxy_replacement(self) -> bool:
-        value = self.get("kube-proxy-replacement")
-        return value == "strict" or parse_bool(value) is True
-
-    @property
-    def host_legacy_routing(self) -> bool:
-        """As set; an agent may fall back to legacy routing by itself (kube_proxy_replacement.go:289-305)."""
-        return self._bool("enable-host-legacy-routing")
-
-    @property
-    def endpoint_routes(self) -> bool:
-        return self._bool("enable-endpoint-routes")
-
-    @property
-    def ipv4_native_routing_cidr(self) -> IPv4Network | None:
-        network = parse_cidr(self.get("ipv4-native-routing-cidr"))
-        return network if isinstance(network, IPv4Network) else None
-
-    @property
-    def ipv6_native_routing_cidr(self) -> IPv6Network | None:
-        network = parse_cidr(self.get("ipv6-native-routing-cidr"))
-        return network if isinstance(network, IPv6Network) else None
-
-    @property
-    def ipv4_node(self) -> str | None:
-        value = self.get("ipv4-node")
-        return None if value in ("", "auto") else value
-
-    @property
-    def ipv6_node(self) -> str | None:
-        value = self.get("ipv6-node")
-        return None if value in ("", "auto") else value
-
-    @property
-    def ipam(self) -> str:
-        return self.get("ipam")
-
-    @property
-    def mtu(self) -> int:
-        """0 means that the agent takes it from its devices."""
-        return int(self.get("mtu"))
-
-    @property
-    def egress_masquerade_interfaces(self) -> tuple[str, ...]:
-        return split_list(self.get("egress-masquerade-interfaces"))
-
-    @property
-    def masquerade_to_route_source(self) -> bool:
-        return self._bool("enable-masquerade-to-route-source")
-
-    @property
-    def ip_masq_agent(self) -> bool:
-        return self._bool("enable-ip-masq-agent")
-
-    @property
-    def egress_rule_compatible(self) -> bool:
-        """Rules of ENIs' pods as they were before 1.8; the flag is gone with 1.19."""
-        return self._bool("egress-multi-home-ip-rule-compat")
-
-    @property
-    def ip_masq_agent_config(self) -> str:
-        """As it was said: `niclab.settings.ipmasq` reads it."""
-        return self.get("ip-masq-agent-config-path")
-
-    @property
-    def derive_masquerade_from(self) -> str:
-        """The device whose address all masqueraded packets get; the flag is hidden."""
-        return self.get("derive-masq-ip-addr-from-device")
-
-    @property
-    def remote_node_masquerade(self) -> bool:
-        """`enable-remote-node-masquerade` (1.18 and later), of eBPF masquerading alone."""
-        return self._bool("enable-remote-node-masquerade")
-
-    @property
     def egress_gateway(self) -> bool:
         """`enable-ipv4-egress-gateway` up to 1.18, where releases have both names; `enable-egress-gateway` later."""
-        return self._bool("enable-egress-gateway") or self._bool("enable-ipv4-egress-gateway")
-
-    @property
-    def host_firewall(self) -> bool:
-        return self._bool("enable-host-firewall")
-
-    @property
-    def wireguard(self) -> bool:
-        return self._bool("enable-wireguard")
-
-    @property
-    def ipsec(self) -> bool:
-        return self._bool("enable-ipsec")
-
-    @property
-    def l2_announcements(self) -> bool:
-        return self._bool("enable-l2-announcements")
-
-    @property
-    def nodeport_addresses(self) -> tuple[str, ...]:
-        return split_list(self.get("nodeport-addresses"))
-
-    @property
-    def load_balancer_mode(self) -> Literal["snat", "dsr", "hybrid"]:
-        """`bpf-lb-mode`: hybrid is DSR for TCP and SNAT for everything else (loadbalancer.go ToSVCForwardingMode)."""
-        value = self.get("bpf-lb-mode")
-        return "dsr" if value == "dsr" else "hybrid" if value == "hybrid" else "snat"
+        return _on(self.get("enable-egress-gateway")) or _on(self.get("enable-ipv4-egress-gateway"))
 
     @property
     def socket_load_balancing(self) -> bool:
         """Services are translated at the sockets of programs: always so with kube-proxy replacement."""
-        return self.kube_proxy_replacement or self._bool("bpf-lb-sock")
-
-    @property
-    def socket_load_balancing_of_nodes_only(self) -> bool:
-        """Pods' packets are translated one by one, at the pod."""
-        return self._bool("bpf-lb-sock-hostns-only")
-
-    @property
-    def external_cluster_ip(self) -> bool:
-        """Cluster IPs are served to clients outside the cluster too."""
-        return self._bool("bpf-lb-external-clusterip")
-
-    @property
-    def dynamic_node_port_source(self) -> bool:
-        """≥1.20: what is forwarded to a backend of another node has the source that the routes say."""
-        return self._bool("enable-dynamic-source-lookup-nodeport")
-
-    @property
-    def internal_traffic_policy(self) -> bool:
-        return self._bool("enable-internal-traffic-policy")
+        return self.kube_proxy_replacement or _on(self.get("bpf-lb-sock"))
 
     @property
     def refuses_without_backend(self) -> bool:
