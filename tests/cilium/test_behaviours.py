@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from niclab.cli.behaviours import markdown
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "lab" / "niclab"
 TABLE = PACKAGE / "cilium" / "behaviours.py"
-OTHERS = [path for path in sorted(PACKAGE.rglob("*.py")) if path != TABLE]
+OTHERS = {str(path.relative_to(PACKAGE)): path.read_text() for path in sorted(PACKAGE.rglob("*.py")) if path != TABLE}
+HINT = re.compile(r"\(1, |Version|\.minor|\.major")
 
 
 def is_number(node: ast.expr) -> bool:
@@ -45,7 +47,8 @@ def compared(path: str, source: str) -> Iterator[str]:
 
 
 def test_versions_are_compared_with_numbers_in_one_place_only() -> None:
-    assert [line for path in OTHERS for line in compared(path.name, path.read_text())] == []
+    hinted = {path: text for path, text in OTHERS.items() if HINT.search(text)}
+    assert [line for path, text in hinted.items() for line in compared(path, text)] == []
 
 
 @pytest.mark.parametrize(
@@ -59,11 +62,12 @@ def test_versions_are_compared_with_numbers_in_one_place_only() -> None:
     ],
 )
 def test_such_a_comparison_is_seen(text: str) -> None:
+    assert HINT.search(text)
     assert list(compared("x", text))
 
 
 def test_every_behaviour_is_read_by_the_model() -> None:
-    text = "\n".join(path.read_text() for path in OTHERS)
+    text = "\n".join(OTHERS.values())
     assert [one.name for one in Behaviour if f"Behaviour.{one.name}" not in text] == []
 
 

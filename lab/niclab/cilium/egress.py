@@ -348,19 +348,25 @@ class _Tables:
     def _clusters(self) -> dict[Family, frozenset[Address]]:
         return {family: frozenset(cluster(self.decisions, family)) for family in FAMILIES}
 
+    @cached_property
+    def _divisions(self) -> frozenset[Network]:
+        """The networks that routes, rules and the datapath itself treat differently."""
+        ruled = (rule.destination for rule in self.fib.rules if rule.destination is not None)
+        alone = (ipaddress.ip_network(address) for every in self._clusters.values() for address in every)
+        return frozenset((*(route.destination for route in self.fib.routes), *ruled, *alone))
+
     def _parts(self, pod: _Policed) -> Iterator[tuple[Network, Address]]:
         """The networks of a pod's entries in parts that the node's routes and rules treat alike.
 
         Each has an address with it that is in no smaller part.
         """
-        networks = {entry.network for entry in pod.entries}
-        networks |= {route.destination for route in self.fib.routes}
-        networks |= {rule.destination for rule in self.fib.rules if rule.destination is not None}
-        networks |= {ipaddress.ip_network(address) for address in self._clusters[pod.family]}
+        networks = {entry.network for entry in pod.entries} | self._divisions
         parts = [part for part in networks if covering(pod.entries, part) is not None]
         parts.sort(key=lambda part: (part.prefixlen, int(part.network_address)))
         for part in parts:
-            sample = _sample(part, [other for other in parts if other != part and inside(other, part)])
+            alone = part.prefixlen == part.max_prefixlen
+            smaller = () if alone else [other for other in parts if other != part and inside(other, part)]
+            sample = _sample(part, smaller)
             if sample is not None:
                 yield part, sample
 
