@@ -177,3 +177,17 @@ def test_every_hook_action_and_match_is_among_them() -> None:
 def test_the_kernel_takes_every_kind_of_rule() -> None:
     with substrate() as real:
         real.apply([AddNamespace("a"), SetPacketRules("a", EVERY)])
+
+
+@pytest.mark.parametrize(
+    ("entry", "named"),
+    [
+        ("eth0", {"eth0"}),
+        ("eth+", {"eth", "eth0", "eth+1"}),
+        ("eth++", {"eth+1"}),
+        ("+", {"eth", "eth0", "eth+1", "lo"}),
+    ],
+)
+def test_the_last_plus_of_an_entry_stands_for_the_rest_of_a_name(entry: str, named: set[str]) -> None:
+    """As in iptables; Cilium's own list `devices` takes `eth++` for `eth+` (tests/cilium/test_selection_devices.py)."""
+    assert {name for name in ("eth", "eth0", "eth+1", "lo") if Devices((entry,)).include(name)} == named

@@ -24,6 +24,7 @@ from niclab.net.packetrules import (
     SetConnectionMark,
     SetMark,
     Snat,
+    prefix_of,
 )
 from niclab.net.route import FAMILIES, Address, Family, Network
 
@@ -116,7 +117,7 @@ def _match(match: Match, family: Family) -> Iterator[str]:
 
 
 def _devices(devices: Devices) -> str:
-    names = [f'"{name[:-1]}*"' if name.endswith("+") else f'"{name}"' for name in devices.names]
+    names = [f'"{entry}"' if (prefix := prefix_of(entry)) is None else f'"{prefix}*"' for entry in devices.names]
     return ("!= " if devices.negated else "") + (names[0] if len(names) == 1 else f"{{ {', '.join(names)} }}")
 
 

@@ -27,16 +27,25 @@ HOOKS: tuple[Hook, ...] = ("prerouting", "input", "forward", "output", "postrout
 EVERY_BIT = 0xFFFFFFFF
 
 
+def prefix_of(entry: str) -> str | None:
+    """`eth+` stands for every interface whose name begins with `eth`; None for an entry that is one name.
+
+    This is iptables' rule: only the last `+` is taken off, so `eth++` stands for names that begin with `eth+`. The list
+    `devices` is read by Cilium itself, which takes off all of them: see `niclab.cilium.selection.devices.matches`.
+    """
+    return entry[:-1] if entry.endswith("+") else None
+
+
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """Interfaces by name; an entry that ends in `+` is a prefix. `negated`: every other one."""
+    """Interfaces by name, or by the beginning of their names (`eth+`). `negated`: every other one."""
 
     names: tuple[str, ...]
     negated: bool = False
 
     def include(self, name: str | None) -> bool:
         named = name is not None and any(
-            name.startswith(entry[:-1]) if entry.endswith("+") else name == entry for entry in self.names
+            name == entry if (prefix := prefix_of(entry)) is None else name.startswith(prefix) for entry in self.names
         )
         return named != self.negated
 

@@ -2,7 +2,6 @@
 
 from niclab.settings.assignments import parse_assignments, parse_node_assignments
 from niclab.settings.formats import load, loads
-from niclab.settings.keys import KeyReport, check_keys, unmodelled
 from niclab.settings.model import (
     CHART_DEFAULTS,
     CILIUM_DEFAULTS,
@@ -14,6 +13,7 @@ from niclab.settings.model import (
     effective,
 )
 from niclab.settings.render import to_configmap, to_flags, to_helm
+from niclab.settings.review import KeyReport, check_keys, unmodelled
 from niclab.settings.values import Values
 from niclab.settings.view import NodeView
 
