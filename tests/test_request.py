@@ -4,9 +4,6 @@ made."""
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -222,24 +219,3 @@ def test_a_kept_request_is_the_same_again(monkeypatch: pytest.MonkeyPatch, tmp_p
         assert (again.topology, again.settings) == (request.topology, request.settings)
         assert again.choice.description == request.choice.description
         assert again.choice.bundle == request.choice.bundle
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give it up")
-@pytest.mark.parametrize("verb", ["trace", "up"])
-def test_the_command_line_refuses_agents_without_root_before_anything_is_made(verb: str, tmp_path: Path) -> None:
-    """Really without the capabilities; a persistent user namespace would have been made first."""
-    if not shutil.which("setpriv"):
-        pytest.skip("needs setpriv")
-    runtime = tmp_path / "runtime"
-    runtime.mkdir(mode=0o700)
-    lines = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable, "-m", "niclab.cli"]
-    done = subprocess.run(
-        [*lines, verb, "two-nic", "--datapath", "cilium"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)},
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.splitlines()[0] == "niclab: real Cilium cannot run here"
-    assert not list(runtime.iterdir())

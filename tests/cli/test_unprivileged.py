@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import standin
 from tests.support.unprivileged import BECOME, NOBODY, PYTEST, User, unprivileged
 
 DISTRIBUTIONS = (
@@ -47,6 +48,34 @@ def test_trace(user: User) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert "pod1→ext1  eth1 pod address!  carried, 5 of 5 answered" in done.stdout
     assert (user.home / "work" / "mine.pcapng").stat().st_uid == NOBODY
+    assert not has_holder(user)
+
+
+def test_the_version_of_a_bundle_that_cannot_run_is_modelled_and_it_is_said(user: User) -> None:
+    bundle = standin.make(user.home / "work" / "cilium-1.18", "1.18.10", user.python)
+    subprocess.run(["chmod", "-R", "a+rX", str(bundle)], check=True)
+    done = user.run(
+        "-c",
+        "import os, sys; os.environ['NICLAB_CILIUM'] = os.path.abspath('cilium-1.18')\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'niclab.cli', 'trace', 'two-nic', '--flow', 'pod1 -> ext1'])",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("two-nic · tunnel (vxlan) · built-in model of Cilium 1.18\n")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        "warning: this is the built-in model of Cilium 1.18, not real agents: the bundle cilium-1.18 "
+    )
+    assert "root" in line
+
+
+@pytest.mark.parametrize("verb", ["trace", "up"])
+def test_real_agents_are_refused_before_anything_is_made(user: User, verb: str) -> None:
+    done = niclab(user, verb, "two-nic", "--datapath", "cilium")
+    assert (done.returncode, done.stdout) == (2, "")
+    what, why, fix = done.stderr.splitlines()
+    assert what == "niclab: real Cilium cannot run here"
+    assert "eBPF" in why
+    assert "root" in fix
     assert not has_holder(user)
 
 

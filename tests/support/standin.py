@@ -97,11 +97,11 @@ print(json.dumps({{"cniVersion": "0.3.1", "ips": [{{"version": "4", "address": a
 _DBG = '#!/bin/sh\necho stand-in "$@"\n'
 
 
-def make(directory: Path, version: str = "1.20.7") -> Path:
-    """A directory bundle of stand-ins that say they are this version."""
+def make(directory: Path, version: str = "1.20.7", python: str = sys.executable) -> Path:
+    """A directory bundle of stand-ins that say they are this version; they are run by this Python."""
     programs = {
-        "cilium-agent": _AGENT.format(python=sys.executable, version=VERSION.replace("1.20.7", version)),
-        "cilium-cni": _CNI.format(python=sys.executable),
+        "cilium-agent": _AGENT.format(python=python, version=VERSION.replace("1.20.7", version)),
+        "cilium-cni": _CNI.format(python=python),
         "cilium-dbg": _DBG,
     }
     for name, text in programs.items():
