@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from niclab.cli import check
-from niclab.host import userns
-from niclab.host.features import BUILTIN, Feature, kernel, packages, probe, required_missing
+from niclab.host import features, userns
+from niclab.host.features import BUILTIN, Feature, packages, probe, required_missing
 
 from tests.support.busy import processor_time
 
@@ -37,17 +37,17 @@ def test_probing_is_quick_and_leaves_the_host_alone() -> None:
 
 
 def test_an_option_the_kernel_lacks_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = kernel.Trial("flux capacitor", BUILTIN, "FLUX", ("ip link add fx0 type flux",))
-    monkeypatch.setattr(kernel, "TRIALS", (*kernel.TRIALS, broken))
-    flux = next(feature for feature in kernel.probe_kernel() if feature.name == "flux capacitor")
+    broken = features.Trial("flux capacitor", BUILTIN, "FLUX", ("ip link add fx0 type flux",))
+    monkeypatch.setattr(features, "TRIALS", (*features.TRIALS, broken))
+    flux = next(feature for feature in features.probe_kernel() if feature.name == "flux capacitor")
     assert not flux.present
     assert "nknown" in flux.detail
     assert flux.install == "a kernel with CONFIG_FLUX"
 
 
 def test_a_module_whose_loading_shows_on_the_host_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "_only_loadable", lambda module: module == "dummy")
-    dummy = next(feature for feature in kernel.probe_kernel() if feature.name == "dummy")
+    monkeypatch.setattr(features, "_only_loadable", lambda module: module == "dummy")
+    dummy = next(feature for feature in features.probe_kernel() if feature.name == "dummy")
     assert dummy.present
     assert "not tried" in dummy.detail
 

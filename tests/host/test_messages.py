@@ -71,7 +71,7 @@ def test_links_that_many_kernels_lack(
     operation: Operation, fields: dict[str, object], kind: str, data: dict[str, object]
 ) -> None:
     """What the kernel at hand may not try."""
-    message = messages.decoded_link(messages.operation_message(operation, Interfaces()))
+    message = messages.LINKS.decoded(messages.operation_message(operation, Interfaces()))
     assert {name: message[name] for name in DOWN} == DOWN
     info = message.get_attr("IFLA_LINKINFO")
     assert info.get_attr("IFLA_INFO_KIND") == kind
@@ -82,7 +82,7 @@ def test_links_that_many_kernels_lack(
 
 def test_the_peer_of_a_cable_is_in_its_own_namespace() -> None:
     cable = AddCable("fabric", "port", MAC, "node1", "eth0", PEER_MAC, 1400, "f0")
-    message = messages.decoded_link(messages.operation_message(cable, Interfaces(), Interfaces()))
+    message = messages.LINKS.decoded(messages.operation_message(cable, Interfaces(), Interfaces()))
     [(_, peer)] = message.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA")["attrs"]
     assert (message.get_attr("IFLA_MASTER"), message["flags"], peer["flags"]) == (5, 1, 0)
     assert (peer.get_attr("IFLA_IFNAME"), peer.get_attr("IFLA_NET_NS_FD")) == ("eth0", 55)

@@ -245,7 +245,7 @@ def answered(*answers: list[tuple[int, int, bytes]]) -> list[bytes]:
     channel = netlink.Channel()
     channel.close()
     channel._socket = Kernel(*answers)  # type: ignore[assignment]
-    return [message[16:] for message in channel.dump(messages.links_request())]
+    return [message[16:] for message in channel.dump(messages.LINKS.request)]
 
 
 def test_a_dump_is_all_its_answers() -> None:
@@ -361,7 +361,7 @@ def test_what_is_waited_for(kind: str, up: bool, carrier: bool, state: int, wait
     message.encode()
     octet = bytes([5, 0, 16, 0, state, 0, 0, 0])  # pyroute2 has words for IFLA_OPERSTATE
     answer = (len(message.data) + len(octet)).to_bytes(4, "little") + bytes(message.data[4:]) + octet
-    link = readiness.Link.of(messages.decoded_link(answer))
+    link = readiness.Link.of(messages.LINKS.decoded(answer))
     assert (link.name, link.waits) == ("eth0", waits)
 
 
@@ -399,9 +399,9 @@ def test_an_ipv6_address_is_waited_for_until_its_neighbours_can_resolve_it(
         one["family"], one["index"] = socket.AF_INET6, 7
         one["attrs"] = [("IFA_MULTICAST", group)]
         one.encode()
-        joined.append(messages.decoded_address(bytes(one.data)))
-    links = [readiness.Link.of(messages.decoded_link(bytes(link.data)))]
-    addresses = [messages.decoded_address(bytes(address.data))]
+        joined.append(messages.IPV6_ADDRESSES.decoded(bytes(one.data)))
+    links = [readiness.Link.of(messages.LINKS.decoded(bytes(link.data)))]
+    addresses = [messages.IPV6_ADDRESSES.decoded(bytes(address.data))]
     assert readiness.waiting_addresses(links, addresses, joined) == ["fd00::10"] * waits
 
 
@@ -424,5 +424,5 @@ def test_a_new_ipv6_address_has_joined_its_group() -> None:
             readiness.wait(substrate)
             for role, own in ends.items():
                 group = ipaddress.IPv6Address("ff02::1:ff00:0").packed[:13] + ipaddress.ip_interface(own).packed[-3:]
-                joined = substrate[role].dump(messages.groups_request())
+                joined = substrate[role].dump(messages.IPV6_GROUPS.request)
                 assert any(group in answer for answer in joined)

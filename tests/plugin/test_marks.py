@@ -96,7 +96,7 @@ def test_the_machine_is_asked_once_and_only_when_it_matters(pytester: pytest.Pyt
 
 
 def test_frr_is_found_where_debian_puts_it() -> None:
-    from niclab.host.features.tools import probe_tools
+    from niclab.host.features import probe_tools
 
     frr = next(feature for feature in probe_tools() if feature.name == "frr")
     assert frr.present == os.access("/usr/lib/frr/bgpd", os.X_OK)

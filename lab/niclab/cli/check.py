@@ -6,8 +6,7 @@ import dataclasses
 import json
 import sys
 
-from niclab.host.features import Feature, packages, probe, required_missing
-from niclab.host.features.feature import PURPOSES
+from niclab.host.features import PURPOSES, Feature, packages, probe, required_missing
 from niclab.host.userns import is_able
 
 ABLE, NOT_ABLE = 0, 2

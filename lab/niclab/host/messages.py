@@ -16,28 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
-from niclab.net.operation import (
-    MIIMON,
-    AddAddress,
-    AddBond,
-    AddBridge,
-    AddCable,
-    AddDummy,
-    AddNeighbour,
-    AddRoute,
-    AddRule,
-    AddVlan,
-    AddVrf,
-    AddVxlan,
-    DelAddress,
-    DelLink,
-    DelNeighbour,
-    DelRoute,
-    DelRule,
-    Operation,
-    SetLink,
-    SetMaster,
-)
+from niclab.net import operation as op
+from niclab.net.operation import MIIMON, Operation
 from niclab.net.route import SCOPES, Encap, NextHop, Route, Rule
 
 
@@ -77,7 +57,7 @@ _LWTUNNEL_IP, _LWTUNNEL_IP6 = 2, 4
 _TUNNEL_NOCACHE = 0x2000
 """[kernel] A route's tunnel remembers the way to its other end, so that all flows would share one hop of a multipath
 route. Cilium's packets ask anew each time (bpf_skb_set_tunnel_key), and so shall these."""
-_SKIP_STATISTICS = ("IFLA_EXT_MASK", 1 << 3)
+_RTEXT_FILTER_SKIP_STATS = 1 << 3
 
 
 class _Tunnel(nla):  # type: ignore[misc]
@@ -99,76 +79,69 @@ class _RouteMessage(rtmsg):  # type: ignore[misc]
 
 
 class Interfaces(Protocol):
-    """The interfaces of a namespace, by name."""
+    """The interfaces of a namespace, by name; `fd` is its handle, `new_index` for what is about to be made."""
 
     @property
-    def fd(self) -> int:
-        """The handle of the namespace."""
-
-    def index(self, name: str) -> int:
-        """The index of an interface that is there. Raises LabError."""
-
-    def new_index(self, name: str) -> int:
-        """The index for an interface that is about to be made."""
+    def fd(self) -> int: ...
+    def index(self, name: str) -> int: ...
+    def new_index(self, name: str) -> int: ...
 
 
 def operation_message(operation: Operation, own: Interfaces, peer: Interfaces | None = None) -> bytes:
     """The message that carries out an operation; `peer` has the other end of a cable."""
     match operation:
-        case AddBridge(name=name, mac=mac):
+        case op.AddBridge(name=name, mac=mac):
             data = [("IFLA_BR_STP_STATE", 0), ("IFLA_BR_MCAST_SNOOPING", 0)]
             return _new_link(_link(own.new_index(name), name, mac, up=True), "bridge", data)
-        case AddCable(master=master):
+        case op.AddCable(master=master):
             assert peer is not None
             ends = (
                 _End(own.new_index(operation.name), operation.name, operation.mac),
                 _End(peer.new_index(operation.peer_name), operation.peer_name, operation.peer_mac),
             )
             return _cable(*ends, operation.mtu, own.index(master) if master else None, peer.fd)
-        case AddVxlan(name=name, mac=mac, mtu=mtu, port=port):
+        case op.AddVxlan(name=name, mac=mac, mtu=mtu, port=port):
             data = [("IFLA_VXLAN_COLLECT_METADATA", 1), ("IFLA_VXLAN_LEARNING", 0), ("IFLA_VXLAN_PORT", port)]
             return _new_link(_link(own.new_index(name), name, mac, mtu, up=True), "vxlan", data)
-        case AddBond(name=name, mac=mac, mtu=mtu, mode=mode, primary=primary):
+        case op.AddBond(name=name, mac=mac, mtu=mtu, mode=mode, primary=primary):
             data = [("IFLA_BOND_MODE", _BOND_MODES[mode]), ("IFLA_BOND_MIIMON", MIIMON)]
             data += [("IFLA_BOND_PRIMARY", own.index(primary))] if primary else []
             return _new_link(_link(own.new_index(name), name, mac, mtu), "bond", data)
-        case AddVlan(name=name, parent=parent, vlan=vlan, mtu=mtu):
+        case op.AddVlan(name=name, parent=parent, vlan=vlan, mtu=mtu):
             on = [("IFLA_IFNAME", name), ("IFLA_MTU", mtu), ("IFLA_LINK", own.index(parent))]
             return _new_link({"index": own.new_index(name), "attrs": on}, "vlan", [("IFLA_VLAN_ID", vlan)])
-        case AddVrf(name=name, mac=mac, table=table):
+        case op.AddVrf(name=name, mac=mac, table=table):
             return _new_link(_link(own.new_index(name), name, mac), "vrf", [("IFLA_VRF_TABLE", table)])
-        case AddDummy(name=name, mac=mac, mtu=mtu):
+        case op.AddDummy(name=name, mac=mac, mtu=mtu):
             return _new_link(_link(own.new_index(name), name, mac, mtu), "dummy", [])
-        case SetLink(name=name, up=up):
+        case op.SetLink(name=name, up=up):
             return link_message(own.index(name), up=up)
-        case SetMaster(name=name, master=master):
+        case op.SetMaster(name=name, master=master):
             fields = {"index": own.index(name), "attrs": [("IFLA_MASTER", own.index(master))]}
             return _encoded(ifinfmsg, rtnl.RTM_NEWLINK, 0, fields)
-        case DelLink(name=name):
+        case op.DelLink(name=name):
             return _encoded(ifinfmsg, rtnl.RTM_DELLINK, 0, {"index": own.index(name)})
-        case AddAddress() | DelAddress():
-            return _made_or_not(operation, ifaddrmsg, rtnl.RTM_NEWADDR, rtnl.RTM_DELADDR, _address(operation, own))
-        case AddRoute(route=route) | DelRoute(route=route):
-            fields = _route(route, own)
-            return _made_or_not(operation, _RouteMessage, rtnl.RTM_NEWROUTE, rtnl.RTM_DELROUTE, fields)
-        case AddRule(rule=rule) | DelRule(rule=rule):
-            return _made_or_not(operation, fibmsg, rtnl.RTM_NEWRULE, rtnl.RTM_DELRULE, _rule(rule))
-        case AddNeighbour() | DelNeighbour():
-            fields = _neighbour(operation, own)
-            return _made_or_not(operation, ndmsg, rtnl.RTM_NEWNEIGH, rtnl.RTM_DELNEIGH, fields)
+        case op.AddAddress() | op.DelAddress():
+            return _made_or_removed(operation, ifaddrmsg, rtnl.RTM_NEWADDR, _address(operation, own))
+        case op.AddRoute(route=route) | op.DelRoute(route=route):
+            return _made_or_removed(operation, _RouteMessage, rtnl.RTM_NEWROUTE, _route(route, own))
+        case op.AddRule(rule=rule) | op.DelRule(rule=rule):
+            return _made_or_removed(operation, fibmsg, rtnl.RTM_NEWRULE, _rule(rule))
+        case op.AddNeighbour() | op.DelNeighbour():
+            return _made_or_removed(operation, ndmsg, rtnl.RTM_NEWNEIGH, _neighbour(operation, own))
         case _:
             raise AssertionError(operation)
 
 
-def _made_or_not(operation: Operation, kind: Any, made: int, removed: int, fields: dict[str, Any]) -> bytes:
-    """What is there is named by the same fields when it is made and when it is removed."""
+def _made_or_removed(operation: Operation, kind: Any, number: int, fields: dict[str, Any]) -> bytes:
+    """The same fields make and remove it; RTM_DEL… follows RTM_NEW…"""
     match operation:
-        case AddRoute(replace=True) | AddNeighbour():
-            return _encoded(kind, made, NLM_F_CREATE | NLM_F_REPLACE, fields)
-        case AddAddress() | AddRoute() | AddRule():
-            return _encoded(kind, made, _MAKE, fields)
+        case op.AddRoute(replace=True) | op.AddNeighbour():
+            return _encoded(kind, number, NLM_F_CREATE | NLM_F_REPLACE, fields)
+        case op.AddAddress() | op.AddRoute() | op.AddRule():
+            return _encoded(kind, number, _MAKE, fields)
         case _:
-            return _encoded(kind, removed, 0, fields)
+            return _encoded(kind, number + 1, 0, fields)
 
 
 def _encoded(kind: Any, number: int, flags: int, fields: dict[str, Any]) -> bytes:
@@ -246,7 +219,7 @@ def link_message(index: int, *, up: bool) -> bytes:
     return _encoded(ifinfmsg, rtnl.RTM_NEWLINK, 0, {"index": index, "flags": IFF_UP if up else 0, "change": IFF_UP})
 
 
-def _address(operation: AddAddress | DelAddress, own: Interfaces) -> dict[str, Any]:
+def _address(operation: op.AddAddress | op.DelAddress, own: Interfaces) -> dict[str, Any]:
     interface = operation.interface
     address = str(interface.ip)
     attributes: Attributes = [("IFA_LOCAL", address), ("IFA_ADDRESS", address)]
@@ -337,9 +310,9 @@ def _rule(rule: Rule) -> dict[str, Any]:
     }
 
 
-def _neighbour(operation: AddNeighbour | DelNeighbour, own: Interfaces) -> dict[str, Any]:
+def _neighbour(operation: op.AddNeighbour | op.DelNeighbour, own: Interfaces) -> dict[str, Any]:
     attributes: Attributes = [("NDA_DST", str(operation.address))]
-    attributes += [("NDA_LLADDR", operation.mac)] if isinstance(operation, AddNeighbour) else []
+    attributes += [("NDA_LLADDR", operation.mac)] if isinstance(operation, op.AddNeighbour) else []
     return {
         "family": _FAMILY[operation.address.version],
         "ifindex": own.index(operation.dev),
@@ -348,46 +321,33 @@ def _neighbour(operation: AddNeighbour | DelNeighbour, own: Interfaces) -> dict[
     }
 
 
-# Dumps: the request, and its answers decoded
+@dataclass(frozen=True)
+class Dump:
+    """What can be listed: the request, and its answers decoded by pyroute2's class."""
+
+    kind: Any
+    request: bytes
+
+    def decoded(self, answer: bytes) -> Any:
+        message = self.kind(data=answer)
+        message.decode()
+        return message
 
 
-def links_request() -> bytes:
-    """For every link, without its counters, so that two answers are the same bytes unless something changed."""
-    return _encoded(ifinfmsg, rtnl.RTM_GETLINK, NLM_F_DUMP, {"attrs": [_SKIP_STATISTICS]})
+def _dump(kind: Any, number: int, fields: dict[str, Any]) -> Dump:
+    return Dump(kind, _encoded(kind, number, NLM_F_DUMP, fields))
 
 
-def addresses_request() -> bytes:
-    """For every IPv6 address."""
-    return _encoded(ifaddrmsg, rtnl.RTM_GETADDR, NLM_F_DUMP, {"family": socket.AF_INET6})
+_IPV6 = {"family": socket.AF_INET6}
+LINKS = _dump(ifinfmsg, rtnl.RTM_GETLINK, {"attrs": [("IFLA_EXT_MASK", _RTEXT_FILTER_SKIP_STATS)]})
+"""Without their counters, so that two answers are the same bytes unless something changed."""
+IPV6_ADDRESSES = _dump(ifaddrmsg, rtnl.RTM_GETADDR, _IPV6)
+IPV6_GROUPS = _dump(ifaddrmsg, rtnl.RTM_GETMULTICAST, _IPV6)
+"""The multicast groups that are joined."""
+NEIGHBOURS = _dump(ndmsg, rtnl.RTM_GETNEIGH, {})
 
 
-def groups_request() -> bytes:
-    """For every IPv6 multicast group that is joined."""
-    return _encoded(ifaddrmsg, rtnl.RTM_GETMULTICAST, NLM_F_DUMP, {"family": socket.AF_INET6})
-
-
-def neighbours_request() -> bytes:
-    return _encoded(ndmsg, rtnl.RTM_GETNEIGH, NLM_F_DUMP, {})
-
-
-def forget_neighbour(family: int, index: int, address: str) -> bytes:
-    """Remove a neighbour entry, whoever made it."""
-    return _encoded(ndmsg, rtnl.RTM_DELNEIGH, 0, {"family": family, "ifindex": index, "attrs": [("NDA_DST", address)]})
-
-
-def decoded_link(answer: bytes) -> Any:
-    return _decoded(ifinfmsg, answer)
-
-
-def decoded_address(answer: bytes) -> Any:
-    return _decoded(ifaddrmsg, answer)
-
-
-def decoded_neighbour(answer: bytes) -> Any:
-    return _decoded(ndmsg, answer)
-
-
-def _decoded(kind: Any, answer: bytes) -> Any:
-    message = kind(data=answer)
-    message.decode()
-    return message
+def forget_neighbour(entry: Any) -> bytes:
+    """Remove a neighbour entry, as it was listed."""
+    fields = {"family": entry["family"], "ifindex": entry["ifindex"], "attrs": [("NDA_DST", entry.get_attr("NDA_DST"))]}
+    return _encoded(ndmsg, rtnl.RTM_DELNEIGH, 0, fields)

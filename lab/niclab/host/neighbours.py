@@ -27,13 +27,13 @@ def forget(substrate: Substrate, hosts: Iterable[str]) -> None:
 
     for name in hosts:
         namespace = substrate[name]
-        for entry in map(messages.decoded_neighbour, namespace.dump(messages.neighbours_request())):
+        for entry in map(messages.NEIGHBOURS.decoded, namespace.dump(messages.NEIGHBOURS.request)):
             given = entry["state"] & (_NUD_NOARP | _NUD_PERMANENT) or entry["flags"] & _NTF_EXT_LEARNED
             address = entry.get_attr("NDA_DST")
             if given or address is None or entry["family"] not in (socket.AF_INET, socket.AF_INET6):
                 continue
             try:
-                namespace.channel.send([messages.forget_neighbour(entry["family"], entry["ifindex"], address)])
+                namespace.channel.send([messages.forget_neighbour(entry)])
             except Refusal as refusal:
                 if refusal.errno != errno.ENOENT:  # it went by itself meanwhile
                     raise LabError(

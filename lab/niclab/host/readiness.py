@@ -100,17 +100,17 @@ def wait(substrate: Substrate) -> None:
     """Return when every link of the lab carries and every IPv6 address is resolved. Raises LabError after DEADLINE."""
     from niclab.host import messages  # pyroute2 takes a while to import
 
-    links = _Decoder(lambda answer: Link.of(messages.decoded_link(answer)))
-    addresses = _Decoder(messages.decoded_address)
+    links = _Decoder(lambda answer: Link.of(messages.LINKS.decoded(answer)))
+    addresses = _Decoder(messages.IPV6_ADDRESSES.decoded)
     waiting = list(substrate)
 
     def late_of(namespace: Namespace) -> Collection[str]:
         """What of a namespace is not ready: its links, and where it has IPv6 addresses of its own, those."""
-        own = links.all(namespace.dump(messages.links_request()))
+        own = links.all(namespace.dump(messages.LINKS.request))
         late = [link.name for link in own if link.waits]
-        ipv6 = addresses.all(namespace.dump(messages.addresses_request()))
+        ipv6 = addresses.all(namespace.dump(messages.IPV6_ADDRESSES.request))
         if any(one["scope"] == _GLOBAL for one in ipv6):
-            late += waiting_addresses(own, ipv6, addresses.all(namespace.dump(messages.groups_request())))
+            late += waiting_addresses(own, ipv6, addresses.all(namespace.dump(messages.IPV6_GROUPS.request)))
         return [f"{namespace.name}: {name}" for name in late]
 
     def late() -> list[str]:

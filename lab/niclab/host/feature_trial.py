@@ -1,6 +1,6 @@
-"""The child of `niclab.host.features.kernel`: tries what standard input asks for, in the namespaces it was started in.
+"""The child of `niclab.host.features`: tries what standard input asks for, in the namespaces it was started in.
 
-Run by its path and on its own (`python -I -S trial.py`), so all it imports is the standard library and `syscalls`.
+Run by its path and on its own (`python -I -S`), so all it imports is the standard library and `syscalls`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
-    sys.path.append(str(Path(__file__).parents[3]))
+    sys.path.append(str(Path(__file__).parents[2]))
 
 from niclab.host import syscalls
 
