@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 
@@ -22,6 +23,15 @@ class LabError(Exception):
         if self.fix:
             lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)
+
+
+@contextmanager
+def lab_error(what: str, *, fix: str = "") -> Iterator[None]:
+    """An OSError in the block is raised as a LabError that says `what` failed, and the system's reason."""
+    try:
+        yield
+    except OSError as error:
+        raise LabError(what, why=error.strerror or str(error), fix=fix) from None
 
 
 @dataclass(frozen=True, slots=True)

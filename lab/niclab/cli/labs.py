@@ -13,7 +13,7 @@ from typing import Any
 from niclab.cilium.reported import NodeReport
 from niclab.cli import COULD_NOT_RUN, PASS
 from niclab.cli.request import requested, warn
-from niclab.errors import LabError
+from niclab.errors import LabError, lab_error
 from niclab.host import daemons, ledgers, namespace, process, syscalls, userns
 from niclab.host.ledgers import Owned
 from niclab.kernel.plan import FABRIC
@@ -169,14 +169,9 @@ def execute(options: argparse.Namespace) -> int:
 
 def _enter(lab: Owned, name: str) -> None:
     """Move this process to a lab's network namespace. Raises LabError when it is not there any more."""
-    try:
+    what, fix = f"cannot enter the namespace {name} of lab {lab.id}", f"niclab down {lab.id}, and build it again"
+    with lab_error(what, fix=fix):
         syscalls.set_network(os.open(namespace.NAMED / name, os.O_RDONLY | os.O_CLOEXEC))
-    except OSError as error:
-        raise LabError(
-            f"cannot enter the namespace {name} of lab {lab.id}",
-            why=error.strerror or str(error),
-            fix=f"niclab down {lab.id}, and build it again",
-        ) from None
 
 
 def sweep(options: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from niclab.errors import LabError
+from niclab.errors import lab_error
 from niclab.host import syscalls
 from niclab.host.ledgers import Ledger
 from niclab.host.process import GRACE, Process, environment, start_time
@@ -83,12 +83,14 @@ def start(
     It inherits the descriptors in `pass_fds`, under their numbers here. `outright`: it has nothing to save and is
     killed without being asked to end.
     """
-    reading, writing = os.pipe()
-    try:
-        with contextlib.ExitStack() as undo:
+    with contextlib.ExitStack() as undo, lab_error(f"cannot start {name}"):
+        reading, writing = os.pipe()
+        undo.callback(os.close, reading)
+        undo.callback(os.close, writing)
+        with contextlib.ExitStack() as inside:
             if netns is not None:
-                undo.enter_context(syscalls.entered(netns))
-            output = undo.enter_context(log.open("ab"))
+                inside.enter_context(syscalls.entered(netns))
+            output = inside.enter_context(log.open("ab"))
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _HELD, str(reading), *arguments],
                 stdin=subprocess.DEVNULL,
@@ -102,11 +104,6 @@ def start(
         details = {"name": name, "pid": process.pid, "start": start_time(process.pid), "outright": outright}
         ledger.write("started process", **details)
         os.write(writing, b"g")
-    except OSError as error:
-        raise LabError(f"cannot start {name}", why=error.strerror or str(error)) from None
-    finally:
-        os.close(reading)
-        os.close(writing)
     return Daemon(name, process, log, tuple(arguments))
 
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from niclab.errors import LabError
+from niclab.errors import LabError, lab_error
 from niclab.host import namespace, process
 from niclab.host.process import Adopted
 from niclab.host.waiting import try_until
@@ -83,14 +83,12 @@ class Ledger:
         with _state() as state:
             chosen = _free_id(state) if lab_id is None else lab_id
             path = state / chosen
-            try:
-                path.mkdir(mode=0o700)
-            except FileExistsError:
+            if path.exists():
                 raise LabError(
                     f"there is a lab {chosen!r} already", fix=f"niclab down {chosen}, or choose another --id"
-                ) from None
-            except OSError as error:
-                raise LabError(f"cannot make {path}", why=error.strerror or str(error)) from None
+                )
+            with lab_error(f"cannot make {path}"):
+                path.mkdir(mode=0o700)
             return cls._open(chosen, path)
 
     @classmethod
@@ -105,17 +103,16 @@ class Ledger:
 
     @classmethod
     def _open(cls, lab_id: str, path: Path) -> Ledger:
-        handles: list[int] = []
-        try:
+        with contextlib.ExitStack() as undo, lab_error(f"cannot open the ledger of lab {lab_id!r}"):
+            handles = []
             for name in ("lock", "ledger"):
                 handles.append(os.open(path / name, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600))
-            fcntl.flock(handles[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            for handle in handles:
-                os.close(handle)
-            if isinstance(error, BlockingIOError):
+                undo.callback(os.close, handles[-1])
+            try:
+                fcntl.flock(handles[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
                 raise LabError(f"lab {lab_id!r} is in use by another process") from None
-            raise LabError(f"cannot open the ledger of lab {lab_id!r}", why=error.strerror or str(error)) from None
+            undo.pop_all()
         return cls(lab_id, path, *handles)
 
     def write(self, act: str, **details: Any) -> None:
@@ -125,16 +122,9 @@ class Ledger:
         """
         # The newline comes first as well: it ends a line that a full disk has cut short.
         line = b"\n" + json.dumps({"act": act, **details}).encode() + b"\n"
-        try:
-            if os.write(self._log, line) == len(line):
-                return
-            why = "it was cut short: no space left"
-        except OSError as error:
-            why = error.strerror or str(error)
-        raise LabError(f"cannot write the ledger {self.path / 'ledger'}", why=why)
-
-    def entries(self) -> list[dict[str, Any]]:
-        return _entries(self.path)
+        with lab_error(f"cannot write the ledger {self.path / 'ledger'}"):
+            if os.write(self._log, line) != len(line):
+                raise OSError("it was cut short: no space left")
 
     def processes(self) -> dict[str, Adopted]:
         """Name → process, of those it started that still run."""
@@ -154,10 +144,8 @@ class Ledger:
     def make_cgroup(self, path: Path) -> Path:
         """A cgroup of the lab's. Raises LabError."""
         self.write("making cgroup", path=str(path))
-        try:
+        with lab_error(f"cannot make the cgroup {path}"):
             path.mkdir(exist_ok=True)
-        except OSError as error:
-            raise LabError(f"cannot make the cgroup {path}", why=error.strerror or str(error)) from None
         return path
 
     def keep(self) -> None:
@@ -206,18 +194,12 @@ def _state() -> Iterator[Path]:
 
     Raises LabError when it cannot be had, or is not let go by others within PATIENCE seconds.
     """
-    try:
-        directory = try_until(_lock_state, PATIENCE, every=0.002, retry=(BlockingIOError, FileNotFoundError))
-    except BlockingIOError:
-        raise LabError(
-            f"{STATE} has been locked for {PATIENCE:g} s", why="another niclab comes, goes or sweeps", fix="try again"
-        ) from None
-    except OSError as error:
-        raise LabError(
-            f"cannot write {STATE}",
-            why=error.strerror or str(error),
-            fix="run as root, or let niclab enter a user namespace",
-        ) from None
+    with lab_error(f"cannot write {STATE}", fix="run as root, or let niclab enter a user namespace"):
+        try:
+            directory = try_until(_lock_state, PATIENCE, every=0.002, retry=(BlockingIOError, FileNotFoundError))
+        except BlockingIOError:
+            why = "another niclab comes, goes or sweeps"
+            raise LabError(f"{STATE} has been locked for {PATIENCE:g} s", why=why, fix="try again") from None
     try:
         yield STATE
     finally:

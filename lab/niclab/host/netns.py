@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from niclab.errors import LabError
+from niclab.errors import LabError, lab_error
 from niclab.host import namespace, netlink, syscalls
 from niclab.host.ledgers import Ledger
 from niclab.host.process import run
@@ -238,17 +238,10 @@ def _write_sysctl(net: int, key: str, value: str, name: str) -> None:
             why="it would change the host",
             fix="remove it: only net.* may be",
         )
-    try:
+    with lab_error(f"no sysctl {key} in {name}", fix="this kernel does not have it: remove it"):
         handle = os.open(path[4:], os.O_WRONLY | os.O_CLOEXEC, dir_fd=net)
-    except OSError as error:
-        raise LabError(
-            f"no sysctl {key} in {name}",
-            why=error.strerror or str(error),
-            fix="this kernel does not have it: remove it",
-        ) from None
     try:
-        os.write(handle, value.encode())
-    except OSError as error:
-        raise LabError(f"the kernel refused {key}={value} in {name}", why=error.strerror or str(error)) from None
+        with lab_error(f"the kernel refused {key}={value} in {name}"):
+            os.write(handle, value.encode())
     finally:
         os.close(handle)
