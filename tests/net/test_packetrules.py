@@ -28,7 +28,6 @@ from niclab.net.packetrules import (
     PacketRule,
     Passing,
     Reject,
-    RestoreMark,
     Rewrite,
     SetConnectionMark,
     SetMark,
@@ -114,9 +113,9 @@ _NETWORKS = network("10.0.0.0/8"), network("192.0.2.1/32")
 EVERY = (
     rule(Drop("why"), Match(iif=Devices(("lxc+", "eth0")), protocol="icmp"), "input"),
     rule(SetMark(0x200, 0xF00), Match(iif=Devices(("lxc+",), negated=True)), "prerouting"),
-    rule(SetConnectionMark(None), Match(mark=Mark(0x200, 0xF00)), "prerouting"),
+    rule(SetConnectionMark(6), Match(mark=Mark(0x200, 0xF00)), "prerouting"),
     rule(SetConnectionMark(5), Match(connection_mark=Mark(0, negated=True)), "prerouting"),
-    rule(RestoreMark(), Match(direction="reply"), "output"),
+    rule(SetMark(8), Match(direction="reply"), "output"),
     rule(SetMark(9), Match(translated=True), "output"),
     rule(Accept(), Match(local=False, protocol="udp"), "forward"),
     rule(Rewrite(source=ipaddress.ip_address("10.0.0.9")), Match(translated=False), "postrouting", 4),
@@ -141,7 +140,7 @@ def test_rules_read_as_nftables() -> None:
     text = nftables.ruleset(EVERY)
     assert "type filter hook input priority mangle" in text
     assert 'iifname { "lxc*", "eth0" } meta l4proto icmp drop' in text
-    assert "meta mark & 0xf00 == 0x200 ct mark set meta mark" in text
+    assert "meta mark & 0xf00 == 0x200 ct mark set 0x6" in text
     assert 'oifname "eth0" snat to 10.0.0.1' in text
     assert "ip daddr { 10.0.0.0/8, 192.0.2.1 } accept" in text
     assert "tcp dport 80 dnat to [fd00::1]:80" in text

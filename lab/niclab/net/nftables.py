@@ -19,7 +19,6 @@ from niclab.net.packetrules import (
     PacketRule,
     Protocol,
     Reject,
-    RestoreMark,
     Rewrite,
     SetConnectionMark,
     SetMark,
@@ -149,9 +148,7 @@ def _action(rule: PacketRule, family: Family) -> str:
         case SetMark(value, mask):
             return f"meta mark set {value:#x}" if mask == EVERY_BIT else _some_bits(value, mask)
         case SetConnectionMark(value):
-            return f"ct mark set {'meta mark' if value is None else f'{value:#x}'}"
-        case RestoreMark():
-            return "meta mark set ct mark"
+            return f"ct mark set {value:#x}"
         case Reject():
             return f"reject with {'icmp' if family == 4 else 'icmpv6'} port-unreachable"
         case Rewrite():

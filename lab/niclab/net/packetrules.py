@@ -152,14 +152,9 @@ class SetMark:
 
 @dataclass(frozen=True, slots=True)
 class SetConnectionMark:
-    """Write the mark that stays with the connection; None copies the packet's own."""
+    """Write the mark that stays with the connection."""
 
-    value: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class RestoreMark:
-    """Give the packet the mark of its connection."""
+    value: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +190,7 @@ class Reject:
 
 
 Translation = Snat | Masquerade | Dnat | Exempt
-Filter = SetMark | SetConnectionMark | RestoreMark | Rewrite | Accept | Drop | Reject
+Filter = SetMark | SetConnectionMark | Rewrite | Accept | Drop | Reject
 Action = Translation | Filter
 TRANSLATIONS = (Snat, Masquerade, Dnat, Exempt)
 

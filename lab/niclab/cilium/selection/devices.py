@@ -86,7 +86,10 @@ def order(version: Version) -> tuple[tuple[Rule, ...], ...]:
 
 
 def matches(entry: str, name: str) -> bool:
-    """Does one entry of `devices` name this interface? `eth+` is a prefix (`eth++` the same one), else exact."""
+    """Does one entry of `devices` name this interface? `eth+` is a prefix, else the whole name.
+
+    All `+` at the end go (strings.TrimRight): `eth++` is `eth+`. iptables takes the last one only (`packetrules`).
+    """
     return name.startswith(entry.rstrip("+")) if entry.endswith("+") else name == entry
 
 

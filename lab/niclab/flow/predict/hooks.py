@@ -21,7 +21,6 @@ from niclab.net.packetrules import (
     PacketRule,
     Passing,
     Reject,
-    RestoreMark,
     Rewrite,
     SetConnectionMark,
     SetMark,
@@ -115,10 +114,7 @@ def _filtered(machine: Machine, hook: Hook, trip: Trip, between: Between) -> Tri
             case SetMark(value, mask):
                 trip = replace(trip, packet=replace(packet, mark=packet.mark & ~mask & EVERY_BIT | value))
             case SetConnectionMark(value) if connection is not None:
-                marked = replace(connection, mark=packet.mark if value is None else value)
-                trip = _with_connection(machine, trip, marked)
-            case RestoreMark():
-                trip = replace(trip, packet=replace(packet, mark=connection.mark if connection else 0))
+                trip = _with_connection(machine, trip, replace(connection, mark=value))
             case Rewrite():
                 trip = replace(trip, packet=_rewritten(packet, rule.action))
     return trip
