@@ -28,9 +28,10 @@ def parser() -> argparse.ArgumentParser:
     _up(commands)
     _labs(commands)
     _diff(commands)
+    _matrix(commands)
     _parity(commands)
     _behaviours(commands)
-    _stories(commands)
+    _claims(commands)
     _bundles(commands)
     return top
 
@@ -277,6 +278,16 @@ def _diff(commands: Commands) -> None:
     _output(command)
 
 
+def _matrix(commands: Commands) -> None:
+    def load() -> Run:
+        from niclab.cli import matrix
+
+        return matrix.run
+
+    command = _add(commands, "matrix", "every NIC matrix of a run, shares as bars, and unpredicted flows", load)
+    command.add_argument("record", help="a run.json, as pytest lab/ leaves it")
+
+
 def _parity(commands: Commands) -> None:
     def load() -> Run:
         from niclab.cli import parity
@@ -310,7 +321,7 @@ def _behaviours(commands: Commands) -> None:
     command.add_argument("-o", "--output", choices=("text", "json", "markdown"), default="text")
 
 
-def _stories(commands: Commands) -> None:
+def _claims(commands: Commands) -> None:
     def load() -> Run:
         from niclab.cli import claims
 
@@ -322,7 +333,7 @@ def _stories(commands: Commands) -> None:
     }
     for name, help_ in about.items():
         command = _add(commands, name, help_, load)
-        command.set_defaults(stories=name, number=None)
+        command.set_defaults(kind=name, number=None)
         if name == "issues":
             command.add_argument("number", nargs="*", type=int, help="only these (default: all)")
         command.add_argument("--datapath", choices=("builtin", "cilium"), help="as of pytest lab/")

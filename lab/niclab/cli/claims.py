@@ -15,8 +15,8 @@ from typing import Any
 import niclab
 from niclab.cli import FAIL, PASS
 from niclab.errors import LabError
-from niclab.plugin import claims
-from niclab.report import storybook
+from niclab.report import claims
+from niclab.report import run as run_record
 
 _KINDS = {"claims": ("claim", "The article's claims"), "issues": ("issue", "Issues of Cilium's users")}
 _NOTHING_RAN = 5
@@ -24,25 +24,25 @@ _NOTHING_RAN = 5
 
 
 def run(options: argparse.Namespace) -> int:
-    """0 when every story is proved, 1 when one is not. Raises LabError when they could not be run."""
-    kind, title = _KINDS[options.stories]
-    record = _read(Path(options.record)) if options.record else _measured(options, kind)
-    found = claims.told(record["tests"], kind)
+    """0 when every claim is proved, 1 when one is not. Raises LabError when they could not be run."""
+    kind, title = _KINDS[options.kind]
+    record = run_record.read(Path(options.record)) if options.record else _measured(options, kind)
+    proofs = claims.proofs(record["tests"], kind)
     if options.number:
-        found = [one for one in found if one.story["number"] in options.number]
-    if not found:
-        raise LabError(f"the record has no {kind}s", fix=f"niclab {options.stories} without --record runs them")
+        proofs = [proof for proof in proofs if proof.claim["number"] in options.number]
+    if not proofs:
+        raise LabError(f"the record has no {kind}s", fix=f"niclab {options.kind} without --record runs them")
     if options.output == "json":
-        print(json.dumps(storybook.as_json(found), indent=2, ensure_ascii=False))
+        print(json.dumps(claims.as_json(proofs), indent=2, ensure_ascii=False))
     elif options.output == "markdown":
-        print(storybook.markdown(found, title=title, measured=_provenance(record)), end="")
+        print(claims.markdown(proofs, title=title, measured=_provenance(record)), end="")
     else:
-        print(storybook.text(found))
-    return PASS if all(one.proved for one in found) else FAIL
+        print(claims.text(proofs))
+    return PASS if all(proof.proved for proof in proofs) else FAIL
 
 
 def _measured(options: argparse.Namespace, kind: str) -> Mapping[str, Any]:
-    """The record of a run of these stories' scenarios."""
+    """The record of a run of the scenarios that answer them."""
     chosen = " or ".join(f"issue_{number}" for number in options.number or ()) or kind
     with tempfile.TemporaryDirectory(prefix="niclab-") as directory:
         command = [sys.executable, "-m", "pytest", str(_scenarios()), "-q", "-m", chosen, "--artifacts", directory]
@@ -55,11 +55,11 @@ def _measured(options: argparse.Namespace, kind: str) -> Mapping[str, Any]:
         # What pytest prints goes beside the answer, where a person sees it and a program does not read it.
         status = subprocess.run(command, stdout=sys.stderr, check=False).returncode
         if status == _NOTHING_RAN:
-            raise LabError(f"no scenario answers {chosen}", fix=f"niclab {options.stories} lists them all")
+            raise LabError(f"no scenario answers {chosen}", fix=f"niclab {options.kind} lists them all")
         records = sorted(Path(directory).glob("run-*/run.json"))
         if not records:
             raise LabError(f"the scenarios could not be run (pytest ended with status {status})")
-        return _read(records[-1])
+        return run_record.read(records[-1])
 
 
 def _scenarios() -> Path:
@@ -67,19 +67,6 @@ def _scenarios() -> Path:
     package = Path(niclab.__file__).parent
     shipped = package / "_scenarios"
     return shipped if shipped.is_dir() else package.parent / "scenarios"
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        record: Mapping[str, Any] = json.loads(path.read_text())
-        record["tests"]
-    except OSError as error:
-        raise LabError(f"cannot read the record {path}", why=error.strerror or str(error)) from None
-    except (ValueError, KeyError, TypeError):
-        raise LabError(
-            f"{path} is not a run's record", fix="pytest lab/ writes one: artifacts/run-N/run.json"
-        ) from None
-    return record
 
 
 def _provenance(record: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from niclab.errors import LabError
-from niclab.plugin.claims import Stories
+from niclab.plugin.claims import Claims
 from niclab.plugin.marks import Needs
 from niclab.plugin.mutations import Mutations
 
@@ -83,7 +83,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--pause-on-error needs the terminal, which workers do not have: leave out -n")
     config.stash[_NEEDS] = Needs()
     config.pluginmanager.register(config.stash[_NEEDS], "niclab-needs")
-    config.pluginmanager.register(Stories(config), "niclab-stories")
+    config.pluginmanager.register(Claims(config), "niclab-claims")
     if config.getoption("--mutations"):
         config.pluginmanager.register(Mutations(config), "niclab-mutations")
     elif not hasattr(config, "workerinput"):  # records and matrices show scenarios as they are

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,11 @@ from niclab.errors import LabError
 from niclab.flow.verdict import FlowResult
 from niclab.host import ledgers, userns
 from niclab.lab import Lab
-from niclab.plugin.claims import stories
+from niclab.plugin.claims import claims
 from niclab.plugin.mutations import mutated
 from niclab.plugin.pool import Pool, Wanted
-from niclab.report import captures, run
-from niclab.report.charts import charts
-from niclab.report.matrix import Row, render, row, unfolded
+from niclab.report import captures, run, summary
+from niclab.report.matrix import row
 from niclab.report.record import Record
 from niclab.request import Decided, Request, choose
 
@@ -106,39 +104,39 @@ class Session:
         results = lab.flows[start:]
         if lab.changed_after is not None or not all(result.measurement.holds for result in results):
             self._pool.discard(lab)  # its agents remember, or its taps are blind: of no use to the next test
-        told_stories = [story.folded() for story in stories(item)]
-        ran = [one.folded() for one in lab.commands[commands:]]
-        if not (results or ran or told_stories):
+        answered = [claim.folded() for claim in claims(item)]
+        ran = [command.folded() for command in lab.commands[commands:]]
+        if not (results or ran or answered):
             return
         first = lab.settings.for_node(next(iter(lab.topology.nodes)))
-        told = {(f"{who}: {key}" if who else key): value for who, key, value in _told(lab)}
-        told |= self._wanted(item).amendments.told
-        # The matrix tells of settings, not of what a test did to the lab.
+        distinct = {(f"{who}: {key}" if who else key): value for who, key, value in _settings(lab)}
+        distinct |= self._wanted(item).amendments.told
+        # The matrix shows settings, not what a test did to the lab.
         shown = results if lab.changed_after is None else results[: max(0, lab.changed_after - start)]
-        cells = row(lab.title, ",".join(first.devices) or "(unset)", shown, told).folded()
+        cells = row(lab.title, ",".join(first.devices) or "(unset)", shown, distinct).folded()
         item.stash[_RECORD].update(
             {
                 "test": item.nodeid,
                 "line": item.location[1],
                 "order": item.stash.get(_ORDER, 0),
                 **json.loads(Record.of(lab, results).to_json()),
-                "stories": told_stories,
+                "claims": answered,
                 "commands": ran,
                 "matrix": cells,
             }
         )
 
     def report(self, item: pytest.Item, report: pytest.TestReport) -> None:
-        """A report of one of the test's phases: what JUnit is told; of a failed one all that helps to find out why."""
+        """A report of one of the test's phases: what JUnit gets; of a failed one all that helps to find out why."""
         if _BEGUN not in item.stash:
             return
         lab, start, _ = item.stash[_BEGUN]
         results = lab.flows[start:]
         record = item.stash[_RECORD]
         if report.when == "call":
-            told = _properties(lab, results)
-            item.user_properties += told  # JUnit's are taken from the last phase's report
-            report.user_properties += told
+            properties = _properties(lab, results)
+            item.user_properties += properties  # JUnit's are taken from the last phase's report
+            report.user_properties += properties
         if report.when == "call" or report.failed:
             record["outcome"] = report.outcome
         if report.failed or (report.when == "call" and self._config.getoption("--pcap")):
@@ -151,23 +149,23 @@ class Session:
 
     def _capture(self, item: pytest.Item, lab: Lab, report: pytest.TestReport, record: dict[str, Any]) -> None:
         if not lab.captures:
-            report.sections.append(("niclab capture", "none: the test ended before a frame was captured"))
+            report.sections.append(("niclab pcapng", "none: the test ended before a frame was captured"))
             return
         path = self.directory / f"{_file_name(item.nodeid)}.pcapng"
         try:
             captures.write(lab, path, exist_ok=True)
         except LabError as error:
-            report.sections.append(("niclab capture", str(error)))
+            report.sections.append(("niclab pcapng", str(error)))
             return
         record["pcapng"] = path.name
-        report.sections.append(("niclab capture", str(path)))
+        report.sections.append(("niclab pcapng", str(path)))
 
     def _failed(self, lab: Lab, results: list[FlowResult], report: pytest.TestReport, record: dict[str, Any]) -> None:
         shown = {line.removeprefix("E").strip() for line in report.longreprtext.splitlines()}
-        untold = [one for one in results if not shown.issuperset(map(str.strip, one.explanation.splitlines()))]
-        if untold:
-            told = "\n".join(f"{one.name}: {one.outcome}\n{one.explanation}" for one in untold)
-            report.sections.append(("niclab flows", told))
+        unshown = [one for one in results if not shown.issuperset(map(str.strip, one.explanation.splitlines()))]
+        if unshown:
+            text = "\n".join(f"{one.name}: {one.outcome}\n{one.explanation}" for one in unshown)
+            report.sections.append(("niclab flows", text))
         enter = [f"{host}: {lab.exec_line(host)}" for host in lab.namespaces]
         if self._config.getoption("--keep"):
             lab.keep()
@@ -240,16 +238,11 @@ class Session:
             return
         if self._records:
             yield ""
-            rows: list[Row] = [unfolded(record["matrix"]) for record in self._records if record["matrix"]["cells"]]
-            yield from render(
-                sorted(rows, key=lambda one: one.table), width=max(100, shutil.get_terminal_size().columns)
-            ).splitlines()
-            if charted := list(charts(self._records)):
-                yield from ("", "shares of NICs, with 95 % intervals:", *charted)
-            yield from _unpredicted(self._records)
+            yield from summary.screen(self._records, width=max(100, shutil.get_terminal_size().columns))
             yield from self._warnings()
-            yield ""
-            yield self._complaint or f"record: {os.path.relpath(self.directory / 'run.json')}"
+            path = self.directory / "run.json"
+            path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+            yield self._complaint or f"record: {path} (every matrix: niclab matrix {path})"
         for lab_id in self._kept:
             yield f"kept: niclab inspect --id {lab_id} · niclab down {lab_id}"
 
@@ -258,27 +251,11 @@ class Session:
         model = (
             [f"not real agents but the built-in model: {self._decided.not_agents}"] if self._decided.not_agents else []
         )
-        found = dict.fromkeys((*model, *(line for record in self._records for line in record["warnings"])))
-        if found:
-            yield ""
-            yield from (f"warning: {line}" for line in found)
+        lines = dict.fromkeys((*model, *(line for record in self._records for line in record["warnings"])))
+        yield from (f"warning: {line}" for line in lines)
 
 
-def _unpredicted(records: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Flows that did what nothing said they would: a finding about the model, or about who is measured."""
-    found = [
-        f"{record['test']}: {flow['from']} → {flow['to']}: {flow['unpredicted']}"
-        for record in records
-        for flow in record["flows"]
-        if flow["unpredicted"]
-    ]
-    if found:
-        yield ""
-        yield f"not as predicted ({len(found)}):"
-        yield from (f"  {line}" for line in found)
-
-
-def _told(lab: Lab) -> Iterator[tuple[str, str, str]]:
+def _settings(lab: Lab) -> Iterator[tuple[str, str, str]]:
     """(node or nothing, key, value) of every setting."""
     for key, value in lab.settings.values.items():
         yield "", key, value
@@ -295,7 +272,7 @@ def _expected(lab: Lab, results: list[FlowResult]) -> dict[str, list[str]]:
 def _properties(lab: Lab, results: list[FlowResult]) -> list[tuple[str, object]]:
     expected = _expected(lab, results)
     return [
-        ("niclab.said", "; ".join(f"{node}: {reported}" for node, reported in lab.reported.items())),
+        ("niclab.reported", "; ".join(f"{node}: {reported}" for node, reported in lab.reported.items())),
         ("niclab.expected", "; ".join(f"{name}: {' or '.join(ways) or 'not sent'}" for name, ways in expected.items())),
         (
             "niclab.observed",

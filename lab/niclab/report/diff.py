@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from niclab.errors import LabError
+from niclab.report import run
 
 Key = tuple[str, str, str]
 
@@ -45,14 +45,13 @@ class Difference:
 def read(path: Path) -> list[dict[str, Any]]:
     """The measured labs of a run.json, or of what `niclab trace -o json` printed. Raises LabError."""
     try:
-        found = json.loads(path.read_text())
-    except OSError as error:
-        raise LabError(f"cannot read {path}", why=error.strerror or str(error)) from None
-    except ValueError as error:
-        raise LabError(f"{path} is no record", why=str(error), fix="give a run.json or a saved trace") from None
-    tests = found.get("tests", [found]) if isinstance(found, dict) else None
-    if not isinstance(tests, list) or not all(isinstance(test, dict) and "flows" in test for test in tests):
-        raise LabError(f"{path} is no record", why="it has no flows", fix="give a run.json or a saved trace")
+        record = json.loads(path.read_text())
+    except (OSError, ValueError):
+        record = None  # what is wrong, the reader of runs says
+    if isinstance(record, dict) and "flows" in record:
+        run.check_test(path, record, "the record")
+        return [record]
+    tests: list[dict[str, Any]] = run.read(path)["tests"]
     return tests
 
 

@@ -1,4 +1,4 @@
-"""One test run's directory and its run.json: what was said, expected and observed, test by test."""
+"""One test run's directory and its run.json: what was reported, expected and observed, test by test."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from niclab.errors import LabError
+
+_RECORDS = "pytest lab/ writes one: artifacts/run-N/run.json; niclab trace -o json prints one"
 
 
 def new_directory(parent: Path) -> Path:
@@ -50,6 +52,38 @@ def end_sharing(parent: Path, run: str) -> None:
 
 def _link(parent: Path, run: str) -> Path:
     return parent / f".{run}"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A run's record, with its `tests`. Raises LabError for a file that is none."""
+    try:
+        record: Any = json.loads(path.read_text())
+    except OSError as error:
+        raise LabError(f"cannot read {path}", why=error.strerror or str(error)) from None
+    except ValueError as error:
+        raise LabError(f"{path} is no record", why=str(error), fix=_RECORDS) from None
+    if not isinstance(record, dict) or not isinstance(tests := record.get("tests"), list):
+        raise LabError(f"{path} is no run's record", why="it has no tests", fix=_RECORDS)
+    for number, test in enumerate(tests):
+        check_test(path, test, f"test {number + 1}")
+    return record
+
+
+def check_test(path: Path, test: object, where: str) -> None:
+    """Raises LabError unless this is one measured lab, as `niclab trace -o json` prints it, whatever more it has."""
+    from pydantic import ValidationError
+
+    from niclab.report.record import Record
+
+    known = (
+        {key: value for key, value in test.items() if key in Record.model_fields} if isinstance(test, dict) else test
+    )
+    try:
+        Record.model_validate(known)
+    except ValidationError as error:
+        first = error.errors()[0]
+        why = f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
+        raise LabError(f"{path} is no record", why=why, fix=_RECORDS) from None
 
 
 def write(path: Path, *, datapath: str, tests: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Claims and issues: marks, what a record tells of them, and how it is shown."""
+"""Claims and issues: marks, what a record proves of them, and how it is shown."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from niclab.cli import COULD_NOT_RUN, FAIL, PASS, main
-from niclab.plugin.claims import told
-from niclab.report import storybook
+from niclab.report import claims
+from niclab.report.claims import proofs
 
 CLAIM = {"kind": "claim", "number": None, "says": "pods fly", "verdict": "false", "truth": "they are routed"}
 ISSUE = {"kind": "issue", "number": 40521, "says": "replies leave another NIC"}
@@ -20,13 +20,22 @@ def record(*tests: dict[str, Any]) -> dict[str, Any]:
 
 
 def measured(
-    story: dict[str, Any], *, version: str = "1.20", outcome: str = "passed", cell: str = "eth0"
+    claim: dict[str, Any], *, version: str = "1.20", outcome: str = "passed", cell: str = "eth0"
 ) -> dict[str, Any]:
     return {
+        "topology": "two-nic",
+        "datapath": "builtin",
+        "settings": {},
+        "unmodelled": [],
+        "warnings": [],
+        "nodes": {},
+        "addresses": {},
+        "flows": [],
+        "measurement": {"canaries": "ok", "drops": 0},
         "test": f"test_x.py::test_it[{version}]",
         "cilium_version": version,
         "outcome": outcome,
-        "stories": [story],
+        "claims": [claim],
         "commands": [{"host": "node1", "line": "ip route", "output": "default via 10.0.0.254\n"}],
         "matrix": {"label": "eth0", "cells": [{"flow": "pod1→pod2", "text": cell, "loud": False}]},
     }
@@ -34,41 +43,41 @@ def measured(
 
 def test_a_verdict_counts_only_where_its_tests_passed() -> None:
     tests = [measured(CLAIM), measured(CLAIM, version="1.18", outcome="failed"), measured(ISSUE)]
-    new, old = told(tests, "claim")
+    new, old = proofs(tests, "claim")
     assert (new.verdict, new.proved) == ("false", True)
     assert (old.verdict, old.proved) == ("not proved", False)
-    assert storybook.verdict([new, old]) == "false on 1.20, not proved on 1.18"
+    assert claims.verdict([new, old]) == "false on 1.20, not proved on 1.18"
     assert new.seen == ("devices eth0: pod1→pod2 eth0",)
     assert new.ran == ("node1$ ip route\ndefault via 10.0.0.254\n",)
 
 
 def test_what_was_skipped_is_not_measured() -> None:
-    assert told([measured(CLAIM, outcome="skipped")], "claim")[0].verdict == "not measured"
+    assert proofs([measured(CLAIM, outcome="skipped")], "claim")[0].verdict == "not measured"
 
 
 @pytest.mark.parametrize("outcome", ["failed", "skipped", None])
 def test_what_did_not_pass_is_not_proved(outcome: str | None) -> None:
     test = measured(CLAIM) | {"outcome": outcome}
-    assert told([measured(CLAIM), test], "claim")[0].verdict == "not proved"
+    assert proofs([measured(CLAIM), test], "claim")[0].verdict == "not proved"
 
 
 def test_shown_as_text_and_markdown() -> None:
-    found = told([measured(CLAIM), measured(CLAIM, version="1.18", cell="eth1|x")], "claim")
-    text = storybook.text(found)
+    found = proofs([measured(CLAIM), measured(CLAIM, version="1.18", cell="eth1|x")], "claim")
+    text = claims.text(found)
     assert "FALSE  pods fly" in text
     assert "so: they are routed" in text
-    document = storybook.markdown(found, title="Claims", measured="today")
+    document = claims.markdown(found, title="Claims", measured="today")
     assert (
         "| pods fly | false | they are routed | devices eth0: pod1→pod2 eth0 | devices eth0: pod1→pod2 eth1\\|x |"
         in document
     )
 
 
-def test_outputs_stand_once_under_their_story_and_name_the_versions_they_are_of() -> None:
+def test_outputs_stand_once_under_their_claim_and_name_the_versions_they_are_of() -> None:
     other = measured(CLAIM, version="1.19")
     other["commands"] = [{"host": "node1", "line": "ip route", "output": "\n"}]
-    found = told([measured(CLAIM), measured(CLAIM, version="1.18"), other], "claim")
-    document = storybook.markdown(found, title="Claims", measured="today")
+    found = proofs([measured(CLAIM), measured(CLAIM, version="1.18"), other], "claim")
+    document = claims.markdown(found, title="Claims", measured="today")
     assert document.count("### pods fly") == 1
     assert (
         "\n1.20 and 1.18:\n\n    node1$ ip route\n    default via 10.0.0.254\n\n1.19:\n\n    node1$ ip route\n"
@@ -76,13 +85,13 @@ def test_outputs_stand_once_under_their_story_and_name_the_versions_they_are_of(
     )
 
 
-def test_issues_are_told_by_number_and_claims_as_they_were_made() -> None:
-    issues = told([measured(ISSUE), measured(ISSUE | {"number": 9, "says": "early"})], "issue")
-    document = storybook.markdown(issues, title="Issues", measured="today")
+def test_issues_come_by_number_and_claims_as_they_were_made() -> None:
+    issues = proofs([measured(ISSUE), measured(ISSUE | {"number": 9, "says": "early"})], "issue")
+    document = claims.markdown(issues, title="Issues", measured="today")
     assert document.index("| #9 |") < document.index("| #40521 |")
-    claims = told([measured(CLAIM | {"says": "z"}), measured(CLAIM | {"says": "a"})], "claim")
-    assert [claim["says"] for claim in storybook.as_json(claims)] == ["z", "a"]
-    assert storybook.text(claims).index("FALSE  z") < storybook.text(claims).index("FALSE  a")
+    shown = proofs([measured(CLAIM | {"says": "z"}), measured(CLAIM | {"says": "a"})], "claim")
+    assert [claim["says"] for claim in claims.as_json(shown)] == ["z", "a"]
+    assert claims.text(shown).index("FALSE  z") < claims.text(shown).index("FALSE  a")
 
 
 @pytest.mark.parametrize(("outcome", "status"), [("passed", PASS), ("failed", FAIL), ("skipped", FAIL)])
@@ -102,6 +111,12 @@ def test_a_record_that_is_none(content: str, tmp_path: Path, capsys: pytest.Capt
     path.write_text(content)
     assert main(["claims", "--record", str(path)]) == COULD_NOT_RUN
     assert "fix:" in capsys.readouterr().err
+
+
+def test_a_run_has_a_line_for_claims_and_one_for_issues() -> None:
+    tests = [measured(CLAIM), measured(CLAIM | {"says": "z"}, outcome="failed"), measured(ISSUE)]
+    assert list(claims.summary(tests)) == ["claims: 2: 1 false, 1 not proved", "issues: 1 of 1 shown"]
+    assert list(claims.summary([])) == []
 
 
 def test_marks(pytester: pytest.Pytester) -> None:
