@@ -58,7 +58,7 @@ def test_a_line_that_cannot_be(amendments: Amendments, message: str) -> None:
 def test_marks_add_up() -> None:
     both = Amendments(routes=("a",)).merged(Amendments(routes=("b",), default_routes=False))
     assert both == Amendments(routes=("a", "b"), default_routes=False)
-    assert both.told == {"routes": "a; b", "default_routes": "none"}
+    assert both.described == {"routes": "a; b", "default_routes": "none"}
 
 
 @pytest.mark.parametrize("given", [{"route": ["x"]}, {"routes": "x"}, {"default_routes": 1}])

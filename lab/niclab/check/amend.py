@@ -1,4 +1,4 @@
-"""A topology with more said about its hosts: routes, rules, sysctls and node IPs, in the words of the command line.
+"""A topology amended: more routes, rules, sysctls and node IPs for its hosts, as the command line has them.
 
 Each line is `HOST: WORDS`, or `all: WORDS` for every node. Pure.
 """
@@ -19,7 +19,7 @@ from niclab.topology.finding import nearest
 from niclab.topology.model import Host, Node, Topology
 
 Why = tuple[str, str]
-"""What is wrong, and how to mend it."""
+"""What is wrong, and how to fix it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +46,11 @@ class Amendments:
         return cls(**made)
 
     @property
-    def told(self) -> Mapping[str, str]:
+    def described(self) -> Mapping[str, str]:
         """What is amended, in one line each, for records."""
         lines = {"routes": self.routes, "rules": self.rules, "sysctls": self.sysctls, "node_ips": self.node_ips}
-        found = {key: "; ".join(value) for key, value in lines.items() if value}
-        return found if self.default_routes else {**found, "default_routes": "none"}
+        described = {key: "; ".join(value) for key, value in lines.items() if value}
+        return described if self.default_routes else {**described, "default_routes": "none"}
 
     def __bool__(self) -> bool:
         return self != Amendments()
@@ -77,10 +77,10 @@ def amend(topology: Topology, amendments: Amendments) -> Topology:
             hosts[name] = _with(hosts[name], routes=tuple(r for r in hosts[name].routes if not r.is_default))
     problems: list[Problem] = []
     steps: tuple[tuple[str, Sequence[str], Callable[[str, Host, str], Host | Why]], ...] = (
-        ("--route", amendments.routes, _routed),
-        ("--rule", amendments.rules, _ruled),
-        ("--sysctl", amendments.sysctls, _told),
-        ("--node-ip", amendments.node_ips, _addressed),
+        ("--route", amendments.routes, _with_route),
+        ("--rule", amendments.rules, _with_rule),
+        ("--sysctl", amendments.sysctls, _with_sysctl),
+        ("--node-ip", amendments.node_ips, _with_node_ip),
     )
     for option, lines, change in steps:
         for line in lines:
@@ -119,7 +119,7 @@ def _targets(line: str, hosts: Mapping[str, Host], nodes: Sequence[str]) -> tupl
     return list(nodes) if name == "all" else [name], words.strip(), None
 
 
-def _routed(name: str, host: Host, words: str) -> Host | Why:
+def _with_route(name: str, host: Host, words: str) -> Host | Why:
     try:
         route = parse_route(words)
     except ValueError as error:
@@ -132,7 +132,7 @@ def _routed(name: str, host: Host, words: str) -> Host | Why:
     return _with(host, routes=(*host.routes, route))
 
 
-def _ruled(name: str, host: Host, words: str) -> Host | Why:
+def _with_rule(name: str, host: Host, words: str) -> Host | Why:
     try:
         rule = parse_rule(words)
     except ValueError as error:
@@ -142,7 +142,7 @@ def _ruled(name: str, host: Host, words: str) -> Host | Why:
     return _with(host, rules=(*host.rules, rule))
 
 
-def _told(name: str, host: Host, words: str) -> Host | Why:
+def _with_sysctl(name: str, host: Host, words: str) -> Host | Why:
     key, equals, value = (part.strip() for part in words.partition("="))
     if not equals or not key.startswith(("net.", "net/")) or not value:
         return f"{words!r} on {name} is not net.KEY=VALUE", "e.g. 'all: net.ipv4.fib_multipath_hash_policy=1'"
@@ -151,15 +151,15 @@ def _told(name: str, host: Host, words: str) -> Host | Why:
     return _with(host, sysctls={**host.sysctls, key: value})
 
 
-def _addressed(name: str, host: Host, words: str) -> Host | Why:
+def _with_node_ip(name: str, host: Host, words: str) -> Host | Why:
     if not isinstance(host, Node):
         return f"{name} is no node", "only nodes have a node IP"
     try:
         address = ipaddress.ip_address(words)
     except ValueError:
         return f"{words!r} is no address", "e.g. 'node1: 10.0.1.1'"
-    own = {interface.ip for one in host.interfaces.values() for interface in one.addresses}
+    own = {interface.ip for device in host.interfaces.values() for interface in device.addresses}
     if address not in own:
         return f"{name} has no address {address}", f"its addresses: {', '.join(map(str, sorted(own, key=str)))}"
-    kept = tuple(one for one in host.node_ip if one.version != address.version)
+    kept = tuple(other for other in host.node_ip if other.version != address.version)
     return _with(host, node_ip=(*kept, address))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from niclab.topology.bgp import Bgp
 from niclab.topology.finding import Finding, nearest
-from niclab.topology.model import Bgp, Topology
+from niclab.topology.model import Topology
 
 
 def check(topology: Topology) -> Iterator[Finding]:
@@ -28,9 +29,9 @@ def check(topology: Topology) -> Iterator[Finding]:
             why = f"{name} shares no network with a node or another router that speaks BGP"
             yield Finding(("bgp", "routers", name), why, "give it a NIC on a fabric of theirs, or leave it out")
         asn = bgp.routers[name].asn
-        twin = next((peer for peer, theirs in peers if theirs == asn), None)
-        if twin is not None:
-            why = f"{twin} is in AS {asn} too, and the lab knows external sessions only"
+        same = next((peer for peer, theirs in peers if theirs == asn), None)
+        if same is not None:
+            why = f"{same} is in AS {asn} too, and the lab knows external sessions only"
             yield Finding(("bgp", "routers", name, "asn"), why, "give every router a number of its own")
 
 

@@ -57,7 +57,7 @@ def _gateways(topology: Topology, policy: EgressPolicy, path: Field) -> Iterator
             why = f"{name} has no NIC {policy.interface!r}"
             yield Finding((*path, "interface"), why, nearest(policy.interface, node.interfaces))
         elif policy.egress_ip is not None:
-            mine = [interface.ip for one in node.interfaces.values() for interface in one.addresses]
+            mine = [interface.ip for device in node.interfaces.values() for interface in device.addresses]
             if policy.egress_ip not in mine:
                 why = f"{policy.egress_ip} is on none of {name}'s NICs"
                 yield Finding((*path, "egress_ip"), why, f"use one of {', '.join(map(str, mine))}")

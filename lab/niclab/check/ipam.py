@@ -6,8 +6,9 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from ipaddress import IPv4Interface, IPv4Network
 
+from niclab.net.address import Address, Network
 from niclab.topology.finding import Finding, nearest
-from niclab.topology.model import DEFAULT_POOL, Address, Network, Nic, Node, Topology, pod_hosts
+from niclab.topology.model import DEFAULT_POOL, Nic, Node, Topology, pod_hosts
 from niclab.topology.yamlfile import Field
 
 Seen = dict[Address, str]
@@ -52,8 +53,8 @@ def _cidrs(topology: Topology, nics: Seen) -> Iterator[Finding]:
             same, mine = path[:-1], (cidr.version, int(cidr.network_address), int(cidr.broadcast_address))
             version, first, last = mine
             alike = [i for i, (v, low, high) in enumerate(seen) if low <= last and first <= high and v == version]
-            if twin := next((owners[i] for i in alike if owners[i][:2] != (name, same)), None):
-                why = f"pod CIDR {cidr} overlaps {twin[0]}'s {twin[2]}"
+            if overlapped := next((owners[i] for i in alike if owners[i][:2] != (name, same)), None):
+                why = f"pod CIDR {cidr} overlaps {overlapped[0]}'s {overlapped[2]}"
                 yield Finding(path, why, "each node needs pod CIDRs of its own")
             seen.append(mine)
             owners.append((name, same, cidr))

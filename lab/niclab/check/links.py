@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from niclab.topology.finding import Finding, nearest
-from niclab.topology.model import Host, Link
+from niclab.topology.link import Link
+from niclab.topology.model import Host
 from niclab.topology.stacking import mtu_of, segment
 from niclab.topology.yamlfile import Field
 
@@ -20,9 +21,9 @@ def check(section: str, name: str, host: Host) -> Iterator[Finding]:
     for link_name, link in host.links.items():
         path: Field = (section, name, "links", link_name)
         yield from _name(host, link_name, link, path)
-        found = list(_below(host, link_name, link, path, owners))
-        yield from found
-        if found:
+        problems = list(_below(host, link_name, link, path, owners))
+        yield from problems
+        if problems:
             continue
         if _circle(host, link_name):
             yield Finding(path, f"{link_name} stands on itself", "a link stands on NICs, or on links that do")
@@ -43,45 +44,47 @@ def _name(host: Host, name: str, link: Link, path: Field) -> Iterator[Finding]:
 def _below(host: Host, name: str, link: Link, path: Field, owners: dict[str, str]) -> Iterator[Finding]:
     if link.bond is not None and not link.bond:
         yield Finding((*path, "bond"), "a bond without a NIC", "bond: [eth0, eth1]")
-    for one in link.below:
+    for lower in link.below:
         where: Field = (*path, "parent" if link.vlan is not None else link.kind)
-        if one not in host.interfaces or one == "lo":
-            yield Finding(where, f"there is no NIC {one!r} here", nearest(one, host.interfaces))
+        if lower not in host.interfaces or lower == "lo":
+            yield Finding(where, f"there is no NIC {lower!r} here", nearest(lower, host.interfaces))
             continue
-        if link.vlan is None and one in owners:
-            yield Finding(where, f"{one} belongs to {owners[one]} already", "an interface has one master")
+        if link.vlan is None and lower in owners:
+            yield Finding(where, f"{lower} belongs to {owners[lower]} already", "an interface has one master")
         if link.kind in ("bond", "bridge"):
-            if host.interfaces[one].addresses:
-                yield Finding(where, f"{one} has addresses, which are dead there", f"give them to {name}")
-            if any(other.parent == one for other in host.links.values()):
-                yield Finding(where, f"a VLAN stands on {one}, which is no port of its own", f"put it on {name}")
-            owners[one] = name
-        if link.kind == "bond" and one not in host.nics:
-            yield Finding(where, f"{one} is no NIC", "a bond holds NICs")
-    twin = next((other for other, one in host.links.items() if other != name and _same_vlan(one, link)), None)
-    if twin is not None and list(host.links).index(twin) < list(host.links).index(name):
-        yield Finding((*path, "vlan"), f"{twin} is VLAN {link.vlan} of {link.parent} already", "use another tag")
+            if host.interfaces[lower].addresses:
+                yield Finding(where, f"{lower} has addresses, which are dead there", f"give them to {name}")
+            if any(other.parent == lower for other in host.links.values()):
+                yield Finding(where, f"a VLAN stands on {lower}, which is no port of its own", f"put it on {name}")
+            owners[lower] = name
+        if link.kind == "bond" and lower not in host.nics:
+            yield Finding(where, f"{lower} is no NIC", "a bond holds NICs")
+    same = next((other for other, its in host.links.items() if other != name and _same_vlan(its, link)), None)
+    if same is not None and list(host.links).index(same) < list(host.links).index(name):
+        yield Finding((*path, "vlan"), f"{same} is VLAN {link.vlan} of {link.parent} already", "use another tag")
 
 
-def _same_vlan(one: Link, other: Link) -> bool:
-    return one.vlan is not None and (one.vlan, one.parent) == (other.vlan, other.parent)
+def _same_vlan(link: Link, other: Link) -> bool:
+    return link.vlan is not None and (link.vlan, link.parent) == (other.vlan, other.parent)
 
 
 def _circle(host: Host, name: str, seen: tuple[str, ...] = ()) -> bool:
-    """Does the way down come by a link twice?"""
+    """Does the link stand on itself, by whatever is between?"""
     link = host.links.get(name)
-    return link is not None and any(one in (*seen, name) or _circle(host, one, (*seen, name)) for one in link.below)
+    return link is not None and any(
+        lower in (*seen, name) or _circle(host, lower, (*seen, name)) for lower in link.below
+    )
 
 
 def _stands(host: Host, link: Link, path: Field) -> Iterator[Finding]:
-    places = {segment(host, one) for one in link.below} - {None}
+    places = {segment(host, lower) for lower in link.below} - {None}
     if link.kind == "bond" and len(places) > 1:
         shown = ", ".join(sorted(map(str, places)))
         yield Finding((*path, "bond"), f"its NICs are on different fabrics: {shown}", "bond NICs of one fabric")
     if link.kind == "bridge" and len(link.members) > 1:
         why = "it would join its ports' fabrics, or make a loop in one"
         yield Finding((*path, "bridge"), why, "give it one port, or none")
-    lowest = min((mtu_of(host, one) for one in link.below), default=65535)
+    lowest = min((mtu_of(host, lower) for lower in link.below), default=65535)
     if link.mtu is not None and link.kind != "bond" and link.mtu > lowest:
         yield Finding(
             (*path, "mtu"), f"{link.mtu} is more than the {lowest} bytes below it", "lower it, or raise those"

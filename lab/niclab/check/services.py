@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from niclab.check.ipam import pod_networks
-from niclab.net.route import family_of
+from niclab.net.address import Address, family_of
 from niclab.topology.finding import Finding, nearest
-from niclab.topology.model import Address, Service, Topology
-from niclab.topology.service import NODE_PORTS, SERVICE_CIDRS
+from niclab.topology.model import Topology
+from niclab.topology.service import NODE_PORTS, SERVICE_CIDRS, Service
 from niclab.topology.yamlfile import Field
 
 _API_SERVER = "kubernetes"
@@ -78,7 +78,9 @@ def _ports(topology: Topology) -> Iterator[Finding]:
 
 def _addresses(topology: Topology) -> Iterator[Finding]:
     owners = {
-        interface.ip: f"{host}.{name}" for host, name, one in topology.interface_pairs() for interface in one.addresses
+        interface.ip: f"{host}.{name}"
+        for host, name, device in topology.interface_pairs()
+        for interface in device.addresses
     }
     for pod, addresses in topology.pod_addresses().items():
         owners.update(dict.fromkeys(addresses, pod))
@@ -142,9 +144,9 @@ def _ranges(topology: Topology) -> Iterator[Finding]:
                 yield Finding(path, why, "keep pods and services in different networks")
     for section, hosts in (("nodes", topology.nodes), ("externals", topology.externals), ("routers", topology.routers)):
         for name, host in hosts.items():
-            for interface_name, one in host.interfaces.items():
+            for interface_name, device in host.interfaces.items():
                 kind = "nics" if interface_name in host.nics else "links"
-                for index, interface in enumerate(one.addresses):
+                for index, interface in enumerate(device.addresses):
                     services = SERVICE_CIDRS[family_of(interface)]
                     if interface.network.overlaps(services):
                         path = (section, name, kind, interface_name, "addresses", index)

@@ -1,7 +1,7 @@
 """What must hold between the parts of a topology, beyond each field's own type: checked before anything is made.
 
 The kernel would refuse most of it half-way through or, worse, accept it. Each rule yields findings: the path of the
-field, why it is wrong and how to mend it.
+field, why it is wrong and how to fix it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,13 @@ from niclab.check import bgp, egress, ipam, links, services
 from niclab.check.links import RESERVED_PREFIXES
 from niclab.kernel import routing, sysctl
 from niclab.kernel.routing import check_route, check_rule
+from niclab.net.address import Address
 from niclab.topology import service_flows
+from niclab.topology.fields import Interface
 from niclab.topology.file import find, parse
 from niclab.topology.finding import Finding, nearest
-from niclab.topology.model import Address, Fabric, Flow, Host, Interface, Nic, Topology
+from niclab.topology.flow import Flow
+from niclab.topology.model import Fabric, Host, Nic, Topology
 from niclab.topology.stacking import segment
 from niclab.topology.yamlfile import Field, read_text
 
@@ -111,11 +114,11 @@ def _mac(nic: Nic, path: Field, owner: str, seen: dict[str, str]) -> Iterator[Fi
 def _addresses(topology: Topology) -> Iterator[Finding]:
     seen: Seen = {}
     for section, host_name, host in _sections(topology):
-        for name, one in host.interfaces.items():
+        for name, device in host.interfaces.items():
             kind = "nics" if name in host.nics else "links"
             place = segment(host, name)
             fabric = topology.fabrics.get(place.fabric) if place and place.vlan is None else None
-            for index, interface in enumerate(one.addresses):
+            for index, interface in enumerate(device.addresses):
                 path: Field = (section, host_name, kind, name, "addresses", index)
                 if interface.ip in seen:
                     why = f"{interface.ip} is already used by {seen[interface.ip]}"
@@ -146,7 +149,7 @@ def _address(interface: Interface, name: str, fabric: Fabric | None, path: Field
 def _node_ips(topology: Topology) -> Iterator[Finding]:
     for name, node in topology.nodes.items():
         path: Field = ("nodes", name, "node_ip")
-        mine = {interface.ip: None for one in node.interfaces.values() for interface in one.addresses}
+        mine = {interface.ip: None for device in node.interfaces.values() for interface in device.addresses}
         if not mine:
             yield Finding(("nodes", name, "nics"), "no NIC of the node has an address", "a node needs a node IP")
             continue
@@ -183,7 +186,7 @@ def ends(topology: Topology) -> list[str]:
 
 
 def check_flow(topology: Topology, flow: Flow) -> tuple[str, str] | None:
-    """Why a flow cannot be sent in this topology and how to mend it, or None."""
+    """Why a flow cannot be sent in this topology and how to fix it, or None."""
     for end in (flow.source, flow.destination):
         if end in topology.hosts and end not in topology.externals:
             return (

@@ -26,11 +26,11 @@ def connected(host: Host) -> Iterator[Route]:
     """
     for loopback in (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1")):
         yield Route(loopback, (NextHop(dev="lo"),), "local", TABLES["local"], protocol=2)
-    for name, one in host.interfaces.items():
+    for name, device in host.interfaces.items():
         hop = (NextHop(dev=name),)
         vrf = vrf_of(host, name)
         local, main = (vrf.table, vrf.table) if vrf and vrf.table else (TABLES["local"], TABLES["main"])
-        for interface in one.addresses:
+        for interface in device.addresses:
             alone, v4 = ipaddress.ip_network(interface.ip), interface.version == 4
             yield Route(alone, hop, "local", local, protocol=2, source=interface.ip)
             if name != "lo" and is_up(host, name) and interface.network != alone:
@@ -47,10 +47,10 @@ def connected(host: Host) -> Iterator[Route]:
 
 def kept(host: Host, routes: Iterable[Route]) -> tuple[Route, ...]:
     """The routes as the kernel keeps them: with a device for every gateway that is given without one."""
-    found: list[Route] = []
+    before: list[Route] = []
     for route in routes:
-        found.append(_kept(host, route, found))
-    return tuple(found)
+        before.append(_kept(host, route, before))
+    return tuple(before)
 
 
 def alive(host: Host, routes: Iterable[Route]) -> Iterator[Route]:
@@ -59,7 +59,7 @@ def alive(host: Host, routes: Iterable[Route]) -> Iterator[Route]:
     A hop dies with its NIC, an IPv4 one of a multipath route also with the NIC's last IPv4 address (fib_disable_ip).
     """
     down = {name for name in host.interfaces if not is_up(host, name)}
-    bare = {name for name, one in host.interfaces.items() if not one.addresses_of(4)}
+    bare = {name for name, device in host.interfaces.items() if not device.addresses_of(4)}
     every = tuple(routes)
 
     def dies(hop: NextHop, route: Route) -> bool:
@@ -68,7 +68,7 @@ def alive(host: Host, routes: Iterable[Route]) -> Iterator[Route]:
         stranded = route.family == 4 and len(route.nexthops) > 1 and hop.via is not None and not hop.onlink
         if not stranded or hop.dev not in bare:
             return False
-        return link_to(host, hop, [one for one in every if one is not route], route.table) is None
+        return link_to(host, hop, [other for other in every if other is not route], route.table) is None
 
     for route in every:
         hops = tuple(hop for hop in route.nexthops if not dies(hop, route))
@@ -110,11 +110,11 @@ def _kept_hop(host: Host, hop: NextHop, before: Sequence[Route], table: int) -> 
 
 def check_route(host: Host, route: Route) -> str | None:
     """Why the kernel would refuse this route on this host after the host's other ones, or None."""
-    index = next((index for index, one in enumerate(host.routes) if one is route), len(host.routes))
+    index = next((index for index, known in enumerate(host.routes) if known is route), len(host.routes))
     before = kept(host, host.routes[:index])
-    twin = next((one for one in before if one.key == route.key), None)
-    if twin:
-        return f"it repeats {str(twin)!r}: same destination, table and metric"
+    same = next((other for other in before if other.key == route.key), None)
+    if same:
+        return f"it repeats {str(same)!r}: same destination, table and metric"
     return _refusal(host, route, before)
 
 
@@ -126,11 +126,11 @@ def _refusal(host: Host, route: Route, before: Sequence[Route]) -> str | None:
     hops = _kept(host, route, before).nexthops
     if route.family == 6 and len({(hop.via, hop.dev) for hop in hops}) < len(hops):
         return "two of its nexthops are the same"
-    own = {interface.ip for one in host.interfaces.values() for interface in one.addresses}
+    own = {interface.ip for device in host.interfaces.values() for interface in device.addresses}
     if route.source is not None and route.source not in own and not route.source.is_loopback:
         return f"src {route.source} is not an address of the host"
-    twin = next((one for one in connected(host) if one.key == route.key), None)
-    return f"the kernel has {str(twin)!r} by itself: give yours a metric" if twin else None
+    same = next((other for other in connected(host) if other.key == route.key), None)
+    return f"the kernel has {str(same)!r} by itself: give yours a metric" if same else None
 
 
 def _hop(host: Host, route: Route, hop: NextHop, before: Sequence[Route]) -> str | None:
@@ -140,7 +140,7 @@ def _hop(host: Host, route: Route, hop: NextHop, before: Sequence[Route]) -> str
         return f"NIC {hop.dev!r} is down: the kernel takes no route on it"
     if hop.via is None:
         return None
-    own = any(hop.via == interface.ip for one in host.interfaces.values() for interface in one.addresses)
+    own = any(hop.via == interface.ip for device in host.interfaces.values() for interface in device.addresses)
     if own and (hop.onlink or route.family == 6):
         return f"gateway {hop.via} is the host's own address"
     if hop.via.is_link_local and route.family == 6:
@@ -152,8 +152,8 @@ def _hop(host: Host, route: Route, hop: NextHop, before: Sequence[Route]) -> str
     if link is None or link.devices.isdisjoint(up):
         down = [
             name
-            for name, one in host.interfaces.items()
-            if not is_up(host, name) and any(hop.via in interface.network for interface in one.addresses)
+            for name, device in host.interfaces.items()
+            if not is_up(host, name) and any(hop.via in interface.network for interface in device.addresses)
         ]
         if down:
             return f"gateway {hop.via} is on {down[0]}, which is down"
@@ -184,7 +184,7 @@ def link_to(host: Host, hop: NextHop, before: Sequence[Route], table: int) -> Ro
     ruled = (local, main, default) if v4 else (local, main)
     stages = (ruled,) if v4 and table == main else ((table,), ruled)
     for tables in stages:
-        chosen = next((best for one in tables if (best := _best([r for r in usable if r.table == one]))), None)
+        chosen = next((best for number in tables if (best := _best([r for r in usable if r.table == number]))), None)
         if chosen and _is_link(chosen[0]):
             return chosen[0]
     return None
@@ -212,9 +212,9 @@ def routes(section: str, name: str, host: Host) -> Iterator[Finding]:
     for index, route in enumerate(host.routes):
         path: Field = (section, name, "routes", index)
         why: str | None
-        twin = seen.setdefault(route.key, route)
-        if twin is not route:
-            why = f"route {str(route)!r} repeats {str(twin)!r}: same destination, table and metric"
+        same = seen.setdefault(route.key, route)
+        if same is not route:
+            why = f"route {str(route)!r} repeats {str(same)!r}: same destination, table and metric"
             yield Finding(path, why, "give it another metric, or make one route with nexthops of both (ECMP)")
         elif why := _refusal(host, route, before):
             unknown = [hop.dev for hop in route.nexthops if hop.dev not in (None, "lo", *host.interfaces)]
@@ -225,8 +225,8 @@ def routes(section: str, name: str, host: Host) -> Iterator[Finding]:
 
 def _nics(host: Host) -> str:
     words = []
-    for name, one in host.interfaces.items():
-        words.append(" ".join([name, *map(str, one.addresses), *([] if one.up else ["(down)"])]))
+    for name, device in host.interfaces.items():
+        words.append(" ".join([name, *map(str, device.addresses), *([] if device.up else ["(down)"])]))
     return ", ".join(words)
 
 
@@ -235,10 +235,10 @@ def check_rule(host: Host, rule: Rule) -> str | None:
     for name in (rule.iif, rule.oif):
         if name not in (None, "lo", *host.interfaces) and not str(name).startswith(_LATER):
             return f"there is no NIC {name!r} here"
-    index = next((index for index, one in enumerate(host.rules) if one is rule), len(host.rules))
+    index = next((index for index, known in enumerate(host.rules) if known is rule), len(host.rules))
     *before, made = numbered((*host.rules[:index], rule))
-    twin = next((one for one in before if _same(one, made)), None)
-    return f"the kernel takes it for {str(twin)!r}, which is there: give it another priority" if twin else None
+    same = next((other for other in before if _same(other, made)), None)
+    return f"the kernel takes it for {str(same)!r}, which is there: give it another priority" if same else None
 
 
 def _same(old: Rule, new: Rule) -> bool:
@@ -255,6 +255,6 @@ def _same(old: Rule, new: Rule) -> bool:
 def rules(section: str, name: str, host: Host) -> Iterator[Finding]:
     for index, rule in enumerate(host.rules):
         if why := check_rule(host, rule):
-            unknown = [one for one in (rule.iif, rule.oif) if one not in (None, "lo", *host.interfaces)]
+            unknown = [name for name in (rule.iif, rule.oif) if name not in (None, "lo", *host.interfaces)]
             fix = nearest(str(unknown[0]), host.interfaces) if unknown else "no two rules may be alike"
             yield Finding((section, name, "rules", index), f"rule {str(rule)!r}: {why}", fix)

@@ -427,12 +427,12 @@ def numbered(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
     The first is `local`'s, at 0; a rule at 0 comes after it, and is then the second.
     """
     lowest: dict[Family, int] = {4: 32766, 6: 32766}
-    found: list[Rule] = []
+    with_priorities: list[Rule] = []
     for rule in rules:
         priority = rule.priority if rule.priority is not None else max(lowest[rule.family] - 1, 0)
         lowest[rule.family] = min(lowest[rule.family], priority)
-        found.append(replace(rule, priority=priority))
-    return tuple(found)
+        with_priorities.append(replace(rule, priority=priority))
+    return tuple(with_priorities)
 
 
 __all__ = [

@@ -110,7 +110,7 @@ class Session:
             return
         first = lab.settings.for_node(next(iter(lab.topology.nodes)))
         distinct = {(f"{who}: {key}" if who else key): value for who, key, value in _settings(lab)}
-        distinct |= self._wanted(item).amendments.told
+        distinct |= self._wanted(item).amendments.described
         # The matrix shows settings, not what a test did to the lab.
         shown = results if lab.changed_after is None else results[: max(0, lab.changed_after - start)]
         cells = row(lab.title, ",".join(first.devices) or "(unset)", shown, distinct).folded()

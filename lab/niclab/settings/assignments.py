@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _NODE_KEY = re.compile(r"(?:(?P<node>[a-z0-9][a-z0-9.-]*):)?(?P<key>[^:=\s]+)=(?P<value>.*)", re.DOTALL)
 
 
-class _Said(NamedTuple):
+class _Assignment(NamedTuple):
     line: int
     node: str | None
     key: str
@@ -37,7 +37,7 @@ def parse_node_assignments(assignments: Sequence[str], *, file: str = "--node-se
 
 
 def looks_like_flags(text: str) -> bool:
-    """Whether a text is a flags file: its first line that says something is `KEY=VALUE` or begins with `--flag`."""
+    """Whether a text is a flags file: the first line that is no comment is `KEY=VALUE` or begins with `--flag`."""
     for line in text.splitlines():
         word = line.strip()
         if word and not word.startswith("#"):
@@ -47,18 +47,18 @@ def looks_like_flags(text: str) -> bool:
 
 def parse_flags(text: str, name: str) -> Settings:
     """A flags file: `KEY=VALUE`, `NODE:KEY=VALUE` and `--flag=value` lines (also `--flag value`, a bare `--flag`)."""
-    reported: list[_Said] = []
+    assignments: list[_Assignment] = []
     problems = Problems()
     for number, line in enumerate(text.splitlines(), start=1):
         try:
-            reported.extend(_line(line, name, number))
+            assignments.extend(_line(line, name, number))
         except InputError as error:
             problems.extend(error.problems)
     problems.finish()
-    return _settings(reported, name)
+    return _settings(assignments, name)
 
 
-def _line(line: str, name: str, number: int) -> Iterator[_Said]:
+def _line(line: str, name: str, number: int) -> Iterator[_Assignment]:
     word = line.strip().removesuffix("\\").strip()
     word = re.sub(r"^cilium-agent(\s+|$)", "", word)
     if not word or word.startswith("#"):
@@ -70,11 +70,11 @@ def _line(line: str, name: str, number: int) -> Iterator[_Said]:
             raise InputError([Problem(name, number, "", str(error).lower(), "close the quotes")]) from None
         yield from _command_line(tokens, name, number)
         return
-    reported = _assignment(word, name, number, with_node=None)
-    yield reported._replace(value=_unquoted(reported.value))
+    assignment = _assignment(word, name, number, with_node=None)
+    yield assignment._replace(value=_unquoted(assignment.value))
 
 
-def _command_line(tokens: list[str], name: str, number: int) -> Iterator[_Said]:
+def _command_line(tokens: list[str], name: str, number: int) -> Iterator[_Assignment]:
     while tokens:
         token = tokens.pop(0)
         if not token.startswith("--"):
@@ -82,9 +82,9 @@ def _command_line(tokens: list[str], name: str, number: int) -> Iterator[_Said]:
         if "=" in token:
             yield _assignment(token, name, number, with_node=False)
         elif _is_switch(key := spelled(token)):
-            yield _Said(number, None, key, "true")
+            yield _Assignment(number, None, key, "true")
         elif tokens and not tokens[0].startswith("--"):
-            yield _Said(number, None, key, tokens.pop(0))
+            yield _Assignment(number, None, key, tokens.pop(0))
         else:
             raise InputError([Problem(name, number, key, "the flag has no value", f"write --{key}=value")])
 
@@ -108,7 +108,7 @@ def _unquoted(value: str) -> str:
     return re.sub(r"(^|\s+)#.*$", "", value)
 
 
-def _assignment(text: str, file: str, line: int, *, with_node: bool | None) -> _Said:
+def _assignment(text: str, file: str, line: int, *, with_node: bool | None) -> _Assignment:
     """One assignment; `with_node` None allows both forms."""
     match = _NODE_KEY.fullmatch(text.strip())
     shape = "NODE:KEY=VALUE" if with_node else "KEY=VALUE"
@@ -116,14 +116,14 @@ def _assignment(text: str, file: str, line: int, *, with_node: bool | None) -> _
         why = f"{text!r} is not {shape}"
         example = "node1:devices=eth1" if with_node else "devices=eth0,eth1"
         raise InputError([Problem(file, line, "", why, f"write it as {example}")])
-    return _Said(line, match["node"], spelled(match["key"]), match["value"])
+    return _Assignment(line, match["node"], spelled(match["key"]), match["value"])
 
 
-def _settings(reported: Iterable[_Said], file: str) -> Settings:
+def _settings(assignments: Iterable[_Assignment], file: str) -> Settings:
     problems = Problems()
     values: dict[str, str] = {}
     nodes: dict[str, dict[str, str]] = {}
-    for line, node, key, value in reported:
+    for line, node, key, value in assignments:
         field = f"{node}:{key}" if node else key
         wrong = key_problem(key, file, line)
         if wrong is None and (words := complaint(key, value)):
@@ -132,5 +132,5 @@ def _settings(reported: Iterable[_Said], file: str) -> Settings:
             problems.append(wrong)
         (values if node is None else nodes.setdefault(node, {}))[key] = value
     problems.finish()
-    per_node = tuple(NodeSettings(node, None, Values(told)) for node, told in nodes.items())
+    per_node = tuple(NodeSettings(node, None, Values(values)) for node, values in nodes.items())
     return Settings(Values(values), per_node)

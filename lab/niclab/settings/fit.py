@@ -26,7 +26,7 @@ _NEEDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 
 
 def fit(settings: Settings, topology: Topology) -> Settings:
-    """The settings, with the topology's IPAM mode and what that needs where they say nothing of `ipam`.
+    """The settings, with the topology's IPAM mode and what that needs where `ipam` is not set.
 
     Raises InputError where they ask for a mode that the topology has no addresses for.
     """

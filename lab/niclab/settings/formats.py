@@ -1,4 +1,4 @@
-"""Reading settings from any file people have; which format it is, the content tells."""
+"""Reading settings from any file people have; the content decides which format it is."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def loads(text: str, *, name: str) -> Settings:
 
     It may be the `cilium-config` ConfigMap, CiliumNodeConfig objects, a List or several documents of these, Helm values
     (also as `helm get values` prints them), a flags file, a mapping of flags, or the CiliumConfig sketch of articles;
-    YAML or JSON. `Settings.base` tells what it leaves open: see `niclab.settings.effective`.
+    YAML or JSON. `Settings.base` says what it leaves open: see `niclab.settings.effective`.
     """
     refuse_long(len(text), name)
     if looks_like_flags(text):
         return parse_flags(text, name)
     documents, line_of = load_with_lines(text, name)
-    objects = [found for number, data in enumerate(documents) for found in _objects(data, number, ())]
+    objects = [item for number, data in enumerate(documents) for item in _objects(data, number, ())]
     if not objects:
         why = "the file is empty"
         raise InputError([Problem(name, 1, "", why, "write settings, for example devices=eth0,eth1")])
     reader = ObjectReader(name, line_of)
-    parts = [_object(found, reader) for found in _chosen(objects, reader)]
+    parts = [_object(item, reader) for item in _chosen(objects, reader)]
     reader.finish()
     result = Settings()
     for part in parts:
@@ -53,10 +53,10 @@ def loads(text: str, *, name: str) -> Settings:
     return replace(result, warnings=(*result.warnings, *ignored))
 
 
-_Found = tuple[Any, int, Field]
+_Item = tuple[Any, int, Field]
 
 
-def _objects(data: Any, document: int, at: Field) -> Iterator[_Found]:
+def _objects(data: Any, document: int, at: Field) -> Iterator[_Item]:
     """The objects of a document, a List's items one by one."""
     if data is None:
         return
@@ -87,11 +87,11 @@ def _name(data: dict[Any, Any]) -> str:
     return scalar(metadata.get("name")) if isinstance(metadata, dict) else ""
 
 
-def _chosen(objects: list[_Found], reader: ObjectReader) -> list[_Found]:
-    chosen = [found for found in objects if _is_config(found[0])]
+def _chosen(objects: list[_Item], reader: ObjectReader) -> list[_Item]:
+    chosen = [item for item in objects if _is_config(item[0])]
     if len(chosen) > 1:
         # A namespace's dump holds other ConfigMaps too; a single one is meant, whatever its name.
-        chosen = [found for found in chosen if not _is_other_config_map(found[0])]
+        chosen = [item for item in chosen if not _is_other_config_map(item[0])]
     if not chosen:
         data, document, at = objects[0]
         kind = str(data.get("kind"))
@@ -110,8 +110,8 @@ def _named(data: Any) -> bool:
     return isinstance(data, dict) and "kind" in data and isinstance(data.get("metadata"), dict)
 
 
-def _object(found: _Found, reader: ObjectReader) -> Settings:
-    (data, document, at), name, line_of = found, reader.name, reader.line_of
+def _object(item: _Item, reader: ObjectReader) -> Settings:
+    (data, document, at), name, line_of = item, reader.name, reader.line_of
     if not isinstance(data, dict):
         why = "neither a mapping nor KEY=VALUE lines"
         raise InputError([Problem(name, line_of(document, at), dotted(at), why, "write for example devices=eth0,eth1")])
@@ -153,7 +153,7 @@ def _flags(data: dict[Any, Any], document: int, at: Field, name: str, line_of: L
     return Settings(Values(values))
 
 
-def _ignored(objects: list[_Found], name: str) -> list[str]:
+def _ignored(objects: list[_Item], name: str) -> list[str]:
     """The objects that were passed over."""
     several = sum(_is_config(data) for data, _, _ in objects) > 1
     passed = [

@@ -141,9 +141,9 @@ def _read_leaf(reading: _Reading, under: Field, path: tuple[str, ...], value: An
         return
     if name in _COMPUTED or path in _WHOLE:
         return
-    told = value not in (None, "", {}, [])
+    given = value not in (None, "", {}, [])
     mixed = path[0] in branches()
-    if told and mixed and len(path) == 1:
+    if given and mixed and len(path) == 1:
         reading.problem(where, "a mapping is wanted", f"write the values below {name}:")
         return
     for depth in range(1, 1 + min(len(path), 2 if mixed else 1)):
@@ -156,12 +156,12 @@ def _read_leaf(reading: _Reading, under: Field, path: tuple[str, ...], value: An
             if _misspelled(reading, under, path, depth):
                 return
             break
-    if told:
+    if given:
         reading.not_agent.append(".".join(path[: 3 if path[0] == "ipam" else 2]) if mixed else path[0])
 
 
 def _misspelled(reading: _Reading, under: Field, path: tuple[str, ...], depth: int) -> bool:
-    """Whether the path's word at this depth is no Helm value but close to one; says so."""
+    """Whether the path's word at this depth is no Helm value but close to one; if so, that is reported."""
     word = path[depth - 1]
     above = ".".join(path[: depth - 1])
     prefix = f"{above}." if above else ""

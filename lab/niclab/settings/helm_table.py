@@ -39,11 +39,11 @@ class Row(NamedTuple):
 @cache
 def rows() -> Mapping[str, Row]:
     """Every row by its dotted path."""
-    found: dict[str, Row] = {}
+    by_path: dict[str, Row] = {}
     for line in data_lines("helm-flags.txt"):
         path, flag, form, *legacy = line.split()
-        found[path] = Row(tuple(path.split(".")), flag, _FORMS[form], bool(legacy))
-    return MappingProxyType(found)
+        by_path[path] = Row(tuple(path.split(".")), flag, _FORMS[form], bool(legacy))
+    return MappingProxyType(by_path)
 
 
 @cache

@@ -58,7 +58,7 @@ def read(value: str) -> Configuration:
     elif text.lstrip().startswith("{") and not _is_json(text):
         raise _wrong(value, "agents take a file that begins with a brace for JSON, and it is none")
     listed = data.get("nonMasqueradeCIDRs") or []
-    networks = [_network(value, one) for one in (listed if isinstance(listed, list) else [listed])]
+    networks = [_network(value, entry) for entry in (listed if isinstance(listed, list) else [listed])]
     # As the agent has it: a file that lists nothing asks for the defaults no more.
     networks += [network for key, network in _LINK_LOCAL.items() if data.get(key) is not True]
     return Configuration(text, tuple(dict.fromkeys(networks)))
@@ -81,12 +81,12 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _network(value: str, one: Any) -> Network:
+def _network(value: str, entry: Any) -> Network:
     try:
         # Host bits are dropped, as the agent does.
-        address, slash, length = str(one).partition("/")
+        address, slash, length = str(entry).partition("/")
         if not slash:
-            raise ValueError(f"{one!r} has no prefix length")
+            raise ValueError(f"{entry!r} has no prefix length")
         return ipaddress.ip_network(f"{address}/{length}", strict=False)
     except ValueError as error:
         raise _wrong(value, str(error)) from None

@@ -27,12 +27,12 @@ class ObjectReader:
         self.problems = Problems()
 
     def config_map(self, data: dict[str, Any], document: int, at: Field) -> Settings:
-        """A whole configuration: what the agent does not read is left out, and said."""
-        found = data.get("data")
+        """A whole configuration: what the agent does not read is left out, with a warning."""
+        pairs = data.get("data")
         warnings: list[str] = []
-        if found is not None and not isinstance(found, dict):
+        if pairs is not None and not isinstance(pairs, dict):
             self._problem(document, (*at, "data"), "a mapping of keys to text is wanted", "write key: value lines")
-        pairs = found if isinstance(found, dict) else {}
+        pairs = pairs if isinstance(pairs, dict) else {}
         unread = {key for key in map(str, pairs) if _is_for_others(key)}
         unquoted = sorted(str(key) for key, value in pairs.items() if not isinstance(value, str))
         kept = {key: value for key, value in pairs.items() if str(key) not in unread}
@@ -68,10 +68,10 @@ class ObjectReader:
             self._problem(document, (*at, "spec", "defaults"), "a mapping is wanted", "write key: value lines")
             defaults = None
         values = Values(self._values(defaults or {}, document, (*at, "spec", "defaults")))
-        if (found := spec.get("nodeSelector")) is None:
+        if (labels := spec.get("nodeSelector")) is None:
             warnings.append(f"{self.name}: {name} has no nodeSelector, so it applies to no node")
             return Settings(warnings=tuple(warnings))
-        selector = self._selector(found, document, (*at, "spec", "nodeSelector"))
+        selector = self._selector(labels, document, (*at, "spec", "nodeSelector"))
         node = name.removeprefix(OVERRIDE_PREFIX)
         if node != name and selector == Selector(Values({HOSTNAME_LABEL: node})):
             return Settings(per_node=(NodeSettings(node, None, values),), warnings=tuple(warnings))
@@ -97,9 +97,9 @@ class ObjectReader:
                 values["ipam"] = mode
                 warnings.append(f"{self.name}: spec.ipam.mode is the flag ipam={mode}; it says nothing about NICs")
             elif key == "tunnel" and mode in ("vxlan", "geneve", "disabled"):
-                told = {"routing-mode": "native"} if mode == "disabled" else _tunnel(mode)
-                values |= told
-                words = " and ".join(f"{flag}={text}" for flag, text in told.items())
+                flags = {"routing-mode": "native"} if mode == "disabled" else _tunnel(mode)
+                values |= flags
+                words = " and ".join(f"{flag}={text}" for flag, text in flags.items())
                 route = "the kernel's route to the peer's node IP chooses the NIC"
                 warnings.append(f"{self.name}: spec.tunnel.mode is {words}; {route}")
             elif key == "devices" and isinstance(value, (str, list)):
@@ -168,7 +168,7 @@ class ObjectReader:
         self.problems.append(Problem(self.name, self.line_of(document, field), dotted(field), why, fix))
 
     def finish(self) -> None:
-        """Raises what was found."""
+        """Raises InputError with what is wrong, if anything is."""
         self.problems.finish()
 
 

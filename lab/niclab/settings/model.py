@@ -1,4 +1,4 @@
-"""What Cilium is told, for the whole cluster and for single nodes: one frozen object, whatever file it came from."""
+"""What Cilium is configured with, cluster and single nodes: one frozen object, whatever file it came from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOSTNAME_LABEL = "kubernetes.io/hostname"
 
 Base = Literal["lab", "cluster", "chart"]
 """What a source's silence means: a ConfigMap is a `cluster`'s whole configuration (the agent's defaults apply), Helm
-values leave the rest to the `chart`, anything else is said on top of the `lab`'s baseline."""
+values leave the rest to the `chart`, anything else is set on top of the `lab`'s baseline."""
 
 Operator = Literal["In", "NotIn", "Exists", "DoesNotExist"]
 OPERATORS: tuple[Operator, ...] = ("In", "NotIn", "Exists", "DoesNotExist")
@@ -72,7 +72,7 @@ class NodeSettings:
 
 @dataclass(frozen=True)
 class Settings:
-    """Canonical agent flags, spelled as in the `cilium-config` ConfigMap, with what single nodes are told otherwise.
+    """Canonical agent flags, spelled as in the `cilium-config` ConfigMap, with what differs on single nodes.
 
     Equal settings hash alike; where they came from (`warnings`, `base`) is no part of that.
     """
@@ -86,7 +86,7 @@ class Settings:
         object.__setattr__(self, "values", Values(self.values))
         object.__setattr__(self, "per_node", _canonical(self.per_node))
         object.__setattr__(self, "warnings", tuple(dict.fromkeys(self.warnings)))
-        if problems := [problem for who, values in self.told() for problem in _value_problems(values, who)]:
+        if problems := [problem for who, values in self.by_owner() for problem in _value_problems(values, who)]:
             raise InputError(problems)
 
     @classmethod
@@ -109,7 +109,7 @@ class Settings:
         return cls(Values(values))
 
     def merged(self, other: Settings) -> Settings:
-        """These settings with `other` said on top."""
+        """These settings with `other` on top."""
         return Settings(
             values=self.values.over(other.values),
             per_node=self.per_node + other.per_node,
@@ -120,12 +120,12 @@ class Settings:
     def with_values(self, values: Mapping[str, str]) -> Settings:
         return replace(self, values=self.values.over(values))
 
-    def told(self) -> tuple[tuple[str, Values], ...]:
-        """All values, those of single nodes too, each with words for who is told them."""
+    def by_owner(self) -> tuple[tuple[str, Values], ...]:
+        """All values, those of single nodes too, each with words for whose they are."""
         return (("settings", self.values), *((f"settings of {node.name}", node.values) for node in self.per_node))
 
     def for_node(self, name: str, labels: Mapping[str, str] | None = None) -> NodeView:
-        """What the agent on this node is told.
+        """The settings of the agent on this node.
 
         The ConfigMap, over it the CiliumNodeConfigs that select the node, in the order of their names so that the
         last one wins (pkg/option/resolver/resolver.go, readNodeConfigs), over these the node's own overrides.
@@ -140,8 +140,7 @@ class Settings:
 
 
 def _value_problems(values: Mapping[str, str], file: str) -> list[Problem]:
-    found = ((key, complaint(key, value)) for key, value in values.items())
-    return [Problem(file, 0, key, *reported) for key, reported in found if reported]
+    return [Problem(file, 0, key, *words) for key, value in values.items() if (words := complaint(key, value))]
 
 
 def effective(parts: Sequence[Settings]) -> Settings:
@@ -176,7 +175,7 @@ def _text(value: str | int | bool | Sequence[str]) -> str:
 
 
 CILIUM_DEFAULTS = Settings(base="cluster")
-"""Nothing said: the agent's own defaults."""
+"""Nothing is set: the agent's own defaults."""
 
 CHART_DEFAULTS = Settings(Values({"enable-ipv6": "false"}), base="chart")
 """What the Helm chart writes unasked where that differs from the agent's default (values.yaml: `ipv6.enabled`)."""

@@ -53,8 +53,9 @@ def _node_config(node: NodeSettings, namespace: str) -> dict[str, Any]:
     else:
         name, selector = node.name, node.selector
     expressions = [
-        {"key": found.key, "operator": found.operator} | ({"values": list(found.values)} if found.values else {})
-        for found in selector.expressions
+        {"key": expression.key, "operator": expression.operator}
+        | ({"values": list(expression.values)} if expression.values else {})
+        for expression in selector.expressions
     ]
     chooser = {"matchLabels": dict(selector.labels)} if selector.labels or not expressions else {}
     return {

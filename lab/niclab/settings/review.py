@@ -23,7 +23,7 @@ def check_keys(settings: Settings, *, version: str) -> KeyReport:
     errors: list[Problem] = []
     warnings: list[str] = []
     here = agent_flags(version)
-    for owner, values in settings.told():
+    for owner, values in settings.by_owner():
         for key in values:
             if problem := key_problem(key, owner, 0):
                 errors.append(problem)
@@ -45,7 +45,7 @@ def _version_warning(key: str, version: str) -> str | None:
 
 def unmodelled(settings: Settings) -> tuple[str, ...]:
     """The keys that may bear on which NIC carries what, are not at their default, and are not modelled, sorted."""
-    pairs = {(key, value) for _, values in settings.told() for key, value in values.items()}
+    pairs = {(key, value) for _, values in settings.by_owner() for key, value in values.items()}
     return tuple(sorted({key for key, value in pairs if _ignored(key, value)}))
 
 

@@ -14,17 +14,17 @@ def to_json(settings: Settings) -> dict[str, Any]:
     return {"cluster": dict(settings.values), "nodes": [_node(node) for node in settings.per_node]}
 
 
-def from_json(told: Mapping[str, Any]) -> Settings:
-    return Settings(Values(told["cluster"]), tuple(_node_settings(node) for node in told["nodes"]))
+def from_json(stored: Mapping[str, Any]) -> Settings:
+    return Settings(Values(stored["cluster"]), tuple(_node_settings(node) for node in stored["nodes"]))
 
 
-def lines(told: Mapping[str, Any]) -> Sequence[str]:
+def lines(stored: Mapping[str, Any]) -> Sequence[str]:
     """For people: `KEY=VALUE`, `NODE:KEY=VALUE`, and behind its name what a CiliumNodeConfig says."""
-    found = [f"{key}={value}" for key, value in told["cluster"].items()]
-    for node in told["nodes"]:
+    shown = [f"{key}={value}" for key, value in stored["cluster"].items()]
+    for node in stored["nodes"]:
         who = node["name"] if node["selector"] is None else f"CiliumNodeConfig {node['name']}"
-        found += [f"{who}:{key}={value}" for key, value in node["values"].items()]
-    return found
+        shown += [f"{who}:{key}={value}" for key, value in node["values"].items()]
+    return shown
 
 
 def _node(node: NodeSettings) -> dict[str, Any]:
@@ -36,16 +36,18 @@ def _node(node: NodeSettings) -> dict[str, Any]:
         if selector is None
         else {
             "labels": dict(selector.labels),
-            "expressions": [[one.key, one.operator, list(one.values)] for one in selector.expressions],
+            "expressions": [
+                [expression.key, expression.operator, list(expression.values)] for expression in selector.expressions
+            ],
         },
     }
 
 
-def _node_settings(told: Mapping[str, Any]) -> NodeSettings:
-    selector = told["selector"]
+def _node_settings(stored: Mapping[str, Any]) -> NodeSettings:
+    selector = stored["selector"]
     if selector is not None:
         expressions = tuple(
             Expression(key, operator, tuple(values)) for key, operator, values in selector["expressions"]
         )
         selector = Selector(Values(selector["labels"]), expressions)
-    return NodeSettings(told["name"], selector, Values(told["values"]))
+    return NodeSettings(stored["name"], selector, Values(stored["values"]))

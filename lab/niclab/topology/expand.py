@@ -64,8 +64,8 @@ class _Expansion:
         for index, item in enumerate(value):
             source = (*there, index)
             many = isinstance(item, str) and _RANGE.search(item)
-            for one in _steps(_substituted(item, source, number), source) if many else [item]:
-                items.append(self.walk(one, (*here, len(items)), source, number))
+            for entry in _steps(_substituted(item, source, number), source) if many else [item]:
+                items.append(self.walk(entry, (*here, len(items)), source, number))
         return items
 
 
@@ -90,11 +90,11 @@ def _steps(text: str, path: Field) -> list[str]:
         )
     if lengths[0] > _LIMIT:
         raise RangeError(path, f"{text!r} makes {lengths[0]} entries, more than {_LIMIT}", "use a shorter range")
-    found = []
+    entries = []
     for step in range(lengths[0]):
         numbers = iter([low + step for low, _ in spans])
-        found.append(_RANGE.sub(partial(_next, numbers), text))
-    return found
+        entries.append(_RANGE.sub(partial(_next, numbers), text))
+    return entries
 
 
 def _next(numbers: Iterator[int], span: re.Match[str]) -> str:

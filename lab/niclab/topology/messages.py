@@ -1,4 +1,4 @@
-"""Pydantic's findings in the words of a topology file: where, why, how to mend."""
+"""Pydantic's findings in the words of a topology file: where, why, how to fix it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from niclab.topology.bgp import Bgp, BgpRouter, BgpSpeaker, BgpTimers
+from niclab.topology.egress import EgressPolicy
 from niclab.topology.finding import Finding, nearest
-from niclab.topology.model import EgressPolicy, External, Fabric, Link, Nic, Node, Pod, Router, Service, Topology
+from niclab.topology.link import Link
+from niclab.topology.model import External, Fabric, Nic, Node, Pod, Router, Topology
+from niclab.topology.service import Service
 from niclab.topology.yamlfile import Field
 
 _MODELS: dict[str, type[BaseModel]] = {
@@ -22,7 +25,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "services": Service,
     "egress_policies": EgressPolicy,
 }
-_MEND = {
+_FIXES = {
     "addresses": "write ADDRESS/LENGTH, e.g. 10.0.0.1/24",
     "routes": "write iproute2's words, e.g. default via 10.0.0.254 dev eth0",
     "rules": "write iproute2's words, e.g. from 10.244.1.0/24 lookup 100",
@@ -95,29 +98,29 @@ def explain(error: dict[str, Any]) -> Finding:
     path: Field = error["loc"]
     if path[-1:] == ("[key]",):
         path = path[:-1]
-        return Finding(path, f"{path[-1]!r} is not a name that can be used here", _mend_name(path, error))
+        return Finding(path, f"{path[-1]!r} is not a name that can be used here", _fix_name(path, error))
     kind, given, context = error["type"], _shown(error.get("input")), error.get("ctx", {})
     if kind == "extra_forbidden":
         return Finding(
             path, f"there is no field {path[-1]!r} here", nearest(str(path[-1]), _model(path[:-1]).model_fields)
         )
     if kind == "missing":
-        fix = _mend(path) if path[-1] in _MEND else f"add `{path[-1]}: …`"
-        fix = _MEND["bgp"] if path[0] == "bgp" and len(path) == 2 else fix
+        fix = _fix(path) if path[-1] in _FIXES else f"add `{path[-1]}: …`"
+        fix = _FIXES["bgp"] if path[0] == "bgp" and len(path) == 2 else fix
         return Finding(path, f"the field {path[-1]!r} is missing", fix)
     if kind == "value_error":
-        return Finding(path, str(context["error"]), _mend(path))
+        return Finding(path, str(context["error"]), _fix(path))
     if kind == "string_pattern_mismatch":
-        return Finding(path, f"{given} is no {_field(path)}", _mend(path))
+        return Finding(path, f"{given} is no {_field(path)}", _fix(path))
     if kind == "string_type":
         return Finding(path, f"{given} is not text", "put it in quotes")
     if kind.startswith("int_"):
-        return Finding(path, f"{given} is not a whole number", _mend(path))
+        return Finding(path, f"{given} is not a whole number", _fix(path))
     if kind in ("dict_type", "model_type", "model_attributes_type"):
-        return Finding(path, f"{given} is not a mapping", _mend_mapping(path))
+        return Finding(path, f"{given} is not a mapping", _fix_mapping(path))
     if kind in _PLAIN:
-        return Finding(path, _PLAIN[kind].format(given=given, **context), _mend(path))
-    return Finding(path, f"{error['msg'][0].lower()}{error['msg'][1:]} (got {given})", _mend(path))
+        return Finding(path, _PLAIN[kind].format(given=given, **context), _fix(path))
+    return Finding(path, f"{error['msg'][0].lower()}{error['msg'][1:]} (got {given})", _fix(path))
 
 
 def _shown(value: Any) -> str:
@@ -138,15 +141,15 @@ def _model(path: Field) -> type[BaseModel]:
     return _MODELS.get(str(path[-2]), Topology) if len(path) >= 2 else Topology
 
 
-def _mend_mapping(path: Field) -> str:
+def _fix_mapping(path: Field) -> str:
     if path == ("bgp", "routers"):
         return "routers: {tor0: {asn: 65010}}"
     if path[:1] == ("bgp",) or (len(path) >= 2 and path[-2] in _MODELS):
         return f"write its fields: {', '.join(_model(path).model_fields)}"
-    return _MEND.get(_field(path), "write `name: …` entries below it")
+    return _FIXES.get(_field(path), "write `name: …` entries below it")
 
 
-def _mend_name(path: Field, error: dict[str, Any]) -> str:
+def _fix_name(path: Field, error: dict[str, Any]) -> str:
     if error["type"] == "string_type":
         return f'put it in quotes: "{path[-1]}"'
     if len(path) >= 2 and path[-2] == "services":
@@ -158,7 +161,7 @@ def _field(path: Field) -> str:
     return next((str(part) for part in reversed(path) if isinstance(part, str)), "")
 
 
-def _mend(path: Field) -> str:
+def _fix(path: Field) -> str:
     if path[2:3] == ("pods",) and path[4:5] == ("addresses",):
         return "write the address alone, e.g. 10.244.1.10"
-    return _MEND.get(_field(path), "see the JSON Schema: niclab validate --schema")
+    return _FIXES.get(_field(path), "see the JSON Schema: niclab validate --schema")

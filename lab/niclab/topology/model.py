@@ -6,13 +6,12 @@ Frozen pydantic models. The YAML around them is read by `niclab.topology.file`; 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Network, IPv6Network
 from itertools import chain
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
-from niclab.net.route import FAMILIES, Address, Family, Network
+from niclab.net.address import FAMILIES, Address, Family, Network, family_of
 from niclab.topology.bgp import Bgp
 from niclab.topology.egress import EgressPolicy
 from niclab.topology.fields import (
@@ -24,14 +23,13 @@ from niclab.topology.fields import (
     Mac,
     Model,
     NicName,
-    Protocol,
     RouteWords,
     RuleWords,
     one_or_many,
     or_empty,
     shown,
 )
-from niclab.topology.flow import Flow, FlowWords
+from niclab.topology.flow import FlowWords
 from niclab.topology.link import Link
 from niclab.topology.service import Service, ServiceName, cluster_ips, node_ports
 
@@ -115,14 +113,14 @@ class Pod(Model):
 def _pods(value: Any) -> Any:
     if isinstance(value, dict) or value is None:
         return value or {}
-    found: dict[str, Any] = {}
+    pods: dict[str, Any] = {}
     for name in one_or_many(value):
         if not isinstance(name, str):
             raise ValueError(f"{shown(name)} is not the name of a pod")
-        if name in found:
+        if name in pods:
             raise ValueError(f"{name!r} is there twice")
-        found[name] = {}
-    return found
+        pods[name] = {}
+    return pods
 
 
 class Node(Host):
@@ -151,9 +149,9 @@ class Node(Host):
         for address in self.node_ip:
             if address.version == family:
                 return address
-        for one in self.interfaces.values():
-            for interface in one.addresses_of(family):
-                return interface.ip
+        for interface in self.interfaces.values():
+            for address in interface.addresses_of(family):
+                return address.ip
         return None
 
     @property
@@ -244,12 +242,12 @@ class Topology(Model):
     def interface_pairs(self) -> Iterator[tuple[str, str, Nic | Link]]:
         """Every (host, interface name, NIC or link) in the lab, nodes first."""
         for name, host in self.hosts.items():
-            for interface, one in host.interfaces.items():
-                yield name, interface, one
+            for interface_name, interface in host.interfaces.items():
+                yield name, interface_name, interface
 
     def pod_addresses(self) -> Mapping[str, tuple[Address, ...]]:
         """Pod name → its addresses, IPv4 first: as given, else the CIDR's 10th address and on."""
-        found: dict[str, tuple[Address, ...]] = {}
+        addresses: dict[str, tuple[Address, ...]] = {}
         for node in self.nodes.values():
             taken = {address for pod in node.pods.values() for address in pod.addresses}
             free = {cidr: _free(cidr, taken) for cidr in node.every_pod_cidr}
@@ -257,15 +255,15 @@ class Topology(Model):
                 given = {address.version for address in pod.addresses}
                 own = {cidr.version: cidr for cidr in reversed(node.pod_cidrs_of(pod))}
                 made = [next(free[cidr], None) for family, cidr in own.items() if family not in given]
-                found[name] = tuple(
-                    sorted([*pod.addresses, *(one for one in made if one)], key=lambda address: address.version)
+                addresses[name] = tuple(
+                    sorted([*pod.addresses, *(address for address in made if address)], key=family_of)
                 )
-        return found
+        return addresses
 
     def service_addresses(self) -> Mapping[str, tuple[Address, ...]]:
         """Service name → its virtual addresses (ClusterIPs), IPv4 first."""
-        found = cluster_ips(self.services, self.families)
-        return {name: tuple(sorted(given, key=lambda address: address.version)) for name, given in found.items()}
+        addresses = cluster_ips(self.services, self.families)
+        return {name: tuple(sorted(given, key=family_of)) for name, given in addresses.items()}
 
     def service_node_ports(self) -> Mapping[str, int]:
         """Service name → the port it has on every node, for those that have one."""
@@ -294,28 +292,3 @@ def _free(cidr: Network, taken: set[Address]) -> Iterator[Address]:
         address = cidr.network_address + number
         if address not in taken:
             yield address
-
-
-__all__ = [
-    "Address",
-    "Bgp",
-    "EgressPolicy",
-    "External",
-    "Fabric",
-    "Family",
-    "Flow",
-    "Host",
-    "IPv4Network",
-    "IPv6Network",
-    "Interface",
-    "Link",
-    "Network",
-    "Nic",
-    "Node",
-    "Pod",
-    "Protocol",
-    "Router",
-    "Service",
-    "Topology",
-    "pod_hosts",
-]

@@ -48,7 +48,7 @@ def _as_written(name: str, field: dict[str, Any]) -> dict[str, Any]:
         names = {"type": "array", "items": {"type": "string"}, "uniqueItems": True}
         field.pop("default")
         return {**description, "anyOf": [names, {"type": "string"}, {"type": "null"}, field]}
-    arrays = [one for one in field.get("anyOf", ()) if one.get("type") == "array"]
+    arrays = [choice for choice in field.get("anyOf", ()) if choice.get("type") == "array"]
     if arrays:  # a list that may be absent, which is not the same as empty
         return {**description, "anyOf": [arrays[0]["items"], *field["anyOf"]]}
     if field.get("type") == "array":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from niclab.topology.model import Address, Flow, Topology
+from niclab.net.address import Address
+from niclab.topology.flow import Flow
+from niclab.topology.model import Topology
 
 
 def service_of(topology: Topology, flow: Flow) -> str | None:
@@ -24,7 +26,7 @@ def service_of(topology: Topology, flow: Flow) -> str | None:
 
 
 def check_flow(topology: Topology, flow: Flow) -> tuple[str, str] | None:
-    """Why a flow to a service's name cannot be sent, and how to mend it; or None. Its source is known to be right."""
+    """Why a flow to a service's name cannot be sent, and how to fix it; or None. Its source is known to be right."""
     name = flow.destination
     service = topology.services[name]
     if flow.port is not None and (flow.protocol, flow.port) != (service.protocol, service.port):

@@ -37,19 +37,19 @@ def vrf_of(host: Host, name: str) -> Link | None:
 
 def is_up(host: Host, name: str) -> bool:
     """Administratively; a VLAN goes up and down with its parent [kernel]."""
-    one = host.interfaces.get(name)
-    if one is None:
+    interface = host.interfaces.get(name)
+    if interface is None:
         return name == "lo"
-    parent = one.parent if isinstance(one, Link) else None
-    return one.up and (parent is None or is_up(host, parent))
+    parent = interface.parent if isinstance(interface, Link) else None
+    return interface.up and (parent is None or is_up(host, parent))
 
 
 def mtu_of(host: Host, name: str) -> int:
     """In bytes; of a link that says nothing the lowest of what it stands on."""
-    one = host.interfaces[name]
-    if one.mtu is not None:
-        return one.mtu
-    below = () if one.kind == "vrf" else one.below
+    interface = host.interfaces[name]
+    if interface.mtu is not None:
+        return interface.mtu
+    below = () if interface.kind == "vrf" else interface.below
     return min((mtu_of(host, under) for under in below), default=65536 if name == "lo" else 1500)
 
 
@@ -58,28 +58,30 @@ def carriers(host: Host, name: str) -> tuple[str, ...]:
 
     An active-backup bond uses the first that is up: the plan makes its first NIC its `primary`.
     """
-    one = host.interfaces.get(name)
-    if one is None:
+    interface = host.interfaces.get(name)
+    if interface is None:
         return ()
-    if isinstance(one, Nic):
+    if isinstance(interface, Nic):
         return (name,)
-    if not is_up(host, name) or one.kind == "vrf":
+    if not is_up(host, name) or interface.kind == "vrf":
         return ()
-    below = [nic for under in one.below for nic in carriers(host, under) if is_up(host, under)]
-    return tuple(below[:1] if one.kind == "bond" and (one.mode or "active-backup") == "active-backup" else below)
+    below = [nic for under in interface.below for nic in carriers(host, under) if is_up(host, under)]
+    return tuple(
+        below[:1] if interface.kind == "bond" and (interface.mode or "active-backup") == "active-backup" else below
+    )
 
 
 def segment(host: Host, name: str) -> Segment | None:
     """Where an interface's frames go; None for one that leads nowhere."""
-    one = host.interfaces.get(name)
-    if isinstance(one, Nic):
-        return Segment(one.fabric)
-    if one is None:
+    interface = host.interfaces.get(name)
+    if isinstance(interface, Nic):
+        return Segment(interface.fabric)
+    if interface is None:
         return None
-    under = next((found for below in one.below if (found := segment(host, below))), None)
-    if under is None or one.kind == "vrf":
+    under = next((place_below for below in interface.below if (place_below := segment(host, below))), None)
+    if under is None or interface.kind == "vrf":
         return None
-    return Segment(under.fabric, one.vlan) if one.vlan is not None else under
+    return Segment(under.fabric, interface.vlan) if interface.vlan is not None else under
 
 
 def listening(host: Host) -> Iterator[tuple[Segment, str]]:
