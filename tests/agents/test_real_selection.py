@@ -17,9 +17,10 @@ from niclab.agents.agent import Agent
 from niclab.agents.datapath import Cilium
 from niclab.agents.reported import json_rows
 from niclab.check import loads
-from niclab.cilium.selection import Choice, Device, Link, LinkAddress, Version, links_of, node_addresses
-from niclab.cilium.selection.devices import decide
-from niclab.cilium.selection.links import RouteRow
+from niclab.cilium.selection.addresses import node_addresses
+from niclab.cilium.selection.devices import Choice, Device, decide
+from niclab.cilium.selection.links import Link, LinkAddress, RouteRow, links_of
+from niclab.cilium.version import Version
 from niclab.host.waiting import wait_until
 from niclab.lab import Lab
 from niclab.net.route import SCOPES, Family, NextHop, Route

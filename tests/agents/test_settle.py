@@ -9,7 +9,7 @@ from niclab.agents.settle import loaded, reloads
 from niclab.check import load
 from niclab.cilium.decisions import Decisions, flushed
 from niclab.cilium.operations import operations
-from niclab.cilium.selection import Version
+from niclab.cilium.version import Version
 from niclab.kernel import edit
 from niclab.kernel.update import update
 from niclab.net.operation import AddRoute, DelRoute, SetPacketRules

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from niclab.check import loads
-from niclab.cilium.selection import links_of
+from niclab.cilium.selection.links import links_of
 from niclab.errors import InputError
 from niclab.kernel.plan import Plan
 from niclab.net.operation import script

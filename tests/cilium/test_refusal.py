@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from niclab import LAB_BASELINE, Settings, Version
 from niclab.cilium.refusals import refused
-from niclab.cilium.selection import NO_DIRECT_ROUTING_DEVICE, VERSIONS, DirectRouting
+from niclab.cilium.selection.direct_routing import NO_DIRECT_ROUTING_DEVICE, DirectRouting
+from niclab.cilium.version import VERSIONS
 from niclab.settings import NodeView
 from niclab.settings.model import Friendly
 

@@ -7,19 +7,11 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_interface
 
 import pytest
-from niclab.cilium.selection import (
-    VERSIONS,
-    Link,
-    LinkAddress,
-    Version,
-    device_mtu,
-    link_addresses,
-    links_of,
-    node_addresses,
-    route_mtu,
-    select,
-)
-from niclab.cilium.selection.addresses import NodeAddress, is_public
+from niclab.cilium.selection.addresses import NodeAddress, is_public, node_addresses
+from niclab.cilium.selection.devices import select
+from niclab.cilium.selection.links import Link, LinkAddress, link_addresses, links_of
+from niclab.cilium.selection.mtu import device_mtu, route_mtu
+from niclab.cilium.version import VERSIONS, Version
 from niclab.net.route import Address, Family, Scope, parse_route
 from niclab.settings import NodeView
 from niclab.settings.model import Friendly

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from niclab.cilium.selection import VERSIONS, Link, Rule, Version
-from niclab.cilium.selection.devices import order
+from niclab.cilium.selection.devices import Rule, order
+from niclab.cilium.selection.links import Link
+from niclab.cilium.version import VERSIONS, Version
 
 from tests.support.selecting import (
     FROM_1_19,

@@ -9,20 +9,18 @@ from ipaddress import ip_address
 import pytest
 from niclab.check import load
 from niclab.cilium.decisions import Decisions
-from niclab.cilium.selection import (
+from niclab.cilium.selection.devices import select
+from niclab.cilium.selection.direct_routing import (
     NO_DEVICES,
     NO_DIRECT_ROUTING_DEVICE,
-    VERSIONS,
     DirectRouting,
-    Link,
-    Version,
-    bpf_host_routing,
+    DirectRoutingRule,
     direct_routing,
     direct_routing_address,
-    requires_devices,
-    select,
 )
-from niclab.cilium.selection.direct_routing import DirectRoutingRule
+from niclab.cilium.selection.features import bpf_host_routing, requires_devices
+from niclab.cilium.selection.links import Link
+from niclab.cilium.version import VERSIONS, Version
 from niclab.settings import LAB_BASELINE, Settings
 from niclab.settings.model import Friendly
 

@@ -7,20 +7,13 @@ from ipaddress import ip_address
 
 from hypothesis import given
 from hypothesis import strategies as st
-from niclab.cilium.selection import (
-    VERSIONS,
-    Link,
-    Rule,
-    Version,
-    device_mtu,
-    direct_routing,
-    direct_routing_address,
-    node_addresses,
-    route_mtu,
-    select,
-)
+from niclab.cilium.selection.addresses import node_addresses
 from niclab.cilium.selection.controller import Controller
-from niclab.cilium.selection.links import rows_of
+from niclab.cilium.selection.devices import Rule, select
+from niclab.cilium.selection.direct_routing import direct_routing, direct_routing_address
+from niclab.cilium.selection.links import Link, rows_of
+from niclab.cilium.selection.mtu import device_mtu, route_mtu
+from niclab.cilium.version import VERSIONS, Version
 from niclab.net.route import parse_route
 
 from tests.support.selecting import addresses, view

@@ -7,7 +7,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from niclab.cilium.selection import VERSIONS, Link, Rule, Version
 from niclab.cilium.selection.controller import (
     AddressAdded,
     AddressRemoved,
@@ -20,7 +19,9 @@ from niclab.cilium.selection.controller import (
     RouteAdded,
     RouteRemoved,
 )
-from niclab.cilium.selection.links import RouteRow, route_row
+from niclab.cilium.selection.devices import Rule
+from niclab.cilium.selection.links import Link, RouteRow, route_row
+from niclab.cilium.version import VERSIONS, Version
 from niclab.net.route import parse_route
 
 from tests.support.selecting import FROM_1_20, V18, V19, addresses, link, rows, view

@@ -10,7 +10,7 @@ from niclab.agents.reported import frontend_rows
 from niclab.check import load
 from niclab.cilium import operations, services
 from niclab.cilium.decisions import Decisions
-from niclab.cilium.selection import VERSIONS, Version
+from niclab.cilium.version import VERSIONS, Version
 from niclab.net.address import ip_address
 from niclab.net.packetrules import Dnat, Drop, Reject
 from niclab.net.route import parse_route

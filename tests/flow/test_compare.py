@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from niclab import LAB_BASELINE, Flow, Settings, World, load
 from niclab.cilium.decisions import Decisions
-from niclab.cilium.selection import Version
+from niclab.cilium.version import Version
 from niclab.flow.compare import AGREES, Comparison, compare, count
 from niclab.flow.trace import Trace
 from niclab.wire.sighting import Measurement, Sighting

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 from niclab.cilium.refusals import fix
-from niclab.cilium.selection import NO_DEVICES
+from niclab.cilium.selection.direct_routing import NO_DEVICES
 from niclab.cli import COULD_NOT_RUN, FAIL, PASS
 from niclab.report.explained import schema
 

@@ -15,7 +15,7 @@ import pytest
 from niclab import LAB_BASELINE, Flow, Settings, World, load
 from niclab.check import loads
 from niclab.cilium.decisions import Decisions
-from niclab.cilium.selection import Version
+from niclab.cilium.version import Version
 from niclab.cli import COULD_NOT_RUN, PASS
 from niclab.flow.predict import interchangeable
 from niclab.net.route import parse_route, parse_rule

@@ -12,7 +12,7 @@ from niclab import LAB_BASELINE, Lab, Settings, World
 from niclab.check import load
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import ROUTER_DEVICE
-from niclab.cilium.selection import Version
+from niclab.cilium.version import Version
 from niclab.flow.trace import Trace, transmitted
 from niclab.net.route import parse_route, parse_rule
 from niclab.topology import Flow, Topology

@@ -11,7 +11,7 @@ from typing import Any
 
 from niclab.check.topology import check, check_flow
 from niclab.cilium.decisions import Decisions
-from niclab.cilium.selection import VERSIONS, Version
+from niclab.cilium.version import VERSIONS, Version
 from niclab.kernel.routing import check_route, check_rule
 from niclab.net.route import parse_route, parse_rule
 from niclab.settings import LAB_BASELINE, NodeSettings, Settings, Values

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
-from niclab.cilium.selection import VERSIONS, Device, Link, LinkAddress, Version, link_addresses, select
-from niclab.cilium.selection.links import RouteRow, rows_of
+from niclab.cilium.selection.devices import Device, select
+from niclab.cilium.selection.links import Link, LinkAddress, RouteRow, link_addresses, rows_of
+from niclab.cilium.version import VERSIONS, Version
 from niclab.net.route import parse_route
 from niclab.settings import NodeView, Settings
 from niclab.settings.model import Friendly

@@ -15,9 +15,10 @@ from functools import cached_property
 from niclab.cilium.frontends import Frontend, Place, frontends, outside
 from niclab.cilium.node import TUNNEL_DEVICE, NodeDecision
 from niclab.cilium.numbers import REMOTE_PODS
-from niclab.cilium.selection import Device, Link, direct_routing, links_of, select
 from niclab.cilium.selection.controller import Controller, events
-from niclab.cilium.selection.links import rows_of
+from niclab.cilium.selection.devices import Device, select
+from niclab.cilium.selection.direct_routing import direct_routing
+from niclab.cilium.selection.links import Link, links_of, rows_of
 from niclab.cilium.version import Version
 from niclab.kernel.fib import Fib
 from niclab.kernel.update import Flushed

@@ -9,19 +9,12 @@ from functools import cached_property
 
 from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.refusals import Refusal, refused
-from niclab.cilium.selection import (
-    FALLBACK,
-    Device,
-    DirectRouting,
-    Link,
-    NodeAddress,
-    bpf_host_routing,
-    device_mtu,
-    direct_routing_address,
-    node_addresses,
-    node_port,
-    route_mtu,
-)
+from niclab.cilium.selection.addresses import FALLBACK, NodeAddress, node_addresses
+from niclab.cilium.selection.devices import Device
+from niclab.cilium.selection.direct_routing import DirectRouting, direct_routing_address
+from niclab.cilium.selection.features import bpf_host_routing, node_port
+from niclab.cilium.selection.links import Link
+from niclab.cilium.selection.mtu import device_mtu, route_mtu
 from niclab.cilium.version import Version
 from niclab.kernel.fib import Fib
 from niclab.net.address import Address, Family, Network

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from niclab.cilium.node import NodeDecision
 from niclab.cilium.refusals import fix
-from niclab.cilium.selection import Device
+from niclab.cilium.selection.devices import Device
 from niclab.flow.explain import chain, protocol_of
 from niclab.flow.predict import World
 from niclab.flow.trace import Decided, Path, Trace, shown

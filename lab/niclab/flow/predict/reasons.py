@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 
-from niclab.cilium.selection import Device
+from niclab.cilium.selection.devices import Device
 from niclab.kernel.fib import Lookup
 from niclab.net.reason import Why
 from niclab.net.route import TABLES
