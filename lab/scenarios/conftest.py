@@ -1,4 +1,4 @@
-"""What holds in every scenario: on the built-in datapath, flows do what `niclab predict` and `explain` say."""
+"""What holds in every scenario: on the built-in datapath, flows take the paths that `niclab predict` shows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from niclab.flow.compare import compare
 
 @pytest.fixture(autouse=True)
 def as_predicted(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A flow of real agents that differs is in the record (`unpredicted`); on the built-in datapath it is an error."""
+    """A flow on an unpredicted path is an error on the built-in datapath; of real agents the record lists it."""
     if "lab" not in request.fixturenames:
         yield
         return
@@ -19,6 +19,6 @@ def as_predicted(request: pytest.FixtureRequest) -> Iterator[None]:
     measured = len(lab.flows)
     yield
     if lab.datapath == "builtin":
-        found = {result.name: compare(result, lab.expected(result)).unpredicted for result in lab.flows[measured:]}
-        wrong = [f"{name} did not do what is predicted. {why}" for name, why in found.items() if why]
+        reasons = {flow.name: compare(flow, lab.expected(flow)).unpredicted for flow in lab.flows[measured:]}
+        wrong = [f"{name} did not do what is predicted. {reason}" for name, reason in reasons.items() if reason]
         assert not wrong, "\n".join(wrong)

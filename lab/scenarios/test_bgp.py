@@ -1,13 +1,13 @@
-"""BGP with two top-of-rack routers: it leads traffic to the nodes, by either NIC; it does not choose what they send by.
+"""BGP with two top-of-rack routers: it brings traffic to the nodes, by either NIC. It does not choose what nodes use.
 
-Every node has a session with tor0 on eth0's fabric and with tor1 on eth1's, and advertises its pod CIDR and the
-addresses of services to both. The routers tell the spine, behind which the client is, and the spine tells them of the
-client's network. Three rules explain everything:
+Every node has a session with tor0 on eth0's fabric and with tor1 on eth1's fabric, and advertises its pod CIDR and the
+addresses of services to both. The routers advertise these to the spine, where the client is, and the spine advertises
+the client's network to the routers. Three rules explain everything:
 
-* the next hop of a prefix is the node's address on the router's own fabric: the router decides which NIC traffic comes
-  in by;
-* an agent advertises and installs nothing: which NIC a reply leaves by is decided as for any packet of a pod;
-* `devices` has no part in it: sessions follow the kernel's route to the router's address.
+* the next hop of a prefix is the node's address on the router's own fabric, so the router decides which NIC traffic
+  comes in by;
+* an agent advertises, and installs no route: which NIC a reply leaves by is decided as for any packet of a pod;
+* `devices` plays no part: sessions follow the kernel's route to the router's address.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ POD1, CLIENTS = "10.244.1.0/24", "10.9.0.0/24"
 VIA_TOR0, VIA_TOR1 = "10.1.0.1", "10.1.1.1"
 ROUTERS, NODES = ("tor0", "tor1", "spine"), ("node1", "node2")
 OTHERWISE = {"topology": {"advertise: [pod-cidrs, services]": "advertise: [services]", **BACKEND_ON_NODE1["topology"]}}
-"""Two causes in one lab, for labs with routers are slow to build."""
+"""Two causes are taken away in one lab, because labs with routers are slow to build."""
 ROUTES = ("ip", "-4", "route", "show", "table", "all", "type", "unicast")
 
 pytestmark = [pytest.mark.topology("two-tors"), pytest.mark.needs("frr")]
@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.topology("two-tors"), pytest.mark.needs("frr")]
 @pytest.mark.settings(VXLAN, BOTH)
 @fails_without("pod CIDRs advertised", instead=OTHERWISE)
 def test_each_router_learns_the_address_on_its_own_fabric(lab: Lab) -> None:
-    """One pod CIDR, two next hops: the node's NIC that the router shares a fabric with."""
+    """One pod CIDR has two next hops: each router uses the node's NIC on its own fabric."""
     for router in ROUTERS:
         assert lab.bgp(router).learned == lab.bgp(router).expected
     assert lab.bgp("tor0").next_hops(POD1) == {"10.0.0.1"}
@@ -41,7 +41,7 @@ def test_each_router_learns_the_address_on_its_own_fabric(lab: Lab) -> None:
 @pytest.mark.settings(VXLAN, BOTH)
 @fails_without("the backend on node2", instead=OTHERWISE)
 def test_a_service_address_is_advertised_by_the_nodes_that_serve_it(lab: Lab) -> None:
-    """`externalTrafficPolicy: Cluster` by every node, `Local` only by a node with a backend."""
+    """With `externalTrafficPolicy: Cluster` every node advertises it, with `Local` only a node with a backend."""
     shop, till = "192.0.2.80/32", "192.0.2.81/32"
     assert lab.bgp("tor0").next_hops(shop) == {"10.0.0.1", "10.0.0.2"}
     assert lab.bgp("tor1").next_hops(shop) == {"10.0.1.1", "10.0.1.2"}
@@ -52,7 +52,8 @@ def test_a_service_address_is_advertised_by_the_nodes_that_serve_it(lab: Lab) ->
 @pytest.mark.settings(VXLAN, BOTH)
 @fails_without("pod CIDRs advertised", instead=OTHERWISE)
 def test_the_router_decides_which_nic_traffic_comes_in_by(lab: Lab) -> None:
-    """Through tor0 by eth0, through tor1 by eth1; the client's, which the spine spreads over both, by either."""
+    """Traffic through tor0 comes in by eth0, through tor1 by eth1. The spine spreads the client's traffic over both
+    routers, so it comes in by both NICs."""
     by_tor0, by_tor1 = lab.send_all(["tor0.up -> pod1", "tor1.up -> pod1"])
     assert by_tor0.entered("node1") == {"eth0"}
     assert by_tor1.entered("node1") == {"eth1"}
@@ -66,7 +67,7 @@ def test_the_router_decides_which_nic_traffic_comes_in_by(lab: Lab) -> None:
     "the default route by eth0", topology="default via 10.0.0.254 dev eth0", instead="default via 10.0.1.254 dev eth1"
 )
 def test_the_way_back_is_not_bgps(lab: Lab) -> None:
-    """The node hears of the client's network from both routers, and answers by its default route all the same."""
+    """The node hears the client's network from both routers, and still answers by its default route."""
     assert lab.bgp("node1").heard[CLIENTS] == {"10.0.0.254", "10.0.1.254"}
     flow = lab.send_all(["client -> pod1:udp:5353"], count=40, vary_ports=True)[0]
     assert flow.entered("node1") == {"eth0", "eth1"}
@@ -85,7 +86,7 @@ def test_the_way_back_is_not_bgps(lab: Lab) -> None:
     instead={"run": "node1: ip route add 10.9.0.0/24 via 10.0.1.254 dev eth1 proto bgp"},
 )
 def test_the_agent_installs_no_route(lab: Lab) -> None:
-    """It rejects all it hears. The node's routes are the same whether its sessions stand or not."""
+    """It rejects every prefix it hears. The node's routes are the same with and without sessions."""
     assert lab.bgp("node1").learned == lab.bgp("node2").learned == {}
     with_sessions = {node: lab.run(node, *ROUTES) for node in NODES}
     with lab.bgp("tor0").stopped(), lab.bgp("tor1").stopped():
@@ -106,7 +107,7 @@ def test_the_agent_installs_no_route(lab: Lab) -> None:
 @rows("unset", "eth1", routing="vxlan")
 @fails_without("pod CIDRs advertised", instead=OTHERWISE, at="vxlan-eth1")
 def test_devices_changes_neither_sessions_nor_next_hops(lab: Lab, row: Row) -> None:
-    """BGP does not follow `devices`: a NIC that is not selected has its session, and its address is a next hop."""
+    """A NIC that is not selected has its BGP session too, and its address is a next hop."""
     assert lab.reported["node1"].devices == row.selected
     for node in NODES:
         assert set(lab.bgp(node).sessions.items()) == {("tor0.down", "Established"), ("tor1.down", "Established")}
@@ -120,7 +121,8 @@ def test_devices_changes_neither_sessions_nor_next_hops(lab: Lab, row: Row) -> N
 @pytest.mark.settings(VXLAN, BOTH)
 @fails_without(call="stopped")
 def test_a_router_whose_bgp_ends_is_avoided(lab: Lab) -> None:
-    """The connection is reset, the routes are gone at once: all comes in by eth1. Replies still leave by eth0."""
+    """The connection is reset and the routes are gone at once: everything comes in by eth1. Replies still leave by
+    eth0."""
     with lab.bgp("tor0").stopped():
         lab.bgp("spine").must_learn(POD1, {VIA_TOR1})
         flow = lab.send_all(["client -> pod1:udp:5353"], count=20, vary_ports=True)[0]
@@ -132,8 +134,8 @@ def test_a_router_whose_bgp_ends_is_avoided(lab: Lab) -> None:
 
 @pytest.mark.settings(VXLAN, BOTH)
 @fails_without(call="frozen")
-def test_a_router_that_says_nothing_is_avoided_after_the_hold_time(lab: Lab) -> None:
-    """Nothing ends, but no keepalive comes: the peers give up after the hold time of 3 s."""
+def test_a_silent_router_is_avoided_after_the_hold_time(lab: Lab) -> None:
+    """The connection stays up, but no keepalive comes: the peers give up after the hold time of 3 s."""
     with lab.bgp("tor1").frozen():
         assert lab.bgp("spine").next_hops(POD1) == {VIA_TOR0, VIA_TOR1}
         lab.bgp("spine").must_learn(POD1, {VIA_TOR0})
@@ -146,7 +148,7 @@ def test_a_router_that_says_nothing_is_avoided_after_the_hold_time(lab: Lab) -> 
 @pytest.mark.settings(VXLAN, BOTH)
 @fails_without("the backend on node2", instead=OTHERWISE)
 def test_a_service_address_by_either_nic(lab: Lab) -> None:
-    """The address is on no NIC; the node with the backend takes it in by whichever NIC the router leads to."""
+    """The address is on no NIC. The node with the backend accepts it on whichever NIC the router uses."""
     by_tor0, by_tor1 = lab.send_all(["tor0.down -> till", "tor1.down -> till"])
     assert by_tor0.entered("node2") == by_tor0.answered_by("node2") == {"eth0"}
     assert by_tor1.entered("node2") == by_tor1.answered_by("node2") == {"eth1"}
@@ -160,7 +162,7 @@ def test_a_service_address_by_either_nic(lab: Lab) -> None:
 @pytest.mark.settings(VXLAN, BOTH)
 @fails_without(call="link_down")
 def test_a_router_that_loses_its_link_to_the_nodes(lab: Lab) -> None:
-    """BGP mends the way in, by eth1. Nobody mends the way back: the default route leads to that router."""
+    """BGP repairs the way in, by eth1. Nothing repairs the way back: the default route still leads to that router."""
     with lab.link_down("tor0.down"):
         assert lab.bgp("tor0").next_hops(POD1) == {"10.1.0.2"}
         assert lab.bgp("spine").next_hops(POD1) == {VIA_TOR1}

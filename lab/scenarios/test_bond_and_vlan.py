@@ -1,6 +1,6 @@
-"""Bonds, VLANs and VRFs: links that stand on NICs. Agents select links; what is on the wire is seen on the NICs below.
+"""Bonds, VLANs and VRFs: links on top of NICs. Agents select the links; packets are seen on the NICs below them.
 
-Skipped where the kernel lacks them; `scripts/vm.py` runs them on one that has them.
+Skipped on a kernel without these links; `scripts/vm.py` runs them on a kernel that has them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from niclab import Lab, fails_without
 
 
 def selected(lab: Lab) -> set[str]:
-    """What node1's agent says it has selected."""
+    """The devices that node1's agent reports."""
     return set(lab.reported["node1"].devices)
 
 
@@ -19,7 +19,7 @@ def selected(lab: Lab) -> set[str]:
 @pytest.mark.settings(routing="tunnel", devices="")
 @fails_without(devices="", instead="eth2")
 def test_a_bond_is_detected_and_its_nics_are_not(lab: Lab) -> None:
-    """A bond is no veth: it needs no default route to be selected."""
+    """A bond is not a veth, so it is selected without a default route. Its member NICs are not selected."""
     assert selected(lab) == {"bond0"}
     assert lab.reported["node1"].direct_routing_device == "bond0"
     flow = lab.send("pod1", "ext0")
@@ -32,7 +32,8 @@ def test_a_bond_is_detected_and_its_nics_are_not(lab: Lab) -> None:
 @pytest.mark.settings(routing="tunnel", devices="bond0,eth2")
 @fails_without(topology="bond: [eth0, eth1]", instead="bond: [eth0]")
 def test_an_active_backup_bond_fails_over_and_no_agent_notices(lab: Lab) -> None:
-    """The tunnel and what pods send go on by the other NIC; the bond, its address and the selection stay."""
+    """The tunnel and the pods' traffic continue on the other NIC. The bond, its address and the selection do not
+    change."""
     assert lab.send("pod1", "pod2").left("node1") == {"eth0"}
     with lab.link_down("node1.eth0"):
         assert selected(lab) == {"bond0", "eth2"}
@@ -47,6 +48,7 @@ def test_an_active_backup_bond_fails_over_and_no_agent_notices(lab: Lab) -> None
 @pytest.mark.settings(routing="tunnel", devices="bond0,eth2")
 @fails_without(call="link_down")
 def test_a_bond_without_a_nic_carries_nothing(lab: Lab) -> None:
+    """With both member NICs down, the tunnel is lost; a NIC outside the bond still works."""
     lab.link_down("node1.eth0")
     lab.link_down("node1.eth1")
     flow = lab.send("pod1", "pod2")
@@ -60,7 +62,7 @@ def test_a_bond_without_a_nic_carries_nothing(lab: Lab) -> None:
 @pytest.mark.settings(routing="tunnel", devices="")
 @fails_without(devices="", instead="eth0")
 def test_a_vlan_is_a_device_of_its_own_on_the_same_cable(lab: Lab) -> None:
-    """Both are detected; each masquerades to its own address, and both are seen on eth0."""
+    """Both are detected, and each masquerades to its own address. Both are seen on eth0."""
     assert selected(lab) == {"eth0", "eth0.100"}
     for end, address in (("ext0", "10.0.0.1"), ("storage", "10.0.1.1")):
         flow = lab.send("pod1", end)
@@ -73,7 +75,8 @@ def test_a_vlan_is_a_device_of_its_own_on_the_same_cable(lab: Lab) -> None:
 @pytest.mark.settings(routing="tunnel", devices="eth0")
 @fails_without(devices="eth0", instead="eth0,eth0.100")
 def test_a_vlan_that_is_not_selected_shows_the_pods_address(lab: Lab) -> None:
-    """Up to 1.18 the only selected device takes it all, untagged: the storage network is out of reach."""
+    """From 1.19 on, pods reach the storage network with their own address. Up to 1.18 the only selected device takes
+    everything, untagged, and the storage network is out of reach."""
     flow = lab.send("pod1", "storage")
     if lab.version <= (1, 18):
         assert flow.verdict == "lost"
@@ -87,6 +90,7 @@ def test_a_vlan_that_is_not_selected_shows_the_pods_address(lab: Lab) -> None:
 @pytest.mark.settings(routing="tunnel", devices="eth0,eth0.100")
 @fails_without(call="link_up")
 def test_a_vlan_goes_down_and_comes_back_with_its_parent(lab: Lab) -> None:
+    """The VLAN's connected route comes back with its parent NIC, and masquerading works as before."""
     assert lab.send("pod1", "storage").verdict == "carried"
     lab.link_down("node1.eth0")
     lab.link_up("node1.eth0")
@@ -100,7 +104,7 @@ def test_a_vlan_goes_down_and_comes_back_with_its_parent(lab: Lab) -> None:
 @pytest.mark.settings(routing="tunnel", devices="eth0,eth1")
 @fails_without("the VRF", topology="    links:\n      blue: {vrf: eth1, table: 100}\n")
 def test_pods_do_not_leave_by_a_nic_in_a_vrf(lab: Lab) -> None:
-    """The routes to it are in a table of its own; `devices` makes no difference to that."""
+    """The routes to it are in the VRF's own table, and `devices` does not change that."""
     assert selected(lab) == {"eth0", "eth1"}
     assert lab.send("pod1", "ext1").left("node1") == {"eth0"}
     with lab.add_route("node1", "10.0.1.100/32 dev eth1"):

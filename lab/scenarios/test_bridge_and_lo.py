@@ -1,7 +1,7 @@
 """A node IP that is not on a NIC: on a Linux bridge (#37427), or on `lo` (#17463, #46830).
 
-Agents never select a bridge or `lo` by themselves, and with several devices selected the one with the node IP must be
-among them: else they refuse to run, in the words below.
+Agents never detect a bridge or `lo`. With several devices selected, the one with the node IP must be among them:
+otherwise the agent exits with the message below.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REFUSAL = "unable to determine direct routing device"
 )
 @fails_without("a bridge that is not listed", instead={"devices": "br0,eth1"})
 def test_agents_refuse_a_node_ip_on_a_bridge_that_is_not_listed(lab: Lab, devices: str) -> None:
-    """Also with `eth+`, which selects the bridge's port: it has no address."""
+    """`eth+` does not help: it selects the bridge's port, which has no address."""
     assert REFUSAL in (lab.reported["node1"].agent_exits or "")
 
 
@@ -34,7 +34,7 @@ def test_agents_refuse_a_node_ip_on_a_bridge_that_is_not_listed(lab: Lab, device
 @fails_without(devices="br0,eth1", instead="br0")
 @fails_without("the node IP on the bridge", instead=NODE_IPS_ON_ETH1)
 def test_a_listed_bridge_is_a_device_like_any_other(lab: Lab) -> None:
-    """What it sends is seen on its port."""
+    """What the bridge sends is seen on its port."""
     assert lab.reported["node1"].direct_routing_device == "br0"
     for end, nic, address in (("ext0", "eth0", "10.0.0.1"), ("ext1", "eth1", "10.0.1.1")):
         flow = lab.send("pod1", end)
@@ -48,7 +48,7 @@ def test_a_listed_bridge_is_a_device_like_any_other(lab: Lab) -> None:
 @pytest.mark.settings(routing="tunnel", devices="br0,eth1")
 @fails_without(call="link_down")
 def test_a_bridge_outlives_its_port_and_so_does_its_selection(lab: Lab) -> None:
-    """Nothing tells the agent: the bridge is up and addressed, its cable is not."""
+    """The bridge stays up and keeps its address when its cable is gone, so the agent keeps it selected."""
     with lab.link_down("node1.eth0"):
         assert set(lab.reported["node1"].devices) == {"br0", "eth1"}
         assert lab.send("pod1", "pod2").left("node1") == set()
@@ -60,6 +60,7 @@ def test_a_bridge_outlives_its_port_and_so_does_its_selection(lab: Lab) -> None:
 @pytest.mark.settings(routing="tunnel", devices="eth0,eth1")
 @fails_without(devices="eth0,eth1", instead="eth0,eth1,lo")
 def test_agents_refuse_a_node_ip_on_lo_that_is_not_listed(lab: Lab) -> None:
+    """Neither selected device has the node IP, so there is no direct routing device."""
     assert REFUSAL in (lab.reported["node1"].agent_exits or "")
 
 
@@ -87,6 +88,7 @@ def test_with_a_direct_routing_device_a_node_ip_on_lo_survives_the_loss_of_a_fab
 @fails_without("the node IP on `lo`", instead=NODE_IPS_ON_ETH1)
 @fails_without(devices="eth0,eth1,lo", instead="eth0,eth1")
 def test_a_listed_lo_is_the_direct_routing_device(lab: Lab) -> None:
+    """`lo` may be listed. It has the node IP; NICs still masquerade to their own addresses."""
     assert set(lab.reported["node1"].devices) == {"lo", "eth0", "eth1"}
     assert lab.reported["node1"].direct_routing_device == "lo"
     assert lab.send("pod1", "ext1").source_seen_by("ext1") == "10.0.1.1"

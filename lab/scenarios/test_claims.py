@@ -1,4 +1,4 @@
-"""What an article on Cilium with several NICs claims, sentence by sentence, put to the proof: `niclab claims`.
+"""What an article on Cilium with several NICs claims, sentence by sentence, and what is true: `niclab claims`.
 
 A claim's verdict is proved when its test passes; the flows and the commands' outputs are the evidence in the record.
 """
@@ -23,6 +23,7 @@ pytestmark = pytest.mark.topology("two-nic")
 @pytest.mark.settings(VXLAN, BOTH)
 @fails_without("a route by one NIC", instead={**PEERS_BY_BOTH, **PER_FLOW})
 def test_no_balancing(lab: Lab) -> None:
+    """200 flows to a pod and 200 to the world all leave by eth0."""
     to_pod = lab.send("pod1", "pod2:udp:5000", count=200, vary_ports=True)
     to_world = lab.send("pod1", "ext0:udp:5000", count=200, vary_ports=True)
     assert to_pod.shares("node1").counts == to_world.shares("node1").counts == {"eth0": 200, "eth1": 0}
@@ -38,6 +39,7 @@ def test_no_balancing(lab: Lab) -> None:
 @pytest.mark.settings(VXLAN)
 @fails_without(routes=...)
 def test_detection_selects_all_that_qualify(lab: Lab) -> None:
+    """With a second default route, eth1 is detected too, and masquerades."""
     assert lab.reported["node1"].devices == ("eth0", "eth1")
     assert lab.send("pod1", "ext1").source_seen_by("ext1") == "10.0.1.1"
 
@@ -51,6 +53,7 @@ def test_detection_selects_all_that_qualify(lab: Lab) -> None:
 @pytest.mark.settings(VXLAN)
 @fails_without(routes=...)
 def test_a_route_is_enough(lab: Lab) -> None:
+    """The peers' node IPs are routed by eth1: the tunnel uses it, although only eth0 is selected."""
     assert lab.reported["node1"].devices == ("eth0",)
     flow = lab.send("pod1", "pod2")
     assert flow.left("node1") == flow.came_back_to("node1") == {"eth1"}
@@ -69,6 +72,7 @@ def test_a_route_is_enough(lab: Lab) -> None:
     instead='pools: {other: "10.245.{n}.0/24"}\n    pods: {"pod{n}": {pool: other}}',
 )
 def test_pods_have_addresses_of_the_nodes_pool(lab: Lab) -> None:
+    """Every pod's address is in its node's pod CIDR, and pods reach each other."""
     for pod, (node, _) in lab.topology.pods.items():
         assert ipaddress.ip_address(lab.address(pod)) in lab.topology.nodes[node].pod_cidrs[0]
     lab.send("pod1", "pod2").must_receive()
@@ -83,6 +87,7 @@ def test_pods_have_addresses_of_the_nodes_pool(lab: Lab) -> None:
 @pytest.mark.settings(VXLAN, BOTH)
 @fails_without("NICs without addresses of the pool", instead={"run": "node1: ip address add 10.244.1.200/32 dev eth1"})
 def test_listed_devices_have_no_pod_addresses(lab: Lab) -> None:
+    """Both NICs are listed, and neither has an address of the pod CIDR."""
     pool = lab.topology.nodes["node1"].pod_cidrs[0]
     for nic in ("eth0", "eth1"):
         addresses = lab.run("node1", "ip", "-4", "-o", "address", "show", "dev", nic)
@@ -99,11 +104,12 @@ def test_listed_devices_have_no_pod_addresses(lab: Lab) -> None:
 )
 @pytest.mark.settings(VXLAN)
 @pytest.mark.parametrize(
-    "devices", [pytest.param(one, marks=pytest.mark.settings(devices=one)) for one in ("eth0", "eth0,eth1")]
+    "devices", [pytest.param(names, marks=pytest.mark.settings(devices=names)) for names in ("eth0", "eth0,eth1")]
 )
 @fails_without(devices="eth0", instead="eth0,eth1", at="eth0")
 @fails_without(devices="eth0,eth1", instead="eth0", at="eth0,eth1")
 def test_the_lever(lab: Lab, devices: str) -> None:
+    """Listing eth1 turns masquerading on there. Traffic between pods stays on eth0 either way."""
     assert lab.send("pod1", "pod2").left("node1") == {"eth0"}  # not moved by either value
     flow = lab.send("pod1", "ext1")
     if devices == "eth0,eth1":
@@ -125,6 +131,7 @@ def test_the_lever(lab: Lab, devices: str) -> None:
 @fails_without(auto_direct_node_routes=True, instead=False)
 @fails_without("the node IPs on eth0", instead=NODE_IPS_ON_ETH1)
 def test_one_route_per_pod_cidr(lab: Lab) -> None:
+    """The peer's pod CIDR has one route, by eth0, although both NICs are listed."""
     routes = lab.run("node1", "ip", "route", "show", "10.244.2.0/24").split("\n")
     assert [line.split(" proto")[0].strip() for line in routes if line] == ["10.244.2.0/24 via 10.0.0.2 dev eth0"]
     assert lab.send("pod1", "pod2").left("node1") == {"eth0"}
@@ -140,6 +147,7 @@ def test_one_route_per_pod_cidr(lab: Lab) -> None:
 @fails_without("the tunnel", instead=NATIVE)
 @fails_without("the peer's node IP by eth0", instead=PEERS_BY_ETH1)
 def test_nothing_is_bound_to_a_device(lab: Lab) -> None:
+    """The VXLAN socket listens on every address, and the tunnel works over eth0, which is not listed."""
     sockets = lab.run("node1", "ss", "-H", "-l", "-n", "-u")
     assert ":8472" in sockets
     assert "%eth" not in sockets
@@ -158,6 +166,7 @@ def test_nothing_is_bound_to_a_device(lab: Lab) -> None:
 @fails_without(devices="eth0", instead="eth0,eth1")
 @fails_without(devices="eth0", instead="eth0,eth1", version="1.18")
 def test_an_unlisted_nic_carries_pods_traffic(lab: Lab) -> None:
+    """From 1.19 on, eth1 carries pod traffic without being listed, with the pod's own address."""
     flow = lab.send("pod1", "ext1")
     if lab.version <= (1, 18):
         flow.must_not_leave("node1", by="eth1")
@@ -175,6 +184,7 @@ def test_an_unlisted_nic_carries_pods_traffic(lab: Lab) -> None:
 @pytest.mark.settings(VXLAN, BOTH)
 @fails_without("the tunnel", instead={"settings": NATIVE, **NODE_IPS_ON_ETH1})
 def test_the_commands_to_verify_with(lab: Lab) -> None:
+    """`ip route` shows no pod CIDR on eth1, listed or not."""
     routes = lab.run("node1", "ip", "route", "show")
     for_pods = [line for line in routes.splitlines() if line.startswith("10.244.")]
     assert for_pods
@@ -194,7 +204,7 @@ def test_the_commands_to_verify_with(lab: Lab) -> None:
 @pytest.mark.only(datapath="cilium", control_plane="kubernetes")
 @pytest.mark.settings(VXLAN)
 def test_there_is_no_kind_of_that_name(lab: Lab) -> None:
-    """Only an API server knows which kinds there are."""
+    """Only an API server knows which kinds exist."""
     kinds = lab.kinds()
     assert "CiliumConfig" not in kinds
     assert "CiliumNodeConfig" in kinds

@@ -1,13 +1,13 @@
 """Even distribution: what spreads pods' flows over several NICs. Cilium does not; the kernel's multipath routes do.
 
-A multipath route sends a flow by the NIC that a hash of it chooses. What is hashed decides what can be spread:
+A multipath route chooses a flow's NIC by a hash. What goes into the hash decides what can be spread:
 
-* BPF host routing asks the FIB with addresses alone (`bpf_fib_lookup` gets no ports): one pair of addresses, one NIC,
-  whatever `net.ipv4.fib_multipath_hash_policy` says (cilium #39121);
+* BPF host routing looks up the FIB by addresses alone (`bpf_fib_lookup` gets no ports): a pair of addresses always
+  uses the same NIC, whatever `net.ipv4.fib_multipath_hash_policy` says (cilium #39121);
 * legacy host routing is the kernel's own forwarding: with policy 1 every connection is hashed by its ports too;
-* a tunnel's outer packets are the kernel's own as well, and their source port stands for the inner flow.
+* a tunnel's outer packets are routed by the kernel as well, and their source port is a hash of the inner flow.
 
-Each probe is a flow of its own here. "Even" is tested: a fair hash would be refused once in ten thousand runs.
+Here each probe is a flow of its own. "Even" is a statistical test: a fair hash fails it once in ten thousand runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NATIVE = Settings.of(routing="native", ipv4_native_routing_cidr="10.244.0.0/16",
 @pytest.mark.settings(NATIVE)
 @fails_without("a route by one NIC", instead=BY_TWO)
 def test_without_a_multipath_route_one_nic_carries_all(lab: Lab) -> None:
-    """Three selected devices, three uplinks that work: nothing is balanced."""
+    """Three selected devices and three working uplinks: nothing is balanced."""
     flow = lab.send("pod1", "world", count=PAIRS, vary_addresses=True)
     assert flow.shares("node1").counts == {"eth0": PAIRS, "eth1": 0, "eth2": 0}
     flow.must_receive()
@@ -40,6 +40,7 @@ def test_without_a_multipath_route_one_nic_carries_all(lab: Lab) -> None:
 @pytest.mark.settings(NATIVE)
 @fails_without(routes=...)
 def test_address_pairs_are_spread_evenly_over_two_nics(lab: Lab) -> None:
+    """Flows to different addresses are spread; each is masqueraded to the address of its NIC."""
     flow = lab.send("pod1", "world", count=PAIRS, vary_addresses=True)
     shares = flow.shares("node1")
     assert shares.fits({"eth0": 1, "eth1": 1}), shares.chart({"eth0": 1, "eth1": 1})
@@ -52,6 +53,7 @@ def test_address_pairs_are_spread_evenly_over_two_nics(lab: Lab) -> None:
 @pytest.mark.settings(NATIVE)
 @fails_without(routes=..., instead=BY_TWO)
 def test_address_pairs_are_spread_evenly_over_three_nics(lab: Lab) -> None:
+    """A route with three next hops spreads flows over three NICs."""
     shares = lab.send("pod1", "world", count=PAIRS, vary_addresses=True).shares("node1")
     assert shares.fits({"eth0": 1, "eth1": 1, "eth2": 1}), shares.chart({"eth0": 1, "eth1": 1, "eth2": 1})
 
@@ -61,7 +63,8 @@ def test_address_pairs_are_spread_evenly_over_three_nics(lab: Lab) -> None:
 @fails_without(call="link_down")
 @fails_without(routes=...)
 def test_a_nic_that_goes_down_hands_its_flows_over_and_takes_them_again(lab: Lab) -> None:
-    """The kernel's multipath route loses that hop and gets it back with the link; flows in between change their NIC."""
+    """The kernel's multipath route loses that next hop and gets it back with the link. Flows change their NIC in
+    between."""
     with lab.link_down("node1.eth1"):
         flow = lab.send("pod1", "world", count=PAIRS, vary_addresses=True)
         assert flow.shares("node1").counts == {"eth0": PAIRS, "eth1": 0, "eth2": 0}
@@ -76,6 +79,7 @@ def test_a_nic_that_goes_down_hands_its_flows_over_and_takes_them_again(lab: Lab
 @pytest.mark.settings(NATIVE)
 @fails_without(routes=..., instead=BY_TWO)
 def test_weights_are_kept(lab: Lab) -> None:
+    """Next hops with weights 3 and 1 share flows 3 to 1."""
     shares = lab.send("pod1", "world", count=PAIRS, vary_addresses=True).shares("node1")
     assert shares.fits({"eth0": 3, "eth1": 1}), shares.chart({"eth0": 3, "eth1": 1})
     assert not shares.fits({"eth0": 1, "eth1": 3})
@@ -91,7 +95,7 @@ ISSUE_39121 = pytest.mark.issue(
 @pytest.mark.settings(NATIVE)
 @fails_without("BPF host routing", instead=LEGACY)
 def test_bpf_host_routing_keeps_every_flow_of_a_pair_on_one_nic(lab: Lab) -> None:
-    """A pod that talks to one server gets one NIC's bandwidth: the kernel's per-flow policy is not asked."""
+    """A pod that talks to one server gets one NIC's bandwidth: the kernel's per-flow policy has no effect."""
     shares = lab.send("pod1", "world:udp:5000", count=FLOWS, vary_ports=True).shares("node1")
     assert max(shares.counts.values()) == FLOWS, shares.chart()
 
@@ -102,6 +106,7 @@ def test_bpf_host_routing_keeps_every_flow_of_a_pair_on_one_nic(lab: Lab) -> Non
 @fails_without(sysctls=...)
 @fails_without(enable_host_legacy_routing=True, instead=False)
 def test_legacy_host_routing_spreads_the_flows_of_a_pair(lab: Lab) -> None:
+    """The kernel forwards, and with policy 1 it hashes ports too."""
     shares = lab.send("pod1", "world:udp:5000", count=FLOWS, vary_ports=True).shares("node1")
     assert shares.fits({"eth0": 1, "eth1": 1}), shares.chart({"eth0": 1, "eth1": 1})
 
@@ -109,7 +114,7 @@ def test_legacy_host_routing_spreads_the_flows_of_a_pair(lab: Lab) -> None:
 @pytest.mark.topology("uplinks", **BY_TWO)
 @pytest.mark.settings(NATIVE, LEGACY)
 @fails_without("the kernel's default hash", instead=PER_FLOW)
-def test_legacy_host_routing_hashes_pairs_unless_told_otherwise(lab: Lab) -> None:
+def test_legacy_host_routing_hashes_address_pairs_by_default(lab: Lab) -> None:
     """The kernel's default policy, 0, looks at addresses alone."""
     shares = lab.send("pod1", "world:udp:5000", count=FLOWS, vary_ports=True).shares("node1")
     assert max(shares.counts.values()) == FLOWS, shares.chart()
@@ -119,7 +124,7 @@ def test_legacy_host_routing_hashes_pairs_unless_told_otherwise(lab: Lab) -> Non
 @pytest.mark.settings(routing="tunnel", devices="eth+")
 @fails_without(sysctls=...)
 def test_a_tunnel_spreads_pod_flows_by_its_outer_source_port(lab: Lab) -> None:
-    """What is spread is the way to the peer's node IP; the outer source port is a hash of the inner flow."""
+    """The multipath route leads to the peer's node IP. The outer source port is a hash of the inner flow."""
     shares = lab.send("pod1", "pod2:udp:5000", count=FLOWS, vary_ports=True).shares("node1")
     assert shares.counts["eth2"] == 0
     assert min(shares.counts["eth0"], shares.counts["eth1"]) > FLOWS // 4, shares.chart()
@@ -129,6 +134,7 @@ def test_a_tunnel_spreads_pod_flows_by_its_outer_source_port(lab: Lab) -> None:
 @pytest.mark.settings(routing="tunnel", devices="eth+")
 @fails_without("the kernel's default hash", instead=PER_FLOW)
 def test_a_tunnel_uses_one_nic_per_pair_of_nodes_by_default(lab: Lab) -> None:
+    """The kernel's default policy, 0, hashes the outer addresses alone: two nodes use one NIC."""
     shares = lab.send("pod1", "pod2:udp:5000", count=FLOWS, vary_ports=True).shares("node1")
     assert max(shares.counts.values()) == FLOWS, shares.chart()
 
@@ -138,7 +144,8 @@ def test_a_tunnel_uses_one_nic_per_pair_of_nodes_by_default(lab: Lab) -> None:
 @fails_without(devices="eth0", instead="eth+", version="1.18")
 @fails_without(routes=...)
 def test_one_selected_device_undoes_the_spreading_up_to_1_18(lab: Lab) -> None:
-    """Without a look at the FIB there is no multipath; later versions spread, and leak pod addresses on eth1."""
+    """Up to 1.18 the FIB is not used, so there is no multipath. Later versions spread, and leak pod addresses on
+    eth1."""
     flow = lab.send("pod1", "world", count=PAIRS, vary_addresses=True)
     shares = flow.shares("node1")
     if lab.version <= (1, 18):

@@ -27,7 +27,8 @@ pytestmark = pytest.mark.topology("dual-stack")
 @pytest.mark.settings(TUNNEL, devices="eth1")
 @fails_without("the peer's IPv4 node IP by eth0", instead=PEERS_BY_ETH1)
 def test_both_families_share_one_tunnel(lab: Lab, protocol: str) -> None:
-    """The underlay is IPv4 unless `underlay-protocol` says otherwise; its NIC is that of the route to the node IP."""
+    """The tunnel's outer packets are IPv4 unless `underlay-protocol` changes that; their NIC follows the route to
+    the node IP."""
     flow = lab.send("pod1", f"pod2:{protocol}")
     assert flow.left("node1") == flow.came_back_to("node1") == {"eth0"}
     assert flow.outer_on("node1.eth0") == {("10.0.0.1", "10.0.0.2")}
@@ -41,6 +42,7 @@ def test_both_families_share_one_tunnel(lab: Lab, protocol: str) -> None:
 )
 @fails_without("the IPv4 node IPs on eth0", instead=NODE_IPS_ON_ETH1, at="icmp")
 def test_each_family_has_direct_routes_of_its_own(lab: Lab, protocol: str) -> None:
+    """Each family's direct routes follow the node IP of that family."""
     flow = lab.send("pod1", f"pod2:{protocol}")
     assert flow.left("node1") == flow.came_back_to("node1") == {"eth0"}
     flow.must_receive()
@@ -50,6 +52,7 @@ def test_each_family_has_direct_routes_of_its_own(lab: Lab, protocol: str) -> No
 @pytest.mark.settings(TUNNEL, devices="eth0,eth1")
 @fails_without(devices="eth0,eth1", instead="eth0")
 def test_each_family_is_masqueraded_to_the_nics_own_address(lab: Lab, protocol: str) -> None:
+    """Each family is masqueraded to the NIC's address of that family."""
     flow = lab.send("pod1", f"ext1:{protocol}")
     assert flow.left("node1") == {"eth1"}
     assert flow.source_seen_by("ext1") == NODE1_ETH1[protocol]
@@ -60,7 +63,8 @@ def test_each_family_is_masqueraded_to_the_nics_own_address(lab: Lab, protocol: 
 @pytest.mark.settings(TUNNEL, devices="eth0")
 @fails_without(devices="eth0", instead="eth0,eth1", version="1.18")
 def test_one_device_skips_the_fib_in_both_families_up_to_1_18(lab: Lab, protocol: str) -> None:
-    """Straight to eth0. There IPv4 asks eth0's gateway, but IPv6 asks eth0's neighbours for who is on eth1: nobody."""
+    """Every packet goes to eth0. There IPv4 uses eth0's gateway, but IPv6 looks for eth1's hosts among eth0's
+    neighbours and finds none."""
     short_cut = {"icmp": {"eth0"}, "icmp6": set[str]()}[protocol]
     assert lab.send("pod1", f"ext1:{protocol}").left("node1") == (short_cut if lab.version <= (1, 18) else {"eth1"})
     flow = lab.send("pod1", f"ext0:{protocol}")

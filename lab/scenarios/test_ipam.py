@@ -1,6 +1,6 @@
 """Where a pod's address comes from, and what that has to do with NICs: nothing with pools, everything with ENIs.
 
-In `multi-pool` every node has a second pod CIDR, for which its routes have a rule: what has such an address leaves by
+In `multi-pool` every node has a second pod CIDR and a routing rule for it: packets with such an address leave by
 eth1. In `eni` a pod's address belongs to a NIC of its node, and the agents make rules and tables of their own.
 """
 
@@ -19,7 +19,7 @@ enis = pytest.mark.topology("eni")
 @pytest.mark.settings(VXLAN, BOTH)
 @fails_without("the tunnel", instead=NATIVE)
 def test_every_pool_of_a_node_is_tunnelled(lab: Lab) -> None:
-    """Peers know every CIDR of a node, and reach all by its node IP."""
+    """Peers know every pod CIDR of a node, and reach them all through its node IP."""
     for flow in lab.send_all(["pod1 -> pod2", "pod1 -> disk2", "disk1 -> pod2", "disk1 -> disk2"]):
         assert flow.left("node1") == {"eth0"}
         assert flow.outer_on("node1.eth0") == {("10.0.0.1", "10.0.0.2")}
@@ -31,7 +31,8 @@ def test_every_pool_of_a_node_is_tunnelled(lab: Lab) -> None:
 @fails_without("the node IPs on eth0", instead=NODE_IPS_ON_ETH1)
 @fails_without(auto_direct_node_routes=True, instead=False)
 def test_every_pool_of_a_node_has_a_direct_route(lab: Lab) -> None:
-    """By the NIC of the route to the node IP. A pool makes no difference; the node's own rule for its CIDR does."""
+    """Every pod CIDR has a route by the NIC of the route to the node IP. The node's own rule for the second CIDR
+    comes first."""
     routes = lab.run("node1", "ip", "route", "show")
     assert all(f"{cidr} via 10.0.0.2 dev eth0" in routes for cidr in ("10.244.2.0/24", "10.245.2.0/24"))
     plain, rule = lab.send_all(["pod1 -> disk2", "disk1 -> pod2"])
@@ -46,6 +47,7 @@ def test_every_pool_of_a_node_has_a_direct_route(lab: Lab) -> None:
 @pytest.mark.settings(NATIVE_OF_POOLS, BOTH)
 @fails_without("the rule", topology="    rules: from 10.245.{n}.0/24 lookup 100\n")
 def test_a_rule_for_a_pool_keeps_it_on_its_network(lab: Lab) -> None:
+    """Pods of the second pool reach the world by eth1, masqueraded to its address."""
     plain, rule = lab.send_all(["pod1 -> far", "disk1 -> far"])
     assert plain.left("node1") == {"eth0"}
     assert plain.source_seen_by("far") == "10.0.0.1"
@@ -58,7 +60,8 @@ def test_a_rule_for_a_pool_keeps_it_on_its_network(lab: Lab) -> None:
 @fails_without("the rule", topology="    rules: from 10.245.{n}.0/24 lookup 100\n")
 @fails_without(devices="eth0", instead="eth0,eth1", version="1.18")
 def test_one_device_and_a_rule_for_a_pool(lab: Lab) -> None:
-    """Up to 1.18 nobody asks the rule: everything goes to the one device. Later eth1 is it, and does not masquerade."""
+    """Up to 1.18 the rule is not used: everything goes to the only device. Later the packet leaves by eth1, which
+    does not masquerade."""
     flow = lab.send("disk1", "far")
     if lab.version <= (1, 18):
         assert flow.left("node1") == {"eth0"}
@@ -78,7 +81,7 @@ def test_one_device_and_a_rule_for_a_pool(lab: Lab) -> None:
 )
 @fails_without(topology="pod{n}-eth1: {nic: eth1}", instead="pod{n}-eth1: {nic: eth0}")
 def test_pods_of_one_node_leave_by_different_nics(lab: Lab, devices: str) -> None:
-    """Inside the cloud's network every pod uses the NIC its address belongs to, whatever `devices` says."""
+    """Inside the cloud's network every pod uses the NIC that its address belongs to, whatever `devices` lists."""
     for nic in ("eth0", "eth1"):
         for flow in lab.send_all([f"pod1-{nic} -> pod2-eth0", f"pod1-{nic} -> pod2-eth1", f"pod1-{nic} -> ext0"]):
             assert flow.left("node1") == {nic}
@@ -90,7 +93,8 @@ def test_pods_of_one_node_leave_by_different_nics(lab: Lab, devices: str) -> Non
 @pytest.mark.settings(BOTH)
 @fails_without("masquerading", instead=UNMASQUERADED)
 def test_the_world_is_left_to_the_default_route(lab: Lab) -> None:
-    """What is masqueraded leaves by eth0, with its address, up to 1.20: the rules are for the cloud's network alone."""
+    """Up to 1.20, masqueraded packets leave by eth0 with its address: the agents' rules cover the cloud's network
+    only."""
     for flow in lab.send_all(["pod1-eth0 -> world", "pod1-eth1 -> world"]):
         assert flow.left("node1") == {"eth0"}
         assert flow.source_seen_by("world") == "10.0.0.11"
@@ -101,6 +105,7 @@ def test_the_world_is_left_to_the_default_route(lab: Lab) -> None:
 @pytest.mark.settings(BOTH, UNMASQUERADED)
 @fails_without(enable_bpf_masquerade=False, enable_ipv4_masquerade=False)
 def test_without_masquerading_the_world_is_reached_by_the_pods_nic(lab: Lab) -> None:
+    """The pod's address is kept, and its rule sends it to the world by its own NIC."""
     flow = lab.send("pod1-eth1", "world")
     assert flow.left("node1") == {"eth1"}
     assert flow.source_seen_by("world") == lab.address("pod1-eth1")

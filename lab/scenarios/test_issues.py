@@ -18,7 +18,7 @@ NO_DEVICE = "unable to determine direct routing device. Use --direct-routing-dev
 @pytest.mark.settings(VXLAN, BOTH, direct_routing_device="eth1")
 @fails_without("the peer's node IP by eth0", instead=PEERS_BY_ETH1)
 def test_the_direct_routing_device_does_not_move_the_tunnel(lab: Lab) -> None:
-    """It is eth1, and yet the tunnel follows the route to the peer's node IP."""
+    """The direct routing device is eth1; the tunnel still follows the route to the peer's node IP."""
     assert lab.reported["node1"].direct_routing_device == "eth1"
     flow = lab.send("pod1", "pod2")
     assert flow.left("node1") == flow.came_back_to("node1") == {"eth0"}
@@ -30,7 +30,7 @@ def test_the_direct_routing_device_does_not_move_the_tunnel(lab: Lab) -> None:
 @pytest.mark.settings(VXLAN, devices="eth1,eth2", direct_routing_device="eth0")
 @fails_without(devices="eth1,eth2", instead="eth0,eth1,eth2")
 def test_a_direct_routing_device_is_only_looked_for_among_selected_devices(lab: Lab) -> None:
-    """eth0 has the node IP and the option names it, but `devices` leaves it out; of the two others neither fits."""
+    """eth0 has the node IP and the option names it, but `devices` leaves it out. Neither of the other two fits."""
     assert lab.reported["node1"].agent_exits == NO_DEVICE
 
 
@@ -39,7 +39,7 @@ def test_a_direct_routing_device_is_only_looked_for_among_selected_devices(lab: 
 @pytest.mark.settings(VXLAN, devices="eth0", force_device_detection=True)
 @fails_without(force_device_detection=True, instead=False)
 def test_forced_detection_drops_the_rule_for_veths(lab: Lab) -> None:
-    """eth1 and eth2 have no default route, which keeps a veth out of detection, unless there is a list."""
+    """A veth without a default route is not detected; beside a list, forced detection selects it."""
     assert lab.reported["node1"].devices == ("eth0", "eth1", "eth2")
 
 
@@ -49,7 +49,7 @@ def test_forced_detection_drops_the_rule_for_veths(lab: Lab) -> None:
 @fails_without(devices="eth1", instead="eth0,eth1")
 @fails_without(enable_endpoint_routes=True, instead=False, version="1.18")
 def test_a_nic_that_is_not_selected_does_not_masquerade(lab: Lab) -> None:
-    """Endpoint routes keep the FIB in use on every version."""
+    """Endpoint routes keep the FIB in use on every version, so the packet leaves by eth0 with the pod's address."""
     flow = lab.send("pod1", "ext0")
     assert flow.left("node1") == {"eth0"}
     assert flow.source_seen_by("ext0") == lab.address("pod1")
@@ -62,6 +62,7 @@ def test_a_nic_that_is_not_selected_does_not_masquerade(lab: Lab) -> None:
 @fails_without(devices="eth0", instead="eth0,eth1", version="1.18")
 @fails_without("the route by eth1", instead=EXT1_BY_ETH0)
 def test_one_device_gets_everything_up_to_1_18(lab: Lab) -> None:
+    """eth0 is the only device: up to 1.18 it gets the packet for ext1, which is on eth1's network."""
     flow = lab.send("pod1", "ext1")
     assert flow.left("node1") == ({"eth0"} if lab.version <= (1, 18) else {"eth1"})
     assert (flow.received == 0) == (lab.version <= (1, 18))
@@ -76,7 +77,7 @@ def test_one_device_gets_everything_up_to_1_18(lab: Lab) -> None:
 @pytest.mark.settings(NATIVE, BOTH, auto_direct_node_routes=False)
 @fails_without(rules=...)
 def test_rules_and_tables_are_honoured(lab: Lab) -> None:
-    """Since 1.12: the FIB lookup is a full one, rules included. ext0 is on eth0's own network."""
+    """Since 1.12 the FIB lookup includes rules. ext0 is on eth0's own network, and a rule sends the packet by eth1."""
     flow = lab.send("pod1", "ext0")
     assert flow.left("node1") == {"eth1"}
     assert flow.source_seen_by("ext0") == "10.0.1.1"
@@ -87,7 +88,7 @@ def test_rules_and_tables_are_honoured(lab: Lab) -> None:
 @pytest.mark.settings(NATIVE, BOTH)
 @fails_without("a gateway before the peer", instead={"routes": ["node1: 10.0.2.2/32 dev eth0"]})
 def test_no_direct_route_to_a_peer_behind_a_gateway(lab: Lab) -> None:
-    """The agent warns and installs nothing; the default route carries the pods' packets to the switch all the same."""
+    """The agent warns and installs no route. The default route carries the packets to the switch all the same."""
     assert "10.244.2.0/24" not in lab.run("node1", "ip", "route", "show")
     flow = lab.send("pod1", "pod2")
     assert flow.left("node1") == {"eth0"}
@@ -99,6 +100,7 @@ def test_no_direct_route_to_a_peer_behind_a_gateway(lab: Lab) -> None:
 @pytest.mark.settings(VXLAN, BOTH)
 @fails_without(node_ips=...)
 def test_the_node_ip_parts_east_west_from_north_south(lab: Lab) -> None:
+    """With the node IPs on eth1 the tunnel uses eth1, and traffic to the world stays on eth0."""
     assert lab.send("pod1", "pod2").left("node1") == {"eth1"}
     flow = lab.send("pod1", "ext0")
     assert flow.left("node1") == {"eth0"}

@@ -1,8 +1,8 @@
-"""NICs that go down, come back, are plugged and pulled while agents run: what they then select, and where packets go.
+"""NICs that go down, come back, are plugged and pulled while agents run: what agents select, and where packets go.
 
-Agents follow netlink by themselves, within seconds. Two things they do not notice [measured on 1.18.10 and 1.20.0-dev]:
-a selected NIC that loses its default route stays selected until something else happens to it, and the IPv4 routes that
-a NIC takes along when it goes down still count when it comes back.
+Agents follow netlink within seconds. Two changes go unnoticed [measured on 1.18.10 and 1.20.0-dev]: a selected NIC that
+loses its default route stays selected until something else changes on it, and IPv4 routes that the kernel drops when a
+NIC goes down still count when it comes back.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ NATIVE = pytest.mark.settings(
 
 
 def selected(lab: Lab) -> set[str]:
-    """What node1's agent says it has selected."""
+    """The devices that node1's agent reports."""
     return set(lab.reported["node1"].devices)
 
 
 @BOTH
 @fails_without(call="link_down")
 def test_a_listed_nic_that_is_down_is_left_out_up_to_1_18(lab: Lab) -> None:
-    """From 1.19 on the list alone decides. Either way its traffic takes the default route, with eth0's address."""
+    """From 1.19 on the list alone decides. In both cases the traffic takes the default route, with eth0's address."""
     assert lab.send("pod1", "ext1").left("node1") == {"eth1"}
     with lab.link_down("node1.eth1"):
         assert selected(lab) == ({"eth0"} if lab.version <= (1, 18) else {"eth0", "eth1"})
@@ -43,7 +43,8 @@ def test_a_listed_nic_that_is_down_is_left_out_up_to_1_18(lab: Lab) -> None:
 @fails_without(call="link_down")
 @fails_without(call="add_route")
 def test_a_nic_that_comes_back_has_lost_its_default_route(lab: Lab) -> None:
-    """The tunnel works again at once, over the connected route; the way to the world stays closed."""
+    """The tunnel works again at once, over the connected route. The world stays out of reach until the default route
+    is added again."""
     lab.link_down("node1.eth0")
     assert lab.send("pod1", "pod2").verdict == "lost"
     lab.link_up("node1.eth0")
@@ -58,7 +59,7 @@ def test_a_nic_that_comes_back_has_lost_its_default_route(lab: Lab) -> None:
 @BOTH
 @fails_without(call="add_route")
 def test_routes_to_the_peers_node_ip_move_the_tunnel_to_the_nic_that_is_left(lab: Lab) -> None:
-    """On both nodes: the peer answers to the node IP, which is on the NIC that is down."""
+    """Both nodes need such a route: the peer answers to the node IP, which is on the NIC that is down."""
     with lab.link_down("node1.eth0"):
         assert lab.send("pod1", "pod2").verdict == "lost"
         lab.add_route("node1", "10.0.0.2/32 via 10.0.1.2 dev eth1")
@@ -72,6 +73,7 @@ def test_routes_to_the_peers_node_ip_move_the_tunnel_to_the_nic_that_is_left(lab
 @fails_without(devices="eth+", instead="eth0,eth1")
 @fails_without(call="unplug")
 def test_a_hot_plugged_nic_that_devices_names_is_used_and_one_that_is_pulled_is_forgotten(lab: Lab) -> None:
+    """A wildcard selects NICs that appear later, and drops NICs that disappear."""
     with lab.plug("node1.eth2", fabric="f1", addresses="10.0.1.51/24"):
         assert selected(lab) == {"eth0", "eth1", "eth2"}
         lab.unplug("node1.eth1")
@@ -86,7 +88,8 @@ def test_a_hot_plugged_nic_that_devices_names_is_used_and_one_that_is_pulled_is_
 @fails_without(call="add_address")
 @fails_without(devices="", instead="eth0,eth1")
 def test_selection_outlives_the_default_route_that_made_it(lab: Lab) -> None:
-    """A veth is detected by a default route; without it, it stays selected until an address on it changes."""
+    """A default route made eth1 a detected device. Without the route it stays selected until an address on it
+    changes."""
     with lab.add_route("node1", "default via 10.0.1.254 dev eth1 metric 50"):
         assert selected(lab) == {"eth0", "eth1"}
     assert selected(lab) == {"eth0", "eth1"}
@@ -98,7 +101,8 @@ def test_selection_outlives_the_default_route_that_made_it(lab: Lab) -> None:
 @AUTOMATIC
 @fails_without(call="add_route")
 def test_a_route_that_a_nic_took_along_still_counts_when_it_comes_back(lab: Lab) -> None:
-    """The kernel flushes IPv4 routes silently, so the agent's route table keeps them: `ip route` and it disagree."""
+    """The kernel drops IPv4 routes without a message, so the agent's route table keeps them and disagrees with `ip
+    route`."""
     lab.add_route("node1", "default via 10.0.1.254 dev eth1 metric 50")
     lab.link_down("node1.eth1")
     assert selected(lab) == {"eth0"}
@@ -111,7 +115,8 @@ def test_a_route_that_a_nic_took_along_still_counts_when_it_comes_back(lab: Lab)
 @pytest.mark.topology(**NODE_IPS_ON_ETH1)
 @fails_without(call="validate_nodes")
 def test_a_direct_node_route_is_gone_until_the_agent_validates_its_nodes(lab: Lab) -> None:
-    """For up to a minute after the NIC is back pods of other nodes are out of reach: no agent looks earlier."""
+    """Pods of other nodes are out of reach for up to a minute after the NIC is back: the agent restores the route
+    only then."""
     assert lab.send("pod1", "pod2").left("node1") == {"eth1"}
     with lab.link_down("node1.eth1"):
         flow = lab.send("pod1", "pod2")

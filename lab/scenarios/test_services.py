@@ -1,4 +1,4 @@
-"""Services on nodes with two NICs: which NIC takes a request in, which one sends the reply, and whom the backend sees.
+"""Services on nodes with two NICs: which NIC takes a request, which NIC sends the reply, and whom the backend sees.
 
 The backend of every service is pod2 on node2: a request to node1 is forwarded, with
 node1's own address in place of the client's (SNAT); a request to node2 is answered where it came in.
@@ -6,7 +6,7 @@ node1's own address in place of the client's (SNAT); a request to node2 is answe
 A few rules explain almost everything:
 
 * a NIC that is not selected serves nothing: the node answers there as if no service existed;
-* the reply leaves by the route to the client, not by the NIC that took the request in;
+* the reply leaves by the route to the client, not by the NIC that took the request;
 * where a backend is on the node itself, its answer is translated back on selected NICs only;
 * a request that begins inside the cluster is translated where it begins: to the wire it is traffic from pod to pod.
 """
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.topology("services")
 @fails_without(devices="eth0,eth1", instead="eth0")
 @fails_without("the backend on node2", instead=BACKEND_ON_NODE1)
 def test_node_port_with_a_remote_backend(lab: Lab, port: str) -> None:
-    """Either NIC takes requests in. The backend sees node1, or its reply would not come back this way."""
+    """Both NICs take requests. The backend sees node1, so that its reply comes back this way."""
     by_eth0, by_eth1 = lab.send_all([f"ext0 -> node1.eth0:{port}", f"ext1 -> node1.eth1:{port}"])
     forwarded(by_eth0, taken_in="eth0", answered_by="eth0")
     forwarded(by_eth1, taken_in="eth1", answered_by="eth1")
@@ -61,7 +61,7 @@ def test_node_port_with_a_remote_backend(lab: Lab, port: str) -> None:
 @pytest.mark.settings(NATIVE, BOTH)
 @fails_without("the client's route by eth0", instead=EXT0_BY_ETH1)
 def test_the_reply_leaves_by_the_route_to_the_client(lab: Lab) -> None:
-    """A client of the other fabric is answered by the other NIC: one connection, two NICs."""
+    """A client of the other fabric is answered by the other NIC: the connection uses two NICs."""
     flow = lab.send("ext0", f"node1.eth1:{WEB}")
     forwarded(flow, taken_in="eth1", answered_by="eth0")
     flow = lab.send("ext1", f"node1.eth0:{WEB}")
@@ -71,7 +71,7 @@ def test_the_reply_leaves_by_the_route_to_the_client(lab: Lab) -> None:
 @pytest.mark.settings(NATIVE, BOTH)
 @fails_without("the backend on node2", instead=BACKEND_ON_NODE1)
 def test_node_port_with_a_local_backend(lab: Lab) -> None:
-    """Nothing is forwarded, so nothing is masqueraded: the backend sees the client. The reply takes its own route."""
+    """Nothing is forwarded, so nothing is masqueraded: the backend sees the client. The reply follows its own route."""
     straight, across = lab.send_all([f"ext1 -> node2.eth1:{WEB}", f"ext0 -> node2.eth1:{WEB}"])
     assert straight.source_seen_by("pod2") == CLIENT1
     assert across.source_seen_by("pod2") == CLIENT0
@@ -87,7 +87,7 @@ def test_node_port_with_a_local_backend(lab: Lab) -> None:
 @pytest.mark.parametrize("node", ["node1", "node2"])
 @fails_without(devices="eth0", instead="eth0,eth1")
 def test_node_port_on_a_nic_that_is_not_selected(lab: Lab, node: str) -> None:
-    """Not even where the backend is on the node: TCP is reset and UDP is unreachable, by the node's own kernel."""
+    """Not even the backend's own node serves there: TCP is reset and UDP is unreachable, by the node's own kernel."""
     for flow in lab.send_all([f"ext1 -> {node}.eth1:{WEB}", f"ext1 -> {node}.eth1:{DNS}"]):
         refused(flow, node=node, nic="eth1")
     lab.send("ext0", f"{node}.eth0:{WEB}").must_receive()
@@ -97,7 +97,7 @@ def test_node_port_on_a_nic_that_is_not_selected(lab: Lab, node: str) -> None:
 @fails_without(devices="eth0", instead="eth0,eth1", version="1.18")
 @fails_without("the client's route by eth1", instead={"routes": ["node2: 10.0.1.100/32 via 10.0.0.254 dev eth0"]})
 def test_reply_of_a_local_backend_with_one_device(lab: Lab) -> None:
-    """Up to 1.18 all that a pod sends goes to the only device, replies to services too; later its routes decide."""
+    """Up to 1.18 everything a pod sends goes to the only device, replies to services too. Later its routes decide."""
     flow = lab.send("ext1", f"node2.eth0:{WEB}")
     assert flow.source_seen_by("pod2") == CLIENT1
     assert flow.entered("node2") == {"eth0"}
@@ -109,7 +109,7 @@ def test_reply_of_a_local_backend_with_one_device(lab: Lab) -> None:
 @pytest.mark.settings(NATIVE, ETH0)
 @fails_without(devices="eth0", instead="eth0,eth1")
 def test_the_answer_of_a_local_backend_on_a_nic_that_is_not_selected(lab: Lab) -> None:
-    """Nobody translates it back there: it comes from the pod's own address, and no real client would take it."""
+    """No program translates it there: it has the pod's own address, and a real client would ignore it."""
     flow = lab.send("ext1", f"node2.eth0:{WEB}")
     assert flow.transmitted_by["node2.eth1"].inner_src == (lab.address("pod2"),)
     across = lab.send("ext0", f"node2.eth0:{WEB}")
@@ -120,7 +120,8 @@ def test_the_answer_of_a_local_backend_on_a_nic_that_is_not_selected(lab: Lab) -
 @pytest.mark.settings(NATIVE, ETH0)
 @fails_without("the backend on node2", instead=BACKEND_ON_NODE1)
 def test_the_answer_of_a_remote_backend_on_a_nic_that_is_not_selected(lab: Lab) -> None:
-    """It is translated where it comes in, by eth0: so it may leave by any NIC, with the address the client asked."""
+    """It is translated where it comes in, on eth0. So it may leave by any NIC, with the address that the client
+    used."""
     flow = lab.send("ext1", f"node1.eth0:{WEB}")
     forwarded(flow, taken_in="eth0", answered_by="eth1")
     assert flow.transmitted_by["node1.eth1"].inner_src == (NODE1_ETH0,)
@@ -129,9 +130,8 @@ def test_the_answer_of_a_remote_backend_on_a_nic_that_is_not_selected(lab: Lab) 
 @pytest.mark.settings(NATIVE, BOTH, DRD_ETH1)
 @fails_without(direct_routing_device="eth1", instead="eth0")
 def test_the_remote_backend_sees_the_direct_routing_device(lab: Lab) -> None:
-    """SNAT takes the direct routing device's address, whichever NIC the packet leaves by: here the answer comes back on
-    the other one. 1.20 does so too, by default.
-    """
+    """SNAT uses the direct routing device's address, whichever NIC the packet leaves by. Here the answer comes back
+    on the other NIC. 1.20 does so too, by default."""
     flow = lab.send("ext0", f"node1.eth0:{WEB}")
     forwarded(flow, taken_in="eth0", answered_by="eth0")
     assert flow.source_seen_by("pod2") == NODE1_ETH1
@@ -143,7 +143,8 @@ def test_the_remote_backend_sees_the_direct_routing_device(lab: Lab) -> None:
 @pytest.mark.settings(NATIVE, BOTH, DRD_ETH1, enable_dynamic_source_lookup_nodeport=True)
 @fails_without(enable_dynamic_source_lookup_nodeport=True, instead=False)
 def test_the_remote_backend_sees_the_source_that_the_routes_say(lab: Lab) -> None:
-    """`enable-dynamic-source-lookup-nodeport`, new in 1.20: the address of the NIC that the packet leaves by."""
+    """`enable-dynamic-source-lookup-nodeport`, new in 1.20: SNAT uses the address of the NIC that the packet leaves
+    by."""
     flow = lab.send("ext1", f"node1.eth1:{WEB}")
     forwarded(flow, taken_in="eth1", answered_by="eth1")
     assert flow.source_seen_by("pod2") == NODE1_ETH0
@@ -154,7 +155,7 @@ def test_the_remote_backend_sees_the_source_that_the_routes_say(lab: Lab) -> Non
 @pytest.mark.settings(VXLAN, BOTH)
 @fails_without("the tunnel", instead=NATIVE)
 def test_in_a_tunnel_the_remote_backend_sees_the_router_ip(lab: Lab) -> None:
-    """No NIC's address at all: SNAT takes that of `cilium_host`, and the tunnel follows the route to the node IP."""
+    """SNAT uses the address of `cilium_host` and no NIC's. The tunnel follows the route to the node IP."""
     flow = lab.send("ext1", f"node1.eth1:{WEB}")
     forwarded(flow, taken_in="eth1", answered_by="eth1")
     seen = flow.source_seen_by("pod2")
@@ -167,7 +168,8 @@ def test_in_a_tunnel_the_remote_backend_sees_the_router_ip(lab: Lab) -> None:
 @pytest.mark.parametrize("nic", ["eth0", "eth1"])
 @fails_without(topology="external_traffic_policy: Local")
 def test_external_traffic_policy_local(lab: Lab, nic: str) -> None:
-    """A node without a backend refuses on every NIC; the node with one serves on every NIC, and shows it the client."""
+    """A node without a backend refuses on every NIC. The node with the backend serves on every NIC, and the backend
+    sees the client."""
     client = {"eth0": "ext0", "eth1": "ext1"}[nic]
     without, with_backend = lab.send_all([f"{client} -> {node}.{nic}:{WEB_LOCAL}" for node in ("node1", "node2")])
     refused(without, node="node1", nic=nic)
@@ -179,7 +181,7 @@ def test_external_traffic_policy_local(lab: Lab, nic: str) -> None:
 @pytest.mark.settings(VXLAN, BOTH, nodeport_addresses="10.0.1.0/24")
 @fails_without(nodeport_addresses="10.0.1.0/24", instead="")
 def test_nodeport_addresses_choose_among_selected_nics(lab: Lab) -> None:
-    """Both NICs are selected; only the one with an address in the list serves node ports."""
+    """Both NICs are selected; only a NIC with an address in the list serves node ports."""
     refused(lab.send("ext0", f"node1.eth0:{WEB}"), node="node1", nic="eth0")
     forwarded(lab.send("ext1", f"node1.eth1:{WEB}"), taken_in="eth1", answered_by="eth1")
 
@@ -187,7 +189,7 @@ def test_nodeport_addresses_choose_among_selected_nics(lab: Lab) -> None:
 @pytest.mark.settings(NATIVE, BOTH, bpf_lb_mode="dsr")
 @fails_without(bpf_lb_mode="dsr", instead="snat")
 def test_direct_server_return(lab: Lab) -> None:
-    """The backend's node answers the client itself, by its own route, with the address that the client asked."""
+    """The backend's node answers the client itself, by its own route, with the address that the client used."""
     flow = lab.send("ext1", f"node1.eth1:{WEB}")
     assert flow.entered("node1") == {"eth1"}
     assert flow.left("node1") == {"eth0"}
@@ -201,7 +203,7 @@ def test_direct_server_return(lab: Lab) -> None:
 @pytest.mark.settings(NATIVE, ETH0, bpf_lb_mode="dsr")
 @fails_without(devices="eth0", instead="eth0,eth1")
 def test_direct_server_return_by_a_nic_that_is_not_selected(lab: Lab) -> None:
-    """The backend's node translates on selected NICs only: this client gets its answer from the pod's address."""
+    """The backend's node translates on selected NICs only: this client is answered from the pod's own address."""
     here, across = lab.send_all([f"ext0 -> node1.eth0:{WEB}", f"ext1 -> node1.eth0:{WEB}"])
     assert here.transmitted_by["node2.eth0"].inner_src == (NODE1_ETH0,)
     assert across.transmitted_by["node2.eth1"].inner_src == (lab.address("pod2"),)
@@ -222,7 +224,7 @@ def test_hybrid_mode(lab: Lab) -> None:
 @pytest.mark.settings(NATIVE, BOTH, kube_proxy_replacement=False, enable_bpf_masquerade=False)
 @fails_without(enable_bpf_masquerade=False, kube_proxy_replacement=False)
 def test_without_kube_proxy_replacement(lab: Lab) -> None:
-    """Nobody serves node ports, for there is no kube-proxy either; pods reach cluster IPs even so, nodes do not."""
+    """No agent serves node ports, and there is no kube-proxy either. Pods still reach cluster IPs, nodes do not."""
     for nic, client in (("eth0", "ext0"), ("eth1", "ext1")):
         refused(lab.send(client, f"node1.{nic}:{WEB}"), node="node1", nic=nic)
     flow = lab.send("pod1", "web")
@@ -239,8 +241,7 @@ def test_without_kube_proxy_replacement(lab: Lab) -> None:
 @fails_without(devices="eth0", instead="eth0,eth1", version="1.18")
 def test_a_pod_and_its_own_nodes_other_nic(lab: Lab) -> None:
     """The agent does not know an address on a NIC that is not selected. Up to 1.18 the packet leaves by the only
-    device, and comes back to a node that does not believe its source; later the kernel delivers it.
-    """
+    device and comes back to a node that rejects its source; later the kernel delivers it."""
     flow = lab.send("pod1", "node1.eth1")
     if lab.version <= (1, 18):
         flow.must_leave("node1", by="eth0")
@@ -254,7 +255,8 @@ def test_a_pod_and_its_own_nodes_other_nic(lab: Lab) -> None:
 @pytest.mark.parametrize("service", ["web", "dns", "shop", "mail"])
 @fails_without("the backend's route by eth0", instead=NODE_IPS_ON_ETH1)
 def test_a_service_from_a_pod(lab: Lab, service: str) -> None:
-    """By cluster IP, of whatever type it is: translated at the pod, the wire sees traffic from pod to pod."""
+    """Whatever the service's type, the cluster IP is translated at the pod: on the wire it is traffic from pod to
+    pod."""
     flow = lab.send("pod1", service)
     assert flow.left("node1") == flow.came_back_to("node1") == {"eth0"}
     assert flow.source_seen_by("pod2") == lab.address("pod1")
@@ -264,7 +266,7 @@ def test_a_service_from_a_pod(lab: Lab, service: str) -> None:
 @pytest.mark.settings(NATIVE, BOTH)
 @fails_without("the backend's route by eth0", instead=NODE_IPS_ON_ETH1)
 def test_a_service_from_a_node(lab: Lab) -> None:
-    """A program that is bound to eth1's address still sends by eth0, to the pod; the answer goes to eth1's address."""
+    """A program bound to eth1's address still sends to the pod by eth0; the answer goes to eth1's address."""
     flow = lab.send("node1.eth1", "dns")
     assert flow.left("node1") == {"eth0"}
     assert flow.source_seen_by("pod2") == NODE1_ETH1
@@ -277,7 +279,8 @@ def test_a_service_from_a_node(lab: Lab) -> None:
 @fails_without("the node IPs on eth0", instead=NODE_IPS_ON_ETH1)
 @fails_without(devices="eth0,eth1", instead="eth0")
 def test_the_peers_node_port_from_a_pod(lab: Lab) -> None:
-    """By the node IP it is translated at the pod; another NIC's address is the world: asked there, and masqueraded."""
+    """With the node IP the request is translated at the pod. Another NIC's address is the outside world: the request
+    is masqueraded and goes there."""
     by_node_ip, by_other_nic = lab.send_all([f"pod1 -> node2.eth0:{WEB}", f"pod1 -> node2.eth1:{WEB}"])
     assert by_node_ip.left("node1") == {"eth0"}
     assert by_node_ip.source_seen_by("pod2") == lab.address("pod1")
@@ -290,7 +293,7 @@ def test_the_peers_node_port_from_a_pod(lab: Lab) -> None:
 @pytest.mark.settings(NATIVE, BOTH)
 @fails_without(devices="eth0,eth1", instead="eth0")
 def test_load_balancer_and_external_ip_by_either_nic(lab: Lab) -> None:
-    """These addresses are on no NIC: every selected one serves them, if the client's route leads there."""
+    """These addresses are on no NIC: every selected NIC serves them, if the client's route leads there."""
     shop, mail0, mail1 = lab.send_all(["ext1 -> shop", "ext0 -> mail", "ext1 -> mail"])
     forwarded(shop, taken_in="eth1", answered_by="eth1")
     forwarded(mail0, taken_in="eth0", answered_by="eth0")
@@ -302,7 +305,7 @@ def test_load_balancer_and_external_ip_by_either_nic(lab: Lab) -> None:
 @pytest.mark.settings(NATIVE, ETH0)
 @fails_without(devices="eth0", instead="eth0,eth1")
 def test_external_ip_on_a_nic_that_is_not_selected(lab: Lab) -> None:
-    """Nobody knows the address there: the node forwards the request by its default route, out of the other NIC."""
+    """The node does not know the address there, and forwards the request by its default route, out of the other NIC."""
     flow = lab.send("ext1", "mail")
     assert flow.entered("node1") == {"eth1"}
     assert flow.left("node1") == {"eth0"}
@@ -313,5 +316,5 @@ def test_external_ip_on_a_nic_that_is_not_selected(lab: Lab) -> None:
 @pytest.mark.settings(NATIVE, ETH0)
 @fails_without(devices="eth0", instead="eth0,eth1")
 def test_load_balancer_on_a_nic_that_is_not_selected(lab: Lab) -> None:
-    """An address of the NIC's own network: node1 looks for it among its neighbours, and nobody has it."""
+    """The address is in the NIC's own network: node1 looks for it among its neighbours, and no host has it."""
     refused(lab.send("ext1", "shop"), node="node1", nic="eth1")

@@ -1,7 +1,7 @@
 """Management and data split: the default route on eth0, pods' east-west traffic on eth1.
 
-`devices=eth1` is what people try first; it does not do it. What does, is the way to the peers: in tunnel mode the node
-IP or the route to the peers' node IPs, in native mode the route to the peers' pod CIDRs.
+`devices=eth1` is what people try first, and it does not work. What works is the way to the peers: in tunnel mode the
+node IP or the route to the peers' node IPs, in native mode the route to the peers' pod CIDRs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.topology("two-nic")
 
 
 def is_on(flow: FlowResult, nic: str) -> bool:
-    """Did the flow between the pods use this NIC of both nodes, and no other, both ways?"""
+    """Whether the flow between the pods used this NIC of both nodes, and no other, in both directions."""
     flow.must_receive()
     ways = (flow.left("node1"), flow.entered("node2"), flow.answered_by("node2"), flow.came_back_to("node1"))
     return all(way == {nic} for way in ways)
@@ -26,17 +26,19 @@ def is_on(flow: FlowResult, nic: str) -> bool:
 
 @pytest.mark.settings(VXLAN)
 @pytest.mark.parametrize(
-    "devices", [pytest.param(one, marks=pytest.mark.settings(devices=one)) for one in ("eth0", "eth1", "eth0,eth1")]
+    "devices",
+    [pytest.param(names, marks=pytest.mark.settings(devices=names)) for names in ("eth0", "eth1", "eth0,eth1")],
 )
 @fails_without("the node IPs on eth0", instead=NODE_IPS_ON_ETH1)
 def test_devices_alone_does_not_move_the_tunnel(lab: Lab, devices: str) -> None:
-    """The node IPs are on eth0, so is the tunnel."""
+    """The node IPs are on eth0, and so is the tunnel."""
     assert is_on(lab.send("pod1", "pod2"), "eth0")
 
 
 @pytest.mark.settings(NATIVE, BOTH)
 @fails_without("the node IPs on eth0", instead=NODE_IPS_ON_ETH1)
 def test_devices_alone_does_not_move_native_traffic(lab: Lab) -> None:
+    """The direct routes follow the node IPs, which are on eth0."""
     assert is_on(lab.send("pod1", "pod2"), "eth0")
 
 
@@ -44,7 +46,7 @@ def test_devices_alone_does_not_move_native_traffic(lab: Lab) -> None:
 @pytest.mark.settings(VXLAN, BOTH)
 @fails_without(node_ips=...)
 def test_tunnel_by_the_node_ip(lab: Lab) -> None:
-    """kubelet's --node-ip on the data network; the rest of the world is still behind eth0."""
+    """kubelet's --node-ip is on the data network; the rest of the world is still reached by eth0."""
     assert is_on(lab.send("pod1", "pod2"), "eth1")
     assert lab.send("pod1", "ext0").left("node1") == {"eth0"}
 
@@ -53,7 +55,7 @@ def test_tunnel_by_the_node_ip(lab: Lab) -> None:
 @pytest.mark.settings(VXLAN, BOTH)
 @fails_without(routes=...)
 def test_tunnel_by_a_route_to_the_peers_node_ips(lab: Lab) -> None:
-    """The node IPs stay on the management network; one host route per peer moves the tunnel, not `devices`."""
+    """The node IPs stay on the management network. A host route per peer moves the tunnel; `devices` does not."""
     flow = lab.send("pod1", "pod2")
     assert is_on(flow, "eth1")
     assert flow.outer_on("node1.eth1") == {("10.0.1.1", "10.0.0.2")}  # [kernel] the outer source goes with the NIC
@@ -63,7 +65,7 @@ def test_tunnel_by_a_route_to_the_peers_node_ips(lab: Lab) -> None:
 @pytest.mark.settings(NATIVE, BOTH)
 @fails_without(node_ips=...)
 def test_native_by_the_node_ip(lab: Lab) -> None:
-    """A direct node route goes by the NIC of the route to the peer's node IP."""
+    """A direct node route uses the NIC of the route to the peer's node IP."""
     assert is_on(lab.send("pod1", "pod2"), "eth1")
     assert lab.send("pod1", "ext0").left("node1") == {"eth0"}
 
@@ -72,7 +74,7 @@ def test_native_by_the_node_ip(lab: Lab) -> None:
 @pytest.mark.settings(WITHOUT_ROUTES, BOTH)
 @fails_without(routes=...)
 def test_native_by_routes_to_the_pod_cidrs(lab: Lab) -> None:
-    """Somebody else's routes (static, a routing daemon, a cloud) do as well."""
+    """Routes that others install (static, a routing daemon, a cloud) work as well."""
     assert is_on(lab.send("pod1", "pod2"), "eth1")
 
 
@@ -81,7 +83,7 @@ def test_native_by_routes_to_the_pod_cidrs(lab: Lab) -> None:
 @fails_without(devices="eth0", instead="eth0,eth1", version="1.18")
 @fails_without(routes=...)
 def test_native_routes_are_not_asked_with_one_device_up_to_1_18(lab: Lab) -> None:
-    """The trap: management alone in `devices`, and the routes by the data network are there for nobody."""
+    """The trap: `devices` has the management NIC alone, and the routes by the data network are not used."""
     flow = lab.send("pod1", "pod2")
     if lab.version <= (1, 18):
         flow.must_not_leave("node1", by="eth1")
