@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
@@ -94,15 +95,12 @@ class Needs:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self, item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """Name the test, and not this module, as the place of the skip."""
+        """A test that this plugin skips is named as the place of the skip."""
         report = yield
-        if (
-            report.skipped
-            and isinstance(report.longrepr, tuple)
-            and any(key == _LACKS for key, _ in item.user_properties)
-        ):
+        skip = report.longrepr if report.skipped else None
+        if isinstance(skip, tuple) and Path(skip[0]).parent == Path(__file__).parent:
             path, line, _ = item.reportinfo()
-            report.longrepr = (str(path), (line or 0) + 1, report.longrepr[2])
+            report.longrepr = (str(path), (line or 0) + 1, skip[2])
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
