@@ -320,7 +320,7 @@ class Lab:
     @property
     def namespaces(self) -> Mapping[str, str]:
         """Role (node, pod, external, router, `fabric`) → the name `ip netns exec` takes."""
-        return {one.role: one.name for one in self._substrate}
+        return {namespace.role: namespace.name for namespace in self._substrate}
 
     def exec_line(self, role: str) -> str:
         """The pasteable line that puts a command in a host's view."""
@@ -345,11 +345,11 @@ class Lab:
     @property
     def addresses(self) -> Mapping[str, tuple[Address, ...]]:
         """Pod, external or node name → its addresses; a pod of a node whose agent exited has none."""
-        found: dict[str, tuple[Address, ...]] = dict.fromkeys(self.topology.pods, ())
-        found.update(self._datapath.addresses)
+        addresses: dict[str, tuple[Address, ...]] = dict.fromkeys(self.topology.pods, ())
+        addresses.update(self._datapath.addresses)
         for name, host in self.topology.hosts.items():
-            found[name] = tuple(i.ip for one in host.interfaces.values() for i in one.addresses)
-        return found
+            addresses[name] = tuple(own.ip for interface in host.interfaces.values() for own in interface.addresses)
+        return addresses
 
     def address(self, name: str) -> str:
         """The first address of a pod, external or node; KeyError for another name, IndexError when it has none."""
@@ -570,17 +570,17 @@ class Lab:
         context, ordering = self.context, self._ordering
         results = []
         for index, flow in enumerate(flows):
-            one = Observed(refusal=refusals[index]) if index in refusals else next(observed)
+            seen = Observed(refusal=refusals[index]) if index in refusals else next(observed)
             served = ordering.served(flow)
-            sightings = without_resets(one.sightings) if served else one.sightings
+            sightings = without_resets(seen.sightings) if served else seen.sightings
             results.append(
                 FlowResult(
                     flow,
-                    one.sent,
+                    seen.sent,
                     sightings,
                     batch.measurement,
                     context,
-                    one.refusal,
+                    seen.refusal,
                     served=served,
                     state=self._state,
                 )
@@ -594,7 +594,7 @@ class Lab:
             nics={cable.tap: cable.nic.fabric for cable in self._plan.cables},
             nodes=tuple(self.topology.nodes),
             pod_node={pod: node for pod, (node, _) in self.topology.pods.items()},
-            addresses={name: tuple(map(str, found)) for name, found in self.addresses.items()},
+            addresses={name: tuple(map(str, addresses)) for name, addresses in self.addresses.items()},
             reported={name: str(reported) for name, reported in self.reported.items()},
             unmasqueraded=self.decisions.native_node_ends,
             exited=frozenset(name for name, reported in self.reported.items() if reported.agent_exits is not None),

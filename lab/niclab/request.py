@@ -185,14 +185,14 @@ def decide(datapath: str | None, cilium_version: str | None = None) -> Decided:
     from niclab.agents import bundle
 
     try:
-        found = bundle.find_cilium(cilium_version)
+        newest = bundle.find_cilium(cilium_version)
     except LabError as error:
         # Where nobody has any bundle, nobody expects real agents.
         expected = os.environ.get(bundle.CILIUM.variable) or bundle.all_cilium()
         return Decided("builtin", error.what, ": ".join(filter(None, (error.what, error.why))) if expected else "")
     if why := why_no_agents():
-        why = f"the bundle {found.name} ({found.version}) cannot run here: {why}"
-        return Decided("builtin", why, why, found.minor)
+        why = f"the bundle {newest.name} ({newest.version}) cannot run here: {why}"
+        return Decided("builtin", why, why, newest.minor)
     return Decided("cilium", "a bundle is at hand")
 
 
@@ -204,19 +204,19 @@ def choose(decided: Decided, cilium_version: str | None = None, control_plane: K
         return Choice(version, reasons=(f"datapath: {decided.words}", f"version: {version}, {which}"))
     from niclab.agents import bundle
 
-    found = bundle.find_cilium(cilium_version)
+    agents = bundle.find_cilium(cilium_version)
     kind: Kind = control_plane or ("kubernetes" if bundle.all_kubernetes() else "kvstore")
     at_hand = "a bundle is at hand" if kind == "kubernetes" else "there is no bundle of Kubernetes"
     which = "it is asked for" if cilium_version else "the newest bundle"
     return Choice(
-        Version.parse(found.minor),
-        bundle=found,
+        Version.parse(agents.minor),
+        bundle=agents,
         kubernetes=bundle.find_kubernetes() if kind == "kubernetes" else None,
         control_plane=kind,
         reasons=(
             f"datapath: {decided.words}",
             f"control plane: {kind}, {'it is asked for' if control_plane else at_hand}",
-            f"version: {found.version} (bundle {found.name}), {which}",
+            f"version: {agents.version} (bundle {agents.name}), {which}",
         ),
     )
 

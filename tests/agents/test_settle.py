@@ -11,7 +11,7 @@ from niclab.cilium.decisions import Decisions, flushed
 from niclab.cilium.operations import operations
 from niclab.cilium.version import Version
 from niclab.kernel import edit
-from niclab.kernel.update import update
+from niclab.kernel.difference import update
 from niclab.net.operation import AddRoute, DelRoute, SetPacketRules
 from niclab.settings import LAB_BASELINE, Settings
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import json
 import logging
 import operator
@@ -67,7 +68,7 @@ class Cilium:
     """The agents and the control plane of one lab. `deploy` or `attach` comes first."""
 
     LABS_AT_ONCE: ClassVar[int] = 1
-    """They take a few hundred megabytes a node, and are told other devices in place."""
+    """They take a few hundred megabytes a node, and get other devices in place."""
     CHANGEABLE: ClassVar[frozenset[str]] = frozenset({"devices", "direct-routing-device", "force-device-detection"})
     KEEPS_LOGS: ClassVar[bool] = True
 
@@ -96,7 +97,7 @@ class Cilium:
         # Probes are made by scapy, which takes its time to load: while agents start there is some to spare.
         threading.Thread(target=importlib.import_module, args=("scapy.layers.inet6",), daemon=True).start()
         with contextlib.ExitStack() as holding:
-            in_use = [holding.enter_context(held(one)) for one in (self._bundle, self._kubernetes) if one]
+            in_use = [holding.enter_context(held(used)) for used in (self._bundle, self._kubernetes) if used]
             self._prepare(decisions, holds=[handle for handles in in_use for handle in handles])
         return self.change(decisions)
 
@@ -230,7 +231,7 @@ class Cilium:
         return replace(decisions, plugged=dict(self.addresses))
 
     def _values(self, decisions: Decisions, node: str) -> dict[str, str]:
-        """What one node's agent is told; the files that it names are written."""
+        """One node's agent's settings; the files that they name are written."""
         view = decisions.nodes[node].settings
         values = configuration.of_agent(
             decisions,
@@ -245,7 +246,7 @@ class Cilium:
         return values
 
     def _ip_masq_file(self, node: str, reported: str) -> Path:
-        """Where the node's ip-masq-agent finds what it is told; nothing is there when it is told nothing."""
+        """Where the node's ip-masq-agent finds its configuration; without any there is no file."""
         path = self.agents[node].directory / "ip-masq-agent" / "config"
         path.parent.mkdir(exist_ok=True)
         path.unlink(missing_ok=True)
@@ -270,8 +271,8 @@ class Cilium:
             for pod, agent in pods
         }
 
-        def plug(one: tuple[str, Agent]) -> cni.Plugged:
-            pod, agent = one
+        def plug(pair: tuple[str, Agent]) -> cni.Plugged:
+            pod, agent = pair
             return cni.plug(agent, pod, self._substrate[pod].path, environments[pod])
 
         for plugged in self._plugged_in_turn(pods, plug) if self.topology.ipam == "eni" else _each(pods, plug):
@@ -287,17 +288,17 @@ class Cilium:
         def on(agent: Agent) -> list[cni.Plugged]:
             socket = agent.directory / "run" / "cilium.sock"
             held = [address for address in ipam.claimed(self.topology, agent.node) if api.claim(socket, address, "lab")]
-            found = []
-            for one in [one for one in pods if one[1] is agent]:
-                for address in planned[one[0]]:
+            plugged = []
+            for pod in [pair for pair in pods if pair[1] is agent]:
+                for address in planned[pod[0]]:
                     api.release(socket, address)
-                found.append(plug(one))
+                plugged.append(plug(pod))
             for address in held:
-                if address not in {taken for plugged in found for taken in plugged.addresses}:
+                if address not in {taken for each in plugged for taken in each.addresses}:
                     api.release(socket, address)
-            return found
+            return plugged
 
-        return [plugged for found in _each({id(agent): agent for _, agent in pods}.values(), on) for plugged in found]
+        return list(itertools.chain(*_each({id(agent): agent for _, agent in pods}.values(), on)))
 
     def _wait_for_traffic(self, served: Sequence[kube.Service], decisions: Decisions) -> None:
         """Every agent that runs has its endpoints ready, knows the pods of every other, and serves these services.
@@ -314,23 +315,23 @@ class Cilium:
         egress_gateway = self._applies_egress_policies(decisions)
 
         def lacking(agent: Agent) -> list[str]:
-            found = _missing(agent, wanted)
+            missing = _missing(agent, wanted)
             if egress_gateway:
                 listed = agent.dbg("bpf", "egress", "list", "-o", "json") or ""
                 ipv6 = decisions.nodes[agent.node].settings.enable_ipv6
-                found += egress.lacking(listed, self.topology, self.addresses, node=agent.node, ipv6=ipv6)
+                missing += egress.lacking(listed, self.topology, self.addresses, node=agent.node, ipv6=ipv6)
             if served:
                 node_ports = decisions.nodes[agent.node].settings.kube_proxy_replacement
                 rows = reported.json_rows(agent.table("frontends"))
-                found += services.lacking(rows, served, node=agent.node, node_ports=node_ports)
-            return found
+                missing += services.lacking(rows, served, node=agent.node, node_ports=node_ports)
+            return missing
 
         def late() -> list[str]:
-            return [one for found in _each(self._running, lacking) for one in found]
+            return list(itertools.chain(*_each(self._running, lacking)))
 
-        found = wait_until(late, TRAFFIC_DEADLINE, done=operator.not_, every=0.05)
-        if found:
-            raise LabError(f"the agents are not ready for traffic after {TRAFFIC_DEADLINE:g} s", why="; ".join(found))
+        missing = wait_until(late, TRAFFIC_DEADLINE, done=operator.not_, every=0.05)
+        if missing:
+            raise LabError(f"the agents are not ready for traffic after {TRAFFIC_DEADLINE:g} s", why="; ".join(missing))
 
     @property
     def bgp(self) -> Mapping[str, AgentBgp]:

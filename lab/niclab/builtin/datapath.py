@@ -14,7 +14,7 @@ from niclab.errors import LabError
 from niclab.host import neighbours, readiness
 from niclab.host.datapath import AgentBgp
 from niclab.host.substrate import Substrate
-from niclab.kernel.update import Flushed, update
+from niclab.kernel.difference import Flushed, update
 from niclab.net.address import Address
 
 
@@ -46,12 +46,12 @@ class Builtin:
 
     @property
     def addresses(self) -> Mapping[str, tuple[Address, ...]]:
-        found: dict[str, tuple[Address, ...]] = {}
+        plugged: dict[str, tuple[Address, ...]] = {}
         for pod, addresses in self._decisions.topology.pod_addresses().items():
             node = self._decisions.nodes[self._decisions.topology.pods[pod][0]]
             up = node.agent_exits is None
-            found[pod] = tuple(address for address in addresses if up and address.version in node.families)
-        return found
+            plugged[pod] = tuple(address for address in addresses if up and address.version in node.families)
+        return plugged
 
     def reported(self) -> Mapping[str, NodeReport]:
         decisions = self._decisions

@@ -20,8 +20,8 @@ from niclab.cilium.selection.devices import Device, select
 from niclab.cilium.selection.direct_routing import direct_routing
 from niclab.cilium.selection.links import Link, links_of, rows_of
 from niclab.cilium.version import Version
+from niclab.kernel.difference import Flushed
 from niclab.kernel.fib import Fib
-from niclab.kernel.update import Flushed
 from niclab.net.address import FAMILIES, Address, Family, family_of
 from niclab.net.reason import Why
 from niclab.net.route import TABLES, Encap, NextHop, Route

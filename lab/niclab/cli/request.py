@@ -43,7 +43,7 @@ def requested(options: argparse.Namespace) -> Request:
 
 def warn(request: Request, reported: Mapping[str, NodeReport] | None = None) -> None:
     """Print what was noticed about the request, and what agents warn of, each thing once."""
-    agents = [f"{node}: {words}" for node, one in (reported or {}).items() for words in one.warnings]
+    agents = [f"{node}: {words}" for node, report in (reported or {}).items() for words in report.warnings]
     for line in dict.fromkeys((*request.warnings, *agents)):
         print(f"warning: {line}", file=sys.stderr)
     if request.unmodelled:
@@ -51,28 +51,28 @@ def warn(request: Request, reported: Mapping[str, NodeReport] | None = None) -> 
         print(f"not modelled{by}: {', '.join(request.unmodelled)}", file=sys.stderr)
 
 
-def flows(options: argparse.Namespace, found: Topology) -> list[Flow]:
+def flows(options: argparse.Namespace, topology: Topology) -> list[Flow]:
     """The flows asked for, else the topology's own."""
-    if not options.flow and not options.expect and not found.flows:
-        raise InputError([Problem(found.name, 0, "flows", "the topology has no flows", "give --flow 'FROM -> TO'")])
+    if not options.flow and not options.expect and not topology.flows:
+        raise InputError([Problem(topology.name, 0, "flows", "the topology has no flows", "give --flow 'FROM -> TO'")])
     problems: list[Problem] = []
-    parsed = [_flow(text, text, found, problems, option="--flow") for text in options.flow]
+    parsed = [_flow(text, text, topology, problems, option="--flow") for text in options.flow]
     if problems:
         raise InputError(problems)
     asked = [flow for flow in parsed if flow is not None]
-    return list(dict.fromkeys(asked or found.flows))
+    return list(dict.fromkeys(asked or topology.flows))
 
 
 _EXAMPLES = {"--flow": "e.g. 'pod1 -> ext1:udp:53'", "--expect": "e.g. 'pod1 -> ext1=eth1'"}
 
 
-def _flow(whole: str, text: str, found: Topology, problems: list[Problem], *, option: str) -> Flow | None:
+def _flow(whole: str, text: str, topology: Topology, problems: list[Problem], *, option: str) -> Flow | None:
     try:
         flow = Flow.parse(text)
     except ValueError as error:
         problems.append(Problem(option, 0, whole, str(error), _EXAMPLES[option]))
         return None
-    if problem := check_flow(found, flow):
+    if problem := check_flow(topology, flow):
         problems.append(Problem(option, 0, whole, *problem))
         return None
     return flow
@@ -87,7 +87,7 @@ class Expectation:
     nic: str
 
 
-def expectations(options: argparse.Namespace, found: Topology) -> list[Expectation]:
+def expectations(options: argparse.Namespace, topology: Topology) -> list[Expectation]:
     """What must hold; NIC is the name of one of the sender's node's, or NODE.NIC."""
     problems: list[Problem] = []
     made: list[Expectation] = []
@@ -96,14 +96,14 @@ def expectations(options: argparse.Namespace, found: Topology) -> list[Expectati
         if not words or not nic:
             problems.append(Problem("--expect", 0, text, "it is not FLOW=NIC", _EXAMPLES["--expect"]))
             continue
-        flow = _flow(text, words, found, problems, option="--expect")
+        flow = _flow(text, words, topology, problems, option="--expect")
         if flow is None:
             continue
         sender = flow.source.partition(".")[0]
-        home = found.pods[sender][0] if sender in found.pods else sender
-        node, name = nic.split(".", 1) if nic.partition(".")[0] in found.hosts else (home, nic)
-        if name not in found.hosts[node].nics:
-            fix = nearest(name, found.hosts[node].nics)
+        home = topology.pods[sender][0] if sender in topology.pods else sender
+        node, name = nic.split(".", 1) if nic.partition(".")[0] in topology.hosts else (home, nic)
+        if name not in topology.hosts[node].nics:
+            fix = nearest(name, topology.hosts[node].nics)
             problems.append(Problem("--expect", 0, text, f"{node} has no NIC {name!r}", fix))
             continue
         made.append(Expectation(flow, node, name))

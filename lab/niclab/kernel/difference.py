@@ -1,11 +1,14 @@
-"""The kernel operations between two states of a topology's hosts: no more than it takes, in an order that works. Pure.
+"""The kernel operations between two states, no more than it takes, in an order that works. Pure.
 
-What the kernel does by itself on the way (a link that goes down loses routes) is neither done nor undone twice.
+`difference` is between two states of a topology's hosts, `update` between what the built-in datapath has on the nodes
+and what it is to have. What the kernel does by itself on the way (a link that goes down loses routes) is neither done
+nor undone twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from niclab.kernel import linkchange
 from niclab.kernel.plan import Cable, bridges
@@ -13,62 +16,68 @@ from niclab.kernel.routing import kept
 from niclab.net.operation import (
     AddAddress,
     AddCable,
+    AddNeighbour,
     AddRoute,
     AddRule,
     DelAddress,
     DelLink,
+    DelNeighbour,
     DelRoute,
     DelRule,
     Operation,
     SetLink,
+    SetPacketRules,
     SetSysctl,
 )
 from niclab.topology import Host, Nic, Topology
 from niclab.topology.stacking import is_up
+
+Flushed = frozenset[tuple[str, str]]
+"""(namespace, interface) that went down or away, and took its routes along."""
 
 
 def difference(before: Topology, after: Topology, cables: Sequence[Cable]) -> tuple[Operation, ...]:
     """Operations from `before` to `after`; `cables` are those of `after`."""
     names = bridges(after)
     plugs = {cable.tap: cable.plugged(names) for cable in cables}
-    found: list[Operation] = []
+    operations: list[Operation] = []
     for name, target in after.hosts.items():
         start = before.hosts[name]
         if start != target:
-            found += _host(name, start, target, plugs)
-    return tuple(found)
+            operations += _host(name, start, target, plugs)
+    return tuple(operations)
 
 
 def _host(name: str, host: Host, target: Host, plugs: Mapping[str, AddCable]) -> Iterator[Operation]:
     """`plugs`: tap → what plugs its cable."""
-    for nic in [nic for nic, one in host.nics.items() if _replaced(one, target.nics.get(nic))]:
+    for nic in [nic for nic, cable in host.nics.items() if _replaced(cable, target.nics.get(nic))]:
         yield DelLink(name, nic)
         host = linkchange.unplugged(host, nic)
-    for nic, wanted in target.nics.items():
+    for nic, planned in target.nics.items():
         if nic not in host.nics:
             yield plugs[f"{name}.{nic}"]
-            host = linkchange.plugged(host, nic, wanted.model_copy(update={"addresses": (), "up": False}))
-    for rule in [one for one in host.rules if one not in target.rules]:
+            host = linkchange.plugged(host, nic, planned.model_copy(update={"addresses": (), "up": False}))
+    for rule in [rule for rule in host.rules if rule not in target.rules]:
         yield DelRule(name, rule)
     for route, full in zip(host.routes, kept(host, host.routes), strict=True):
         # While the links are still as they were: what a link takes along is gone afterwards.
         if route not in target.routes and not _goes_along(host, target, full.devices):
             yield DelRoute(name, route)
-            host = linkchange.with_(host, routes=tuple(one for one in host.routes if one != route))
-    for nic, one in target.interfaces.items():
-        if host.interfaces[nic].up and not one.up:
+            host = linkchange.with_(host, routes=tuple(other for other in host.routes if other != route))
+    for nic, wanted in target.interfaces.items():
+        if host.interfaces[nic].up and not wanted.up:
             yield SetLink(name, nic, up=False)
             host = linkchange.link_down(host, nic)
-    for nic, one in target.interfaces.items():
+    for nic, wanted in target.interfaces.items():
         for interface in host.interfaces[nic].addresses:
-            if interface not in one.addresses and interface in host.interfaces[nic].addresses:
+            if interface not in wanted.addresses and interface in host.interfaces[nic].addresses:
                 yield DelAddress(name, nic, interface)
                 host = linkchange.address_removed(host, nic, interface)
-        for interface in one.addresses:
+        for interface in wanted.addresses:
             if interface not in host.interfaces[nic].addresses:
                 yield AddAddress(name, nic, interface)
                 host = linkchange.address_added(host, nic, interface)
-        if one.up and not host.interfaces[nic].up:
+        if wanted.up and not host.interfaces[nic].up:
             yield SetLink(name, nic)
             host = linkchange.link_up(host, nic)
     for key, value in target.sysctls.items():
@@ -77,7 +86,7 @@ def _host(name: str, host: Host, target: Host, plugs: Mapping[str, AddCable]) ->
     for route in target.routes:
         if route not in host.routes:
             yield AddRoute(name, route)
-    for rule in [one for one in target.rules if one not in host.rules]:
+    for rule in [rule for rule in target.rules if rule not in host.rules]:
         yield AddRule(name, rule)
 
 
@@ -88,5 +97,63 @@ def _replaced(nic: Nic, wanted: Nic | None) -> bool:
 
 def _goes_along(host: Host, target: Host, devices: frozenset[str]) -> bool:
     """Do all the devices of a route go down, so that the kernel takes the route away itself?"""
-    down = {one for one in devices if one in host.interfaces and is_up(host, one) and not is_up(target, one)}
+    down = {
+        device for device in devices if device in host.interfaces and is_up(host, device) and not is_up(target, device)
+    }
     return bool(devices) and devices == down
+
+
+def update(before: Sequence[Operation], after: Sequence[Operation], flushed: Flushed) -> tuple[Operation, ...]:
+    """The operations that make `after` of `before`, where the kernel has dropped the routes of the flushed ones.
+
+    Interfaces, namespaces and pods are what they were: an agent does not plug a pod again.
+    """
+    return (*_removals(before, after, flushed), *_additions(before, after, flushed))
+
+
+def _removals(before: Sequence[Operation], after: Sequence[Operation], flushed: Flushed) -> Iterator[Operation]:
+    wanted, places = set(after), set(_places(after))
+    for operation in _standing(before, flushed):
+        match operation:
+            case AddRoute(namespace, route) if (namespace, route.key) not in places:
+                yield DelRoute(namespace, route)
+            case AddRule(namespace, rule) if operation not in wanted:
+                yield DelRule(namespace, rule)
+            case AddAddress(namespace, dev, interface) if operation not in wanted:
+                yield DelAddress(namespace, dev, interface)
+            case AddNeighbour(namespace, dev, address) if operation not in wanted:
+                yield DelNeighbour(namespace, dev, address)
+            case _:
+                pass
+
+
+def _additions(before: Sequence[Operation], after: Sequence[Operation], flushed: Flushed) -> Iterator[Operation]:
+    standing = set(_standing(before, flushed))
+    ruled = {operation.namespace for operation in after if isinstance(operation, SetPacketRules)}
+    for operation in after:
+        if operation in standing:
+            continue
+        match operation:
+            case AddRoute():
+                yield replace(operation, replace=True)
+            case AddRule() | AddAddress() | AddNeighbour() | SetSysctl():
+                yield operation
+            case SetPacketRules():
+                yield replace(operation, again=True)
+            case _:
+                pass
+    for operation in before:
+        if isinstance(operation, SetPacketRules) and operation.namespace not in ruled:
+            yield SetPacketRules(operation.namespace, (), again=True)
+
+
+def _standing(before: Iterable[Operation], flushed: Flushed) -> Iterator[Operation]:
+    """What is still there."""
+    for operation in before:
+        devices = operation.route.devices if isinstance(operation, AddRoute) else ()
+        if not any((operation.namespace, device) in flushed for device in devices):
+            yield operation
+
+
+def _places(operations: Iterable[Operation]) -> Iterator[tuple[object, ...]]:
+    return ((add.namespace, add.route.key) for add in operations if isinstance(add, AddRoute))

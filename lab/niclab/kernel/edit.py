@@ -1,6 +1,6 @@
-"""Changes to a lab that runs, in the words of scenarios: a topology in, the topology after it out. Pure.
+"""Changes to a lab that runs, as scenarios make them: a topology in, the topology after the change out. Pure.
 
-Every name and word is checked first. All raise InputError with how to mend it.
+Every name is checked first. All raise InputError, which says how to fix it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from niclab.topology.finding import nearest
 
 
 def pinned(topology: Topology) -> Topology:
-    """The same, with all said that was left to order: node IPs, which agents do not change, and rules' priorities."""
+    """The same, with all fixed that its order decided: node IPs, which agents never change, and rules' priorities."""
     hosts: dict[str, Host] = {}
     for name, host in topology.hosts.items():
         pinned_host = linkchange.with_(host, rules=numbered(host.rules))
@@ -47,7 +47,7 @@ def plug(topology: Topology, nic: str, *, fabric: str, addresses: Sequence[str],
         _refuse(nic, "it is plugged already", "unplug it first, or choose another name")
     if fabric not in topology.fabrics:
         _refuse(nic, f"there is no fabric {fabric!r}", nearest(fabric, topology.fabrics))
-    made = Nic(fabric=fabric, addresses=tuple(_interface(nic, one) for one in addresses), mtu=mtu, up=up)
+    made = Nic(fabric=fabric, addresses=tuple(_interface(nic, address) for address in addresses), mtu=mtu, up=up)
     for interface in made.addresses:
         _free(topology, nic, interface)
     return with_hosts(topology, {host: linkchange.plugged(topology.hosts[host], name, made)})
@@ -55,7 +55,7 @@ def plug(topology: Topology, nic: str, *, fabric: str, addresses: Sequence[str],
 
 def unplug(topology: Topology, nic: str) -> Topology:
     host, name = _nic(topology, nic)
-    standing = [link for link, one in topology.hosts[host].links.items() if name in one.below]
+    standing = [link for link, upper in topology.hosts[host].links.items() if name in upper.below]
     if standing:
         _refuse(nic, f"{', '.join(standing)} stands on it", "take it down instead: lab.link_down")
     return with_hosts(topology, {host: linkchange.unplugged(topology.hosts[host], name)})
@@ -86,13 +86,13 @@ def add_route(topology: Topology, host: str, words: str) -> Topology:
 
 
 def del_route(topology: Topology, host: str, words: str) -> Topology:
-    """The first of the host's own routes that `words` are, or with only a part of them said, that they fit."""
+    """The first of the host's own routes that `words` are, or where they leave something out, that fits them."""
     before = _host(topology, host)
     wanted = _route(host, words)
-    found = next((i for i, one in enumerate(kept(before, before.routes)) if _fits(wanted, one)), None)
-    if found is None:
+    place = next((i for i, route in enumerate(kept(before, before.routes)) if _fits(wanted, route)), None)
+    if place is None:
         _refuse(f"{host}: {words}", "the host has no such route of its own", _one_of(before.routes))
-    routes = (*before.routes[:found], *before.routes[found + 1 :])
+    routes = (*before.routes[:place], *before.routes[place + 1 :])
     return with_hosts(topology, {host: linkchange.with_(before, routes=routes)})
 
 
@@ -108,10 +108,10 @@ def del_rule(topology: Topology, host: str, words: str) -> Topology:
     before = _host(topology, host)
     wanted = _rule(host, words)
     rules = numbered(before.rules)
-    found = next((i for i, one in enumerate(rules) if _same_rule(wanted, one)), None)
-    if found is None:
+    place = next((i for i, rule in enumerate(rules) if _same_rule(wanted, rule)), None)
+    if place is None:
         _refuse(f"{host}: {words}", "the host has no such rule", _one_of(before.rules))
-    return with_hosts(topology, {host: linkchange.with_(before, rules=(*rules[:found], *rules[found + 1 :]))})
+    return with_hosts(topology, {host: linkchange.with_(before, rules=(*rules[:place], *rules[place + 1 :]))})
 
 
 def set_sysctl(topology: Topology, host: str, key: str, value: str) -> Topology:
@@ -123,20 +123,20 @@ def set_sysctl(topology: Topology, host: str, key: str, value: str) -> Topology:
     return with_hosts(topology, {host: linkchange.with_(before, sysctls={**before.sysctls, key: value})})
 
 
-def _fits(wanted: Route, one: Route) -> bool:
-    """Is this what `ip route del` would take for it? What is not said is not compared."""
-    hops = [(hop.via, hop.dev) for hop in one.nexthops]
-    reported = [(hop.via, hop.dev) for hop in wanted.nexthops]
-    same = (wanted.destination, wanted.table, wanted.kind) == (one.destination, one.table, one.kind)
-    close = len(hops) == len(reported) and all(
+def _fits(wanted: Route, route: Route) -> bool:
+    """Is this what `ip route del` would take for it? What `wanted` leaves out is not compared."""
+    hops = [(hop.via, hop.dev) for hop in route.nexthops]
+    asked = [(hop.via, hop.dev) for hop in wanted.nexthops]
+    same = (wanted.destination, wanted.table, wanted.kind) == (route.destination, route.table, route.kind)
+    close = len(hops) == len(asked) and all(
         via in (None, its_via) and dev in (None, its_dev)
-        for (via, dev), (its_via, its_dev) in zip(reported, hops, strict=True)
+        for (via, dev), (its_via, its_dev) in zip(asked, hops, strict=True)
     )
-    return same and close and wanted.metric in (None, one.metric)
+    return same and close and wanted.metric in (None, route.metric)
 
 
-def _same_rule(wanted: Rule, one: Rule) -> bool:
-    return _traits(wanted) == _traits(one) and wanted.priority in (None, one.priority)
+def _same_rule(wanted: Rule, rule: Rule) -> bool:
+    return _traits(wanted) == _traits(rule) and wanted.priority in (None, rule.priority)
 
 
 def _traits(rule: Rule) -> tuple[object, ...]:
@@ -174,8 +174,8 @@ def _nic(topology: Topology, nic: str) -> tuple[str, str]:
 
 
 def _free(topology: Topology, where: str, interface: Interface) -> None:
-    for host, name, one in topology.interface_pairs():
-        if any(other.ip == interface.ip for other in one.addresses):
+    for host, name, other in topology.interface_pairs():
+        if any(own.ip == interface.ip for own in other.addresses):
             _refuse(f"{where} {interface}", f"{interface.ip} is {host}.{name}'s", "an address belongs to one NIC")
 
 

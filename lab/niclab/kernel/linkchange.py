@@ -29,13 +29,13 @@ def link_down(host: H, name: str) -> H:
     IPv6: routes go, and the addresses too (addrconf_ifdown) unless `keep_addr_on_down` is set. VLANs go down with what
     they stand on.
     """
-    gone = {one for one in _with_vlans(host, name) if is_up(host, one)}
+    gone = {link for link in _with_vlans(host, name) if is_up(host, link)}
     if not gone:
         return host
     down = _changed(host, name, up=False)
-    for one in gone:
-        if not any(host.sysctls.get(key.format(one), "0") not in ("0", "-1") for key in _KEEPS):
-            down = _changed(down, one, addresses=down.interfaces[one].addresses_of(4))
+    for link in gone:
+        if not any(host.sysctls.get(key.format(link), "0") not in ("0", "-1") for key in _KEEPS):
+            down = _changed(down, link, addresses=down.interfaces[link].addresses_of(4))
 
     def dead(route: Route) -> bool:
         devices = {hop.dev for hop in route.nexthops if hop.dev in host.interfaces}
@@ -65,7 +65,7 @@ def plugged(host: H, name: str, nic: Nic) -> H:
 def unplugged(host: H, name: str) -> H:
     """Routes with a hop by this NIC go, of IPv4 also multipath ones (fib_sync_down_dev, NETDEV_UNREGISTER); an IPv6
     route keeps its other hops."""
-    nics = {nic: one for nic, one in host.nics.items() if nic != name}
+    nics = {nic: kept_nic for nic, kept_nic in host.nics.items() if nic != name}
     routes: list[Route] = []
     for route, full in zip(host.routes, kept(host, host.routes), strict=True):
         left = tuple(hop for hop in full.nexthops if hop.dev != name)
@@ -84,11 +84,11 @@ def address_removed(host: H, name: str, interface: Interface) -> H:
     """IPv4: routes with it as their source go, secondaries go with their primary (unless `promote_secondaries`), and
     with the last address every route by this NIC (fib_del_ifaddr). IPv6: only its own."""
     before = host.interfaces[name].addresses
-    kin = [one for one in before if one.version == 4 and one.network == interface.network]
+    kin = [address for address in before if address.version == 4 and address.network == interface.network]
     gone = set(kin) if kin[:1] == [interface] else {interface}
-    left = tuple(one for one in before if one not in gone)
-    lost = {one.ip for one in gone if one.version == 4}
-    last = bool(lost) and not any(one.version == 4 for one in left)
+    left = tuple(address for address in before if address not in gone)
+    lost = {address.ip for address in gone if address.version == 4}
+    last = bool(lost) and not any(address.version == 4 for address in left)
 
     def dead(route: Route) -> bool:
         devices = {hop.dev for hop in route.nexthops}
@@ -104,5 +104,5 @@ def _changed(host: H, name: str, **changes: Any) -> H:
 
 
 def _living(host: Host, dead: Callable[[Route], bool]) -> tuple[Route, ...]:
-    """The host's routes without those that are dead, which is asked of them with their devices found."""
+    """The host's routes without the dead ones; `dead` is given each route with its devices filled in."""
     return tuple(route for route, full in zip(host.routes, kept(host, host.routes), strict=True) if not dead(full))

@@ -64,17 +64,17 @@ def _topology(item: pytest.Item, chosen: str | None) -> str:
 
 def _amendments(item: pytest.Item) -> Amendments:
     """What a test's topology marks say beside the name; marks add up, the test's own last."""
-    found = Amendments()
+    amendments = Amendments()
     for mark in reversed(list(item.iter_markers("topology"))):
         try:
-            found = found.merged(Amendments.of(mark.kwargs))
+            amendments = amendments.merged(Amendments.of(mark.kwargs))
         except ValueError as error:
             raise LabError(
                 "the topology mark does not take this",
                 why=str(error),
                 fix='e.g. @pytest.mark.topology("two-nic", routes=["all: 10.9.0.0/16 via 10.0.1.254"])',
             ) from None
-    return found
+    return amendments
 
 
 def _above(test: Path, root: Path) -> Iterator[Path]:
@@ -194,7 +194,7 @@ class Pool:
 
     def discard(self, lab: Lab) -> None:
         """Take one lab down: whoever wants it next gets a new one."""
-        for wanted in [wanted for wanted, one in self._labs.items() if one is lab]:
+        for wanted in [wanted for wanted, standing in self._labs.items() if standing is lab]:
             self._close(self._labs.pop(wanted))
 
     def close(self) -> None:
