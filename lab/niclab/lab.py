@@ -6,8 +6,8 @@ import contextlib
 import logging
 import secrets
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -53,20 +53,8 @@ _STEPS = logging.getLogger("niclab.steps")
 """What takes how long, for `scripts/bench` and `--log-level=DEBUG`."""
 _VXLAN_PORTS = (8472, 4789)
 
-
-@dataclass
-class Changed:
-    """A change that was made. As a context manager it is undone at the end: all is then as it was before it."""
-
-    undo: Callable[[], object]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.undo()
+Undo = contextlib.AbstractContextManager[object]
+"""A change that was made. At the end of a `with` block it is undone: all is then as it was before the change."""
 
 
 def datapath_class(name: DatapathName) -> type[Datapath]:
@@ -199,13 +187,7 @@ class Lab:
             readiness.wait(substrate)
             _speak(speakers, datapath, decisions)
             lab = cls(
-                request,
-                decisions,
-                plan,
-                substrate=substrate,
-                ledger=ledger,
-                datapath=datapath,
-                speakers=speakers,
+                request, decisions, plan, substrate=substrate, ledger=ledger, datapath=datapath, speakers=speakers
             )
             undo.pop_all()
         return lab
@@ -230,14 +212,9 @@ class Lab:
             speakers = _speakers(decisions, substrate, ledger)
             if speakers is not None:
                 speakers.agents = datapath.bgp
+            plan = Plan(request.topology)
             lab = cls(
-                request,
-                decisions,
-                Plan(request.topology),
-                substrate=substrate,
-                ledger=ledger,
-                datapath=datapath,
-                speakers=speakers,
+                request, decisions, plan, substrate=substrate, ledger=ledger, datapath=datapath, speakers=speakers
             )
             undo.pop_all()
         return lab
@@ -442,45 +419,45 @@ class Lab:
         """Every trace that was predicted for a measured flow, as the lab then was; none when it cannot be sent."""
         return self._worlds[result.state].predict(result.flow)
 
-    def link_down(self, nic: str) -> Changed:
+    def link_down(self, nic: str) -> Undo:
         """Take a NIC down. Its IPv4 routes go with it, its IPv6 routes and addresses too."""
         return self._become(edit.link(self.topology, nic, up=False))
 
-    def link_up(self, nic: str) -> Changed:
+    def link_up(self, nic: str) -> Undo:
         """Bring a NIC up again. Its connected routes come back, no others: the kernel does not remember them."""
         return self._become(edit.link(self.topology, nic, up=True))
 
     def plug(
         self, nic: str, *, fabric: str, addresses: Sequence[str] | str = (), mtu: int = 1500, up: bool = True
-    ) -> Changed:
+    ) -> Undo:
         """Hot-plug a new NIC into a fabric; it has a tap from the beginning. `mtu` in bytes."""
         given = (addresses,) if isinstance(addresses, str) else tuple(addresses)
         return self._become(edit.plug(self.topology, nic, fabric=fabric, addresses=given, mtu=mtu, up=up))
 
-    def unplug(self, nic: str) -> Changed:
+    def unplug(self, nic: str) -> Undo:
         """Remove a NIC with its cable; the undo plugs a new one of the same name."""
         return self._become(edit.unplug(self.topology, nic))
 
-    def add_address(self, nic: str, address: str) -> Changed:
+    def add_address(self, nic: str, address: str) -> Undo:
         return self._become(edit.add_address(self.topology, nic, address))
 
-    def del_address(self, nic: str, address: str) -> Changed:
+    def del_address(self, nic: str, address: str) -> Undo:
         return self._become(edit.del_address(self.topology, nic, address))
 
-    def add_route(self, host: str, route: str) -> Changed:
+    def add_route(self, host: str, route: str) -> Undo:
         return self._become(edit.add_route(self.topology, host, route))
 
-    def del_route(self, host: str, route: str) -> Changed:
+    def del_route(self, host: str, route: str) -> Undo:
         """Remove one of the host's own routes; metric, gateway and device may be left out where the rest is clear."""
         return self._become(edit.del_route(self.topology, host, route))
 
-    def add_rule(self, host: str, rule: str) -> Changed:
+    def add_rule(self, host: str, rule: str) -> Undo:
         return self._become(edit.add_rule(self.topology, host, rule))
 
-    def del_rule(self, host: str, rule: str) -> Changed:
+    def del_rule(self, host: str, rule: str) -> Undo:
         return self._become(edit.del_rule(self.topology, host, rule))
 
-    def sysctl(self, host: str, key: str, value: str | int) -> Changed:
+    def sysctl(self, host: str, key: str, value: str | int) -> Undo:
         """Set a net.* sysctl of a host."""
         target = edit.set_sysctl(self.topology, host, key, str(value))
         try:
@@ -502,12 +479,14 @@ class Lab:
         with self._substrate[host].entered():
             return Path("/proc/sys", key.replace(".", "/")).read_text().strip()
 
-    def _become(self, target: Topology, *, before: Topology | None = None) -> Changed:
+    def _become(self, target: Topology, *, before: Topology | None = None) -> Undo:
         start = before or self.topology
         if self.changed_after is None:
             self.changed_after = len(self.flows)
         self._change_from(start, target)
-        return Changed(lambda: self._change_from(self.topology, start))
+        undo = contextlib.ExitStack()
+        undo.callback(lambda: self._change_from(self.topology, start))
+        return undo
 
     def _change_from(self, before: Topology, target: Topology) -> None:
         """Change what differs from `before`, and return when agents have settled or a deadline has passed.

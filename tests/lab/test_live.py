@@ -12,7 +12,7 @@ import pytest
 from niclab import Lab
 from niclab.check import load, loads
 from niclab.errors import InputError, LabError
-from niclab.lab import Changed
+from niclab.lab import Undo
 from niclab.settings import LAB_BASELINE, Settings
 
 from tests.support.agreement import disagreements
@@ -46,7 +46,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 def test_every_change_does_what_is_predicted_and_is_undone(lab: Lab) -> None:
     before = state(lab)
     reported = lab.reported
-    changes: tuple[Callable[[], Changed], ...] = (
+    changes: tuple[Callable[[], Undo], ...] = (
         lambda: lab.link_down("node1.eth1"),
         lambda: lab.link_down("node1.eth0"),
         lambda: lab.plug("node1.eth2", fabric="f1", addresses=["10.0.1.51/24"]),
@@ -134,7 +134,7 @@ def test_sysctls_are_set_and_set_back(lab: Lab) -> None:
 
 def test_what_is_not_there_is_refused_and_nothing_changes(lab: Lab) -> None:
     before = state(lab)
-    refusals: tuple[tuple[Callable[[], Changed], str], ...] = (
+    refusals: tuple[tuple[Callable[[], Undo], str], ...] = (
         (lambda: lab.link_down("node1.eth7"), "node1 has no NIC 'eth7'"),
         (lambda: lab.link_down("node7.eth0"), "there is no host 'node7'"),
         (lambda: lab.link_down("node1"), "'node1' is not a host's NIC"),

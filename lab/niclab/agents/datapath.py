@@ -96,6 +96,7 @@ class Cilium:
     def deploy(self, decisions: Decisions) -> Decisions:
         # Probes are made by scapy, which takes its time to load: while agents start there is some to spare.
         threading.Thread(target=importlib.import_module, args=("scapy.layers.inet6",), daemon=True).start()
+        readiness.wait(self._substrate)
         with contextlib.ExitStack() as holding:
             in_use = [holding.enter_context(held(used)) for used in (self._bundle, self._kubernetes) if used]
             self._prepare(decisions, holds=[handle for handles in in_use for handle in handles])

@@ -1,4 +1,4 @@
-"""The `niclab` command. Exit status: 0 pass, 1 an expectation was not met, 2 could not run."""
+"""The `niclab` command. Exit status: 0 pass, 1 not as expected or not measured, 2 could not run."""
 
 from __future__ import annotations
 
