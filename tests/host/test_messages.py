@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from niclab.host import messages
 from niclab.net.operation import AddBond, AddCable, AddDummy, AddVlan, AddVrf, Operation
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 MAC, PEER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
 NAMES = st.one_of(
@@ -32,6 +34,12 @@ def test_a_cable_is_what_pyroute2_encodes(
     assert messages._cable(end, peer, mtu, master, peer_fd) == messages._encoded_cable.__wrapped__(
         end, peer, mtu, master, peer_fd
     )
+
+
+def decoded(message: bytes) -> Any:
+    link = ifinfmsg(data=message)
+    link.decode()
+    return link
 
 
 class Interfaces:
@@ -71,7 +79,7 @@ def test_links_that_many_kernels_lack(
     operation: Operation, fields: dict[str, object], kind: str, data: dict[str, object]
 ) -> None:
     """What the kernel at hand may not try."""
-    message = messages.LINKS.decoded(messages.operation_message(operation, Interfaces()))
+    message = decoded(messages.operation_message(operation, Interfaces()))
     assert {name: message[name] for name in DOWN} == DOWN
     info = message.get_attr("IFLA_LINKINFO")
     assert info.get_attr("IFLA_INFO_KIND") == kind
@@ -82,10 +90,20 @@ def test_links_that_many_kernels_lack(
 
 def test_the_peer_of_a_cable_is_in_its_own_namespace() -> None:
     cable = AddCable("fabric", "port", MAC, "node1", "eth0", PEER_MAC, 1400, "f0")
-    message = messages.LINKS.decoded(messages.operation_message(cable, Interfaces(), Interfaces()))
+    message = decoded(messages.operation_message(cable, Interfaces(), Interfaces()))
     [(_, peer)] = message.get_attr("IFLA_LINKINFO").get_attr("IFLA_INFO_DATA")["attrs"]
     assert (message.get_attr("IFLA_MASTER"), message["flags"], peer["flags"]) == (5, 1, 0)
     assert (peer.get_attr("IFLA_IFNAME"), peer.get_attr("IFLA_NET_NS_FD")) == ("eth0", 55)
+
+
+def test_of_a_listed_link_only_what_is_looked_at_is_decoded() -> None:
+    """The rest of its attributes is left out before pyroute2 sees it; what is looked at is the same."""
+    bond = AddBond("node1", "new", MAC, "active-backup", 1400, "eth0")
+    whole = messages.operation_message(bond, Interfaces())
+    listed = messages.LINKS.decoded(whole)
+    assert [name for name, _ in listed["attrs"]] == ["IFLA_IFNAME", "IFLA_LINKINFO"]
+    assert listed.get_attr("IFLA_LINKINFO") == decoded(whole).get_attr("IFLA_LINKINFO")
+    assert (listed["index"], listed.get_attr("IFLA_IFNAME")) == (7, "new")
 
 
 def test_pyroute2_is_whole_for_whoever_imports_it_afterwards() -> None:

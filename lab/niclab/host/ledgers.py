@@ -252,15 +252,15 @@ def _entries(path: Path) -> list[dict[str, Any]]:
         lines = (path / "ledger").read_bytes().splitlines()
     except FileNotFoundError:
         return []
-    found = []
+    entries = []
     for line in lines:
         try:
             entry = json.loads(line) if line else None
         except ValueError:  # cut short; the act was not done then
             continue
         if isinstance(entry, dict):
-            found.append(entry)
-    return found
+            entries.append(entry)
+    return entries
 
 
 def _inodes(entries: Iterable[dict[str, Any]]) -> dict[str, int]:
@@ -269,7 +269,7 @@ def _inodes(entries: Iterable[dict[str, Any]]) -> dict[str, int]:
 
 def _processes(entries: Iterable[dict[str, Any]]) -> dict[str, Adopted]:
     started = {entry["name"]: _process(entry) for entry in entries if entry["act"] == "started process"}
-    return {name: one for name, one in started.items() if one.poll() is None}
+    return {name: running for name, running in started.items() if running.poll() is None}
 
 
 def _process(entry: dict[str, Any]) -> Adopted:
@@ -307,7 +307,7 @@ def _end_processes(entries: Iterable[dict[str, Any]]) -> list[str]:
     started = [entry for entry in entries if entry["act"] == "started process"]
     gently = [_process(entry) for entry in started if not entry.get("outright")]
     outright = [_process(entry) for entry in started if entry.get("outright")]
-    return [f"process {one.pid}" for one in process.end(gently, outright)]
+    return [f"process {running.pid}" for running in process.end(gently, outright)]
 
 
 def _remove_cgroup(path: Path) -> bool:

@@ -95,9 +95,9 @@ class NetnsSubstrate:
                     os.close(fd)
                     raise _not_ours(ledger, name, "another one stands under its name")
                 with syscalls.entered(fd):
-                    found = Namespace(role, name, path, fd, netlink.Channel())
-                    found.indices.update({interface: index for index, interface in socket.if_nameindex()})
-                substrate._namespaces[role] = found
+                    entry = Namespace(role, name, path, fd, netlink.Channel())
+                    entry.indices.update({interface: index for index, interface in socket.if_nameindex()})
+                substrate._namespaces[role] = entry
             undo.pop_all()
         return substrate
 
@@ -112,8 +112,8 @@ class NetnsSubstrate:
 
     def close(self) -> None:
         """Let go of every handle; the namespaces stay until the ledger is released."""
-        for one in self._namespaces.values():
-            one.close()
+        for entry in self._namespaces.values():
+            entry.close()
         self._namespaces.clear()
 
     def apply(self, operations: Iterable[Operation]) -> None:

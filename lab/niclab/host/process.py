@@ -153,13 +153,13 @@ def end(gently: Iterable[Adopted], outright: Iterable[Adopted] = ()) -> list[Ado
     """End processes: those to be ended `gently` first, for they may need the others. Returns what still runs."""
     running = list(gently)
     for number, more in ((signal.SIGTERM, ()), (signal.SIGKILL, outright)):
-        running = [one for one in [*running, *more] if one.poll() is None]
-        for one in running:
-            one.terminate() if number == signal.SIGTERM else one.kill()
+        running = [process for process in [*running, *more] if process.poll() is None]
+        for process in running:
+            process.terminate() if number == signal.SIGTERM else process.kill()
         deadline = time.monotonic() + GRACE
-        for one in running:
+        for process in running:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                one.wait(max(0.0, deadline - time.monotonic()))
+                process.wait(max(0.0, deadline - time.monotonic()))
             with contextlib.suppress(ChildProcessError):  # a child of ours would stay a zombie
-                os.waitpid(one.pid, os.WNOHANG)
-    return [one for one in running if one.poll() is None]
+                os.waitpid(process.pid, os.WNOHANG)
+    return [process for process in running if process.poll() is None]

@@ -26,7 +26,8 @@ from niclab.host.waiting import wait_until
 # linux/if.h, if_addr.h, rtnetlink.h
 _IFF_UP, _IFF_LOOPBACK, _IFF_NOARP = 0x1, 0x8, 0x80
 _IFA_F_TENTATIVE, _IFA_F_DADFAILED = 0x40, 0x08
-_GLOBAL = 0
+_SCOPE, _GLOBAL = 16 + 3, 0
+"""Where in an answer `ifa_scope` is: most namespaces have link-local addresses only, which need not be decoded."""
 _ACTIVATED = ("veth", "bridge")
 """Kinds that linkwatch activates, and whose state is unknown before it has. Others (lo, vxlan) have a carrier from the
 beginning, are activated at once, and stay unknown."""
@@ -63,13 +64,13 @@ def waiting_addresses(links: Iterable[Link], addresses: Iterable[Any], groups: I
     `addresses` and `groups` are `ifaddrmsg` of pyroute2: the answers to RTM_GETADDR and RTM_GETMULTICAST.
     """
     resolving = {link.index for link in links if link.resolves}
-    joined = {(one["index"], IPv6Address(one.get_attr("IFA_MULTICAST"))) for one in groups}
+    joined = {(group["index"], IPv6Address(group.get_attr("IFA_MULTICAST"))) for group in groups}
     late = []
-    for one in addresses:
-        address = one.get_attr("IFA_LOCAL") or one.get_attr("IFA_ADDRESS")
-        flags = one.get_attr("IFA_FLAGS", one["flags"])
-        unresolved = flags & _IFA_F_TENTATIVE or (one["index"], _solicited(IPv6Address(address))) not in joined
-        if one["index"] in resolving and unresolved and not flags & _IFA_F_DADFAILED:
+    for entry in addresses:
+        address = entry.get_attr("IFA_LOCAL") or entry.get_attr("IFA_ADDRESS")
+        flags = entry.get_attr("IFA_FLAGS", entry["flags"])
+        unresolved = flags & _IFA_F_TENTATIVE or (entry["index"], _solicited(IPv6Address(address))) not in joined
+        if entry["index"] in resolving and unresolved and not flags & _IFA_F_DADFAILED:
             late.append(address)
     return late
 
@@ -108,15 +109,16 @@ def wait(substrate: Substrate) -> None:
         """What of a namespace is not ready: its links, and where it has IPv6 addresses of its own, those."""
         own = links.all(namespace.dump(messages.LINKS.request))
         late = [link.name for link in own if link.waits]
-        ipv6 = addresses.all(namespace.dump(messages.IPV6_ADDRESSES.request))
-        if any(one["scope"] == _GLOBAL for one in ipv6):
-            late += waiting_addresses(own, ipv6, addresses.all(namespace.dump(messages.IPV6_GROUPS.request)))
+        ipv6 = namespace.dump(messages.IPV6_ADDRESSES.request)
+        if any(answer[_SCOPE] == _GLOBAL for answer in ipv6):
+            groups = addresses.all(namespace.dump(messages.IPV6_GROUPS.request))
+            late += waiting_addresses(own, addresses.all(ipv6), groups)
         return [f"{namespace.name}: {name}" for name in late]
 
     def late() -> list[str]:
-        found = {one.role: late_of(one) for one in waiting}
-        waiting[:] = [one for one in waiting if found[one.role]]
-        return [name for names in found.values() for name in names]
+        missing = {namespace.role: late_of(namespace) for namespace in waiting}
+        waiting[:] = [namespace for namespace in waiting if missing[namespace.role]]
+        return [name for names in missing.values() for name in names]
 
     missing = wait_until(late, DEADLINE, done=operator.not_, every=0.001)
     if missing:

@@ -118,13 +118,13 @@ class Mount:
 
 def mounts(process: str = "self") -> list[Mount]:
     """The mounts of a process, also those that others cover: `mounted_at` says which one a path leads to."""
-    found = []
+    entries = []
     for line in Path(f"/proc/{process}/mountinfo").read_text().splitlines():
         fields, _, rest = line.partition(" - ")
         number, parent, _, root, point, _, *tags = fields.split(" ")
         shared = any(tag.startswith("shared:") for tag in tags)
-        found.append(Mount(int(number), int(parent), _plain(root), _plain(point), rest.split(" ")[0], shared))
-    return found
+        entries.append(Mount(int(number), int(parent), _plain(root), _plain(point), rest.split(" ")[0], shared))
+    return entries
 
 
 def mounted_at(path: str) -> list[Mount]:
@@ -135,8 +135,8 @@ def mounted_at(path: str) -> list[Mount]:
     finally:
         os.close(handle)
     number = int(fields["mnt_id"])
-    found = [one for one in mounts() if one.id == number and one.point == path]
-    return found + [one for one in mounts() if one.parent == number and one.point.startswith(f"{path}/")]
+    on_it = [entry for entry in mounts() if entry.id == number and entry.point == path]
+    return on_it + [entry for entry in mounts() if entry.parent == number and entry.point.startswith(f"{path}/")]
 
 
 def _plain(path: str) -> str:

@@ -267,8 +267,8 @@ def end_holder() -> bool:
         return False
     inside = _user_namespace(held.pid)
     members = {held.pid, *_members(inside)} - set(_ancestry())
-    identified = [one for pid in members if (one := _identify(pid)) and _user_namespace(pid) == inside]
-    process.end([Adopted(one.pid, one.started) for one in identified])
+    identified = [member for pid in members if (member := _identify(pid)) and _user_namespace(pid) == inside]
+    process.end([Adopted(member.pid, member.started) for member in identified])
     if not is_inside():
         (_directory() / _RECORD).unlink(missing_ok=True)
     return True
