@@ -21,7 +21,7 @@ from niclab.cilium.version import Version
 from niclab.errors import InputError, LabError, Problem
 from niclab.flow.ordering import Ordering
 from niclab.flow.predict import World
-from niclab.flow.trace import Context, Trace
+from niclab.flow.trace import Context
 from niclab.flow.verdict import FlowResult
 from niclab.host import command, ledgers, readiness, userns
 from niclab.host.command import Command
@@ -132,8 +132,7 @@ class Lab:
         self._datapath = datapath
         self._speakers = speakers
         self._closed = False
-        self._worlds: list[World] = []
-        """The lab in each of the states in which flows were measured."""
+        self._model: World | None = None
         self._flow_names: dict[int, str] = {}
         ports = tuple(sorted({*_VXLAN_PORTS, *(node.settings.tunnel_port for node in decisions.nodes.values())}))
         number = secrets.randbits(32)
@@ -415,10 +414,6 @@ class Lab:
         self.reported = self._datapath.reported()
         self.request = request
 
-    def expected(self, result: FlowResult) -> tuple[Trace, ...]:
-        """Every trace that was predicted for a measured flow, as the lab then was; none when it cannot be sent."""
-        return self._worlds[result.state].predict(result.flow)
-
     def link_down(self, nic: str) -> Undo:
         """Take a NIC down. Its IPv4 routes go with it, its IPv6 routes and addresses too."""
         return self._become(edit.link(self.topology, nic, up=False))
@@ -532,11 +527,11 @@ class Lab:
         return Ordering(self.topology, self.addresses, self._datapath.cgroup, exits)
 
     @property
-    def _state(self) -> int:
-        """The number of the state the lab is in."""
-        if not self._worlds or self._worlds[-1].decisions is not self.decisions:
-            self._worlds.append(World(self.decisions))
-        return len(self._worlds) - 1
+    def _world(self) -> World:
+        """The model of the lab as it now is."""
+        if self._model is None or self._model.decisions is not self.decisions:
+            self._model = World(self.decisions)
+        return self._model
 
     def _order(
         self, flow: Flow, count: int, size: int | None, *, vary_ports: bool, vary_addresses: bool
@@ -561,7 +556,7 @@ class Lab:
                     context,
                     seen.refusal,
                     served=served,
-                    state=self._state,
+                    expected=self._world.predict(flow),
                 )
             )
         return results

@@ -104,7 +104,7 @@ def test_a_router_may_have_one_too() -> None:
         assert flow.entered("node1") == set()
         assert disagreements(lab, [flow]) == []
         # gw does not answer who asks as ext0 either; where ext0 knows it already, its packets are dropped.
-        asked, known = ([*way.request.decided][-1][1].words for way in lab.expected(flow))
+        asked, known = ([*way.request.decided][-1][1].words for way in flow.expected)
         assert "10.0.0.100 asks by an interface by which it is not believed" in asked
         assert "its way back is by p1 (rp_filter=1)" in known
 

@@ -8,5 +8,5 @@ from niclab.flow.compare import compare
 
 def disagreements(lab: Lab, results: list[FlowResult]) -> list[str]:
     """The flows that took no predicted path, each with what it did instead."""
-    reasons = [(result, compare(result, lab.expected(result)).unpredicted) for result in results]
+    reasons = [(result, compare(result).unpredicted) for result in results]
     return [f"{result.name}: {reason}\n{result.explanation}" for result, reason in reasons if reason]

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from niclab import Flow, Lab, World
+from niclab import Flow, Lab
 from niclab.errors import LabError
 from niclab.flow.compare import compare
 from niclab.host import neighbours
@@ -24,19 +24,17 @@ def disagreements(lab: Lab, flows: Sequence[Flow], counted: Counter[str]) -> Ite
     a measurement has given it up. How many flows were asked twice is counted. Nor does one flow's packet that waits for
     an answer to its ARP request, in vain for its reverse path filter, keep the others waiting the second time.
     """
-    world = World(lab.decisions)
     again: list[Flow] = []
     for result in lab.send_all(flows, count=2):
-        ways = world.predict(result.flow)
         counted[result.verdict] += 1
-        counted["by chance"] += len(ways) > 1
-        if compare(result, ways).unpredicted:
+        counted["by chance"] += len(result.expected) > 1
+        if compare(result).unpredicted:
             again.append(result.flow)
     counted["asked twice"] += len(again)
     if again:
         neighbours.forget(lab._substrate, lab.topology.hosts)
     for result in lab.send_all(again, count=2) if again else ():
-        if why := compare(result, world.predict(result.flow)).unpredicted:
+        if why := compare(result).unpredicted:
             yield {"flow": str(result.flow), "wrong": why}
         elif result.verdict == "unmeasured" and not result.measurement.holds and result.measurement.taps:
             yield {"flow": str(result.flow), "wrong": f"not measured: {result.measurement}"}

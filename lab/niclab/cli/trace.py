@@ -36,8 +36,7 @@ def run(options: argparse.Namespace) -> int:
         if options.output == "json":
             sys.stdout.write(Record.of(lab, results).to_json())
         else:
-            ways = [lab.expected(result) for result in results]
-            print(*text.trace(lab.title, results, lab.reported, ways), sep="\n")
+            print(*text.trace(lab.title, results, lab.reported), sep="\n")
     warn(asked, lab.reported)
     for line in (*unmet, *(unmeasured := _unmeasured(results))):
         print(line, file=sys.stderr)

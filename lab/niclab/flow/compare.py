@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -35,8 +35,9 @@ class Comparison:
 AGREES = Comparison("agrees")
 
 
-def compare(result: FlowResult, expected: Sequence[Trace]) -> Comparison:
+def compare(result: FlowResult) -> Comparison:
     """Each probe of a flow against the predicted traces: each may be hashed to another of them."""
+    expected = result.expected
     if why := _not_comparable(result):
         return Comparison("not compared", why)
     if not expected:

@@ -7,8 +7,8 @@ measurement is never a pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -73,8 +73,8 @@ class FlowResult:
     leaks: tuple[str, ...] = ()
     """Taps where the flow must not have been seen and was."""
     served: Served | None = None
-    state: int = field(default=0, compare=False)
-    """Which state of a lab that changes it was measured in, from 0."""
+    expected: tuple[Trace, ...] = ()
+    """Every trace that was predicted, as the lab then was; none when the flow cannot be sent."""
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.outcome}>"
@@ -253,17 +253,18 @@ class FlowResult:
         """Errors (ICMP, RST) that came back, each once."""
         return sorted({f"{s.note} from {s.source}" for s in self.sightings if s.kind == "error" and s.note})
 
-    def pictures(self, expected: Sequence[Trace] = ()) -> list[str]:
+    @property
+    def pictures(self) -> list[str]:
         """The path of the probe that got furthest, and of its reply."""
         furthest = max(self.traces, key=_length, default=Trace(NO_PATH, NO_PATH))
         end = (furthest.request.arrived if self.served else None) or self.flow.destination
-        return [*picture.pictures(furthest, self.flow.source, end, self.context, expected)]
+        return [*picture.pictures(furthest, self.flow.source, end, self.context, self.expected)]
 
     @property
     def explanation(self) -> str:
         """Three or more lines: the path the packet took, every node NIC's count, and what the agents reported."""
         counted = picture.counters(self.traces, self.context)
-        lines = [*self.pictures(), *picture.with_measurement(counted, str(self.measurement))]
+        lines = [*self.pictures, *picture.with_measurement(counted, str(self.measurement))]
         lines += [f"reported: {node}: {words}" for node, words in self.context.reported.items()]
         lines += [f"refused: {self.refusal}"] if self.refusal else []
         lines += [f"noticed: {note}" for note in self.errors]

@@ -264,16 +264,10 @@ def _settings(lab: Lab) -> Iterator[tuple[str, str, str]]:
             yield node.name, key, value
 
 
-def _expected(lab: Lab, results: list[FlowResult]) -> dict[str, list[str]]:
-    """Flow → every way that is predicted for it; none when it cannot be sent."""
-    return {result.name: [str(way) for way in lab.expected(result)] for result in results}
-
-
 def _properties(lab: Lab, results: list[FlowResult]) -> list[tuple[str, object]]:
-    expected = _expected(lab, results)
     return [
         ("niclab.reported", "; ".join(f"{node}: {reported}" for node, reported in lab.reported.items())),
-        ("niclab.expected", "; ".join(f"{name}: {' or '.join(ways) or 'not sent'}" for name, ways in expected.items())),
+        ("niclab.expected", "; ".join(f"{r.name}: {' or '.join(map(str, r.expected)) or 'not sent'}" for r in results)),
         (
             "niclab.observed",
             "; ".join(f"{r.name}: {r.verdict} by {', '.join(r.transmitted_by) or 'no NIC'}" for r in results),

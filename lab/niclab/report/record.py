@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, Literal
 
@@ -15,7 +15,7 @@ from niclab.cilium.node import ROUTER_DEVICE
 from niclab.cilium.reported import NodeReport
 from niclab.flow.compare import compare
 from niclab.flow.explain import protocol_of
-from niclab.flow.trace import Trace, host_of
+from niclab.flow.trace import host_of
 from niclab.flow.verdict import FlowResult
 from niclab.lab import Lab
 from niclab.report.contract import Document, Model
@@ -73,11 +73,11 @@ class TracedFlow(Model):
     not_compared: Annotated[str | None, Field(description="why it was not compared, else null")] = None
 
     @classmethod
-    def of(cls, result: FlowResult, externals: frozenset[str], expected: Sequence[Trace] = ()) -> TracedFlow:
+    def of(cls, result: FlowResult, externals: frozenset[str]) -> TracedFlow:
         flow, served = result.flow, result.served
         sent = flow.model_copy(update={"protocol": served.protocol, "port": served.port}) if served else flow
         ends = served.pods if served else tuple(externals & {host_of(flow.destination)})
-        comparison = compare(result, expected)
+        comparison = compare(result)
         return cls(
             source=flow.source,
             destination=flow.destination,
@@ -88,7 +88,7 @@ class TracedFlow(Model):
             transmitted_by={tap: Transmitted(**asdict(sent_by)) for tap, sent_by in result.transmitted_by.items()},
             server_saw_source={end: tuple(sorted(sources)) for end in ends if (sources := result.sources_at(end))},
             refusal=result.refusal or None,
-            expected=tuple(map(str, expected)),
+            expected=tuple(map(str, result.expected)),
             compared=comparison.state,
             unpredicted=comparison.unpredicted or None,
             not_compared=comparison.why if comparison.state == "not compared" else None,
@@ -166,7 +166,7 @@ class Record(Document):
             warnings=lab.request.warnings,
             nodes={name: TracedNode.of(reported) for name, reported in lab.reported.items()},
             addresses=first,
-            flows=tuple(TracedFlow.of(result, externals, lab.expected(result)) for result in results),
+            flows=tuple(TracedFlow.of(result, externals) for result in results),
             measurement=TracedMeasurement.of([result.measurement for result in results]),
         )
 

@@ -13,27 +13,22 @@ from niclab.cilium.reported import NodeReport
 from niclab.flow.compare import compare
 from niclab.flow.explain import ASIDE
 from niclab.flow.picture import INDENT, WIDTH, counters
-from niclab.flow.trace import Trace
 from niclab.flow.verdict import FlowResult
 from niclab.report.explained import ExplainedFlow, ExplainedNode, Explanation, Packet, Step
 from niclab.report.matrix import cell
 
-Expected = Sequence[Trace]
 _WIDE = 118
 
 
-def trace(
-    title: str, results: Sequence[FlowResult], reported: Mapping[str, NodeReport], expected: Sequence[Expected]
-) -> Iterator[str]:
-    """The lines; `expected` has the predicted traces of each of the results."""
+def trace(title: str, results: Sequence[FlowResult], reported: Mapping[str, NodeReport]) -> Iterator[str]:
     yield title
     yield ""
     yield from _answer(results)
     yield ""
     yield from reasons(reported)
-    for result, predictions in zip(results, expected, strict=True):
+    for result in results:
         yield ""
-        yield from _flow(result, predictions)
+        yield from _flow(result)
     yield ""
     yield f"measured: {results[0].measurement}" if results[0].measurement.holds else "not measured"
 
@@ -76,14 +71,14 @@ def _reported(reported: NodeReport) -> Iterator[str]:
         yield f"masquerading: {reported.masquerading}"
 
 
-def _flow(result: FlowResult, expected: Expected) -> Iterator[str]:
+def _flow(result: FlowResult) -> Iterator[str]:
     yield result.name
-    lines = result.pictures(expected) if result.sightings or not result.refusal else []
+    lines = result.pictures if result.sightings or not result.refusal else []
     lines += counters(result.traces, result.context) if result.sent else []
     lines += [f"refused: {result.refusal}"] if result.refusal else []
     lines += [f"noticed: {note}" for note in result.errors]
-    ways = " or ".join(map(str, expected)) or "nothing is sent"
-    comparison = compare(result, expected)
+    ways = " or ".join(map(str, result.expected)) or "nothing is sent"
+    comparison = compare(result)
     if comparison.state == "differs":
         ways += " — and it was not so"
     elif comparison.state == "not compared" and result.verdict != "unmeasured":
