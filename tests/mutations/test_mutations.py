@@ -72,7 +72,7 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     selected = {each["case"] for each in parameters if isinstance(each.get("case"), Case)}
     with ThreadPoolExecutor(PROCESSES) as pool:
         runs = pool.map(lambda part: run(part, tmp_path_factory.mktemp("mutations")), parts(selected))
-        return {case: rows for found in runs for case, rows in found.items()}
+        return {case: rows for run in runs for case, rows in run.items()}
 
 
 def parts(selected: Iterable[Case]) -> Iterator[list[str]]:
@@ -97,14 +97,14 @@ def run(scenarios: list[str], directory: Path) -> Mapping[Case, list[Outcome]]:
     command += ["--cilium", "1.18", "--cilium", "1.20", "--artifacts", str(directory), "--junitxml", str(report), "-q"]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert done.returncode in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED), done.stdout + done.stderr
-    found: defaultdict[Case, list[Outcome]] = defaultdict(list)
+    outcomes: defaultdict[Case, list[Outcome]] = defaultdict(list)
     for test in ET.parse(report).iter("testcase"):
         number = test.find(f"properties/property[@name='{NUMBER}']")
         assert number is not None
         function = test.attrib["name"].partition("[")[0]
         case = Case(test.attrib["classname"].rpartition(".")[2], function, int(number.attrib["value"]))
-        found[case].append(outcome(test))
-    return found
+        outcomes[case].append(outcome(test))
+    return outcomes
 
 
 def outcome(test: ET.Element) -> Outcome:

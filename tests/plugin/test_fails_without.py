@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +153,19 @@ def test_a_mutation_of_no_row_is_an_error(given: str, pytester: pytest.Pytester)
     done.stderr.fnmatch_lines(["*no row or version of the scenario is meant by: *test_it: without devices*"])
     done = pytester.runpytest_subprocess("--datapath", "builtin", "--collect-only", "-q")
     assert done.ret == pytest.ExitCode.OK
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: builds network namespaces")
+@pytest.mark.parametrize("document", ["README.md", "docs/cookbook.md"])
+def test_the_documents_examples_hold(document: str, pytester: pytest.Pytester) -> None:
+    """They pass, and they fail without what they stand on."""
+    text = (Path(__file__).parents[2] / document).read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    examples = [block for block in blocks if "@fails_without" in block]
+    assert examples
+    pytester.makepyfile("import pytest\n" + "\n".join(examples))
+    done = pytester.runpytest_subprocess("--datapath", "builtin")
+    assert done.ret == pytest.ExitCode.OK
+    done = pytester.runpytest_subprocess("--datapath", "builtin", "--mutations")
+    assert done.ret == pytest.ExitCode.OK
+    assert done.parseoutcomes()["passed"] == text.count("\n@fails_without(")

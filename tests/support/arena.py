@@ -57,8 +57,8 @@ def forked(work: Callable[[], object]) -> tuple[bool, Any]:
     with os.fdopen(reading, "rb") as pipe:
         data = pipe.read()
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    found: tuple[bool, object] = pickle.loads(data) if data else (False, f"ended with status {status}")
-    return found
+    answer: tuple[bool, object] = pickle.loads(data) if data else (False, f"ended with status {status}")
+    return answer
 
 
 def _in_arena(work: Callable[[], T]) -> T:
@@ -139,17 +139,17 @@ def remains() -> dict[str, str]:
 
 def state() -> dict[str, str]:
     """Links, addresses, routes, rules, neighbours, nftables, mounts and files of the arena."""
-    found = {
+    printed = {
         " ".join(command): subprocess.run(command, capture_output=True, text=True, check=True, env=environment()).stdout
         for command in _STATE
     }
-    found["cgroup"] = Path("/proc/self/cgroup").read_text()
-    return found | remains()
+    printed["cgroup"] = Path("/proc/self/cgroup").read_text()
+    return printed | remains()
 
 
 def sysctls() -> dict[str, bytes]:
     """Every readable sysctl, except those that change by themselves."""
-    found = {}
+    values = {}
     root = Path("/proc/sys")
     for directory, _, names in os.walk(root):
         for name in names:
@@ -157,10 +157,10 @@ def sysctls() -> dict[str, bytes]:
             key = str(path.relative_to(root))
             if not key.startswith(_VOLATILE):
                 try:
-                    found[key] = path.read_bytes()
+                    values[key] = path.read_bytes()
                 except OSError:  # write-only, or not set (stable_secret)
                     continue
-    return found
+    return values
 
 
 def differences(before: dict[str, str], after: dict[str, str]) -> str:

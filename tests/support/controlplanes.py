@@ -57,12 +57,12 @@ class Site:
     @property
     def pids(self) -> dict[str, list[int]]:
         """Every process the lab has ever started, by name."""
-        found: dict[str, list[int]] = {}
+        pids: dict[str, list[int]] = {}
         for line in (self.ledger.path / "ledger").read_text().splitlines():
             entry: dict[str, Any] = json.loads(line) if line else {}
             if entry.get("act") == "started process":
-                found.setdefault(entry["name"], []).append(entry["pid"])
-        return found
+                pids.setdefault(entry["name"], []).append(entry["pid"])
+        return pids
 
     @property
     def running(self) -> set[str]:
@@ -113,7 +113,7 @@ def doomed(kind: str, home: Path, server: object = "-", operator: object = "-") 
     assert done.returncode == -signal.SIGKILL, done.stderr
     path = Path(done.stdout.strip())
     entries = [json.loads(line) for line in (path / "ledger").read_text().splitlines() if line]
-    found = {one["name"]: one["pid"] for one in entries if one["act"] == "started process"}
+    pids = {entry["name"]: entry["pid"] for entry in entries if entry["act"] == "started process"}
     assert path.name in ledgers.sweep().labs
     assert not path.exists()
-    return found
+    return pids

@@ -1,4 +1,4 @@
-"""Flows made by hand, for tests of what is said of them: two nodes, two fabrics, an external on each."""
+"""Flows made by hand, for tests of what is shown of them: two nodes, two fabrics, an external on each."""
 
 from __future__ import annotations
 

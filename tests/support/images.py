@@ -208,12 +208,12 @@ class Registry:
         self.asked.append(path)
         if path.rstrip("/") == "/v2":
             return "application/json", b"{}"
-        found = re.fullmatch(r"/v2/(.+)/(manifests|blobs)/([^/]+)", path)
-        if found is None:
+        asked = re.fullmatch(r"/v2/(.+)/(manifests|blobs)/([^/]+)", path)
+        if asked is None:
             return None
-        if found[2] == "blobs":
-            return ("application/octet-stream", self.blobs[found[3]]) if found[3] in self.blobs else None
-        manifest = self.manifests.get((found[1], found[3]))
+        if asked[2] == "blobs":
+            return ("application/octet-stream", self.blobs[asked[3]]) if asked[3] in self.blobs else None
+        manifest = self.manifests.get((asked[1], asked[3]))
         return (_MANIFEST, manifest) if manifest is not None else None
 
 

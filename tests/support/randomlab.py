@@ -92,8 +92,8 @@ class _Maker:
         return made
 
     def _addresses(self, fabric: int, number: int) -> list[str]:
-        found = [f"10.{fabric}.0.{number}/24"]
-        return [*found, f"fd00:{fabric}::{number}/64"] if self.dual else found
+        addresses = [f"10.{fabric}.0.{number}/24"]
+        return [*addresses, f"fd00:{fabric}::{number}/64"] if self.dual else addresses
 
     def node(self, n: int) -> dict[str, Any]:
         nics: dict[str, Any] = {}
@@ -217,42 +217,42 @@ class _Maker:
 
     def settings(self, topology: Topology) -> Settings:
         rng = self.rng
-        told: dict[str, str] = {}
+        values: dict[str, str] = {}
         names = sorted({nic for node in topology.nodes.values() for nic in node.nics})
         if self.often(0.75):
             entries = rng.sample(names, rng.randint(1, len(names)))
             entries += rng.sample(["eth+", "eth9", "!eth0", "!eth1", "lo", "et+"], rng.choice([0, 0, 1, 2]))
             rng.shuffle(entries)
-            told["devices"] = ",".join(entries)
+            values["devices"] = ",".join(entries)
         if self.often(0.15):
-            told["force-device-detection"] = "true"
+            values["force-device-detection"] = "true"
         if self.often(0.25):
-            told["direct-routing-device"] = rng.choice([*names, "eth9", "eth+"])
+            values["direct-routing-device"] = rng.choice([*names, "eth9", "eth+"])
         if self.often(0.5):
-            told["routing-mode"] = "native"
+            values["routing-mode"] = "native"
             if self.often(0.9):
-                told["ipv4-native-routing-cidr"] = rng.choice(
+                values["ipv4-native-routing-cidr"] = rng.choice(
                     ["10.244.0.0/16", "10.244.0.0/16", "10.0.0.0/8", "10.1.0.0/24"]
                 )
-                told["ipv6-native-routing-cidr"] = "fd00:244::/32"
-            told["auto-direct-node-routes"] = rng.choice(["true", "true", "false"])
-            told["direct-routing-skip-unreachable"] = rng.choice(["true", "false"])
+                values["ipv6-native-routing-cidr"] = "fd00:244::/32"
+            values["auto-direct-node-routes"] = rng.choice(["true", "true", "false"])
+            values["direct-routing-skip-unreachable"] = rng.choice(["true", "false"])
         elif self.often(0.1):
-            told["tunnel-protocol"] = "geneve"
+            values["tunnel-protocol"] = "geneve"
         if self.dual:
-            told["enable-ipv6"] = rng.choice(["true", "true", "false"])
-        told |= self._masquerading(names)
-        told["enable-endpoint-routes"] = rng.choice(["true", "false", "false"])
-        told["enable-host-legacy-routing"] = rng.choice(["true", "false", "false"])
+            values["enable-ipv6"] = rng.choice(["true", "true", "false"])
+        values |= self._masquerading(names)
+        values["enable-endpoint-routes"] = rng.choice(["true", "false", "false"])
+        values["enable-host-legacy-routing"] = rng.choice(["true", "false", "false"])
         if self.often(0.1):
-            told["kube-proxy-replacement"] = "false"
+            values["kube-proxy-replacement"] = "false"
         if self.often(0.1):
-            told["mtu"] = rng.choice(["1400", "9000"])
+            values["mtu"] = rng.choice(["1400", "9000"])
         per_node = []
         if self.often(0.2):
             node = rng.choice(list(topology.nodes))
             per_node.append(NodeSettings.of(node, {"devices": ",".join(rng.sample(names, 1))}))
-        return LAB_BASELINE.merged(Settings(Values(told), tuple(per_node)))
+        return LAB_BASELINE.merged(Settings(Values(values), tuple(per_node)))
 
     def _masquerading(self, names: Sequence[str]) -> dict[str, str]:
         kind = self.rng.choice(
@@ -260,14 +260,14 @@ class _Maker:
         )
         if kind == "bpf":
             return {}
-        told = {"enable-bpf-masquerade": "false"}
+        values = {"enable-bpf-masquerade": "false"}
         if kind == "interfaces":
-            told["egress-masquerade-interfaces"] = self.rng.choice([*names, "eth+"])
+            values["egress-masquerade-interfaces"] = self.rng.choice([*names, "eth+"])
         if kind == "off":
-            told |= {"enable-ipv4-masquerade": "false", "enable-ipv6-masquerade": "false"}
+            values |= {"enable-ipv4-masquerade": "false", "enable-ipv6-masquerade": "false"}
         if kind == "odd":
-            told = {"enable-ipv4-masquerade": self.rng.choice(["true", "false"])}
-        return told
+            values = {"enable-ipv4-masquerade": self.rng.choice(["true", "false"])}
+        return values
 
     def flows(self, topology: Topology, running: Collection[str], count: int) -> Iterator[Flow]:
         """Mostly from or to pods that are plugged."""

@@ -60,15 +60,15 @@ def command(version: str, case: dict[str, Any]) -> list[str]:
 
 def differences(case: dict[str, Any], trace: dict[str, Any], *, either: bool) -> list[str]:
     """Every disagreement in words. `either`: a hash chose the NIC of the pod pair, and may choose the other here."""
-    found: list[str] = []
+    differing: list[str] = []
     reported = case.get("said") or {}
     for node, now in trace["nodes"].items():
         if now["agent_exits"] != case.get("agent_exits"):
-            found.append(f"{node} agent_exits: recorded {case.get('agent_exits')!r}, now {now['agent_exits']!r}")
+            differing.append(f"{node} agent_exits: recorded {case.get('agent_exits')!r}, now {now['agent_exits']!r}")
         for key in reported:
             recorded = reported[key]
             if now[key] != recorded:
-                found.append(f"{node} {key}: recorded {recorded!r}, now {now[key]!r}")
+                differing.append(f"{node} {key}: recorded {recorded!r}, now {now[key]!r}")
     names = {"POD1": trace["addresses"].get("pod1"), "POD2": trace["addresses"].get("pod2")}
     now_flows = {f"{flow['from']} -> {flow['to']}": flow for flow in trace["flows"]}
     for name, recorded in case.get("flows", {}).items():
@@ -84,7 +84,7 @@ def differences(case: dict[str, Any], trace: dict[str, Any], *, either: bool) ->
             transmitted = {tap[:-1]: count for tap, count in transmitted.items()}
         for key in ("sent", "received", "server_saw_source"):
             if now[key] != expected[key]:
-                found.append(f"{name} {key}: recorded {expected[key]!r}, now {now[key]!r}")
+                differing.append(f"{name} {key}: recorded {expected[key]!r}, now {now[key]!r}")
         if transmitted != expected["transmitted_by"]:
-            found.append(f"{name} transmitted_by: recorded {expected['transmitted_by']!r}, now {transmitted!r}")
-    return found
+            differing.append(f"{name} transmitted_by: recorded {expected['transmitted_by']!r}, now {transmitted!r}")
+    return differing

@@ -19,7 +19,7 @@ FROM_1_20 = (V20, V21)
 
 
 def view(**friendly: Friendly) -> NodeView:
-    """What an agent is told: these settings, else Cilium's defaults."""
+    """The agent's flags: these settings, else Cilium's defaults."""
     return Settings.of(**friendly).for_node("node1")
 
 
@@ -45,10 +45,10 @@ def decisions(
     links: Sequence[Link], version: Version, *, routes: Sequence[str] = (), **friendly: Friendly
 ) -> dict[str, Device]:
     """Name → what is decided about the interface."""
-    found = select(links, [parse_route(text) for text in routes], view(**friendly), version)
-    return {device.name: device for device in found}
+    devices = select(links, [parse_route(text) for text in routes], view(**friendly), version)
+    return {device.name: device for device in devices}
 
 
 def selected(links: Sequence[Link], version: Version, *, routes: Sequence[str] = (), **friendly: Friendly) -> set[str]:
-    found = decisions(links, version, routes=routes, **friendly)
-    return {name for name, device in found.items() if device.selected}
+    devices = decisions(links, version, routes=routes, **friendly)
+    return {name for name, device in devices.items() if device.selected}

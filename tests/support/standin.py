@@ -120,5 +120,5 @@ def recorded(name: str) -> str:
 
 
 def recorded_status(version: str) -> dict[str, object]:
-    found: dict[str, object] = json.loads(recorded(f"status-{version}.json"))
-    return found
+    status: dict[str, object] = json.loads(recorded(f"status-{version}.json"))
+    return status

@@ -34,7 +34,7 @@ NUMBER = "niclab.mutation"
 
 @dataclass(frozen=True)
 class Mutation:
-    """A scenario's cause taken away. What the fields hold is said at `fails_without`."""
+    """A scenario's cause taken away. The fields are described at `fails_without`."""
 
     cause: str
     taken: Mapping[str, Any]
