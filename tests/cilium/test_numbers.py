@@ -44,7 +44,7 @@ def test_every_table_block_and_bit_is_in_the_lists() -> None:
     assert masks <= {*numbers.PACKET_BITS, *numbers.CONNECTION_BITS}
     single = {value for value in record.values() if isinstance(value, int)}
     priorities = {*numbers.PRIORITY.values(), *PRIORITIES, numbers.MAIN_PRIORITY}
-    tables = set(numbers.OWN_TABLES)
+    tables = {*numbers.OWN_TABLES, numbers.VNI}
     assert single - priorities - tables - {*numbers.PACKET_BITS, *numbers.CONNECTION_BITS} == set()
 
 

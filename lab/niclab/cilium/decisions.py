@@ -11,10 +11,11 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 from niclab.cilium.frontends import Frontend, Place, frontends, outside
 from niclab.cilium.node import TUNNEL_DEVICE, NodeDecision
-from niclab.cilium.numbers import REMOTE_PODS
+from niclab.cilium.numbers import REMOTE_PODS, VNI
 from niclab.cilium.selection.controller import Controller, events
 from niclab.cilium.selection.devices import Device, select
 from niclab.cilium.selection.direct_routing import direct_routing
@@ -22,9 +23,9 @@ from niclab.cilium.selection.links import Link, links_of, rows_of
 from niclab.cilium.version import Version
 from niclab.kernel.difference import Flushed
 from niclab.kernel.fib import Fib
-from niclab.net.address import FAMILIES, Address, Family, family_of
+from niclab.net.address import FAMILIES, Address, Family, Network, family_of
 from niclab.net.reason import Why
-from niclab.net.route import TABLES, Encap, NextHop, Route
+from niclab.net.route import PROTOCOLS, TABLES, Encap, NextHop, Route
 from niclab.settings import NodeView, Settings
 from niclab.topology import Node, Topology
 from niclab.topology.stacking import is_up
@@ -171,31 +172,15 @@ class Decisions:
         """The other nodes this node's agent knows of."""
         return tuple(self.nodes[peer] for peer in self.running if peer != name)
 
-    def tunnel_routes(self, name: str, table: int) -> tuple[Route, ...]:
+    def tunnel_routes(self, name: str, table: int) -> Iterator[Route]:
         """One encapsulating route per peer pod CIDR, to the peer's IPv4 node IP: the tunnel's underlay (node.go)."""
-        node = self.nodes[name]
-        routes = []
+        node, why = self.nodes[name], _TUNNEL if table == REMOTE_PODS else _TUNNEL_OF_NODE
         for peer in self.peers(name):
-            remote = peer.node_ips.get(4) or peer.node_ips.get(6)
             for cidr in peer.announced:
                 family = family_of(cidr)
-                if remote is None or family not in node.families or family not in peer.families:
-                    continue
-                hop = NextHop(via=cidr.network_address, dev=TUNNEL_DEVICE, onlink=True)
-                source = self.topology.router_address(name, family)
-                routes.append(
-                    Route(
-                        cidr,
-                        (hop,),
-                        table=table,
-                        protocol=2,
-                        source=source,
-                        mtu=node.route_mtu,
-                        encap=Encap(vni=2, remote=remote),
-                        why=_TUNNEL if table == REMOTE_PODS else _TUNNEL_OF_NODE,
-                    )
-                )
-        return tuple(routes)
+                if family in node.families and family in peer.families:
+                    source = self.topology.router_address(name, family)
+                    yield from _into_tunnel(node, peer, cidr, cidr, table=table, source=source, why=why)
 
     def node_ip_tunnel_routes(self, name: str, table: int) -> Iterator[Route]:
         """With the host firewall a remote node IP has a tunnel endpoint too: pods reach it through the tunnel.
@@ -203,20 +188,12 @@ class Decisions:
         pkg/node/manager/manager.go nodeAddressHasTunnelIP.
         """
         node = self.nodes[name]
-        if not node.tunnels or not node.settings.host_firewall:
-            return
-        for peer in self.peers(name):
-            remote = peer.node_ips.get(4) or peer.node_ips.get(6)
-            via = {cidr.version: cidr.network_address for cidr in reversed(peer.announced)}
+        for peer in self.peers(name) if node.tunnels and node.settings.host_firewall else ():
+            cidrs = {cidr.version: cidr for cidr in reversed(peer.announced)}
             for family in node.families:
-                address = peer.node_ips.get(family)
-                if address is None or remote is None or family not in via:
-                    continue
-                hop = NextHop(via=via[family], dev=TUNNEL_DEVICE, onlink=True)
-                alone = ipaddress.ip_network(address)
-                yield Route(
-                    alone, (hop,), table=table, protocol=2, mtu=node.route_mtu, encap=Encap(2, remote), why=_TUNNEL
-                )
+                if family in peer.node_ips and family in cidrs:
+                    alone = ipaddress.ip_network(peer.node_ips[family])
+                    yield from _into_tunnel(node, peer, alone, cidrs[family], table=table, why=_TUNNEL)
 
     def warnings(self, name: str) -> tuple[str, ...]:
         """What a node's agent warns of while it runs."""
@@ -252,7 +229,9 @@ class Decisions:
                 if hop.via is not None and hop.via != target:
                     warnings.append(_gateway_warning(node.settings, target, hop.via))
                     continue
-                routes.append(Route(cidr, (NextHop(via=target, dev=hop.dev),), protocol=2, why=_DIRECT_ROUTE))
+                routes.append(
+                    Route(cidr, (NextHop(via=target, dev=hop.dev),), protocol=PROTOCOLS["kernel"], why=_DIRECT_ROUTE)
+                )
         return tuple(routes), tuple(warnings)
 
     def after(self, topology: Topology) -> Decisions:
@@ -292,6 +271,17 @@ class Decisions:
         return Memory(controller, {link.name: link.index for link in node.links})
 
 
+def _into_tunnel(
+    node: NodeDecision, peer: NodeDecision, destination: Network, cidr: Network, **more: Any
+) -> Iterator[Route]:
+    """A route to a peer. `cidr`: the pod CIDR whose first address stands for the peer on the tunnel's device."""
+    remote = peer.node_ips.get(4) or peer.node_ips.get(6)
+    if remote is not None:
+        hop = NextHop(via=cidr.network_address, dev=TUNNEL_DEVICE, onlink=True)
+        protocol, encap = PROTOCOLS["kernel"], Encap(VNI, remote)
+        yield Route(destination, (hop,), protocol=protocol, mtu=node.route_mtu, encap=encap, **more)
+
+
 def flushed(before: Topology, after: Topology) -> Flushed:
     """What went down, or away: the routes by it are gone."""
     return frozenset(
@@ -318,7 +308,7 @@ def _without_subnets(fib: Fib, node: Node) -> Fib:
         route
         for route in fib.routes
         if route.table == main
-        and route.protocol == 2
+        and route.protocol == PROTOCOLS["kernel"]
         and route.nexthops
         and (route.destination, route.nexthops[0].dev) in own
     ]

@@ -21,7 +21,7 @@ from functools import cached_property
 from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import TUNNEL_DEVICE, NodeDecision, pod_interface
-from niclab.cilium.numbers import ANSWERING, EGRESS_ANSWERS, EGRESS_FROM_PODS, EGRESS_FROM_TUNNEL, POLICY_PRIORITY
+from niclab.cilium.numbers import ANSWERING, EGRESS_ANSWERS, EGRESS_FROM_PODS, EGRESS_FROM_TUNNEL, POLICY_PRIORITY, VNI
 from niclab.kernel.fib import Fib, Lookup
 from niclab.kernel.plan import TUNNEL, mac
 from niclab.net.address import FAMILIES, Address, Family, Network, family_of
@@ -342,7 +342,7 @@ class _Tables:
         via = _via(to, family_of(network))
         hop = NextHop(via=via, dev=TUNNEL_DEVICE, onlink=True)
         mtu = self.node.route_mtu
-        return Route(network, (hop,), table=table, encap=Encap(vni=2, remote=to.node_ips[4]), mtu=mtu, why=why)
+        return Route(network, (hop,), table=table, encap=Encap(VNI, to.node_ips[4]), mtu=mtu, why=why)
 
     @cached_property
     def _clusters(self) -> dict[Family, frozenset[Address]]:

@@ -28,10 +28,10 @@ from niclab.kernel.reversepath import LOOSE, OFF
 from niclab.net.operation import AddRoute, AddRule, DelRoute, Operation
 from niclab.net.packetrules import Devices, Match, PacketRule, SetMark
 from niclab.net.reason import Why
-from niclab.net.route import Address, Network, NextHop, Route, Rule
+from niclab.net.route import PROTOCOLS, Address, Network, NextHop, Route, Rule
 from niclab.topology import Nic, Node
 
-_KERNEL = 2
+_KERNEL = PROTOCOLS["kernel"]
 
 
 def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:

@@ -141,6 +141,8 @@ RETURNED = 0x8000_0000
 """Such a connection at the backend's node."""
 CONNECTION_BITS = (FRONTEND.mask, AT_SOCKET, SERVED, DIRECT_RETURN, RETURNED)
 
+VNI = 2
+"""Of packets in the tunnel. Cilium's is the sender's identity; here everybody has that of `world`."""
 NOTE = Field(0xFFFF, "frontends of services with DSR")
 """Of a packet's header: which frontend was asked (DSR)."""
 
