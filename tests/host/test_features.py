@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 from pathlib import Path
@@ -68,11 +69,11 @@ def test_check_says_able_or_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], features: tuple[Feature, ...], status: int
 ) -> None:
     monkeypatch.setattr(check, "probe", lambda: features)
-    assert check.run(as_json=True) == status
+    assert check.run(argparse.Namespace(output="json")) == status
     report = json.loads(capsys.readouterr().out)
     assert report["able"] is (status == 0)
     assert report["missing"] == (["nft"] if status else [])
-    assert check.run(as_json=False) == status
+    assert check.run(argparse.Namespace(output="text")) == status
     reported = capsys.readouterr().out
     assert ("not able" in reported) is bool(status)
     assert "apt-get install" in reported

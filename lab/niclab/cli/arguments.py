@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Callable
 from typing import TypeAlias
 
 from niclab.errors import LabError
+from niclab.plugin import options
 
 _DESCRIPTION = (
     "Which physical NIC carries this pod's traffic, and why? Build a multi-NIC lab, send probes, watch every cable."
@@ -33,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     _behaviours(commands)
     _claims(commands)
     _bundles(commands)
+    _completion(commands)
     return top
 
 
@@ -49,20 +52,23 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add(
-    commands: Commands, name: str, help_: str, load: Callable[[], Run], *, userns: str | None = None
+    commands: Commands, name: str, help_: str, run: str = "", *, userns: str | None = None
 ) -> argparse.ArgumentParser:
+    """A verb. `run`: its module and function below niclab.cli (default: `run` of the module of its name)."""
     command = commands.add_parser(name, help=help_, description=help_)
-    command.set_defaults(load=load, userns=userns)
+    command.set_defaults(run=run or f"{name}.run", userns=userns)
     return command
 
 
+def loaded(options: argparse.Namespace) -> Run:
+    """The function that runs the chosen verb; only now is its module imported."""
+    module, _, function = options.run.partition(".")
+    run: Run = getattr(importlib.import_module(f"niclab.cli.{module}"), function)
+    return run
+
+
 def _check(commands: Commands) -> None:
-    def load() -> Run:
-        from niclab.cli import check
-
-        return lambda options: check.run(as_json=options.output == "json")
-
-    command = _add(commands, "check", "is this machine able? what is missing, and what to install", load)
+    command = _add(commands, "check", "is this machine able? what is missing, and what to install")
     _output(command)
 
 
@@ -71,12 +77,7 @@ def _output(command: argparse.ArgumentParser) -> None:
 
 
 def _validate(commands: Commands) -> None:
-    def load() -> Run:
-        from niclab.cli import validate
-
-        return validate.run
-
-    command = _add(commands, "validate", "check topologies and settings files without building anything", load)
+    command = _add(commands, "validate", "check topologies and settings files without building anything")
     command.add_argument("file", nargs="*", help="topologies (names or paths) and settings files")
     command.add_argument(
         "--schema",
@@ -94,24 +95,13 @@ def _validate(commands: Commands) -> None:
 
 
 def _graph(commands: Commands) -> None:
-    def load() -> Run:
-        from niclab.check import load as load_topology
-        from niclab.cli import graph
-
-        def run(options: argparse.Namespace) -> int:
-            draw = graph.mermaid if options.format == "mermaid" else graph.dot
-            print(draw(load_topology(options.topology)).rstrip())
-            return 0
-
-        return run
-
-    command = _add(commands, "graph", "draw a topology", load)
+    command = _add(commands, "graph", "draw a topology")
     command.add_argument("topology")
     command.add_argument("-f", "--format", choices=("mermaid", "dot"), default="mermaid")
 
 
-def _told_options(command: argparse.ArgumentParser) -> None:
-    """What there is, and what Cilium is told."""
+def _request_options(command: argparse.ArgumentParser) -> None:
+    """The topology, and what Cilium is configured with."""
     command.add_argument("topology", help="a name (see topologies/) or the path of a YAML file")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="an agent flag")
     command.add_argument("--node-set", action="append", default=[], metavar="NODE:KEY=VALUE", help="a flag of one node")
@@ -145,27 +135,19 @@ def _told_options(command: argparse.ArgumentParser) -> None:
 
 def _lab_options(command: argparse.ArgumentParser) -> None:
     """What `trace` and `up` build."""
-    _told_options(command)
-    command.add_argument(
-        "--datapath",
-        choices=("builtin", "cilium"),
-        help="cilium: real agents (default where a bundle is at hand); builtin: a model made of kernel parts",
-    )
+    _request_options(command)
+    command.add_argument("--datapath", **options.DATAPATH)
     command.add_argument(
         "--cilium-version",
         metavar="X.Y",
         help="the version modelled (default: 1.20); a bundle's name or version for real agents (default: the newest)",
     )
-    command.add_argument(
-        "--control-plane",
-        choices=("kubernetes", "kvstore"),
-        help="what real agents talk to (default: kubernetes where a bundle of it is at hand)",
-    )
+    command.add_argument("--control-plane", **options.CONTROL_PLANE)
 
 
 def _model_options(command: argparse.ArgumentParser) -> None:
     """What the model is asked about."""
-    _told_options(command)
+    _request_options(command)
     command.add_argument("--cilium-version", metavar="X.Y", help="the version modelled (default: 1.20)")
     command.set_defaults(datapath="builtin", control_plane=None)
 
@@ -191,12 +173,7 @@ def _expect_option(command: argparse.ArgumentParser) -> None:
 
 
 def _explain(commands: Commands) -> None:
-    def load() -> Run:
-        from niclab.cli import explain
-
-        return explain.run
-
-    command = _add(commands, "explain", "why each flow goes where it goes, decision by decision; builds nothing", load)
+    command = _add(commands, "explain", "why each flow goes where it goes, decision by decision; builds nothing")
     _model_options(command)
     _flow_options(command)
     _expect_option(command)
@@ -204,12 +181,7 @@ def _explain(commands: Commands) -> None:
 
 
 def _predict(commands: Commands) -> None:
-    def load() -> Run:
-        from niclab.cli import predict
-
-        return predict.run
-
-    command = _add(commands, "predict", "the NIC matrix for given settings, without a packet; builds nothing", load)
+    command = _add(commands, "predict", "the NIC matrix for given settings, without a packet; builds nothing")
     _model_options(command)
     _flow_options(command)
     command.add_argument(
@@ -220,12 +192,7 @@ def _predict(commands: Commands) -> None:
 
 
 def _trace(commands: Commands) -> None:
-    def load() -> Run:
-        from niclab.cli import trace
-
-        return trace.run
-
-    command = _add(commands, "trace", "build a lab, send flows, say which NIC carried what", load, userns="transient")
+    command = _add(commands, "trace", "build a lab, send flows, say which NIC carried what", userns="transient")
     _lab_options(command)
     _flow_options(command)
     command.add_argument("--count", type=_count, default=5, help="probes per flow (default: 5)")
@@ -254,12 +221,7 @@ def _lab_id(text: str) -> str:
 
 
 def _up(commands: Commands) -> None:
-    def load() -> Run:
-        from niclab.cli import labs
-
-        return labs.up
-
-    command = _add(commands, "up", "build a lab and let it stand", load, userns="persistent")
+    command = _add(commands, "up", "build a lab and let it stand", "labs.up", userns="persistent")
     _lab_options(command)
     command.add_argument(
         "--id", type=_lab_id, help="the lab's name (default: a random one); namespaces are called ID-NODE"
@@ -267,41 +229,26 @@ def _up(commands: Commands) -> None:
 
 
 def _diff(commands: Commands) -> None:
-    def load() -> Run:
-        from niclab.cli import diff
-
-        return diff.run
-
-    command = _add(commands, "diff", "which flows moved to another NIC or changed source between two records", load)
+    command = _add(commands, "diff", "which flows moved to another NIC or changed source between two records")
     command.add_argument("before", help="a run.json or a saved `niclab trace -o json`")
     command.add_argument("after", nargs="?", help="another one (default: the same record's other Cilium version)")
     _output(command)
 
 
 def _matrix(commands: Commands) -> None:
-    def load() -> Run:
-        from niclab.cli import matrix
-
-        return matrix.run
-
-    command = _add(commands, "matrix", "every NIC matrix of a run, shares as bars, and unpredicted flows", load)
+    command = _add(commands, "matrix", "every NIC matrix of a run, shares as bars, and unpredicted flows")
     command.add_argument("record", help="a run.json, as pytest lab/ leaves it")
 
 
 def _parity(commands: Commands) -> None:
-    def load() -> Run:
-        from niclab.cli import parity
-
-        return parity.run
-
     command = _add(
-        commands, "parity", "run the same cases on the built-in datapath and on real Cilium; print what differs", load
+        commands, "parity", "run the same cases on the built-in datapath and on real Cilium; print what differs"
     )
     command.add_argument("topology", nargs="?", default="two-nic")
     command.add_argument(
         "--cilium", action="append", metavar="X.Y", help="a bundle, repeatable (default: one of each version at hand)"
     )
-    command.add_argument("--control-plane", choices=("kubernetes", "kvstore"), default="kvstore")
+    command.add_argument("--control-plane", **{**options.CONTROL_PLANE, "default": "kvstore"})
     command.add_argument(
         "--case", action="append", default=[], metavar="NAME", help="only cases with this in their name, repeatable"
     )
@@ -310,58 +257,39 @@ def _parity(commands: Commands) -> None:
 
 
 def _behaviours(commands: Commands) -> None:
-    def load() -> Run:
-        from niclab.cli import behaviours
-
-        return behaviours.run
-
-    command = _add(commands, "behaviours", "what differs between Cilium versions for a node's NICs", load)
+    command = _add(commands, "behaviours", "what differs between Cilium versions for a node's NICs")
     command.add_argument("--from", dest="before", metavar="X.Y", help="the version before an upgrade")
     command.add_argument("--to", dest="after", metavar="X.Y", help="the version after it: only what differs is printed")
     command.add_argument("-o", "--output", choices=("text", "json", "markdown"), default="text")
 
 
 def _claims(commands: Commands) -> None:
-    def load() -> Run:
-        from niclab.cli import claims
-
-        return claims.run
-
     about = {
         "claims": "what an article says of `devices`, put to the proof: true, partly or false, with the evidence",
         "issues": "what users of Cilium on several NICs ran into, and what these versions do",
     }
     for name, help_ in about.items():
-        command = _add(commands, name, help_, load)
+        command = _add(commands, name, help_, "claims.run")
         command.set_defaults(kind=name, number=None)
         if name == "issues":
             command.add_argument("number", nargs="*", type=int, help="only these (default: all)")
-        command.add_argument("--datapath", choices=("builtin", "cilium"), help="as of pytest lab/")
-        command.add_argument("--cilium", action="append", metavar="X.Y", help="a version, repeatable")
-        command.add_argument("--control-plane", choices=("kubernetes", "kvstore"))
+        command.add_argument("--datapath", **options.DATAPATH)
+        command.add_argument("--cilium", **options.CILIUM)
+        command.add_argument("--control-plane", **options.CONTROL_PLANE)
         command.add_argument("--record", metavar="RUN.json", help="print from this record instead of running anything")
         command.add_argument("-o", "--output", choices=("text", "json", "markdown"), default="text")
 
 
 def _labs(commands: Commands) -> None:
-    def loader(name: str) -> Callable[[], Run]:
-        def load() -> Run:
-            from niclab.cli import labs
-
-            found: Run = getattr(labs, name)
-            return found
-
-        return load
-
-    down = _add(commands, "down", "take a lab down", loader("down"), userns="persistent")
+    down = _add(commands, "down", "take a lab down", "labs.down", userns="persistent")
     down.add_argument("id", nargs="?", help="which one (default: the only one)")
-    listing = _add(commands, "ls", "the labs of this machine", loader("ls"), userns="persistent")
+    listing = _add(commands, "ls", "the labs of this machine", "labs.ls", userns="persistent")
     _output(listing)
     inspect = _add(
         commands,
         "inspect",
-        "what a node's agent said, its links, routes and rules",
-        loader("inspect"),
+        "what a node's agent reported, its links, routes and rules",
+        "labs.inspect",
         userns="persistent",
     )
     inspect.add_argument("host", nargs="?", help="a node, external, router or pod (default: an overview)")
@@ -370,45 +298,39 @@ def _labs(commands: Commands) -> None:
         commands,
         "exec",
         "run a command in a host's view: niclab exec node1 -- ip route",
-        loader("execute"),
+        "labs.execute",
         userns="persistent",
     )
     execute.add_argument("host")
     execute.add_argument("--id", help="which lab (default: the only one)")
     execute.add_argument("command", nargs=argparse.REMAINDER, help="the command, after --")
-    sweep = _add(
-        commands, "sweep", "clean up after labs whose process was killed", loader("sweep"), userns="persistent"
-    )
+    sweep = _add(commands, "sweep", "clean up after labs whose process was killed", "labs.sweep", userns="persistent")
     sweep.add_argument("--all", action="store_true", help="also labs that were kept on purpose")
 
 
 def _bundles(commands: Commands) -> None:
-    def loader(name: str) -> Callable[[], Run]:
-        def load() -> Run:
-            from niclab.cli import bundles
-
-            found: Run = getattr(bundles, name)
-            return found
-
-        return load
-
     for product, title, companion in (("cilium", "Cilium", "operator"), ("kubernetes", "the API server", "etcd")):
         help_ = f"bundles of {title}: get them, list them, remove them"
         group = commands.add_parser(product, help=help_, description=help_)
         group.set_defaults(product=product)
         verbs = group.add_subparsers(metavar="VERB", required=True)
-        pull = _add(verbs, "pull", "fetch a version, or any image (its digest is checked)", loader("pull"))
+        pull = _add(verbs, "pull", "fetch a version, or any image (its digest is checked)", "pull")
         pull.add_argument("image", metavar="VERSION|IMAGE")
         pull.add_argument("--digest", metavar="sha256:…", help="what the image's digest must be")
-        load = _add(verbs, "load", "unpack an archive made by `docker save`, or an OCI archive", loader("load"))
+        load = _add(verbs, "load", "unpack an archive made by `docker save`, or an OCI archive", "bundles.load")
         load.add_argument("archive")
         for command in (pull, load):
             command.add_argument("--name", help="what to call it (default: its version)")
             command.add_argument(f"--{companion}", dest="companion", metavar="IMAGE", help=f"where {companion} is")
         pull.add_argument(f"--no-{companion}", dest="companion", action="store_const", const="", help="do without it")
-        add = _add(verbs, "add", "use a directory, such as a build of one's own; nothing is copied", loader("add"))
+        add = _add(verbs, "add", "use a directory, such as a build of one's own; nothing is copied", "bundles.add")
         add.add_argument("name")
         add.add_argument("directory")
-        _output(_add(verbs, "ls", "the bundles of this machine", loader("ls")))
-        rm = _add(verbs, "rm", "remove images, forget directories", loader("rm"))
+        _output(_add(verbs, "ls", "the bundles of this machine", "bundles.ls"))
+        rm = _add(verbs, "rm", "remove images, forget directories", "bundles.rm")
         rm.add_argument("name", nargs="+")
+
+
+def _completion(commands: Commands) -> None:
+    command = _add(commands, "completion", "print a script that completes niclab's words in a shell")
+    command.add_argument("shell", choices=("bash", "zsh", "tcsh"))

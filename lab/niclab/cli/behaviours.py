@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from niclab.cilium.behaviours import Area, Behaviour, changes
 from niclab.cilium.version import VERSIONS, Version, modelled_version
+from niclab.report.table import table
 
 _INTRODUCTION = f"""\
 # What differs between Cilium versions
@@ -92,21 +94,12 @@ def markdown(behaviours: Sequence[Behaviour], span: Span | None = None) -> str:
 
 
 def _print(behaviours: Sequence[Behaviour], span: Span | None) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console(width=None if sys.stdout.isatty() else 140)
     if span is not None:
         print(f"From Cilium {span[0]} to {span[1]}: {len(behaviours)} behaviours differ.\n")
     for area, rows in _by_area(behaviours):
-        table = Table(title=area, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-        for column in (*_columns(span), "how it is known"):
-            table.add_column(column, overflow="fold")
-        for behaviour in rows:
-            table.add_row(*_cells(behaviour, span), behaviour.known)
-        console.print(table)
-        console.print()
+        head = [*_columns(span), "how it is known"]
+        cells = [[*_cells(behaviour, span), behaviour.known] for behaviour in rows]
+        print(area, *table(head, cells, width=max(100, shutil.get_terminal_size((140, 24)).columns)), "", sep="\n")
 
 
 __all__ = ["markdown", "run"]

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import sys
+import textwrap
 
 from niclab.host.features import PURPOSES, Feature, packages, probe, required_missing
 from niclab.host.userns import is_able
 
 ABLE, NOT_ABLE = 0, 2
+_WIDTH = 100
 
 
-def run(*, as_json: bool) -> int:
+def run(options: argparse.Namespace) -> int:
     features = probe()
     missing = required_missing(features)
-    if as_json:
+    if options.output == "json":
         json.dump(_report(features, missing), sys.stdout, indent=2)
         print()
     else:
@@ -33,33 +36,26 @@ def _report(features: tuple[Feature, ...], missing: tuple[Feature, ...]) -> dict
 
 
 def _print(features: tuple[Feature, ...], missing: tuple[Feature, ...]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    # A line for each purpose with all that is there, then a line for each thing that is not.
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    console = Console()
+    """For each purpose a line with all that is there, then a line for each thing that is not."""
+    width = max(map(len, PURPOSES)) + 2
     for purpose in PURPOSES:
         group = [feature for feature in features if feature.needed_for == purpose]
         here = ", ".join(feature.name for feature in group if feature.present)
-        if here:
-            table.add_row(Text(purpose, "bold"), Text.assemble(("ok ", "green"), here))
-        for number, feature in enumerate(one for one in group if not one.present):
-            style = "bold red" if feature in missing else "yellow"
-            reported = Text.assemble(("no ", style), feature.name, (f": {feature.detail}", "dim"))
-            table.add_row(Text("" if here or number else purpose, "bold"), reported)
-    console.print(table)
-
+        lines = [f"ok {here}"] if here else []
+        lines += [
+            f"no {feature.name}" + (f": {feature.detail}" if feature.detail else "")
+            for feature in group
+            if not feature.present
+        ]
+        for number, line in enumerate(lines):
+            first = ("" if number else purpose).ljust(width)
+            print(textwrap.fill(line, _WIDTH, initial_indent=first, subsequent_indent=" " * (width + 3)))
+    print()
     if missing:
-        console.print(f"\n[bold red]not able[/]: the built-in datapath lacks {', '.join(one.name for one in missing)}")
+        print(f"not able: the built-in datapath lacks {', '.join(feature.name for feature in missing)}")
         for feature in missing:
-            console.print(f"  {feature.name}: {feature.install}", markup=False, highlight=False)
+            print(f"  {feature.name}: {feature.install}")
     else:
-        how = "" if is_able() else ", without root"
-        console.print(f"\n[bold green]able[/]: the built-in datapath can run here{how}")
-    wanted = packages(feature for feature in features if not feature.present)
-    if wanted:
-        console.print(f"to have everything: apt-get install {' '.join(wanted)}", markup=False, highlight=False)
+        print("able: the built-in datapath can run here" + ("" if is_able() else ", without root"))
+    if wanted := packages(feature for feature in features if not feature.present):
+        print(f"to have everything: apt-get install {' '.join(wanted)}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterator, Sequence
 
+from niclab.check import load
+from niclab.cli import PASS
 from niclab.net.route import FAMILIES
 from niclab.topology import Host, Nic, Node, Topology
 
@@ -95,3 +98,9 @@ def _quoted(*lines: str) -> str:
     r"""A DOT string; a label's lines are separated by `\n`, an escape of DOT's own."""
     escaped = (line.replace("\\", "\\\\").replace('"', '\\"') for line in lines)
     return '"' + "\\n".join(escaped) + '"'
+
+
+def run(options: argparse.Namespace) -> int:
+    draw = mermaid if options.format == "mermaid" else dot
+    print(draw(load(options.topology)).rstrip())
+    return PASS

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from niclab.errors import LabError
+from niclab.plugin import options
 from niclab.plugin.claims import Claims
 from niclab.plugin.marks import Needs
 from niclab.plugin.mutations import Mutations
@@ -36,23 +37,10 @@ _LACKS_USERNS: pytest.StashKey[bool] = pytest.StashKey()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("niclab", "niclab: which NIC carries what")
-    group.addoption(
-        "--datapath",
-        choices=("builtin", "cilium"),
-        help="who forwards pod packets (default: cilium where a bundle is at hand, else the built-in model)",
-    )
-    group.addoption(
-        "--control-plane",
-        choices=("kubernetes", "kvstore"),
-        help="what real agents talk to (default: by what is there)",
-    )
+    group.addoption("--datapath", **options.DATAPATH)
+    group.addoption("--control-plane", **options.CONTROL_PLANE)
     group.addoption("--topology", metavar="NAME", help="run on this topology instead of the tests' own")
-    group.addoption(
-        "--cilium",
-        action="append",
-        metavar="X.Y",
-        help="Cilium version, repeatable (default: 1.18 and 1.20; of real agents every one at hand)",
-    )
+    group.addoption("--cilium", **options.CILIUM)
     group.addoption("--keep", action="store_true", help="let the labs of failed tests stand, and say how to enter them")
     group.addoption("--pause-on-error", action="store_true", help="stop at a failed lab test until Enter is pressed")
     group.addoption("--pcap", action="store_true", help="write a pcapng for every lab test, not only failed ones")
