@@ -12,6 +12,7 @@ import pytest
 from niclab import Lab
 from niclab.check import load, loads
 from niclab.errors import InputError, LabError
+from niclab.host.waiting import wait_until
 from niclab.lab import Undo
 from niclab.settings import LAB_BASELINE, Settings
 
@@ -24,11 +25,16 @@ TOPOLOGIES = Path(__file__).parents[2] / "topologies"
 
 
 def state(lab: Lab) -> list[str]:
-    """Everything that a change could leave behind on node1 and in the fabric."""
+    """Everything that a change could leave behind on node1 and in the fabric, once all IPv6 addresses are valid."""
+    wait_until(lambda: shown(lab), 10, done=lambda lines: not any("tentative" in line for line in lines), every=0.05)
+    return shown(lab)
+
+
+def shown(lab: Lab) -> list[str]:
     lines: list[str] = []
-    shown = (["-4", "route", "show", "table", "all"], ["-6", "route", "show", "table", "all"], ["-o", "addr"], ["rule"])
+    asked = (["-4", "route", "show", "table", "all"], ["-6", "route", "show", "table", "all"], ["-o", "addr"], ["rule"])
     for role in ("node1", "fabric", "pod1"):
-        for words in shown:
+        for words in asked:
             command = ["ip", "-n", lab.namespaces[role], *words]
             lines += subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     tables = ["ip", "netns", "exec", lab.namespaces["node1"], "nft", "list", "ruleset"]
