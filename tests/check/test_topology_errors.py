@@ -98,6 +98,16 @@ def test_every_problem_is_found_at_once_in_the_files_order() -> None:
     assert [problem.line for problem in caught.value.problems] == [9, 15, 32]
 
 
+@pytest.mark.parametrize("key", ["~", "5", "1.5", "true", "2001-01-01", "[a]", "!!binary aGk=", "''"])
+def test_a_key_may_be_anything(key: str) -> None:
+    """Beside `name`, as a node, as a NIC; with a value and with a range that nothing gives a number to."""
+    for text in (f"{BASE}{key}: {{}}\n", f"{BASE}{key}: ['{{n}}']\n", f"{BASE}{key}: {{[1-2]: 'a[1-2]'}}\n"):
+        assert refused(text).problems
+    for place in ("  ext1:", "      eth1:\n"):
+        indent = " " * (len(place) - len(place.lstrip()))
+        assert refused(BASE.replace(place, f"{indent}{key}: {{a: '{{n}}'}}\n{place}")).problems
+
+
 def test_of_very_many_problems_the_first_are_reported() -> None:
     flows = "".join(f"  - a{number} -> b\n" for number in range(20_000))
     assert len(refused(BASE.replace("  - pod1 -> pod2\n", flows)).problems) == 200

@@ -101,7 +101,7 @@ def dotted(field: Field) -> str:
     """A field as people write it: `spec.devices[1]`."""
     text = ""
     for part in field:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)  # a key may be null
     return text
 
 
