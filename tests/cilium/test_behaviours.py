@@ -92,7 +92,7 @@ def test_changes_are_what_holds_at_one_end_only(before: Version, after: Version)
 
 def test_the_document_is_what_the_table_says() -> None:
     committed = (ROOT / "docs" / "behaviours.md").read_text()
-    assert committed == markdown(tuple(Behaviour)), "niclab behaviours -o markdown > docs/behaviours.md"
+    assert committed == markdown(tuple(Behaviour)), "python scripts/docs.py"
 
 
 def test_an_upgrade_as_json(capsys: pytest.CaptureFixture[str]) -> None:

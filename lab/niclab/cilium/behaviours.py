@@ -123,7 +123,7 @@ class Behaviour(Enum):
     DEVICES_WARNING = _Fact(
         Area.DIRECT_ROUTING,
         "an agent that runs without a device warns of it",
-        "an agent that runs without a device says nothing",
+        "an agent that runs without a device does not warn of it",
         "daemon/cmd/daemon.go",
         until=_18,
     )

@@ -127,7 +127,7 @@ _Table = dict[str, dict[Network, _Best]]
 
 
 def advertised(decisions: Decisions) -> Mapping[str, tuple[Network, ...]]:
-    """Node → the prefixes it advertises; a node whose agent exits, or is told not to, advertises none.
+    """Node → the prefixes it advertises; a node whose agent exits, or whose settings turn BGP off, advertises none.
 
     pkg/bgpv1/manager/reconcilerv2 (1.20: pkg/bgp/manager/reconciler), pod_cidr.go and service.go: the addresses of a
     load balancer and external IPs, each alone; with externalTrafficPolicy Local only where a backend is.

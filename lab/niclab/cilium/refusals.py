@@ -299,7 +299,7 @@ def _encryption_at_start(settings: NodeView, version: Version) -> Refusal | None
 
 
 def _egress_gateway(settings: NodeView, version: Version) -> Refusal | None:
-    """`identity-allocation-mode` counts where it is said: the agent's default is kvstore, the charts say crd."""
+    """`identity-allocation-mode` counts where it is set: the agent's default is kvstore, that of the charts crd."""
     wanted = (version.has(Behaviour.EGRESS_GATEWAY_OPTION) and _on(settings, "enable-egress-gateway")) or (
         version.has(Behaviour.EGRESS_GATEWAY_IPV4_OPTION) and _on(settings, "enable-ipv4-egress-gateway")
     )

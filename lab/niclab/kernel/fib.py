@@ -21,7 +21,7 @@ _LAST = 32767
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """What the FIB said: the route that won, its hops that are allowed, and the rule that led there.
+    """The FIB's answer: the route that won, its hops that are allowed, and the rule that led there.
 
     No hops: the packet is refused.
     """
@@ -86,18 +86,18 @@ class Fib:
             return lookup
         return None
 
-    def source_for(self, destination: Address, found: Lookup, host: Host) -> Address | None:
+    def source_for(self, destination: Address, lookup: Lookup, host: Host) -> Address | None:
         """The address a packet of the host itself gets: the route's `src`, else one of the device that it leaves by,
         else any other device's.
         """
-        if found.route.source is not None and not found.is_local:
-            return found.route.source
+        if lookup.route.source is not None and not lookup.is_local:
+            return lookup.route.source
         family = family_of(destination)
-        for hop in found.hops:
+        for hop in lookup.hops:
             neighbour = hop.via or (destination if family == 6 else None)
             if address := address_on(host, hop.dev or "", family, neighbour):
                 return address
-        return next(addresses_elsewhere(host, family), None) if found.hops else None
+        return next(addresses_elsewhere(host, family), None) if lookup.hops else None
 
     @cached_property
     def _ordered(self) -> Mapping[Family, Sequence[Rule]]:

@@ -1,8 +1,8 @@
 """What an agent's devices controller makes of changes while it runs: a reducer over netlink's messages. Pure.
 
-pkg/datapath/linux/devices_controller.go processBatch. The controller knows what netlink tells it, not what the kernel
-does: a link that goes down loses its IPv4 routes without a message, so their rows stay and count when it comes up again
-[kernel]. Give no `RouteRemoved` for those.
+pkg/datapath/linux/devices_controller.go processBatch. The controller knows netlink's messages, not what the kernel
+does: a link that goes down loses its IPv4 routes without a message [kernel], so their rows stay, and count when it
+comes up again. Give no `RouteRemoved` for those.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def _index(event: Event) -> int:
 
 
 def _key(address: LinkAddress) -> tuple[object, ...]:
-    """What the agent tells addresses apart by: it does not look at the prefix length."""
+    """What makes two addresses different for the agent: the prefix length does not."""
     return address.ip, address.secondary, address.scope
 
 

@@ -126,8 +126,8 @@ _EXCLUDED_FLAGS = IFF_SLAVE | IFF_LOOPBACK
 class Device:
     """What Cilium decided about one interface, and the rule that decided.
 
-    `reason` is the agent's NotSelectedReason word by word where it has one: it says nothing about a selected device,
-    nor about one that a `!` excludes.
+    `reason` is the agent's NotSelectedReason word by word where it has one: it has none for a selected device,
+    nor for one that a `!` excludes.
     """
 
     name: str
