@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from niclab import __all__ as public
-from niclab.cli import COULD_NOT_RUN, FAIL, PASS
+from niclab.cli import COULD_NOT_RUN, FAIL, PASS, arguments
 from niclab.host import namespace, process
 
 from tests.support.arena import able, in_arena
@@ -31,6 +33,25 @@ def test_help_lists_the_commands_and_loads_nothing() -> None:
     for name in ("check", "validate", "graph", "explain", "predict", *building):
         assert re.search(rf"^ +{name} ", done.stdout, re.MULTILINE), name
     assert here("--version").out.startswith("niclab ")
+
+
+def verbs(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Every command, groups' verbs too."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not groups:
+        yield parser
+    for group in groups:
+        for command in group.choices.values():
+            yield from verbs(command)
+
+
+def test_every_verb_has_something_to_run() -> None:
+    commands = list(verbs(arguments.parser()))
+    assert len(commands) > 20
+    for command in commands:
+        run = command.get_default("run")
+        assert run, command.prog
+        assert callable(arguments.loaded(argparse.Namespace(run=run))), command.prog
 
 
 def test_the_public_face_is_all_there() -> None:

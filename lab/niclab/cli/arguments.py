@@ -314,7 +314,7 @@ def _bundles(commands: Commands) -> None:
         group = commands.add_parser(product, help=help_, description=help_)
         group.set_defaults(product=product)
         verbs = group.add_subparsers(metavar="VERB", required=True)
-        pull = _add(verbs, "pull", "fetch a version, or any image (its digest is checked)", "pull")
+        pull = _add(verbs, "pull", "fetch a version, or any image (its digest is checked)", "bundles.pull")
         pull.add_argument("image", metavar="VERSION|IMAGE")
         pull.add_argument("--digest", metavar="sha256:…", help="what the image's digest must be")
         load = _add(verbs, "load", "unpack an archive made by `docker save`, or an OCI archive", "bundles.load")
