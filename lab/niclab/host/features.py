@@ -1,7 +1,7 @@
 """Is this machine able to run the lab? Every answer comes from trying, in a place that vanishes with the trial.
 
-Kernel features are tried in an unnamed network namespace with an empty /run, by one child which makes it for itself:
-the host's is never touched, and nothing is left. A trial may load a kernel module, as the first lab would.
+Kernel features are tried in an unnamed network namespace with an empty /run, by a child process that makes it
+for itself: the host's is never touched, and nothing is left. A trial may load a kernel module, as the first lab would.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TRIAL = Path(__file__).with_name("feature_trial.py")
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """`detail` says where it was found, or what the trial answered; `install` how to come by it."""
+    """`detail` is where it is, or why its trial failed; `install` is what to do to have it."""
 
     name: str
     needed_for: str
@@ -275,16 +275,16 @@ def probe_docker() -> Feature:
 
 def _find(tool: Tool) -> Feature:
     path = os.pathsep.join(filter(None, (userns.search_path(), tool.directory)))
-    found = [program for name in tool.names if (program := shutil.which(name, path=path))]
-    called = tool.feature or tool.names[0]
+    programs = [program for name in tool.names if (program := shutil.which(name, path=path))]
+    name = tool.feature or tool.names[0]
     too_old = ""
-    for program in found:
+    for program in programs:
         version = _major(program) if tool.major else None
         if version is None or version >= tool.major:
-            return Feature(called, tool.needed_for, True, program, "")
+            return Feature(name, tool.needed_for, True, program, "")
         too_old = too_old or f"{program} is version {version}, too old"
     detail = too_old or f"not on PATH{f' nor in {tool.directory}' if tool.directory else ''}"
-    return Feature(called, tool.needed_for, False, detail, f"apt-get install {tool.package}")
+    return Feature(name, tool.needed_for, False, detail, f"apt-get install {tool.package}")
 
 
 def _major(path: str) -> int | None:

@@ -20,7 +20,7 @@ _REFUSED = frozenset(
 
 
 class Sender:
-    """Raw IP sockets of one host: the packet is given whole, its route and next hop are the host's own affair."""
+    """Raw IP sockets of one host. The packet is complete; the host chooses its route and next hop."""
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace
@@ -35,7 +35,7 @@ class Sender:
                 # IPPROTO_RAW: the header is ours, and nothing is ever received (raw(7)).
                 raw = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
             self._sockets[version] = raw
-        # The header's source is nothing to the routing rules: the kernel looks at the socket's own, or at this.
+        # [kernel] Routing rules do not look at the header's source address but at the socket's, or at this one.
         if version == 4:
             source = (socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("=i4s4s", 0, probe.source.packed, bytes(4)))
         else:
@@ -77,7 +77,7 @@ class Responder:
                 except OSError as error:
                     if error.errno != errno.EADDRINUSE:
                         raise
-                    continue  # somebody's own server is there and answers in its own way
+                    continue  # a server of somebody else's listens here and answers in its own way
                 self._sockets.append((service, sock))
             undo.pop_all()
 
@@ -129,5 +129,5 @@ def _echo(sock: socket.socket, version: int) -> None:
                 reply_from = [(level, kind, struct.pack("=i4s4s", 0, local, bytes(4)))]
             elif version == 6 and (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO):
                 reply_from = [(level, kind, struct.pack("=16si", value[:16], 0))]
-        with contextlib.suppress(OSError):  # no route back: the probe is lost, which the taps will tell
+        with contextlib.suppress(OSError):  # no route back: the taps see no reply
             sock.sendmsg([answer], reply_from, 0, peer)

@@ -1,8 +1,8 @@
-"""Probes sent through a socket that a program on the node could have made: what Cilium does at sockets happens to them.
+"""Probes sent through sockets, as a program on the node sends them, so that Cilium's socket load-balancer acts on them.
 
-Its socket load-balancer is attached to a cgroup, and a socket belongs to the cgroup of the process that made it. So
-they are made by a short-lived process in the node's cgroup (this file, run as a program) and handed over. Each carries
-the same payload and, for TCP, the same initial sequence number as the raw packet that it stands for.
+The load-balancer is attached to a cgroup, and a socket belongs to the cgroup of the process that made it. So the
+sockets are made by a short-lived process in the node's cgroup (this file, run as a program) and handed over. Each
+probe carries the same payload and, for TCP, the same initial sequence number as the raw packet that it replaces.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class SocketSender:
 
 
 class _Header:
-    """What a socket must be told to send the packet of a probe."""
+    """What of a probe's packet a socket is set up with."""
 
     def __init__(self, packet: bytes, at: int, *, tcp: bool) -> None:
         self.source_port, self.destination_port, self.sequence = struct.unpack_from(">HHI", packet, at)

@@ -61,7 +61,7 @@ class Tap:
         syscalls.bind_packet(self.socket, ETH_P_ALL, interface)
 
     def rename(self, names: dict[str, str]) -> None:
-        """Tap these interfaces from now on: an outside tap hears them all anyway."""
+        """Tap these interfaces from now on; the socket of an outside tap receives from all interfaces anyway."""
         self._names = names
 
     @property
@@ -74,7 +74,7 @@ class Tap:
         return self.socket.fileno() >= 0
 
     def drain(self) -> Iterator[Capture]:
-        """Every frame that is waiting. A tap that cannot be read sees nothing, which its canaries will tell."""
+        """Every frame that is waiting. A tap that cannot be read yields nothing: its canaries are missing then."""
         while True:
             try:
                 data, ancillary, _, address = self.socket.recvmsg(_SNAPLEN, 64)
@@ -147,7 +147,7 @@ class Taps:
             return False
 
     def is_watched(self, cable: Cable) -> bool:
-        """Is the cable's outer end there and up? Where it is not, the node's NIC may well send, and nobody sees it."""
+        """Whether the cable's outer end is there and up. If not, what the node's NIC sends is not seen."""
         try:
             flags = fcntl.ioctl(
                 self._control, _SIOCGIFFLAGS, struct.pack("16sH", cable.port.encode(), 0).ljust(40, b"\0")
