@@ -1,4 +1,4 @@
-"""Errors a person can act on: one line what, one line why, one line how to mend."""
+"""Errors a person can act on: one line what, one line why, one line how to fix it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ class LabError(Exception):
         if self.fix:
             lines.append(f"  fix: {self.fix}")
         return "\n".join(lines)
+
+
+class NoAnswer(LabError):
+    """A program that should know does not answer. That is not an empty answer."""
 
 
 @contextmanager

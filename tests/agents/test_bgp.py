@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import signal
+import socket
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from niclab import LAB_BASELINE, Lab, LabError, Settings, World, load
 from niclab.agents import bgp as cilium_bgp
 from niclab.agents.frr import config, vty
+from niclab.errors import NoAnswer
 from niclab.flow.trace import transmitted
 from niclab.host import ledgers
 from niclab.net.address import ip_address, ip_network
@@ -26,6 +31,7 @@ BOTH = LAB_BASELINE.merged(Settings.of(devices="eth0,eth1"))
 OF_THE_HOST = ("/etc/frr", "/run/frr", "/var/lib/frr", "/var/tmp", "/etc/group")
 V4: tuple[Family, ...] = (4,)
 POD1 = "10.244.1.0/24"
+PEER = ip_address("10.0.0.1")
 
 
 def tails(path: str) -> list[tuple[str, int]]:
@@ -189,10 +195,29 @@ def test_frr_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert "apt-get install frr" in caught.value.fix
 
 
-def test_a_daemon_that_is_not_there_says_nothing(tmp_path: Path) -> None:
-    assert vty.ask(tmp_path / "bgpd.vty", "show version") is None
-    assert vty.rib(tmp_path / "bgpd.vty") == vty.installed(tmp_path / "zebra.vty") == {}
-    assert vty.states(tmp_path / "bgpd.vty") == {}
+@pytest.mark.parametrize("ask", [vty.rib, vty.installed, vty.states, lambda path: vty.heard(path, [PEER])])
+@pytest.mark.parametrize("there", ["nobody", "closes", "no JSON"])
+def test_a_daemon_that_is_silent_has_not_learned_nothing(
+    tmp_path: Path, ask: Callable[[Path], object], there: str
+) -> None:
+    path = tmp_path / "bgpd.vty"
+    with contextlib.ExitStack() as undo:
+        if there != "nobody":
+            server = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            server.bind(str(path))
+            server.listen()
+
+            def serve() -> None:
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(1000)
+                    connection.sendall(b"" if there == "closes" else b"% Unknown command\n\0\0\0\1")
+
+            thread = threading.Thread(target=serve)
+            thread.start()
+            undo.callback(thread.join)
+        with pytest.raises(NoAnswer, match=r"bgpd of .* does not answer"):
+            ask(path)
 
 
 def test_paths_in_use() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ from niclab.agents import api, objects, toolchain
 from niclab.agents.bundle import CiliumBundle
 from niclab.agents.last_words import last_words
 from niclab.agents.launch import READY, Sandbox
-from niclab.errors import LabError
+from niclab.errors import LabError, NoAnswer
 from niclab.host import daemons
 from niclab.host.daemons import Daemon
 from niclab.host.ledgers import Ledger
@@ -216,9 +217,21 @@ class Agent:
         return done.stdout
 
     def status(self) -> dict[str, Any]:
-        """What `cilium-dbg status -o json` prints; {} when the agent does not answer."""
-        found = self.get("healthz")
-        return found if isinstance(found, dict) else {}
+        """What `cilium-dbg status -o json` prints; {} while the agent does not answer yet."""
+        status = self.get("healthz")
+        return status if isinstance(status, dict) else {}
+
+    def answer(self, resource: str) -> Any:
+        """As `get`, None for an error the agent answers with. Raises NoAnswer: silence is not an empty list."""
+        try:
+            return api.answer(self.directory / "run" / "cilium.sock", resource)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            what = f"the agent on {self.node} does not answer GET /v1/{resource}"
+            raise NoAnswer(what, why=f"{error}; it last logged: {self._last_lines}") from None
+
+    @property
+    def _last_lines(self) -> str:
+        return (self.daemon.tail(3) if self.daemon else "") or "nothing"
 
     def get(self, resource: str) -> Any:
         """The JSON behind a resource of the agent's API; None without an answer."""
@@ -227,6 +240,14 @@ class Agent:
     def table(self, name: str) -> str:
         """A table of the agent's StateDB, as JSON objects one after the other; "" without an answer."""
         text = api.shell(self.directory / "run" / "shell.sock", f"db/show {name} --format=json") or ""
+        return text.removesuffix(api.END)
+
+    def answered_table(self, name: str) -> str:
+        """As `table`. Raises NoAnswer."""
+        text = api.shell(self.directory / "run" / "shell.sock", f"db/show {name} --format=json")
+        if text is None:
+            what = f"the agent on {self.node} does not show its table {name}"
+            raise NoAnswer(what, why=f"it last logged: {self._last_lines}")
         return text.removesuffix(api.END)
 
     def run_cni(self, stdin: str, cni_environment: Mapping[str, str]) -> str:

@@ -6,6 +6,7 @@ One `cilium-dbg` call costs a tenth of a second of CPU; a lab that waits for its
 from __future__ import annotations
 
 import contextlib
+import http
 import http.client
 import json
 import socket
@@ -35,13 +36,21 @@ class _UnixConnection(http.client.HTTPConnection):
 
 def get(path: Path, resource: str) -> Any:
     """The JSON behind `GET /v1/RESOURCE`; None when the agent does not answer, or with an error."""
-    connection = _UnixConnection(path)
-    with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+    with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+        return answer(path, resource)
+    return None
+
+
+def answer(path: Path, resource: str) -> Any:
+    """The JSON behind `GET /v1/RESOURCE`; None when the agent answers with an error.
+
+    Raises OSError, HTTPException or ValueError when it does not answer, or no JSON.
+    """
+    with contextlib.closing(_UnixConnection(path)) as connection:
         connection.request("GET", f"/v1/{resource}")
         response = connection.getresponse()
         body = response.read()
-        return json.loads(body) if response.status == 200 else None
-    return None
+        return json.loads(body) if response.status == http.HTTPStatus.OK else None
 
 
 def claim(path: Path, address: Address, owner: str) -> bool:

@@ -103,7 +103,7 @@ class AgentBgp:
         found: dict[Network, frozenset[Address]] = {}
         for family in (4, 6):
             query = f"bgp/routes?table_type=loc-rib&afi=ipv{family}&safi=unicast"
-            found |= next_hops(self.agent.get(query) or ())
+            found |= next_hops(self.agent.answer(query) or ())
         return found
 
     def heard(self) -> dict[Network, frozenset[Address]]:
@@ -111,13 +111,13 @@ class AgentBgp:
         found: dict[Network, frozenset[Address]] = {}
         for peer in self.states():
             query = f"bgp/routes?table_type=adj-rib-in&afi=ipv{peer.version}&safi=unicast&neighbor={peer}"
-            for prefix, hops in next_hops(self.agent.get(query) or ()).items():
+            for prefix, hops in next_hops(self.agent.answer(query) or ()).items():
                 found[prefix] = found.get(prefix, frozenset()) | hops
         return found
 
     def states(self) -> dict[Address, str]:
         """Peer → the state of its session, in FRR's spelling."""
-        peers = self.agent.get("bgp/peers") or ()
+        peers = self.agent.answer("bgp/peers") or ()
         return {ip_address(one["peer-address"]): str(one.get("session-state", "")).capitalize() for one in peers}
 
 

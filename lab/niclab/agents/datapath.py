@@ -39,7 +39,7 @@ from niclab.agents.settle import Settling
 from niclab.cilium.bgp import SWITCH
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.reported import NodeReport
-from niclab.errors import LabError
+from niclab.errors import LabError, NoAnswer
 from niclab.host import daemons, neighbours, readiness
 from niclab.host.datapath import AgentBgp
 from niclab.host.ledgers import Ledger
@@ -342,13 +342,18 @@ class Cilium:
         return cgroups.lab_cgroup(self._ledger) / node
 
     def reported(self) -> dict[str, NodeReport]:
-        """What every agent says now; its raw outputs are kept in the node's `artifacts`."""
+        """What every agent reports now; its raw outputs are kept in the node's `artifacts`.
+
+        Raises NoAnswer for a silent agent: it has not selected nothing.
+        """
 
         def ask(agent: Agent) -> tuple[str, NodeReport]:
             if agent.exited is not None:
                 return agent.node, reported.exited(agent.exited)
-            status = agent.status()
-            devices, addresses = agent.table("devices"), agent.table("node-addresses")
+            status = agent.answer("healthz")
+            if not isinstance(status, dict):
+                raise NoAnswer(f"the agent on {agent.node} does not say how it is", why="GET /v1/healthz: an error")
+            devices, addresses = agent.answered_table("devices"), agent.answered_table("node-addresses")
             frontends, attached = agent.table("frontends"), reported.attached(agent.bpffs)
             raw = {"status.json": json.dumps(status, indent=1), "devices.json": devices, "frontends.json": frontends}
             for name, text in {**raw, "node-addresses.json": addresses}.items():

@@ -18,13 +18,14 @@ from pathlib import Path
 from niclab.agents.frr import config, launch, vty
 from niclab.cilium.bgp import Rib, Session, originated, ribs, sessions, speakers
 from niclab.cilium.decisions import Decisions
-from niclab.errors import LabError
+from niclab.errors import LabError, NoAnswer
 from niclab.host import daemons
 from niclab.host.daemons import Daemon
 from niclab.host.datapath import AgentBgp
 from niclab.host.ledgers import Ledger
 from niclab.host.substrate import Substrate
 from niclab.host.waiting import wait_until
+from niclab.net.route import Address
 
 STARTING = 10.0
 """Seconds for a daemon to open its socket; it takes tenths."""
@@ -47,6 +48,8 @@ class Speakers:
         self._nodes: tuple[str, ...] = ()
         """The nodes with which routers should have sessions."""
         self._away: set[str] = set()
+        self._ended: set[str] = set()
+        """Routers whose bgpd this lab has ended: they are known to have learned nothing."""
         """Routers whose bgpd does not run, or stands still."""
 
     @property
@@ -123,7 +126,10 @@ class Speakers:
             self.wait([name for name in self._nodes if name in decisions.running])
 
     def rib(self, name: str) -> Rib:
-        """What a speaker has learned from others and would use: nothing where it does not run."""
+        """What a speaker has learned from others and would use. Raises NoAnswer where it is silent; a daemon that this
+        lab has ended has learned nothing."""
+        if name in self._ended:
+            return {}
         if name in self.agents:
             return self.agents[name].rib()
         return vty.rib(self._directory(name) / "bgpd.vty")
@@ -159,8 +165,10 @@ class Speakers:
         return {session.peer.tap: state for session, state in self._states(name)}
 
     def _states(self, name: str) -> list[tuple[Session, str]]:
-        agent = self.agents.get(name)
-        found = agent.states() if agent is not None else vty.states(self._directory(name) / "bgpd.vty")
+        found: Mapping[Address, str] = {}
+        if name not in self._ended:
+            agent = self.agents.get(name)
+            found = agent.states() if agent is not None else vty.states(self._directory(name) / "bgpd.vty")
         mine = [session for session in self._sessions if session.own.host == name]
         return [(session, found.get(session.peer.address, "down")) for session in mine]
 
@@ -184,6 +192,7 @@ class Speakers:
         daemon.process.kill()
         daemon.process.wait()
         self._away.add(router)
+        self._ended.add(router)
         # zebra takes its routes back a moment later.
         zebra = self._directory(router) / "zebra.vty"
         _until_empty(lambda: list(map(str, vty.installed(zebra))), STARTING)
@@ -192,6 +201,7 @@ class Speakers:
         finally:
             self._start_bgpd(router)
             self._away.discard(router)
+            self._ended.discard(router)
             self._until_there(router, "bgpd", "bgpd.vty")
             self.settle()
 
@@ -267,5 +277,6 @@ class Speakers:
 
 
 def _until_empty(look: Callable[[], list[str]], patience: float) -> list[str]:
-    """Look until there is nothing, or patience ends; what was seen last. The first look is at once."""
-    return wait_until(look, patience, done=operator.not_, every=_LOOK)
+    """Look until there is nothing, or patience ends; what was seen last. The first look is at once, and a daemon that
+    does not answer may be one that starts. Raises NoAnswer when that is so to the end."""
+    return wait_until(look, patience, done=operator.not_, every=_LOOK, retry=NoAnswer)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from niclab.errors import NoAnswer
 from niclab.net.address import ip_address, ip_network
 from niclab.net.route import FAMILIES, Address, Family, Network
 
@@ -20,26 +21,34 @@ TIMEOUT = 5.0
 _END = b"\0\0\0"
 
 
-def ask(path: Path, command: str) -> str | None:
-    """What the daemon behind a socket says to a command; None when it does not answer."""
-    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock, contextlib.suppress(OSError):
-        sock.settimeout(TIMEOUT)
-        sock.connect(str(path))
-        sock.sendall(command.encode() + b"\0")
-        data = bytearray()
-        while part := sock.recv(1 << 16):
-            data += part
-            if data[-4:-1] == _END:
-                return data[:-4].decode(errors="replace")
-    return None
+def ask(path: Path, command: str) -> str:
+    """A daemon's answer to a command, over its socket. Raises NoAnswer: silence is not an empty table."""
+    why = "it closed the connection"
+    with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
+        try:
+            sock.settimeout(TIMEOUT)
+            sock.connect(str(path))
+            sock.sendall(command.encode() + b"\0")
+            data = bytearray()
+            while part := sock.recv(1 << 16):
+                data += part
+                if data[-4:-1] == _END:
+                    return data[:-4].decode(errors="replace")
+        except OSError as error:
+            why = error.strerror or str(error)
+    raise NoAnswer(f"{path.stem} of {path.parent.name} does not answer {command!r}", why=why)
 
 
 def ask_json(path: Path, command: str) -> dict[str, Any]:
-    """The object a daemon prints; {} when there is none."""
-    with contextlib.suppress(ValueError):
-        found = json.loads(ask(path, f"{command} json") or "")
-        return found if isinstance(found, dict) else {}
-    return {}
+    """The object a daemon prints; {} when it prints nothing. Raises NoAnswer, also for what is no object."""
+    answer = ask(path, f"{command} json").strip()
+    try:
+        printed = json.loads(answer or "{}")
+    except ValueError:
+        printed = None
+    if not isinstance(printed, dict):
+        raise NoAnswer(f"{path.stem} of {path.parent.name} does not answer {command!r} in JSON", why=answer[:200])
+    return printed
 
 
 def rib(path: Path, families: tuple[Family, ...] = FAMILIES) -> dict[Network, frozenset[Address]]:
