@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from niclab.host import messages
-from niclab.net.operation import AddBond, AddCable, AddDummy, AddVlan, AddVrf, Operation
+from niclab.net.operation import AddBond, AddCable, AddDummy, AddRule, AddVlan, AddVrf, DelRule, Operation
+from niclab.net.route import FAMILIES, Rule
+from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 MAC, PEER_MAC = "02:00:00:00:00:01", "02:00:00:00:00:02"
@@ -116,3 +119,15 @@ print(IPRoute.__name__, ifinfmsg is niclab.host.messages.ifinfmsg)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("False False\nIPRoute True\n", "")
+
+
+@pytest.mark.parametrize("kind", [AddRule, DelRule])
+def test_equal_rules_of_both_families_are_two_messages(kind: type[AddRule] | type[DelRule]) -> None:
+    """A rule that names no network is equal to its namesake of the other family; the kernel has one of each."""
+    families = []
+    for family in FAMILIES:
+        rule = Rule(iif="lo", negated=True, table=2010, priority=10, explicit_family=family)
+        message = fibmsg(data=messages.operation_message(kind(rule), Interfaces()))
+        message.decode()
+        families.append(message["family"])
+    assert families == [socket.AF_INET, socket.AF_INET6]

@@ -124,8 +124,9 @@ def operation_message(operation: Operation, own: Interfaces, peer: Interfaces | 
             return _encoded(ifinfmsg, rtnl.RTM_DELLINK, 0, {"index": own.index(name)})
         case op.AddRoute(route=route) | op.DelRoute(route=route):
             return _made_or_removed(operation, *(own.index(hop.dev) if hop.dev else 0 for hop in route.nexthops))
-        case op.AddRule() | op.DelRule():
-            return _made_or_removed(operation)
+        case op.AddRule(rule=rule) | op.DelRule(rule=rule):
+            # Rules of both families are equal where they name no network: the family is part of what is remembered.
+            return _made_or_removed(operation, rule.family)
         case op.AddAddress(dev=dev) | op.DelAddress(dev=dev) | op.AddNeighbour(dev=dev) | op.DelNeighbour(dev=dev):
             return _made_or_removed(operation, own.index(dev))
         case _:
@@ -133,18 +134,18 @@ def operation_message(operation: Operation, own: Interfaces, peer: Interfaces | 
 
 
 @functools.lru_cache(4096)
-def _made_or_removed(operation: Operation, *indices: int) -> bytes:
+def _made_or_removed(operation: Operation, *key: int) -> bytes:
     """The same fields make and remove something; RTM_DEL… follows RTM_NEW… Labs of one topology have the same ones."""
     kind: Any
     match operation:
         case op.AddRoute(route=route) | op.DelRoute(route=route):
-            kind, number, fields = _RouteMessage, rtnl.RTM_NEWROUTE, _route(route, indices)
+            kind, number, fields = _RouteMessage, rtnl.RTM_NEWROUTE, _route(route, key)
         case op.AddRule(rule=rule) | op.DelRule(rule=rule):
             kind, number, fields = fibmsg, rtnl.RTM_NEWRULE, _rule(rule)
         case op.AddAddress() | op.DelAddress():
-            kind, number, fields = ifaddrmsg, rtnl.RTM_NEWADDR, _address(operation, *indices)
+            kind, number, fields = ifaddrmsg, rtnl.RTM_NEWADDR, _address(operation, *key)
         case op.AddNeighbour() | op.DelNeighbour():
-            kind, number, fields = ndmsg, rtnl.RTM_NEWNEIGH, _neighbour(operation, *indices)
+            kind, number, fields = ndmsg, rtnl.RTM_NEWNEIGH, _neighbour(operation, *key)
         case _:
             raise AssertionError(operation)
     match operation:
