@@ -127,7 +127,7 @@ def test_equal_rules_of_both_families_are_two_messages(kind: type[AddRule] | typ
     families = []
     for family in FAMILIES:
         rule = Rule(iif="lo", negated=True, table=2010, priority=10, explicit_family=family)
-        message = fibmsg(data=messages.operation_message(kind(rule), Interfaces()))
+        message = fibmsg(data=messages.operation_message(kind("node1", rule), Interfaces()))
         message.decode()
         families.append(message["family"])
     assert families == [socket.AF_INET, socket.AF_INET6]
