@@ -184,7 +184,8 @@ def test_a_scenario_in_a_blinded_lab_fails(pytester: pytest.Pytester) -> None:
     """One that asserts only that something was not seen: the one that a blind tap would make pass."""
     pytester.makepyfile("""
         import pytest
-        from niclab.wire import measure, tap
+        from niclab.host import syscalls
+        from niclab.wire import measure
         measure.CANARY_DEADLINE = 0.3
         pytestmark = pytest.mark.cilium("1.20")
 
