@@ -76,7 +76,7 @@ def test_by_path(lab):
             "devices    pod1→ext",
             "eth0,eth1  eth1 snat",
             "tiny · native · built-in model of Cilium 1.20",
-            "record: artifacts/run-1/run.json",
+            "record: artifacts/run-1/run.json (every matrix: niclab matrix artifacts/run-1/run.json)",
         ]
     )
 
@@ -149,7 +149,7 @@ def test_a_failed_comparison_shows_the_way_and_leaves_one_capture(pytester: pyte
             "E  *pod1 ─ lxc ─ node1 ═ eth1 ═ f1 ─ ext1      source seen: 10.0.1.1 (masqueraded)",
             "E  *node1.eth0 0 · node1.eth1 5 · node2.eth0 0 · node2.eth1 0      canaries ok · drops 0",
             "E  *reported: node1: devices [[]eth1], direct routing device eth1",
-            "*niclab capture*",
+            "*niclab pcapng*",
             "*/artifacts/run-1/*test-wrong-cilium-1.20.pcapng",
         ]
     )
@@ -160,7 +160,7 @@ def test_a_failed_comparison_shows_the_way_and_leaves_one_capture(pytester: pyte
         assert tap in names
     cases = {case.get("name"): case for case in ET.parse(pytester.path / "junit.xml").iter("testcase")}
     told = {one.get("name"): one.get("value") for one in cases["test_wrong[cilium-1.20]"].iter("property")}
-    assert told["niclab.said"] == "; ".join(f"node{n}: devices [eth1], direct routing device eth1" for n in (1, 2))
+    assert told["niclab.reported"] == "; ".join(f"node{n}: devices [eth1], direct routing device eth1" for n in (1, 2))
     assert told["niclab.expected"] == "pod1→ext1: node1.eth1, 10.0.1.1 seen at ext1; back by ext1.eth0"
     assert told["niclab.observed"] == "pod1→ext1: carried by node1.eth1"
     run = record(pytester)
@@ -258,7 +258,7 @@ def test_older_records_are_never_overwritten(pytester: pytest.Pytester) -> None:
     pytester.makepyfile("def test_it(lab): lab.send('pod1', 'pod2')")
     for number in (1, 2):
         done = pytester.runpytest_subprocess("--artifacts", "else where/records", "--cilium=1.20", "--pcap")
-        done.stdout.fnmatch_lines([f"record: else where/records/run-{number}/run.json"])
+        done.stdout.fnmatch_lines([f"record: else where/records/run-{number}/run.json (every matrix: *)"])
     assert {path.name for path in (pytester.path / "else where/records").iterdir()} == {"run-1", "run-2"}
     assert len(list((pytester.path / "else where").rglob("*.pcapng"))) == 2
 
