@@ -40,7 +40,7 @@ def random_lab(rng: Random, *, flows: int = 12) -> RandomLab | None:
     made = _Maker(rng)
     topology = Topology.model_validate(made.topology())
     topology = _with_routes(topology, made)
-    if check(topology):
+    if next(check(topology), None):
         return None
     settings, version = made.settings(topology), rng.choice(VERSIONS)
     running = Decisions(topology, settings, version).running
@@ -63,7 +63,7 @@ def alike_lab(rng: Random) -> RandomLab | None:
         drawn["nodes"][f"node{n}"] = node
     made.rng = rng
     topology = Topology.model_validate(drawn)
-    if check(topology):
+    if next(check(topology), None):
         return None
     return RandomLab(topology, made.settings(topology), rng.choice(VERSIONS), ())
 
