@@ -155,6 +155,18 @@ def test_a_mutation_of_no_row_is_an_error(given: str, pytester: pytest.Pytester)
     assert done.ret == pytest.ExitCode.OK
 
 
+def test_a_mutation_of_a_version_that_is_not_asked_for_is_left_out(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+        from niclab import fails_without
+        @fails_without("devices", instead={"devices": "eth0"}, version="1.18")
+        @fails_without("devices", instead={"devices": "eth1"})
+        def test_it(lab): pass
+    """)
+    options = ("--mutations", "--datapath", "builtin", "--cilium", "1.19", "--collect-only", "-q")
+    done = pytester.runpytest_subprocess(*options)
+    done.stdout.fnmatch_lines(["*test_it[[]0: without devices-cilium-1.19]", "*1/2 tests collected*"])
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: builds network namespaces")
 @pytest.mark.parametrize("document", ["README.md", "docs/cookbook.md"])
 def test_the_documents_examples_hold(document: str, pytester: pytest.Pytester) -> None:

@@ -225,7 +225,12 @@ class Mutations:
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         newest = _newest(items)
         chosen = [item for item in items if self._is_chosen(item, newest)]
-        missing = list(_missing(items, chosen))
+        versions = config.getoption("--cilium") or ()
+        missing = [
+            f"{item.nodeid.partition('[')[0]}: {mutation}, version {mutation.version or 'any'}"
+            for item, mutation in _missing(items, chosen)
+            if not versions or mutation.version in ("", *versions)
+        ]
         if missing and not any("[" in argument for argument in config.args):
             raise pytest.UsageError("no row or version of the scenario is meant by: " + "; ".join(missing))
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
@@ -325,11 +330,11 @@ def _newest(items: Iterable[pytest.Item]) -> Mapping[object, str]:
     return newest
 
 
-def _missing(items: Iterable[pytest.Item], chosen: Iterable[pytest.Item]) -> Iterator[str]:
-    """Mutations of which no row of the scenario is chosen."""
+def _missing(items: Iterable[pytest.Item], chosen: Iterable[pytest.Item]) -> Iterator[tuple[pytest.Item, Mutation]]:
+    """Mutations of which no row of the scenario is chosen, each with one of its rows."""
     named = {(_function(item), _parameters(item)["mutation"].number) for item in chosen}
     for item in items:
         numbered = _parameters(item).get("mutation")
         if isinstance(numbered, _Numbered) and (_function(item), numbered.number) not in named:
             named.add((_function(item), numbered.number))
-            yield f"{item.nodeid.partition('[')[0]}: {numbered.mutation}, version {numbered.mutation.version or 'any'}"
+            yield item, numbered.mutation
