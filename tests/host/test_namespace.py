@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from niclab.errors import LabError
 from niclab.host import ledgers, namespace, syscalls
 from niclab.host.ledgers import Ledger
 from niclab.host.netns import NetnsSubstrate
@@ -108,6 +111,20 @@ def test_the_directory_goes_with_the_last_lab_unless_others_have_names_in_it() -
         return between, namespace.NAMED.exists()
 
     assert arena.in_arena(work) == (True, False)
+
+
+def test_a_directory_that_somebody_holds_locked_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namespace, "_PATIENCE", 0.05)
+
+    def work() -> None:
+        namespace.NAMED.mkdir()
+        handle = os.open(namespace.NAMED, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with pytest.raises(LabError, match="cannot have names in /run/netns"):
+            lab()
+        os.close(handle)
+
+    arena.in_arena(work)
 
 
 def test_mounts_of_any_name_are_read() -> None:

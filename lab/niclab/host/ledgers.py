@@ -135,9 +135,10 @@ class Ledger:
         return _inodes(_entries(self.path))
 
     def named_directory(self) -> Path:
-        """The directory of named namespaces, made for names when this machine has not had any yet. Raises OSError."""
+        """The directory of named namespaces, made for names when this machine has not had any yet. Raises LabError."""
         if not self._prepared:
-            namespace.prepare(self.path.parent)
+            with lab_error(f"cannot have names in {namespace.NAMED}"):
+                namespace.prepare(self.path.parent)
             self._prepared = True
         return namespace.NAMED
 
