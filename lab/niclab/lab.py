@@ -35,7 +35,6 @@ from niclab.kernel.plan import Plan
 from niclab.net.address import Address
 from niclab.request import Choice, DatapathName, Request, resolve
 from niclab.settings import Settings
-from niclab.settings.fit import fit
 from niclab.topology import Flow, Topology
 from niclab.topology.flow import asked
 from niclab.wire.capture import Capture
@@ -402,7 +401,7 @@ class Lab:
         changeable = self._datapath.CHANGEABLE
         if not changeable or settings.per_node != self.settings.per_node:
             return False
-        settings = fit(settings, self.topology)
+        settings = self.request.with_settings(settings).settings
         keys = {*settings.values, *self.settings.values} - changeable
         return all(settings.values.get(key) == self.settings.values.get(key) for key in keys)
 
