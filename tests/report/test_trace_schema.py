@@ -31,7 +31,7 @@ def test_the_committed_schema_is_fresh() -> None:
         ["two-nic", "--set", "devices=eth9"],
         ["two-nic", "--flow", "pod1->ext1:udp:53", "--flow", "node1.eth1->pod2:tcp:80", "--count", "2"],
         ["dual-stack", "--set", "enable-ipv6=true", "--flow", "pod1->pod2:icmp6", "--flow", "pod1->pod2:udp6:5000"],
-        ["two-nic", "--set", "enable-wireguard=true", "--set", "routing-mode=native"],
+        ["two-nic", "--set", "enable-wireguard=true", "--set", "mtu=1400"],
     ],
     ids=["plain", "agent exits", "udp and tcp", "IPv6", "unmodelled"],
 )
