@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from niclab.cli import COULD_NOT_RUN
+from niclab.cli import COULD_NOT_RUN, main
 
 from tests.support.arena import able, in_arena
 from tests.support.command import TINY, Done, here
@@ -136,3 +136,14 @@ def test_usage(words: list[str]) -> None:
     done = here(*words)
     assert (done.status, done.out) == (COULD_NOT_RUN, "")
     assert done.err.startswith("usage: niclab")
+
+
+@pytest.mark.parametrize(("option", "what"), [("--pcap", "the capture"), ("--artifacts", "the artifacts")])
+def test_where_nothing_can_be_written_is_named_as_what_it_is_for(
+    option: str, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place, why in ((tmp_path, "it exists"), (tmp_path / "no" / "such", "there is no directory")):
+        assert main(["trace", "two-nic", option, str(place)]) == COULD_NOT_RUN
+        error = capsys.readouterr().err
+        assert error.startswith(f"niclab: cannot write {what} {place}")
+        assert why in error

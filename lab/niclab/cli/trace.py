@@ -24,8 +24,8 @@ def run(options: argparse.Namespace) -> int:
     flows = flows_of(options, asked.topology)
     expected = expectations(options, asked.topology)
     flows += [one.flow for one in expected if one.flow not in flows]
-    pcap = _new_file(options.pcap)
-    artifacts = _new_file(options.artifacts)
+    pcap = _new_place(options.pcap, "the capture")
+    artifacts = _new_place(options.artifacts, "the artifacts")
     with Lab.of(asked) as lab:
         results = lab.send_all(flows, count=options.count, size=options.size)
         unmet = _judge(results, expected)
@@ -55,15 +55,15 @@ def _unmeasured(results: Sequence[FlowResult]) -> list[str]:
     return [f"not measured: {', '.join(names)}: {why}" for why, names in reasons.items()]
 
 
-def _new_file(name: str | None) -> Path | None:
-    """Where a capture shall go: told before anything is built when it cannot."""
+def _new_place(name: str | None, what: str) -> Path | None:
+    """Where something shall be written. Raises LabError, before anything is built, where it cannot be."""
     if name is None:
         return None
     path = Path(name)
     if path.exists():
-        raise LabError(f"cannot write the capture {path}", why="it exists", fix="remove it or name another")
+        raise LabError(f"cannot write {what} {path}", why="it exists", fix="remove it or name another")
     if not path.parent.is_dir():
-        raise LabError(f"cannot write the capture {path}", why=f"there is no directory {path.parent}", fix="make it")
+        raise LabError(f"cannot write {what} {path}", why=f"there is no directory {path.parent}", fix="make it")
     return path
 
 
