@@ -76,9 +76,10 @@ def _headline_rows(tests: Tests, topology: str) -> list[Row]:
     if not groups:
         return []
     rows = max(groups.values(), key=lambda group: len({row.label for row in group}))
-    labels = list(dict.fromkeys(row.label for row in rows))[:_ROWS]
+    labels = sorted({row.label for row in rows}, key=lambda label: (label != "(unset)", len(label), label))[:_ROWS]
     # A column that one row has is of another test: it would tell nothing beside the others.
     having = Counter(flow for flow, _ in {(flow, row.label) for row in rows for flow, _ in row.cells})
+    rows.sort(key=lambda row: -len(row.cells))  # columns in the order of a row that has them all
     flows = [
         flow for flow in dict.fromkeys(flow for row in rows for flow, _ in row.cells) if 2 * having[flow] > len(labels)
     ]
@@ -87,7 +88,7 @@ def _headline_rows(tests: Tests, topology: str) -> list[Row]:
         for row in rows
         if row.label in labels
     ]
-    return sorted((row for row in shown if row.cells), key=lambda row: row.table)
+    return sorted((row for row in shown if row.cells), key=lambda row: (row.table, labels.index(row.label)))
 
 
 def _surprises(tests: Tests) -> str:
