@@ -18,6 +18,7 @@ import importlib
 import io
 import json
 import multiprocessing
+import operator
 import os
 import random
 import re
@@ -48,16 +49,6 @@ class Command(NamedTuple):
 
 
 # --- list -------------------------------------------------------------------------------------------------------------
-
-MISTAKES = (
-    ("BASE", "MISTAKES"),
-    ("SERVED", "SERVICE_MISTAKES"),
-    ("GATED", "EGRESS_MISTAKES"),
-    ("POOLED", "POOL_MISTAKES"),
-    ("CLOUD", "CLOUD_MISTAKES"),
-    ("SPEAKING", "BGP_MISTAKES"),
-)
-"""Names in the module of mistakes: a right text, and what is replaced in it."""
 
 _VERBS = ("check", "validate", "graph", "trace", "explain", "predict", "up", "down", "ls", "inspect", "exec", "sweep")
 HELP = (
@@ -240,7 +231,7 @@ def list_commands(options: argparse.Namespace) -> int:
     if not topologies:
         return _complain(f"{options.topologies} has no topologies")
     made = [
-        *_small(net, topologies, importlib.import_module(options.mistakes)),
+        *_small(net, topologies, Path(options.mistakes)),
         *_cased(net, topologies, _named(options.load), importlib.import_module(options.cases), options),
     ]
     if len({one.id for one in made}) != len(made):
@@ -254,7 +245,7 @@ def list_commands(options: argparse.Namespace) -> int:
     return 0
 
 
-def _small(net: Path, topologies: Sequence[str], mistakes: object) -> Iterator[Command]:
+def _small(net: Path, topologies: Sequence[str], mistakes: Path) -> Iterator[Command]:
     """Help, topologies, mistakes, odd words."""
     for name, text in INPUTS.items():
         _write(net / "inputs" / name, text)
@@ -269,10 +260,10 @@ def _small(net: Path, topologies: Sequence[str], mistakes: object) -> Iterator[C
     yield Command("validate/every-topology", ("validate",))
     for schema in ("topology", "trace", "explain", "predict"):
         yield Command(f"validate/schema/{schema}", ("validate", "--schema", schema))
-    for name, text in _mistaken(mistakes):
-        path = Path("inputs", "mistakes", f"{_slug(name)}.yaml")
-        _write(net / path, text)
-        yield Command(f"validate/mistake/{_slug(name)}", ("validate", str(path)))
+    for mistake in sorted(mistakes.glob("*.yaml")):
+        path = Path("inputs", "mistakes", mistake.name)
+        _write(net / path, mistake.read_text())
+        yield Command(f"validate/mistake/{mistake.stem}", ("validate", str(path)))
     for name in (name for name in INPUTS if name.startswith("settings/")):
         yield Command(f"validate/{_slug(name)}", ("validate", f"inputs/{name}"))
         for wanted in ("configmap", "helm", "flags"):
@@ -301,16 +292,6 @@ _BUILDS = ("key-unmodelled", "native-without-cidr", "flows-none")
 """Odd words that are right: `up` would build a lab and let it stand."""
 
 
-def _mistaken(module: object) -> Iterator[tuple[str, str]]:
-    """A name and a wrong topology, for each mistake that the module knows."""
-    for base, table in MISTAKES:
-        text: str = getattr(module, base)
-        mistakes: Mapping[str, tuple[str, str]] = getattr(module, table)
-        for name, (old, new) in mistakes.items():
-            yield name, text.replace(old, new, 1)
-    yield from getattr(module, "FILES").items()  # noqa: B009
-
-
 def _cased(
     net: Path, topologies: Sequence[str], load: Callable[[str], Any], module: Any, options: argparse.Namespace
 ) -> Iterator[Command]:
@@ -337,7 +318,7 @@ def _cased(
             words = [word for flow in _spread(every, most) for word in ("--flow", flow)]
             for version in versions:
                 for case in cases:
-                    if tuple(case.since) <= tuple(map(int, version.split("."))):
+                    if case.fits(_named("niclab.cilium.version:Version.parse")(version)):
                         common = (name, "--settings", _settings_of(name, case.name), "--cilium-version", version)
                         yield Command(f"{kind}/{name}/{version}/{case.name}", (verb, *common, *words, *rest))
 
@@ -421,7 +402,7 @@ def record(options: argparse.Namespace) -> int:
     pool = ProcessPoolExecutor(
         options.workers,
         mp_context=multiprocessing.get_context("fork"),
-        initializer=_enter_room,
+        initializer=_enter_namespaces,
         initargs=(options.nice,),
     )
     with pool:
@@ -473,10 +454,10 @@ def _file(results: Path, name: str) -> Path:
 def _named(text: str) -> Any:
     """What MODULE:NAME stands for."""
     module, _, name = text.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return operator.attrgetter(name)(importlib.import_module(module))
 
 
-def _enter_room(nice: int) -> None:
+def _enter_namespaces(nice: int) -> None:
     """A network and a mount namespace of the worker's own, with an empty /run. They go when the worker ends."""
     os.nice(nice)
     libc = ctypes.CDLL(None, use_errno=True)
@@ -815,14 +796,14 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--topologies", default="topologies", metavar="DIR", help="the shipped topologies")
     made.add_argument("--load", default="niclab.check:load", metavar="MODULE:NAME", help="loads a topology by name")
     made.add_argument("--cases", default="niclab.cli.parity_cases", metavar="MODULE", help="the parity cases")
-    made.add_argument("--mistakes", default="tests.test_topology_errors", metavar="MODULE", help="wrong topologies")
+    made.add_argument("--mistakes", default="tests/golden/topology-errors", metavar="DIR", help="wrong topologies")
     made.add_argument("--trace-versions", default=",".join(VERSIONS), metavar="X.Y,…", help="versions that are traced")
     made.set_defaults(run=list_commands)
 
     asked = verbs.add_parser("record", help="run the commands, write one file for each")
     asked.add_argument("net", help="the directory with argv.jsonl; commands run in it")
     asked.add_argument("results", help="the directory for the answers")
-    asked.add_argument("--entry", default="nicniclab.cli:main", metavar="MODULE:NAME", help="the command's main(argv)")
+    asked.add_argument("--entry", default="niclab.cli:main", metavar="MODULE:NAME", help="the command's main(argv)")
     asked.add_argument("--workers", type=int, default=2, help="processes at a time (default: 2)")
     asked.add_argument("--nice", type=int, default=5, help="how much they yield to others (default: 5)")
     asked.add_argument("--only", default="", metavar="REGEX", help="only ids with this in them")
