@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import shutil
+import tempfile
 import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from niclab.agents.bundle import CILIUM, reference, store
 from niclab.cli import main
 from niclab.errors import LabError
 
-from tests.support import images
+from tests.support import dockerengine, images
 from tests.support.busy import quickest
 from tests.support.images import Registry
 
@@ -228,27 +228,31 @@ def _saved(registry: Registry, manifest: bytes, tmp: Path) -> bytes:
     return images.write(tmp / "saved.tar", files).read_bytes()
 
 
+@pytest.fixture(scope="module")
+def docker_host() -> Iterator[str]:
+    """DOCKER_HOST of a real engine that serves this module alone."""
+    if dockerengine.WHY_NONE:
+        pytest.skip(dockerengine.WHY_NONE)
+    with (
+        tempfile.TemporaryDirectory(prefix="niclab-docker-") as directory,
+        dockerengine.running(Path(directory)) as host,
+    ):
+        yield host
+
+
 @pytest.fixture(params=["fake", "real"])
 def engine(
     request: pytest.FixtureRequest, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Engine | None]:
-    """A stand-in for an engine, and, where one answers, a real one: both must do for the same tests."""
-    if request.param == "fake":
-        stand_in = Engine(registry, tmp_path)
-        with images.serving(lambda handler, state: state.answer(handler.command, handler.path), stand_in):
-            monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{stand_in.port}")
-            yield stand_in
+    """A stand-in for an engine, and a real one: the same tests hold for both."""
+    if request.param == "real":
+        monkeypatch.setenv("DOCKER_HOST", request.getfixturevalue("docker_host"))
+        yield None
         return
-    monkeypatch.undo()
-    monkeypatch.setenv("NICLAB_HOME", str(tmp_path / "home"))
-    docker = importlib.import_module("docker")
-    try:
-        with_timeout = docker.from_env(timeout=10)
-        with_timeout.ping()
-        with_timeout.close()
-    except (docker.errors.DockerException, OSError) as error:  # requests' errors are OSErrors
-        pytest.skip(f"no Docker engine answers: {error}")
-    yield None
+    stand_in = Engine(registry, tmp_path)
+    with images.serving(lambda handler, state: state.answer(handler.command, handler.path), stand_in):
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{stand_in.port}")
+        yield stand_in
 
 
 @needs_tools
