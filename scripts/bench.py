@@ -32,6 +32,7 @@ from niclab.host.userns import enter
 from niclab.kernel.plan import Plan
 from niclab.lab import Lab
 from niclab.net.operation import AddCable, AddNamespace, Operation, SetSysctl
+from niclab.net.operation import lines as lines_of
 from niclab.settings import LAB_BASELINE, Settings
 from niclab.topology import Topology
 
@@ -216,7 +217,7 @@ def _lines(operations: Sequence[Operation], names: dict[str, str]) -> dict[str, 
         if isinstance(operation, SetSysctl):
             continue
         prefix = f"ip -n {operation.namespace} "
-        for line in operation.lines():
+        for line in lines_of(operation):
             if line.startswith(prefix):
                 words = line.removeprefix(prefix)
                 if " type " in words:

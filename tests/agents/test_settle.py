@@ -12,7 +12,7 @@ from niclab.cilium.operations import operations
 from niclab.cilium.version import Version
 from niclab.kernel import edit
 from niclab.kernel.difference import update
-from niclab.net.operation import AddRoute, DelRoute, SetPacketRules
+from niclab.net.operation import AddRoute, Remove, SetPacketRules
 from niclab.settings import LAB_BASELINE, Settings
 
 HEALTH = """\
@@ -74,7 +74,13 @@ def test_only_the_difference_is_done_and_the_kernel_is_not_told_what_it_did_itse
     done = update(operations(before), operations(after), gone)
     assert done
     assert {one.namespace for one in done} <= {"node1", "pod1"}
-    assert not [one for one in done if isinstance(one, DelRoute) and "eth1" in one.route.devices]
+    assert not [
+        operation
+        for operation in done
+        if isinstance(operation, Remove)
+        and isinstance(operation.entry, AddRoute)
+        and "eth1" in operation.entry.route.devices
+    ]
     assert all(one.replace for one in done if isinstance(one, AddRoute))
     assert all(one.again for one in done if isinstance(one, SetPacketRules))
     assert update(operations(before), operations(before), frozenset()) == ()

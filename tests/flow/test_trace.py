@@ -14,7 +14,7 @@ from niclab.flow import picture
 from niclab.flow.compare import compare
 from niclab.flow.trace import Trace
 from niclab.kernel import edit
-from niclab.net.operation import AddDummy
+from niclab.net.operation import AddLink
 from niclab.report import text
 from niclab.report.matrix import seen
 
@@ -86,8 +86,8 @@ def test_an_operation_that_prediction_does_not_know_is_an_error(monkeypatch: pyt
     monkeypatch.setattr(
         operations,
         "node_operations",
-        lambda decisions, node: (*known(decisions, node), AddDummy(node, "dummy0", "02:00:00:00:00:01", 1500)),
+        lambda decisions, node: (*known(decisions, node), AddLink(node, "dummy0", "dummy")),
     )
     world = World(Decisions(load("two-nic"), LAB_BASELINE, Version(1, 20)))
-    with pytest.raises(TypeError, match="prediction does not know AddDummy"):
+    with pytest.raises(TypeError, match="prediction does not know AddLink"):
         world.predict(Flow.parse("pod1 -> ext1"))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from niclab.host import messages
-from niclab.net.operation import AddBond, AddCable, AddDummy, AddRule, AddVlan, AddVrf, DelRule, Operation
+from niclab.net.operation import AddCable, AddLink, AddRule, Operation, Remove
 from niclab.net.route import FAMILIES, Rule
 from pyroute2.netlink.rtnl.fibmsg import fibmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
@@ -56,26 +56,27 @@ class Interfaces:
 
 
 DOWN = {"index": 7, "flags": 0, "change": 0}
-NAMED = {"IFLA_IFNAME": "new", "IFLA_ADDRESS": MAC, "IFLA_NUM_TX_QUEUES": 1, "IFLA_NUM_RX_QUEUES": 1}
+ALONE = {"IFLA_IFNAME": "new", "IFLA_NUM_TX_QUEUES": 1, "IFLA_NUM_RX_QUEUES": 1}
+NAMED = ALONE | {"IFLA_ADDRESS": MAC}
 
 
 @pytest.mark.parametrize(
     ("operation", "fields", "kind", "data"),
     [
         (
-            AddBond("node1", "new", MAC, "active-backup", 1400, "eth0"),
+            AddLink.bond("node1", "new", MAC, 1400, mode="active-backup", primary="eth0"),
             NAMED | {"IFLA_MTU": 1400},
             "bond",
             {"IFLA_BOND_MODE": 1, "IFLA_BOND_MIIMON": 10, "IFLA_BOND_PRIMARY": 2},
         ),
         (
-            AddVlan("node1", "new", "eth0", 100, 1500),
-            {"IFLA_IFNAME": "new", "IFLA_MTU": 1500, "IFLA_LINK": 2},
+            AddLink("node1", "new", "vlan", (("id", 100),), mtu=1500, parent="eth0"),
+            ALONE | {"IFLA_MTU": 1500, "IFLA_LINK": 2},
             "vlan",
             {"IFLA_VLAN_ID": 100},
         ),
-        (AddVrf("node1", "new", MAC, 100), NAMED, "vrf", {"IFLA_VRF_TABLE": 100}),
-        (AddDummy("node1", "new", MAC, 1500), NAMED | {"IFLA_MTU": 1500}, "dummy", {}),
+        (AddLink("node1", "new", "vrf", (("table", 100),), MAC), NAMED, "vrf", {"IFLA_VRF_TABLE": 100}),
+        (AddLink("node1", "new", "dummy", (), MAC, 1500), NAMED | {"IFLA_MTU": 1500}, "dummy", {}),
     ],
 )
 def test_links_that_many_kernels_lack(
@@ -101,7 +102,7 @@ def test_the_peer_of_a_cable_is_in_its_own_namespace() -> None:
 
 def test_of_a_listed_link_only_what_is_looked_at_is_decoded() -> None:
     """The rest of its attributes is left out before pyroute2 sees it; what is looked at is the same."""
-    bond = AddBond("node1", "new", MAC, "active-backup", 1400, "eth0")
+    bond = AddLink.bond("node1", "new", MAC, 1400, mode="active-backup", primary="eth0")
     whole = messages.operation_message(bond, Interfaces())
     listed = messages.LINKS.decoded(whole)
     assert [name for name, _ in listed["attrs"]] == ["IFLA_IFNAME", "IFLA_LINKINFO"]
@@ -121,13 +122,14 @@ print(IPRoute.__name__, ifinfmsg is niclab.host.messages.ifinfmsg)
     assert (done.stdout, done.stderr) == ("False False\nIPRoute True\n", "")
 
 
-@pytest.mark.parametrize("kind", [AddRule, DelRule])
-def test_equal_rules_of_both_families_are_two_messages(kind: type[AddRule] | type[DelRule]) -> None:
+@pytest.mark.parametrize("removed", [False, True])
+def test_equal_rules_of_both_families_are_two_messages(removed: bool) -> None:
     """A rule that names no network is equal to its namesake of the other family; the kernel has one of each."""
     families = []
     for family in FAMILIES:
         rule = Rule(iif="lo", negated=True, table=2010, priority=10, explicit_family=family)
-        message = fibmsg(data=messages.operation_message(kind("node1", rule), Interfaces()))
+        entry = AddRule("node1", rule)
+        message = fibmsg(data=messages.operation_message(Remove(entry) if removed else entry, Interfaces()))
         message.decode()
         families.append(message["family"])
     assert families == [socket.AF_INET, socket.AF_INET6]

@@ -21,13 +21,12 @@ from niclab.host.process import environment
 from niclab.host.userns import is_able
 from niclab.net.operation import (
     AddAddress,
-    AddBridge,
     AddCable,
+    AddLink,
     AddNamespace,
     AddNeighbour,
     AddRoute,
     AddRule,
-    AddVxlan,
     SetLink,
 )
 from niclab.net.route import Encap, NextHop, Route, parse_route, parse_rule
@@ -76,9 +75,9 @@ def test_the_kernel_shows_what_was_asked_for(substrate: NetnsSubstrate) -> None:
         [
             AddNamespace("fabric"),
             AddNamespace("node1"),
-            AddBridge("fabric", "f0", "02:02:00:00:00:00"),
+            AddLink.bridge("fabric", "f0", "02:02:00:00:00:00"),
             AddCable("fabric", "port", MAC, "node1", "eth0", PEER_MAC, 1400, "f0"),
-            AddVxlan("node1", "vx", "02:05:00:00:00:00", 8472, 1350),
+            AddLink.vxlan("node1", "vx", "02:05:00:00:00:00", 8472, 1350),
             AddAddress("node1", "eth0", ipaddress.ip_interface("10.0.0.1/24")),
             AddAddress("node1", "eth0", ipaddress.ip_interface("fd00::1/64")),
             SetLink("node1", "eth0"),
@@ -323,7 +322,7 @@ def test_a_link_that_is_ready_carries_its_first_frame() -> None:
             substrate.apply(
                 [
                     AddNamespace("node1"),
-                    AddBridge("fabric", "f0", "02:02:00:00:00:00"),
+                    AddLink.bridge("fabric", "f0", "02:02:00:00:00:00"),
                     AddCable("fabric", "port", MAC, "node1", "eth0", PEER_MAC, 1400, "f0"),
                 ]
             )
@@ -414,7 +413,7 @@ def test_a_new_ipv6_address_has_joined_its_group() -> None:
                 [
                     AddNamespace("node1", {"net.ipv6.conf.default.accept_dad": "0"}),
                     AddNamespace("node2", {"net.ipv6.conf.default.accept_dad": "0"}),
-                    AddBridge("node1", "f0", "02:02:00:00:00:00"),
+                    AddLink.bridge("node1", "f0", "02:02:00:00:00:00"),
                     # Ends of different index: linkwatch lets those of the same one wait up to a second.
                     AddCable("node1", "eth0", MAC, "node2", "eth0", PEER_MAC, 1500, None),
                     SetLink("node2", "eth0"),

@@ -14,12 +14,9 @@ from niclab.net.operation import (
     AddNeighbour,
     AddRoute,
     AddRule,
-    DelAddress,
     DelLink,
-    DelNeighbour,
-    DelRoute,
-    DelRule,
     Operation,
+    Remove,
     SetLink,
 )
 from niclab.net.route import parse_route, parse_rule
@@ -54,12 +51,13 @@ def test_a_namespace_is_as_it_was_when_all_is_taken_away_again() -> None:
         real.apply([AddAddress("node1", dev, interface) for dev, interface in addresses])
         real.apply([AddRoute("node1", parse_route(words)) for words in ROUTES])
         real.apply([AddRule("node1", parse_rule(words)) for words in RULES])
-        real.apply([AddNeighbour("node1", "eth0", address, "02:00:00:00:00:09")])
+        neighbour = AddNeighbour("node1", "eth0", address, "02:00:00:00:00:09")
+        real.apply([neighbour])
         assert len(_state(real["node1"].name)) > len(before)
-        real.apply([DelNeighbour("node1", "eth0", address)])
-        real.apply([DelRule("node1", parse_rule(words)) for words in RULES])
-        real.apply([DelRoute("node1", parse_route(words)) for words in ROUTES])
-        real.apply([DelAddress("node1", dev, interface) for dev, interface in addresses])
+        real.apply([Remove(neighbour)])
+        real.apply([Remove(AddRule("node1", parse_rule(words))) for words in RULES])
+        real.apply([Remove(AddRoute("node1", parse_route(words))) for words in ROUTES])
+        real.apply([Remove(AddAddress("node1", dev, interface)) for dev, interface in addresses])
         assert _state(real["node1"].name) == before
         real.apply([DelLink("node1", "eth1")])
         assert not any("eth1" in line for line in _state(real["node1"].name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 
 import pytest
-from niclab.net.operation import AddBond, AddCable, AddDummy, AddNamespace, AddVlan, AddVrf, Operation
+from niclab.net.operation import AddCable, AddLink, AddNamespace
 
 from tests.support.kernel import privileged, substrate
 
@@ -14,17 +14,20 @@ MAC = "02:00:00:00:00:01"
 
 @privileged
 @pytest.mark.parametrize(
-    ("feature", "operations"),
+    "link",
     [
-        pytest.param("bond", [AddBond("n", "b", MAC, "active-backup", 1500)], marks=pytest.mark.needs("bond")),
-        pytest.param("vlan", [AddVlan("n", "v", "e", 100, 1500)], marks=pytest.mark.needs("vlan")),
-        pytest.param("vrf", [AddVrf("n", "f", MAC, 100)], marks=pytest.mark.needs("vrf")),
-        pytest.param("dummy", [AddDummy("n", "d", MAC, 1500)], marks=pytest.mark.needs("dummy")),
+        pytest.param(link, id=link.kind, marks=pytest.mark.needs(link.kind))
+        for link in (
+            AddLink.bond("n", "b", MAC, 1500, mode="active-backup"),
+            AddLink("n", "v", "vlan", (("id", 100),), mtu=1500, parent="e"),
+            AddLink("n", "f", "vrf", (("table", 100),), MAC),
+            AddLink("n", "d", "dummy", (), MAC, 1500),
+        )
     ],
 )
-def test_the_kernel_takes_it(feature: str, operations: list[Operation]) -> None:
+def test_the_kernel_takes_it(link: AddLink) -> None:
     with substrate() as real:
         cable = AddCable("fabric", "p0", "02:01:00:00:00:01", "n", "e", "02:00:00:00:00:09")
-        real.apply([AddNamespace("n"), cable, *operations])
+        real.apply([AddNamespace("n"), cable, link])
         shown = subprocess.run(["ip", "-d", "-n", real["n"].name, "link"], capture_output=True, text=True, check=True)
-        assert f"    {feature} " in shown.stdout
+        assert f"    {link.kind} " in shown.stdout

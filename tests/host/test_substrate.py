@@ -22,14 +22,16 @@ from niclab.host.userns import is_able, unshare_command
 from niclab.lab import Lab
 from niclab.net.operation import (
     AddAddress,
-    AddBridge,
     AddCable,
+    AddLink,
     AddNamespace,
     AddRoute,
     SetLink,
-    SetNftables,
+    SetPacketRules,
     SetSysctl,
 )
+from niclab.net.packetrules import Accept, Devices, Match, PacketRule
+from niclab.net.reason import Why
 from niclab.net.route import parse_route
 
 from tests.support import arena
@@ -103,7 +105,7 @@ def test_links_the_kernel_puts_into_new_namespaces_are_in_nobodys_way(substrate:
     substrate.apply([AddNamespace("a"), AddNamespace("b")])
     for role in ("a", "b"):
         run(["ip", "-n", substrate[role].name, "link", "add", "tunl0", "type", "veth", "peer", "name", "sit0"])
-    substrate.apply([AddBridge("a", "f0", "02:00:00:00:00:03"), cable(0), cable(1), SetLink("b", "eth1")])
+    substrate.apply([AddLink.bridge("a", "f0", "02:00:00:00:00:03"), cable(0), cable(1), SetLink("b", "eth1")])
     with substrate["b"].entered():
         assert {name for _, name in socket.if_nameindex()} == {"lo", "tunl0", "sit0", "eth0", "eth1"}
         assert socket.if_nametoindex("eth1") == substrate["b"].indices["eth1"]
@@ -128,8 +130,9 @@ def test_an_unknown_interface_is_named(substrate: NetnsSubstrate) -> None:
 
 
 def test_nftables_words_come_with_the_namespace(substrate: NetnsSubstrate) -> None:
+    nonsense = PacketRule("input", Match(iif=Devices(('nonsense" "',))), Accept(), Why("nonsense", "", ""))
     with pytest.raises(LabError) as caught:
-        substrate.apply([AddNamespace("a"), SetNftables("a", "table ip x { nonsense")])
+        substrate.apply([AddNamespace("a"), SetPacketRules("a", (nonsense,))])
     assert caught.value.what == f"failed with status 1: ip netns exec {substrate['a'].name} nft -f -"
     assert "nonsense" in caught.value.why
 
@@ -160,7 +163,7 @@ def test_a_thousand_cables_on_one_bridge_is_what_a_kernel_bridge_takes(substrate
         AddCable("a", f"p{n}", "02:00:00:00:00:01", "b", f"e{n}", "02:00:00:00:00:02", master="f0") for n in range(1025)
     ]
     with pytest.raises(LabError, match="link add p1023 ") as caught:
-        substrate.apply([AddNamespace("a"), AddNamespace("b"), AddBridge("a", "f0", "02:00:00:00:00:03"), *ports])
+        substrate.apply([AddNamespace("a"), AddNamespace("b"), AddLink.bridge("a", "f0", "02:00:00:00:00:03"), *ports])
     assert caught.value.why == "Exchange full"
 
 

@@ -10,13 +10,10 @@ from niclab.check import load, loads
 from niclab.host.process import run
 from niclab.kernel.plan import Plan, cables
 from niclab.net.operation import (
-    AddBond,
-    AddBridge,
     AddCable,
+    AddLink,
     AddNamespace,
     AddRoute,
-    AddVlan,
-    AddVrf,
     Operation,
     SetLink,
     script,
@@ -74,7 +71,7 @@ def test_nothing_is_used_before_it_is_made(name: str) -> None:
         assert operation.namespace in made
         if isinstance(operation, AddCable):
             links |= {(operation.namespace, operation.name), (operation.peer_namespace, operation.peer_name)}
-        if isinstance(operation, AddBridge | AddBond | AddVlan | AddVrf):
+        if isinstance(operation, AddLink):
             links.add((operation.namespace, operation.name))
         if isinstance(operation, SetLink):
             assert (operation.namespace, operation.name) in links

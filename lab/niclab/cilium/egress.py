@@ -25,7 +25,7 @@ from niclab.cilium.numbers import ANSWERING, EGRESS_ANSWERS, EGRESS_FROM_PODS, E
 from niclab.kernel.fib import Fib, Lookup
 from niclab.kernel.plan import TUNNEL, mac
 from niclab.net.address import FAMILIES, Address, Family, Network, family_of
-from niclab.net.operation import AddNeighbour, AddRoute, AddRule, AddVxlan, Operation
+from niclab.net.operation import AddLink, AddNeighbour, AddRoute, AddRule, Operation
 from niclab.net.packetrules import Devices, Drop, Match, PacketRule, SetMark, Snat
 from niclab.net.reason import Why
 from niclab.net.route import Encap, NextHop, Route, Rule
@@ -186,7 +186,7 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
         return
     if not node.tunnels:
         # The tunnel is there in native routing too (pkg/egressgateway: tunnel.NewEnabler).
-        yield AddVxlan(
+        yield AddLink.vxlan(
             node.node, TUNNEL_DEVICE, mac(TUNNEL, decisions.numbers[node.node], 0), node.settings.tunnel_port, node.mtu
         )
         for peer in decisions.peers(node.node):

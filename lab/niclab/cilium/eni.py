@@ -25,7 +25,7 @@ from niclab.cilium.numbers import (
     POLICY_PRIORITY,
 )
 from niclab.kernel.reversepath import LOOSE, OFF
-from niclab.net.operation import AddRoute, AddRule, DelRoute, Operation
+from niclab.net.operation import AddRoute, AddRule, Operation, Remove
 from niclab.net.packetrules import Devices, Match, PacketRule, SetMark
 from niclab.net.reason import Why
 from niclab.net.route import PROTOCOLS, Address, Network, NextHop, Route, Rule
@@ -40,7 +40,7 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
     if not host.enis:
         return
     for route in subnet_routes(host):
-        yield DelRoute(node.node, route)
+        yield Remove(AddRoute(node.node, route))
     yield AddRule(node.node, Rule(priority=ENI_NODE_PORT, mark=(NODE_PORT_MARK, NODE_PORT_MARK)))
     for name, nic in host.enis.items():
         for route in _table(nic, name, table_of(node, name)):

@@ -28,13 +28,13 @@ from niclab.net.address import Address, Family, family_of
 from niclab.net.operation import (
     AddAddress,
     AddCable,
+    AddLink,
     AddNamespace,
     AddNeighbour,
     AddRoute,
     AddRule,
-    AddVxlan,
-    DelRule,
     Operation,
+    Remove,
     SetLink,
     SetPacketRules,
     SetSysctl,
@@ -75,7 +75,7 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
         # [kernel] what the host itself makes "comes in" by lo: no program of Cilium's asks for it.
         yield AddRule(node.node, replace(_rule(LOCAL_PODS, family, "lo"), negated=True))
     if node.tunnels:
-        yield AddVxlan(node.node, TUNNEL_DEVICE, mac(TUNNEL, number, 0), node.settings.tunnel_port, node.mtu)
+        yield AddLink.vxlan(node.node, TUNNEL_DEVICE, mac(TUNNEL, number, 0), node.settings.tunnel_port, node.mtu)
         for peer in decisions.peers(node.node):
             for cidr in peer.announced:
                 if cidr.version in node.families:
@@ -202,7 +202,7 @@ def _own_address_operations(decisions: Decisions, node: NodeDecision) -> Iterato
         if not unknown or not pods:
             continue
         yield AddRule(node.node, Rule(table=TABLES["local"], priority=MOVED_LOCAL, explicit_family=family))
-        yield DelRule(node.node, Rule(table=TABLES["local"], priority=0, explicit_family=family))
+        yield Remove(AddRule(node.node, Rule(table=TABLES["local"], priority=0, explicit_family=family)))
         for pod in pods:
             for address in unknown:
                 alone = ipaddress.ip_network(address)

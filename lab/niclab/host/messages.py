@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
 from niclab.net import operation as op
-from niclab.net.operation import MIIMON, Operation
+from niclab.net.operation import Entry, Operation
 from niclab.net.route import SCOPES, Encap, NextHop, Route, Rule
 
 
@@ -91,9 +91,6 @@ class Interfaces(Protocol):
 def operation_message(operation: Operation, own: Interfaces, peer: Interfaces | None = None) -> bytes:
     """The message that carries out an operation; `peer` has the other end of a cable."""
     match operation:
-        case op.AddBridge(name=name, mac=mac):
-            data = [("IFLA_BR_STP_STATE", 0), ("IFLA_BR_MCAST_SNOOPING", 0)]
-            return _new_link(_link(own.new_index(name), name, mac, up=True), "bridge", data)
         case op.AddCable(master=master):
             assert peer is not None
             ends = (
@@ -101,20 +98,12 @@ def operation_message(operation: Operation, own: Interfaces, peer: Interfaces | 
                 _End(peer.new_index(operation.peer_name), operation.peer_name, operation.peer_mac),
             )
             return _cable(*ends, operation.mtu, own.index(master) if master else None, peer.fd)
-        case op.AddVxlan(name=name, mac=mac, mtu=mtu, port=port):
-            data = [("IFLA_VXLAN_COLLECT_METADATA", 1), ("IFLA_VXLAN_LEARNING", 0), ("IFLA_VXLAN_PORT", port)]
-            return _new_link(_link(own.new_index(name), name, mac, mtu, up=True), "vxlan", data)
-        case op.AddBond(name=name, mac=mac, mtu=mtu, mode=mode, primary=primary):
-            data = [("IFLA_BOND_MODE", _BOND_MODES[mode]), ("IFLA_BOND_MIIMON", MIIMON)]
-            data += [("IFLA_BOND_PRIMARY", own.index(primary))] if primary else []
-            return _new_link(_link(own.new_index(name), name, mac, mtu), "bond", data)
-        case op.AddVlan(name=name, parent=parent, vlan=vlan, mtu=mtu):
-            on = [("IFLA_IFNAME", name), ("IFLA_MTU", mtu), ("IFLA_LINK", own.index(parent))]
-            return _new_link({"index": own.new_index(name), "attrs": on}, "vlan", [("IFLA_VLAN_ID", vlan)])
-        case op.AddVrf(name=name, mac=mac, table=table):
-            return _new_link(_link(own.new_index(name), name, mac), "vrf", [("IFLA_VRF_TABLE", table)])
-        case op.AddDummy(name=name, mac=mac, mtu=mtu):
-            return _new_link(_link(own.new_index(name), name, mac, mtu), "dummy", [])
+        case op.AddLink(name=name, kind=kind):
+            link = _link(own.new_index(name), name, operation.mac, operation.mtu, up=operation.up)
+            if operation.parent is not None:
+                link["attrs"].append(("IFLA_LINK", own.index(operation.parent)))
+            data = [attribute for word, value in operation.options for attribute in _option(kind, word, value, own)]
+            return _new_link(link, kind, data)
         case op.SetLink(name=name, up=up):
             return link_message(own.index(name), up=up)
         case op.SetMaster(name=name, master=master):
@@ -122,32 +111,38 @@ def operation_message(operation: Operation, own: Interfaces, peer: Interfaces | 
             return _encoded(ifinfmsg, rtnl.RTM_NEWLINK, 0, fields)
         case op.DelLink(name=name):
             return _encoded(ifinfmsg, rtnl.RTM_DELLINK, 0, {"index": own.index(name)})
-        case op.AddRoute(route=route) | op.DelRoute(route=route):
-            return _made_or_removed(operation, *(own.index(hop.dev) if hop.dev else 0 for hop in route.nexthops))
-        case op.AddRule(rule=rule) | op.DelRule(rule=rule):
-            # Rules of both families are equal where they name no network: the family is part of what is remembered.
-            return _made_or_removed(operation, rule.family)
-        case op.AddAddress(dev=dev) | op.DelAddress(dev=dev) | op.AddNeighbour(dev=dev) | op.DelNeighbour(dev=dev):
-            return _made_or_removed(operation, own.index(dev))
+        case op.Remove(entry):
+            return _made_or_removed(operation, *_indices(entry, own))
+        case op.AddRoute() | op.AddRule() | op.AddAddress() | op.AddNeighbour():
+            return _made_or_removed(operation, *_indices(operation, own))
         case _:
             raise AssertionError(operation)
+
+
+def _indices(entry: Entry, own: Interfaces) -> tuple[int, ...]:
+    """What is remembered with an entry's message: its interfaces, or its family."""
+    match entry:
+        case op.AddRoute(route=route):
+            return tuple(own.index(hop.dev) if hop.dev else 0 for hop in route.nexthops)
+        case op.AddRule(rule=rule):
+            return (rule.family,)  # rules of both families are equal where they name no network
+        case _:
+            return (own.index(entry.dev),)
 
 
 @functools.lru_cache(4096)
-def _made_or_removed(operation: Operation, *key: int) -> bytes:
+def _made_or_removed(operation: Entry | op.Remove, *key: int) -> bytes:
     """The same fields make and remove something; RTM_DEL… follows RTM_NEW… Labs of one topology have the same ones."""
     kind: Any
-    match operation:
-        case op.AddRoute(route=route) | op.DelRoute(route=route):
+    match entry := operation.entry if isinstance(operation, op.Remove) else operation:
+        case op.AddRoute(route=route):
             kind, number, fields = _RouteMessage, rtnl.RTM_NEWROUTE, _route(route, key)
-        case op.AddRule(rule=rule) | op.DelRule(rule=rule):
+        case op.AddRule(rule=rule):
             kind, number, fields = fibmsg, rtnl.RTM_NEWRULE, _rule(rule)
-        case op.AddAddress() | op.DelAddress():
-            kind, number, fields = ifaddrmsg, rtnl.RTM_NEWADDR, _address(operation, *key)
-        case op.AddNeighbour() | op.DelNeighbour():
-            kind, number, fields = ndmsg, rtnl.RTM_NEWNEIGH, _neighbour(operation, *key)
+        case op.AddAddress():
+            kind, number, fields = ifaddrmsg, rtnl.RTM_NEWADDR, _address(entry, *key)
         case _:
-            raise AssertionError(operation)
+            kind, number, fields = ndmsg, rtnl.RTM_NEWNEIGH, _neighbour(entry, *key)
     match operation:
         case op.AddRoute(replace=True) | op.AddNeighbour():
             return _encoded(kind, number, NLM_F_CREATE | NLM_F_REPLACE, fields)
@@ -165,14 +160,37 @@ def _encoded(kind: Any, number: int, flags: int, fields: dict[str, Any]) -> byte
     return bytes(message.data)
 
 
-def _link(index: int, name: str, mac: str, mtu: int | None = None, *, up: bool = False) -> dict[str, Any]:
+_OPTIONS = {
+    ("bond", "miimon"): "IFLA_BOND_MIIMON",
+    ("bridge", "stp_state"): "IFLA_BR_STP_STATE",
+    ("bridge", "mcast_snooping"): "IFLA_BR_MCAST_SNOOPING",
+    ("vlan", "id"): "IFLA_VLAN_ID",
+    ("vrf", "table"): "IFLA_VRF_TABLE",
+    ("vxlan", "dstport"): "IFLA_VXLAN_PORT",
+}
+
+
+def _option(kind: str, word: str, value: str | int, own: Interfaces) -> Attributes:
+    """An option of iproute2's `ip link add … type KIND`."""
+    match kind, word, value:
+        case "bond", "mode", str():
+            return [("IFLA_BOND_MODE", _BOND_MODES[value])]
+        case "bond", "primary", str():
+            return [("IFLA_BOND_PRIMARY", own.index(value))]
+        case "vxlan", "external", _:
+            return [("IFLA_VXLAN_COLLECT_METADATA", 1), ("IFLA_VXLAN_LEARNING", 0)]
+        case _:
+            return [(_OPTIONS[kind, word], value)]
+
+
+def _link(index: int, name: str, mac: str | None, mtu: int | None = None, *, up: bool = False) -> dict[str, Any]:
     attributes: Attributes = [
         ("IFLA_IFNAME", name),
-        ("IFLA_ADDRESS", mac),
         # One queue: the kernel's default of one per CPU doubles what a veth costs and serves no one here.
         ("IFLA_NUM_TX_QUEUES", 1),
         ("IFLA_NUM_RX_QUEUES", 1),
     ]
+    attributes += [("IFLA_ADDRESS", mac)] if mac is not None else []
     attributes += [("IFLA_MTU", mtu)] if mtu is not None else []
     return {"index": index, "flags": IFF_UP if up else 0, "change": IFF_UP if up else 0, "attrs": attributes}
 
@@ -232,7 +250,7 @@ def link_message(index: int, *, up: bool) -> bytes:
     return _encoded(ifinfmsg, rtnl.RTM_NEWLINK, 0, {"index": index, "flags": IFF_UP if up else 0, "change": IFF_UP})
 
 
-def _address(operation: op.AddAddress | op.DelAddress, index: int) -> dict[str, Any]:
+def _address(operation: op.AddAddress, index: int) -> dict[str, Any]:
     interface = operation.interface
     address = str(interface.ip)
     attributes: Attributes = [("IFA_LOCAL", address), ("IFA_ADDRESS", address)]
@@ -328,14 +346,12 @@ def _rule(rule: Rule) -> dict[str, Any]:
     }
 
 
-def _neighbour(operation: op.AddNeighbour | op.DelNeighbour, index: int) -> dict[str, Any]:
-    attributes: Attributes = [("NDA_DST", str(operation.address))]
-    attributes += [("NDA_LLADDR", operation.mac)] if isinstance(operation, op.AddNeighbour) else []
+def _neighbour(operation: op.AddNeighbour, index: int) -> dict[str, Any]:
     return {
         "family": _FAMILY[operation.address.version],
         "ifindex": index,
         "state": NUD_PERMANENT,
-        "attrs": attributes,
+        "attrs": [("NDA_DST", str(operation.address)), ("NDA_LLADDR", operation.mac)],
     }
 
 

@@ -19,9 +19,9 @@ from niclab.net.operation import (
     AddCable,
     AddNamespace,
     Operation,
-    SetNftables,
     SetPacketRules,
     SetSysctl,
+    lines,
 )
 
 _FIRST_INDEX = 1000
@@ -138,7 +138,7 @@ class NetnsSubstrate:
                 if target is not current:
                     flush()
                     current = target
-                if isinstance(operation, SetSysctl | SetNftables | SetPacketRules):
+                if isinstance(operation, SetSysctl | SetPacketRules):
                     flush()
                     self._set(operation, target)
                 else:
@@ -146,7 +146,7 @@ class NetnsSubstrate:
                     try:
                         waiting.append((operation, operation_message(operation, target, peer)))
                     except LabError as error:
-                        raise LabError(error.what, why=operation.lines()[0]) from None
+                        raise LabError(error.what, why=lines(operation)[0]) from None
             flush()
 
     def _add_namespace(self, operation: AddNamespace) -> Namespace:
@@ -195,7 +195,7 @@ class NetnsSubstrate:
         self._ledger.write("made namespace", role=role, name=name, inode=os.fstat(fd).st_ino)
         return fd
 
-    def _set(self, operation: SetSysctl | SetNftables | SetPacketRules, target: Namespace) -> None:
+    def _set(self, operation: SetSysctl | SetPacketRules, target: Namespace) -> None:
         """Leaves the calling thread in the namespace."""
         syscalls.set_network(target.fd)
         if isinstance(operation, SetSysctl):
@@ -209,7 +209,7 @@ def _send(target: Namespace, waiting: list[tuple[Operation, bytes]]) -> None:
     try:
         target.channel.send([message for _, message in waiting])
     except netlink.Refusal as refusal:
-        line = waiting[refusal.position][0].lines()[0].replace(f"-n {target.role} ", f"-n {target.name} ", 1)
+        line = lines(waiting[refusal.position][0])[0].replace(f"-n {target.role} ", f"-n {target.name} ", 1)
         raise LabError(f"the kernel refused: {line}", why=str(refusal), fix="correct the topology") from None
 
 

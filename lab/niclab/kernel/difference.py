@@ -19,12 +19,9 @@ from niclab.net.operation import (
     AddNeighbour,
     AddRoute,
     AddRule,
-    DelAddress,
     DelLink,
-    DelNeighbour,
-    DelRoute,
-    DelRule,
     Operation,
+    Remove,
     SetLink,
     SetPacketRules,
     SetSysctl,
@@ -58,11 +55,11 @@ def _host(name: str, host: Host, target: Host, plugs: Mapping[str, AddCable]) ->
             yield plugs[f"{name}.{nic}"]
             host = linkchange.plugged(host, nic, planned.model_copy(update={"addresses": (), "up": False}))
     for rule in [rule for rule in host.rules if rule not in target.rules]:
-        yield DelRule(name, rule)
+        yield Remove(AddRule(name, rule))
     for route, full in zip(host.routes, kept(host, host.routes), strict=True):
         # While the links are still as they were: what a link takes along is gone afterwards.
         if route not in target.routes and not _goes_along(host, target, full.devices):
-            yield DelRoute(name, route)
+            yield Remove(AddRoute(name, route))
             host = linkchange.with_(host, routes=tuple(other for other in host.routes if other != route))
     for nic, wanted in target.interfaces.items():
         if host.interfaces[nic].up and not wanted.up:
@@ -71,7 +68,7 @@ def _host(name: str, host: Host, target: Host, plugs: Mapping[str, AddCable]) ->
     for nic, wanted in target.interfaces.items():
         for interface in host.interfaces[nic].addresses:
             if interface not in wanted.addresses and interface in host.interfaces[nic].addresses:
-                yield DelAddress(name, nic, interface)
+                yield Remove(AddAddress(name, nic, interface))
                 host = linkchange.address_removed(host, nic, interface)
         for interface in wanted.addresses:
             if interface not in host.interfaces[nic].addresses:
@@ -116,13 +113,9 @@ def _removals(before: Sequence[Operation], after: Sequence[Operation], flushed: 
     for operation in _standing(before, flushed):
         match operation:
             case AddRoute(namespace, route) if (namespace, route.key) not in places:
-                yield DelRoute(namespace, route)
-            case AddRule(namespace, rule) if operation not in wanted:
-                yield DelRule(namespace, rule)
-            case AddAddress(namespace, dev, interface) if operation not in wanted:
-                yield DelAddress(namespace, dev, interface)
-            case AddNeighbour(namespace, dev, address) if operation not in wanted:
-                yield DelNeighbour(namespace, dev, address)
+                yield Remove(operation)
+            case AddRule() | AddAddress() | AddNeighbour() if operation not in wanted:
+                yield Remove(operation)
             case _:
                 pass
 

@@ -10,16 +10,12 @@ from functools import cached_property
 from niclab.errors import LabError
 from niclab.net.operation import (
     AddAddress,
-    AddBond,
-    AddBridge,
     AddCable,
-    AddDummy,
+    AddLink,
     AddNamespace,
     AddNeighbour,
     AddRoute,
     AddRule,
-    AddVlan,
-    AddVrf,
     Operation,
     SetLink,
     SetMaster,
@@ -134,7 +130,7 @@ class Plan:
             yield AddNamespace(name, host_sysctls(topology, name))
         names = bridges(topology)
         for number, name in enumerate(names.values()):
-            yield AddBridge(FABRIC, name, mac(BRIDGE, 0, number))
+            yield AddLink.bridge(FABRIC, name, mac(BRIDGE, 0, number))
         for cable in self.cables:
             yield cable.plugged(names)
         for name, host in topology.hosts.items():
@@ -230,17 +226,17 @@ def _link(host_name: str, host: Host, name: str, macs: Mapping[str, str]) -> Ite
         case "bond":
             mode = link.mode or "active-backup"
             primary = link.members[0] if mode == "active-backup" else None
-            yield AddBond(host_name, name, macs[name], mode, mtu, primary)
+            yield AddLink.bond(host_name, name, macs[name], mtu, mode=mode, primary=primary)
         case "bridge":
-            yield AddBridge(host_name, name, macs[name])
+            yield AddLink.bridge(host_name, name, macs[name])
         case "vlan":
             assert link.parent is not None and link.vlan is not None
-            yield AddVlan(host_name, name, link.parent, link.vlan, mtu)
+            yield AddLink(host_name, name, "vlan", (("id", link.vlan),), mtu=mtu, parent=link.parent)
         case "vrf":
             assert link.table is not None
-            yield AddVrf(host_name, name, macs[name], link.table)
+            yield AddLink(host_name, name, "vrf", (("table", link.table),), macs[name])
         case "dummy":
-            yield AddDummy(host_name, name, macs[name], mtu)
+            yield AddLink(host_name, name, "dummy", (), macs[name], mtu)
         case _:
             pass
     for member in link.members:

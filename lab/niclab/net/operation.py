@@ -1,7 +1,7 @@
 """Kernel operations as values: what a plan is made of, and what a substrate carries out.
 
-Each renders itself as the iproute2 line that does the same, which is what golden tests and people read. Namespaces are
-named by role (`node1`, `fabric`); the substrate gives them the lab's name.
+Each has the iproute2 lines that do the same, which is what golden tests and people read. Namespaces are named by role
+(`node1`, `fabric`); the substrate gives them the lab's name.
 """
 
 from __future__ import annotations
@@ -17,9 +17,6 @@ from niclab.net.route import Address, Route, Rule
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
-MIIMON = 10
-"""Milliseconds between a bond's looks at its slaves' carriers; 0, the kernel's default, never looks."""
-
 
 @dataclass(frozen=True, slots=True)
 class AddNamespace:
@@ -27,30 +24,6 @@ class AddNamespace:
 
     namespace: str
     sysctls: Mapping[str, str] = field(default_factory=lambda: _NOTHING, hash=False)
-
-    def lines(self) -> list[str]:
-        return [
-            f"ip netns add {self.namespace}",
-            f"ip -n {self.namespace} link set lo up",
-            *(f"ip netns exec {self.namespace} sysctl -qw {key}={value}" for key, value in self.sysctls.items()),
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class AddBridge:
-    """A fabric: a bridge without STP and multicast snooping, up."""
-
-    namespace: str
-    name: str
-    mac: str
-
-    def lines(self) -> list[str]:
-        return [
-            (
-                f"ip -n {self.namespace} link add {self.name} address {self.mac} up "
-                "type bridge stp_state 0 mcast_snooping 0"
-            )
-        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,102 +39,41 @@ class AddCable:
     mtu: int = 1500
     master: str | None = None
 
-    def lines(self) -> list[str]:
-        master = f" master {self.master}" if self.master else ""
-        return [
-            (
-                f"ip -n {self.namespace} link add {self.name} address {self.mac} mtu {self.mtu}{master} up type veth "
-                f"peer name {self.peer_name} address {self.peer_mac} mtu {self.mtu} netns {self.peer_namespace}"
-            )
-        ]
-
 
 @dataclass(frozen=True, slots=True)
-class AddVxlan:
-    """A flow-based (collect-metadata) VXLAN device without ARP: routes with `encap` say where frames go."""
-
-    namespace: str
-    name: str
-    mac: str
-    port: int
-    mtu: int
-
-    def lines(self) -> list[str]:
-        return [
-            (
-                f"ip -n {self.namespace} link add {self.name} address {self.mac} mtu {self.mtu} up "
-                f"type vxlan external dstport {self.port}"
-            )
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class AddBond:
-    """A bond without slaves, down: a slave is given to it by SetMaster while both are down.
-
-    `primary`: the slave that an active-backup bond goes back to whenever it is up.
+class AddLink:
+    """A bond, bridge, VLAN, VRF, VXLAN device or dummy. `options` are iproute2's of its kind, a word without a value
+    with "". Without `mac` it has that of its `parent`.
     """
 
     namespace: str
     name: str
-    mac: str
-    mode: str
-    mtu: int
-    primary: str | None = None
+    kind: str
+    options: tuple[tuple[str, str | int], ...] = ()
+    mac: str | None = None
+    mtu: int | None = None
+    parent: str | None = None
+    up: bool = False
 
-    def lines(self) -> list[str]:
-        primary = f" primary {self.primary}" if self.primary else ""
-        return [
-            (
-                f"ip -n {self.namespace} link add {self.name} address {self.mac} mtu {self.mtu} "
-                f"type bond mode {self.mode} miimon {MIIMON}{primary}"
-            )
-        ]
+    @classmethod
+    def bridge(cls, namespace: str, name: str, mac: str) -> AddLink:
+        """A bridge without STP and multicast snooping, up."""
+        return cls(namespace, name, "bridge", (("stp_state", 0), ("mcast_snooping", 0)), mac, up=True)
 
+    @classmethod
+    def bond(cls, namespace: str, name: str, mac: str, mtu: int, *, mode: str, primary: str | None = None) -> AddLink:
+        """A bond without slaves, down: a slave is given to it by SetMaster while both are down.
 
-@dataclass(frozen=True, slots=True)
-class AddVlan:
-    """An 802.1Q sub-interface of `parent`, down."""
+        It looks at its slaves' carriers every 10 ms; by the kernel's default it never looks. `primary`: the slave that
+        an active-backup bond goes back to whenever it is up.
+        """
+        chosen = (("primary", primary),) if primary else ()
+        return cls(namespace, name, "bond", (("mode", mode), ("miimon", 10), *chosen), mac, mtu)
 
-    namespace: str
-    name: str
-    parent: str
-    vlan: int
-    mtu: int
-
-    def lines(self) -> list[str]:
-        return [
-            (
-                f"ip -n {self.namespace} link add link {self.parent} name {self.name} mtu {self.mtu} "
-                f"type vlan id {self.vlan}"
-            )
-        ]
-
-
-@dataclass(frozen=True, slots=True)
-class AddVrf:
-    """A VRF with a routing table of its own, down."""
-
-    namespace: str
-    name: str
-    mac: str
-    table: int
-
-    def lines(self) -> list[str]:
-        return [f"ip -n {self.namespace} link add {self.name} address {self.mac} type vrf table {self.table}"]
-
-
-@dataclass(frozen=True, slots=True)
-class AddDummy:
-    """An interface that leads nowhere, down."""
-
-    namespace: str
-    name: str
-    mac: str
-    mtu: int
-
-    def lines(self) -> list[str]:
-        return [f"ip -n {self.namespace} link add {self.name} address {self.mac} mtu {self.mtu} type dummy"]
+    @classmethod
+    def vxlan(cls, namespace: str, name: str, mac: str, port: int, mtu: int) -> AddLink:
+        """A flow-based (collect-metadata) VXLAN device without ARP: routes with `encap` say where frames go."""
+        return cls(namespace, name, "vxlan", (("external", ""), ("dstport", port)), mac, mtu, up=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +84,6 @@ class SetMaster:
     name: str
     master: str
 
-    def lines(self) -> list[str]:
-        return [f"ip -n {self.namespace} link set {self.name} master {self.master}"]
-
 
 @dataclass(frozen=True, slots=True)
 class SetLink:
@@ -184,8 +93,13 @@ class SetLink:
     name: str
     up: bool = True
 
-    def lines(self) -> list[str]:
-        return [f"ip -n {self.namespace} link set {self.name} {'up' if self.up else 'down'}"]
+
+@dataclass(frozen=True, slots=True)
+class DelLink:
+    """Remove an interface. Of a cable both ends go; addresses and routes on it go with it."""
+
+    namespace: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,10 +110,6 @@ class AddAddress:
     dev: str
     interface: IPv4Interface | IPv6Interface
 
-    def lines(self) -> list[str]:
-        nodad = " nodad" if self.interface.version == 6 else ""
-        return [f"ip -n {self.namespace} addr add {self.interface} dev {self.dev}{nodad}"]
-
 
 @dataclass(frozen=True, slots=True)
 class AddRoute:
@@ -209,9 +119,6 @@ class AddRoute:
     route: Route
     replace: bool = False
 
-    def lines(self) -> list[str]:
-        return [_ip_line(self.namespace, "route replace" if self.replace else "route add", self.route)]
-
 
 @dataclass(frozen=True, slots=True)
 class AddRule:
@@ -219,9 +126,6 @@ class AddRule:
 
     namespace: str
     rule: Rule
-
-    def lines(self) -> list[str]:
-        return [_ip_line(self.namespace, "rule add", self.rule)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +137,19 @@ class AddNeighbour:
     address: Address
     mac: str
 
-    def lines(self) -> list[str]:
-        return [f"ip -n {self.namespace} neigh add {self.address} lladdr {self.mac} dev {self.dev} nud permanent"]
+
+Entry = AddAddress | AddRoute | AddRule | AddNeighbour
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Take an entry away. With an address go its connected route and those that have it as their source."""
+
+    entry: Entry
+
+    @property
+    def namespace(self) -> str:
+        return self.entry.namespace
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,20 +159,6 @@ class SetSysctl:
     namespace: str
     key: str
     value: str
-
-    def lines(self) -> list[str]:
-        return [f"ip netns exec {self.namespace} sysctl -qw {self.key}={self.value}"]
-
-
-@dataclass(frozen=True, slots=True)
-class SetNftables:
-    """A whole nftables ruleset for the namespace."""
-
-    namespace: str
-    ruleset: str
-
-    def lines(self) -> list[str]:
-        return [f"ip netns exec {self.namespace} nft -f - <<'EOF'", *self.ruleset.splitlines(), "EOF"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,98 +173,69 @@ class SetPacketRules:
     def ruleset(self) -> str:
         return (nftables.CLEAR if self.again else "") + nftables.ruleset(self.rules)
 
-    def lines(self) -> list[str]:
-        return SetNftables(self.namespace, self.ruleset).lines()
+
+LinkOperation = AddCable | AddLink | SetMaster | SetLink | DelLink
+Operation = AddNamespace | LinkOperation | Entry | Remove | SetSysctl | SetPacketRules
 
 
-@dataclass(frozen=True, slots=True)
-class DelLink:
-    """Remove an interface. Of a cable both ends go; addresses and routes on it go with it."""
-
-    namespace: str
-    name: str
-
-    def lines(self) -> list[str]:
-        return [f"ip -n {self.namespace} link delete {self.name}"]
-
-
-@dataclass(frozen=True, slots=True)
-class DelAddress:
-    """Remove an address, and with it the connected route and those that have it as their source."""
-
-    namespace: str
-    dev: str
-    interface: IPv4Interface | IPv6Interface
-
-    def lines(self) -> list[str]:
-        return [f"ip -n {self.namespace} addr del {self.interface} dev {self.dev}"]
+def lines(operation: Operation) -> list[str]:
+    """The operation as shell lines."""
+    inside = f"ip netns exec {operation.namespace}"
+    match operation:
+        case AddNamespace(name, sysctls):
+            values = [f"{inside} sysctl -qw {key}={value}" for key, value in sysctls.items()]
+            return [f"ip netns add {name}", f"ip -n {name} link set lo up", *values]
+        case SetSysctl(_, key, value):
+            return [f"{inside} sysctl -qw {key}={value}"]
+        case SetPacketRules():
+            return [f"{inside} nft -f - <<'EOF'", *operation.ruleset.splitlines(), "EOF"]
+        case Remove(entry):
+            return [_ip_line(entry, "del")]
+        case AddRoute():
+            return [_ip_line(operation, "replace" if operation.replace else "add")]
+        case AddAddress() | AddRule() | AddNeighbour():
+            return [_ip_line(operation, "add")]
+        case _:
+            return [f"ip -n {operation.namespace} link {_link_words(operation)}"]
 
 
-@dataclass(frozen=True, slots=True)
-class DelRoute:
-    """Remove a route."""
-
-    namespace: str
-    route: Route
-
-    def lines(self) -> list[str]:
-        return [_ip_line(self.namespace, "route del", self.route)]
-
-
-@dataclass(frozen=True, slots=True)
-class DelRule:
-    """Remove a policy-routing rule."""
-
-    namespace: str
-    rule: Rule
-
-    def lines(self) -> list[str]:
-        return [_ip_line(self.namespace, "rule del", self.rule)]
-
-
-@dataclass(frozen=True, slots=True)
-class DelNeighbour:
-    """Remove a neighbour entry."""
-
-    namespace: str
-    dev: str
-    address: Address
-
-    def lines(self) -> list[str]:
-        return [f"ip -n {self.namespace} neigh del {self.address} dev {self.dev}"]
+def _link_words(operation: LinkOperation) -> str:
+    match operation:
+        case AddCable(_, name, mac, peer_namespace, peer_name, peer_mac, mtu, master):
+            enslaved = f" master {master}" if master else ""
+            peer = f"peer name {peer_name} address {peer_mac} mtu {mtu} netns {peer_namespace}"
+            return f"add {name} address {mac} mtu {mtu}{enslaved} up type veth {peer}"
+        case AddLink(_, name, kind, options):
+            words = ["add", *(("link", operation.parent, "name") if operation.parent else ()), name]
+            words += ["address", operation.mac] if operation.mac else []
+            words += ["mtu", str(operation.mtu)] if operation.mtu is not None else []
+            words += [*(["up"] if operation.up else []), "type", kind]
+            words += [str(word) for option in options for word in option if word != ""]
+            return " ".join(words)
+        case SetMaster(_, name, master):
+            return f"set {name} master {master}"
+        case SetLink(_, name, up):
+            return f"set {name} {'up' if up else 'down'}"
+        case DelLink(_, name):
+            return f"delete {name}"
 
 
-Operation = (
-    AddNamespace
-    | AddBridge
-    | AddCable
-    | AddVxlan
-    | SetLink
-    | AddAddress
-    | AddRoute
-    | AddRule
-    | AddNeighbour
-    | SetSysctl
-    | SetNftables
-    | SetPacketRules
-    | AddBond
-    | AddVlan
-    | AddVrf
-    | AddDummy
-    | SetMaster
-    | DelLink
-    | DelAddress
-    | DelRoute
-    | DelRule
-    | DelNeighbour
-)
-
-
-def _ip_line(namespace: str, verb: str, entry: Route | Rule) -> str:
-    family = "-6 " if entry.family == 6 else ""
-    return f"ip {family}-n {namespace} {verb} {str(entry).removeprefix('-6 ')}"
+def _ip_line(entry: Entry, verb: str) -> str:
+    added = verb != "del"
+    match entry:
+        case AddAddress(_, dev, interface):
+            words = f"addr {verb} {interface} dev {dev}" + (" nodad" if added and interface.version == 6 else "")
+        case AddNeighbour(_, dev, address, mac) if added:
+            words = f"neigh {verb} {address} lladdr {mac} dev {dev} nud permanent"
+        case AddNeighbour(_, dev, address):
+            words = f"neigh {verb} {address} dev {dev}"
+        case _:
+            what, value = ("route", entry.route) if isinstance(entry, AddRoute) else ("rule", entry.rule)
+            family = "-6 " if value.family == 6 else ""
+            return f"ip {family}-n {entry.namespace} {what} {verb} {str(value).removeprefix('-6 ')}"
+    return f"ip -n {entry.namespace} {words}"
 
 
 def script(operations: tuple[Operation, ...]) -> str:
     """The operations as shell lines a person can read or run."""
-    return "\n".join(line for operation in operations for line in operation.lines()) + "\n"
+    return "\n".join(line for operation in operations for line in lines(operation)) + "\n"

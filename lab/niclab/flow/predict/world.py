@@ -22,14 +22,13 @@ from niclab.kernel.reversepath import ALL, configured, filters
 from niclab.net.operation import (
     AddAddress,
     AddCable,
+    AddLink,
     AddNamespace,
     AddNeighbour,
     AddRoute,
     AddRule,
-    AddVxlan,
-    DelRoute,
-    DelRule,
     Operation,
+    Remove,
     SetLink,
     SetPacketRules,
     SetSysctl,
@@ -73,7 +72,7 @@ class _Planned:
         match operation:
             case AddRoute(route=route):
                 self.routes[route.key] = route
-            case DelRoute(route=route):
+            case Remove(AddRoute(route=route)):
                 self.gone.add(route.key)
             case AddRule(rule=rule) if rule == Rule(TABLES["local"], priority=MOVED_LOCAL):
                 self.local_priority = MOVED_LOCAL
@@ -85,9 +84,9 @@ class _Planned:
                 self.sysctls[key] = value
             case SetPacketRules(rules=rules):
                 self.packet_rules += rules
-            case DelRule(rule=rule) if rule == Rule(TABLES["local"], priority=0):
+            case Remove(AddRule(rule=rule)) if rule == Rule(TABLES["local"], priority=0):
                 pass  # the kernel's own, which was moved
-            case AddNamespace() | AddCable() | AddVxlan() | AddNeighbour() | SetLink():
+            case AddNamespace() | AddCable() | AddLink(kind="vxlan") | AddNeighbour() | SetLink():
                 pass  # the walk knows pods, tunnels and neighbours from the topology
             case _:
                 raise TypeError(f"prediction does not know {type(operation).__name__}: {operation}")
