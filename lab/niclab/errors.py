@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+
+_MANY = 12
 
 
 class LabError(Exception):
@@ -54,6 +57,18 @@ class Problem:
         return f"{where}: {field}{self.why}" + (f"\n  fix: {self.fix}" if self.fix else "")
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing wrong with a topology, before it is known where in a file it stands.
+
+    `path` leads to the field in the topology, with every range written out.
+    """
+
+    path: tuple[str | int, ...]
+    why: str
+    fix: str
+
+
 class InputError(LabError):
     """An input (a topology, settings, a flow, a route) is wrong; `problems` lists everything that was found."""
 
@@ -82,3 +97,19 @@ class Problems(list[Problem]):
         """Raises InputError with what was collected, if anything was."""
         if self:
             raise InputError(self)
+
+
+def closest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """The known word that looks most like this one."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)), None)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint naming the closest known word, else all of them, else the first few."""
+    choices = sorted(set(known))
+    if close := closest(word, choices, cutoff=0.5):
+        return f"did you mean {close!r}?"
+    if not choices:
+        return "there is none to choose from"
+    more = f", … ({len(choices)} in all)" if len(choices) > _MANY else ""
+    return f"use one of {', '.join(choices[:_MANY])}{more}"

@@ -32,7 +32,7 @@ from niclab.host.substrate import Substrate
 from niclab.kernel import edit
 from niclab.kernel.difference import difference
 from niclab.kernel.plan import Plan
-from niclab.net.address import Address
+from niclab.net.route import Address
 from niclab.request import Choice, DatapathName, Request, resolve
 from niclab.settings import Settings
 from niclab.topology import Flow, Topology

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from niclab.check import load
 from niclab.cilium.version import DEFAULT_VERSION, VERSIONS, Version, modelled_version
-from niclab.errors import InputError, LabError, Problem
+from niclab.errors import InputError, LabError, Problem, nearest
 from niclab.host import userns
 from niclab.settings import LAB_BASELINE, Settings, check_keys, stored, unmodelled
 from niclab.settings.fit import fit
 from niclab.topology import Topology
-from niclab.topology.finding import nearest
 
 if TYPE_CHECKING:
     from niclab.agents.bundle import CiliumBundle, KubernetesBundle

@@ -19,8 +19,7 @@ from niclab.agents.frr import config, vty
 from niclab.errors import NoAnswer
 from niclab.flow.trace import transmitted
 from niclab.host import ledgers
-from niclab.net.address import ip_address, ip_network
-from niclab.net.route import Family
+from niclab.net.route import Family, ip_address, ip_network
 from niclab.topology import Topology
 
 from tests.support import arena

@@ -16,8 +16,7 @@ from niclab.agents.services import lacking, services
 from niclab.check import check_flow, load, loads
 from niclab.flow.ordering import Ordering
 from niclab.flow.verdict import FlowResult, Served
-from niclab.net.address import ip_address
-from niclab.net.route import Address, Family
+from niclab.net.route import Address, Family, ip_address
 from niclab.topology import Flow, Topology
 from niclab.topology.service import SERVICE_CIDRS
 from niclab.topology.service_flows import as_sent, service_of

@@ -10,9 +10,9 @@ from niclab.check import loads
 from niclab.cilium import egress
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.egress import WayOut
-from niclab.net.address import ip_address
 from niclab.net.operation import AddRoute, AddRule
 from niclab.net.packetrules import Drop, Snat
+from niclab.net.route import ip_address
 from niclab.topology import Flow, Topology
 from scenarios.common import NATIVE, VXLAN
 

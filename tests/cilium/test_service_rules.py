@@ -11,9 +11,8 @@ from niclab.check import load
 from niclab.cilium import operations, services
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.version import VERSIONS, Version
-from niclab.net.address import ip_address
 from niclab.net.packetrules import Dnat, Drop, Reject
-from niclab.net.route import parse_route
+from niclab.net.route import ip_address, parse_route
 from niclab.topology import Flow, Topology
 from scenarios.common import NATIVE, VXLAN
 

@@ -31,8 +31,7 @@ from niclab.net.operation import (
     SetSysctl,
 )
 from niclab.net.packetrules import Accept, Devices, Match, PacketRule
-from niclab.net.reason import Why
-from niclab.net.route import parse_route
+from niclab.net.route import Why, parse_route
 
 from tests.support import arena
 from tests.support.busy import PATIENCE

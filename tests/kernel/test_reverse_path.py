@@ -7,8 +7,7 @@ from niclab import LAB_BASELINE, Lab, Settings, Topology, World, load
 from niclab.check.amend import Amendments, amend
 from niclab.kernel.fib import Fib
 from niclab.kernel.reversepath import believed, configured, filters
-from niclab.net.address import ip_address
-from niclab.net.route import parse_route
+from niclab.net.route import ip_address, parse_route
 from scenarios.common import NATIVE, VXLAN
 
 from tests.support.agreement import disagreements

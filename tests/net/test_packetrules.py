@@ -7,7 +7,6 @@ from dataclasses import fields, replace
 from typing import get_args
 
 import pytest
-from niclab.net import nftables
 from niclab.net.operation import AddNamespace, SetPacketRules
 from niclab.net.packetrules import (
     EVERY_BIT,
@@ -33,11 +32,11 @@ from niclab.net.packetrules import (
     SetMark,
     Snat,
     matches,
+    ruleset,
     translation,
 )
 from niclab.net.packetrules import Action as RuleAction
-from niclab.net.reason import Why
-from niclab.net.route import Family
+from niclab.net.route import Family, Why
 
 from tests.support.kernel import privileged, substrate
 
@@ -137,7 +136,7 @@ EVERY = (
 
 
 def test_rules_read_as_nftables() -> None:
-    text = nftables.ruleset(EVERY)
+    text = ruleset(EVERY)
     assert "type filter hook input priority mangle" in text
     assert 'iifname { "lxc*", "eth0" } meta l4proto icmp drop' in text
     assert "meta mark & 0xf00 == 0x200 ct mark set 0x6" in text
@@ -150,9 +149,9 @@ def test_rules_read_as_nftables() -> None:
     assert 'fib daddr oifname { "eth0", "lxc*" } ip daddr set 10.244.1.10' in text
     assert "meta l4proto tcp ip dscp 0x3f ip id 5 tcp sport set 8080" in text
     assert "ip6 flowlabel set 5 ip6 dscp set 0x3f" in text
-    assert nftables.ruleset(()) == ""
+    assert ruleset(()) == ""
     with pytest.raises(ValueError, match="nothing is translated at forward"):
-        nftables.ruleset([rule(Exempt(), hook="forward")])
+        ruleset([rule(Exempt(), hook="forward")])
 
 
 def test_every_hook_action_and_match_is_among_them() -> None:

@@ -7,9 +7,9 @@ import pickle
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from niclab.errors import InputError
+from niclab.errors import InputError, closest
 from niclab.settings import LAB_BASELINE, Settings, Values
-from niclab.settings.values import complaint, nearest, parse_bool, parse_cidr, split_list
+from niclab.settings.values import complaint, parse_bool, parse_cidr, split_list
 
 
 @pytest.mark.parametrize(
@@ -124,9 +124,9 @@ def test_good_values(key: str, value: str) -> None:
     assert complaint(key, value) is None
 
 
-def test_nearest() -> None:
-    assert nearest("devicse", ["devices", "labels"]) == "devices"
-    assert nearest("xyz", ["devices"]) is None
+def test_the_closest_word() -> None:
+    assert closest("devicse", ["devices", "labels"]) == "devices"
+    assert closest("xyz", ["devices"]) is None
 
 
 def test_values_are_immutable_sorted_and_hashable() -> None:

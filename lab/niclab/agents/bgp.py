@@ -11,8 +11,7 @@ from typing import Any
 from niclab.agents.agent import Agent
 from niclab.agents.kube import Object
 from niclab.cilium.bgp import Session, sessions
-from niclab.net.address import ip_address
-from niclab.net.route import Address, Family, Network
+from niclab.net.route import Address, Family, Network, ip_address
 from niclab.topology import Topology
 from niclab.topology.bgp import Advertised, BgpTimers
 

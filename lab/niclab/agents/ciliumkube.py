@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from niclab.agents.kube import NOTHING, Object, metadata
-from niclab.net.address import Address, Network
-from niclab.net.route import FAMILIES
+from niclab.net.route import FAMILIES, Address, Network
 
 POOL_ANNOTATION = "ipam.cilium.io/ip-pool"
 """Of a pod: the pool it takes its address from (pkg/annotation/k8s.go IPAMPoolKey)."""

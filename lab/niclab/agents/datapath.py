@@ -46,9 +46,8 @@ from niclab.host.ledgers import Ledger
 from niclab.host.substrate import Substrate
 from niclab.host.waiting import wait_until
 from niclab.kernel.plan import BASE_SYSCTLS
-from niclab.net.address import ip_address
 from niclab.net.operation import AddNamespace
-from niclab.net.route import Address, Family
+from niclab.net.route import Address, Family, ip_address
 from niclab.settings import ipmasq
 from niclab.topology import Topology
 

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping
 from niclab.agents import ciliumkube, kube
 from niclab.cilium.decisions import Decisions
 from niclab.kernel.plan import Cable, cables
-from niclab.net.address import Network
-from niclab.net.route import Address
+from niclab.net.route import Address, Network
 from niclab.topology import Topology
 from niclab.topology.model import DEFAULT_POOL, pod_hosts
 

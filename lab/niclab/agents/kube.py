@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
 
-from niclab.net.address import Address, Network, ip_address
-from niclab.net.route import Family
+from niclab.net.route import Address, Family, Network, ip_address
 
 Object = dict[str, Any]
 

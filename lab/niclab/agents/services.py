@@ -6,8 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from niclab.agents import kube
-from niclab.net.address import ip_address
-from niclab.net.route import Address, Family
+from niclab.net.route import Address, Family, ip_address
 from niclab.topology import Topology
 
 

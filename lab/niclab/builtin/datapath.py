@@ -15,7 +15,7 @@ from niclab.host import neighbours, readiness
 from niclab.host.datapath import AgentBgp
 from niclab.host.substrate import Substrate
 from niclab.kernel.difference import Flushed, update
-from niclab.net.address import Address
+from niclab.net.route import Address
 
 
 class Builtin:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from niclab.check.topology import check_route
-from niclab.errors import InputError, Problem
+from niclab.errors import InputError, Problem, nearest
 from niclab.kernel import sysctl
 from niclab.kernel.routing import check_rule
 from niclab.net.route import parse_route, parse_rule
-from niclab.topology.finding import nearest
 from niclab.topology.model import Host, Node, Topology
 
 Why = tuple[str, str]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from niclab.errors import Finding, nearest
 from niclab.topology.bgp import Bgp
-from niclab.topology.finding import Finding, nearest
 from niclab.topology.model import Topology
 
 

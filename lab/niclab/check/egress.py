@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from niclab.errors import Finding, nearest
 from niclab.topology.egress import EgressPolicy
-from niclab.topology.finding import Finding, nearest
 from niclab.topology.model import Topology
 from niclab.topology.yamlfile import Field
 

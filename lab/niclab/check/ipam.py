@@ -6,8 +6,8 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from ipaddress import IPv4Interface, IPv4Network
 
-from niclab.net.address import Address, Network
-from niclab.topology.finding import Finding, nearest
+from niclab.errors import Finding, nearest
+from niclab.net.route import Address, Network
 from niclab.topology.model import DEFAULT_POOL, Nic, Node, Topology, pod_hosts
 from niclab.topology.yamlfile import Field
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from niclab.topology.finding import Finding, nearest
+from niclab.errors import Finding, nearest
 from niclab.topology.link import Link
 from niclab.topology.model import Host
 from niclab.topology.stacking import mtu_of, segment

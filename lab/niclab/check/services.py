@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from niclab.check.ipam import pod_networks
-from niclab.net.address import Address, family_of
-from niclab.topology.finding import Finding, nearest
+from niclab.errors import Finding, nearest
+from niclab.net.route import Address, family_of
 from niclab.topology.model import Topology
 from niclab.topology.service import NODE_PORTS, SERVICE_CIDRS, Service
 from niclab.topology.yamlfile import Field

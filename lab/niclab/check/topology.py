@@ -12,13 +12,13 @@ from pathlib import Path
 
 from niclab.check import bgp, egress, ipam, links, services
 from niclab.check.links import RESERVED_PREFIXES
+from niclab.errors import Finding, nearest
 from niclab.kernel import routing, sysctl
 from niclab.kernel.routing import check_route, check_rule
-from niclab.net.address import Address
+from niclab.net.route import Address
 from niclab.topology import service_flows
 from niclab.topology.fields import Interface
 from niclab.topology.file import find, parse
-from niclab.topology.finding import Finding, nearest
 from niclab.topology.flow import Flow
 from niclab.topology.model import Fabric, Host, Nic, Topology
 from niclab.topology.stacking import segment

@@ -14,9 +14,7 @@ from itertools import combinations
 
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import NodeDecision
-from niclab.net.address import FAMILIES, Address, Family, Network, family_of
-from niclab.net.reason import Why
-from niclab.net.route import PROTOCOLS, NextHop, Route
+from niclab.net.route import FAMILIES, PROTOCOLS, Address, Family, Network, NextHop, Route, Why, family_of
 from niclab.settings.values import parse_bool
 from niclab.topology import Host, Interface, Service, Topology
 

@@ -23,9 +23,19 @@ from niclab.cilium.selection.links import Link, links_of, rows_of
 from niclab.cilium.version import Version
 from niclab.kernel.difference import Flushed
 from niclab.kernel.fib import Fib
-from niclab.net.address import FAMILIES, Address, Family, Network, family_of
-from niclab.net.reason import Why
-from niclab.net.route import PROTOCOLS, TABLES, Encap, NextHop, Route
+from niclab.net.route import (
+    FAMILIES,
+    PROTOCOLS,
+    TABLES,
+    Address,
+    Encap,
+    Family,
+    Network,
+    NextHop,
+    Route,
+    Why,
+    family_of,
+)
 from niclab.settings import NodeView, Settings
 from niclab.topology import Node, Topology
 from niclab.topology.stacking import is_up

@@ -24,11 +24,9 @@ from niclab.cilium.node import TUNNEL_DEVICE, NodeDecision, pod_interface
 from niclab.cilium.numbers import ANSWERING, EGRESS_ANSWERS, EGRESS_FROM_PODS, EGRESS_FROM_TUNNEL, POLICY_PRIORITY, VNI
 from niclab.kernel.fib import Fib, Lookup
 from niclab.kernel.plan import TUNNEL, mac
-from niclab.net.address import FAMILIES, Address, Family, Network, family_of
 from niclab.net.operation import AddLink, AddNeighbour, AddRoute, AddRule, Operation
 from niclab.net.packetrules import Devices, Drop, Match, PacketRule, SetMark, Snat
-from niclab.net.reason import Why
-from niclab.net.route import Encap, NextHop, Route, Rule
+from niclab.net.route import FAMILIES, Address, Encap, Family, Network, NextHop, Route, Rule, Why, family_of
 from niclab.topology import Node
 from niclab.topology.egress import EgressPolicy
 

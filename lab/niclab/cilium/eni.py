@@ -27,8 +27,7 @@ from niclab.cilium.numbers import (
 from niclab.kernel.reversepath import LOOSE, OFF
 from niclab.net.operation import AddRoute, AddRule, Operation, Remove
 from niclab.net.packetrules import Devices, Match, PacketRule, SetMark
-from niclab.net.reason import Why
-from niclab.net.route import PROTOCOLS, Address, Network, NextHop, Route, Rule
+from niclab.net.route import PROTOCOLS, Address, Network, NextHop, Route, Rule, Why
 from niclab.topology import Nic, Node
 
 _KERNEL = PROTOCOLS["kernel"]

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from niclab.cilium.node import NodeDecision
-from niclab.net.address import ip_address
 from niclab.net.packetrules import Backend
-from niclab.net.route import Address, Family, family_of
+from niclab.net.route import Address, Family, family_of, ip_address
 from niclab.topology import Service, Topology
 
 Kind = Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalIPs"]

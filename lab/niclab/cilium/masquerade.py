@@ -14,8 +14,7 @@ from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import TUNNEL_DEVICE, NodeDecision
 from niclab.net.packetrules import Devices, Drop, Exempt, Masquerade, Match, PacketRule, Snat
-from niclab.net.reason import Why
-from niclab.net.route import TABLES, Family, Network, Route
+from niclab.net.route import TABLES, Family, Network, Route, Why
 from niclab.settings import ipmasq
 
 _BPF = "bpf/lib/nat.h snat_v4_needs_masquerade"

@@ -17,8 +17,7 @@ from niclab.cilium.selection.links import Link
 from niclab.cilium.selection.mtu import device_mtu, route_mtu
 from niclab.cilium.version import Version
 from niclab.kernel.fib import Fib
-from niclab.net.address import Address, Family, Network
-from niclab.net.route import TABLES
+from niclab.net.route import TABLES, Address, Family, Network
 from niclab.settings import NodeView
 
 _LARGEST_VETH = 65535

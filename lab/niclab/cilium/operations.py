@@ -24,7 +24,6 @@ from niclab.cilium.numbers import (
     check_tables,
 )
 from niclab.kernel.plan import BASE_SYSCTLS, POD, POD_PORT, ROUTER, TUNNEL, mac
-from niclab.net.address import Address, Family, family_of
 from niclab.net.operation import (
     AddAddress,
     AddCable,
@@ -40,8 +39,7 @@ from niclab.net.operation import (
     SetSysctl,
 )
 from niclab.net.packetrules import Devices, Drop, Match, PacketRule
-from niclab.net.reason import Why
-from niclab.net.route import TABLES, NextHop, Route, Rule
+from niclab.net.route import TABLES, Address, Family, NextHop, Route, Rule, Why, family_of
 
 _LOCAL_POD = Why(
     "pod.local", "{destination} is a pod of this node: delivered to {device}", "bpf/bpf_lxc.c handle_ipv4_from_lxc"

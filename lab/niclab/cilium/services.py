@@ -38,7 +38,6 @@ from niclab.cilium.numbers import (
     SOURCE,
     SOURCE_PRIORITY,
 )
-from niclab.net.address import Address, Family
 from niclab.net.packetrules import (
     Accept,
     Devices,
@@ -55,8 +54,7 @@ from niclab.net.packetrules import (
     SetMark,
     Snat,
 )
-from niclab.net.reason import Why
-from niclab.net.route import TABLES, Rule, numbered
+from niclab.net.route import TABLES, Address, Family, Rule, Why, numbered
 from niclab.topology import Host
 
 _KIND = SERVED | DIRECT_RETURN | RETURNED

@@ -11,10 +11,9 @@ from niclab import settings
 from niclab.check import check_flow, load
 from niclab.check.amend import Amendments, amend
 from niclab.cilium.reported import NodeReport
-from niclab.errors import InputError, Problem
+from niclab.errors import InputError, Problem, nearest
 from niclab.request import Request, resolve
 from niclab.topology import Flow, Topology
-from niclab.topology.finding import nearest
 
 
 def requested(options: argparse.Namespace) -> Request:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from niclab.net.address import FAMILIES, Address
+from niclab.net.route import FAMILIES, Address
 from niclab.topology import Flow, Topology
 from niclab.topology.service_flows import targets
 

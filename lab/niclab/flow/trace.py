@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from niclab.net.reason import Why
+from niclab.net.route import Why
 
 if TYPE_CHECKING:  # predictions do without the decoder
     from niclab.wire.sighting import Sighting

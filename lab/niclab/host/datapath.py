@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol
 from niclab.cilium.bgp import Rib
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.reported import NodeReport
-from niclab.net.address import Address
+from niclab.net.route import Address
 
 
 class AgentBgp(Protocol):

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
-from niclab.errors import InputError, Problem
+from niclab.errors import InputError, Problem, nearest
 from niclab.kernel import linkchange, sysctl
 from niclab.kernel.routing import check_route, check_rule, kept
 from niclab.net.route import FAMILIES, Route, Rule, numbered, parse_route, parse_rule
 from niclab.topology import Host, Interface, Nic, Node, Topology
 from niclab.topology.fields import parse_interface
-from niclab.topology.finding import nearest
 
 
 def pinned(topology: Topology) -> Topology:

@@ -9,8 +9,8 @@ import ipaddress
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from niclab.errors import Finding, nearest
 from niclab.net.route import TABLES, Address, Family, NextHop, Route, Rule, numbered
-from niclab.topology.finding import Finding, nearest
 from niclab.topology.model import Host
 from niclab.topology.stacking import is_up, vrf_of
 from niclab.topology.yamlfile import Field

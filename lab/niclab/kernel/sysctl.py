@@ -12,7 +12,7 @@ from collections.abc import Collection
 from functools import cache
 from importlib import resources
 
-from niclab.topology.finding import nearest
+from niclab.errors import nearest
 
 # Slashes where the kernel has them, or dots; `..` would leave the host's own part of /proc/sys.
 _OF_NAMESPACE = re.compile(r"net(/[\w+-][\w.+-]*)+|net(\.[\w+-]+)+")

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 from types import MappingProxyType
 
-from niclab.net import nftables
-from niclab.net.packetrules import PacketRule
+from niclab.net.packetrules import CLEAR, PacketRule, ruleset
 from niclab.net.route import Address, Route, Rule
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -171,7 +170,7 @@ class SetPacketRules:
 
     @property
     def ruleset(self) -> str:
-        return (nftables.CLEAR if self.again else "") + nftables.ruleset(self.rules)
+        return (CLEAR if self.again else "") + ruleset(self.rules)
 
 
 LinkOperation = AddCable | AddLink | SetMaster | SetLink | DelLink

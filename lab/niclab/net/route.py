@@ -1,37 +1,76 @@
-"""Routes and routing rules in iproute2's words: parsed to frozen values, rendered back the same way.
+"""Addresses, routes and routing rules: iproute2's words parsed to frozen values, rendered back the same way.
 
 The grammar is the part of ip-route(8) and ip-rule(8) that decides which NIC a packet takes.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
+import ipaddress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network, IPv6Network
-from typing import Literal, get_args
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any, Literal, TypeVar, get_args
 
-from niclab.net.address import FAMILIES, Address, Family, Network, family_of, ip_address, ip_network
-from niclab.net.reason import Why
+from niclab.errors import closest
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+Family = Literal[4, 6]
+
+FAMILIES: tuple[Family, ...] = (4, 6)
+
+
+def family_of(value: Address | Network) -> Family:
+    return 4 if value.version == 4 else 6
+
+
+def ip_address(word: str) -> Address:
+    """An address without a zone: links are named by `dev`. Raises ValueError."""
+    if "%" in word:
+        raise ValueError(f"{word!r} has a zone")
+    return ipaddress.ip_address(word)
+
+
+def ip_network(word: str) -> Network:
+    """A network, told apart from an address inside one. Raises ValueError."""
+    try:
+        return ipaddress.ip_network(word)
+    except ValueError:
+        try:
+            proper = ipaddress.ip_network(word, strict=False)
+        except ValueError:
+            raise ValueError(f"{word!r} is not a network (want ADDRESS/LENGTH)") from None
+        raise ValueError(f"{word!r} has host bits set: the network is {proper}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Why:
+    """A reason: a stable id, words with `{inputs}` to fill in, and who decides so.
+
+    A packet rule without words is no step of its own: it only stores something for another rule.
+    `source` is a file of Cilium with its function, an RFC, or `[kernel]`.
+    """
+
+    rule: str
+    words: str
+    source: str
+
 
 Kind = Literal["unicast", "local", "blackhole", "unreachable", "prohibit", "throw"]
 Scope = Literal["global", "site", "link", "host"]
+Refusal = Literal["blackhole", "unreachable", "prohibit"]
 
 _U32 = 2**32 - 1
 
 TABLES = {"local": 255, "main": 254, "default": 253}
 PROTOCOLS = {"kernel": 2, "boot": 3, "static": 4, "ra": 9, "bgp": 186}
 SCOPES: dict[Scope, int] = {"global": 0, "site": 200, "link": 253, "host": 254}
-_SCOPES: dict[str, Scope] = {scope: scope for scope in SCOPES}
 _EVERYTHING: dict[Family, Network] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
-_KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
-_REFUSALS: dict[str, Literal["blackhole", "unreachable", "prohibit"]] = {
-    "blackhole": "blackhole",
-    "unreachable": "unreachable",
-    "prohibit": "prohibit",
-}
+_KINDS: tuple[Kind, ...] = get_args(Kind)
+_REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
 _ROUTE_WORDS = ("via", "dev", "onlink", "nexthop", "weight", "table", "metric", "mtu", "src", "scope", "proto")
 _RULE_WORDS = ("not", "from", "to", "iif", "oif", "fwmark", "priority", "lookup", *_REFUSALS)
+_Word = TypeVar("_Word", bound=str)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +185,7 @@ class Rule:
     """One policy-routing rule (fib_rules(7)); `priority` None lets the kernel choose the one before the first."""
 
     table: int | None = 254
-    action: Literal["lookup", "blackhole", "unreachable", "prohibit"] = "lookup"
+    action: Literal["lookup"] | Refusal = "lookup"
     priority: int | None = None
     source: Network | None = None
     destination: Network | None = None
@@ -199,10 +238,11 @@ class _Words:
         self._next += 1
         return word
 
-    def taken(self, *choices: str) -> str | None:
+    def taken(self, *choices: _Word) -> _Word | None:
         """The next word, taken, if it is one of these."""
-        word = self.peek()
-        return self.take(word) if word is not None and word in choices else None
+        chosen = next((choice for choice in choices if choice == self.peek()), None)
+        self._next += chosen is not None
+        return chosen
 
     def family(self) -> Family | None:
         """`-4` or `-6`, where iproute2 has it: in front."""
@@ -235,6 +275,26 @@ class _Words:
             raise ValueError(f"{what} {word!r} is neither a number nor one of {', '.join(known)}")
         return int(word)
 
+    def table(self) -> int:
+        number = self.numbered("table", TABLES, _U32)
+        if number == 0:
+            raise ValueError("table 0 stands for no table")
+        return number
+
+    def scope(self) -> Scope:
+        scope = self.taken(*SCOPES)
+        if scope is None:
+            raise ValueError(f"scope {self.take('a scope')!r} is not one of {', '.join(SCOPES)}")
+        return scope
+
+    def mtu(self) -> int:
+        self.taken("lock")
+        return self.number("mtu", 68, 65535)
+
+    def gateway(self) -> Address:
+        self.taken("inet", "inet6")
+        return self.address("the gateway")
+
     def mark(self) -> tuple[int, int]:
         word = self.take("a mark")
         value, _, mask = word.partition("/")
@@ -247,6 +307,36 @@ class _Words:
         return mark
 
 
+_Fields = dict[str, Any]
+_Reader = Callable[[_Words], _Fields]
+"""What follows a word, as fields of the value that is read."""
+
+_HOP: Mapping[str, _Reader] = {
+    "via": lambda words: {"via": words.gateway()},
+    "dev": lambda words: {"dev": words.take("a device")},
+    "onlink": lambda _: {"onlink": True},
+    "weight": lambda words: {"weight": words.number("weight", 1, 256)},
+}
+_ROUTE: Mapping[str, _Reader] = {
+    "table": lambda words: {"table": words.table()},
+    **dict.fromkeys(("metric", "preference", "priority"), lambda words: {"metric": words.number("metric", 0, _U32)}),
+    "mtu": lambda words: {"mtu": words.mtu()},
+    "src": lambda words: {"source": words.address("the source")},
+    "scope": lambda words: {"scope": words.scope()},
+    **dict.fromkeys(("proto", "protocol"), lambda words: {"protocol": words.numbered("protocol", PROTOCOLS, 255)}),
+}
+_RULE: Mapping[str, _Reader] = {
+    "not": lambda _: {"negated": True},
+    **dict.fromkeys(("iif", "dev"), lambda words: {"iif": words.take("a device")}),
+    "oif": lambda words: {"oif": words.take("a device")},
+    "fwmark": lambda words: {"mark": words.mark()},
+    **dict.fromkeys(
+        ("priority", "preference", "pref", "order"), lambda words: {"priority": words.number("priority", 0, _U32)}
+    ),
+    **dict.fromkeys(("lookup", "table"), lambda words: {"table": words.table(), "action": "lookup"}),
+}
+
+
 def parse_route(text: str) -> Route:
     """A route from iproute2's words, e.g. `default nexthop via 10.0.0.254 dev eth0 nexthop via 10.0.1.254 dev eth1`.
 
@@ -254,91 +344,54 @@ def parse_route(text: str) -> Route:
     """
     words = _Words(text)
     family = words.family()
-    kind = _KINDS[words.taken(*_KINDS) or "unicast"]
+    kind = words.taken(*_KINDS) or "unicast"
     to = words.take("a destination")
-    route = replace(_route_options(words, kind), kind=kind)
-    versions: set[int] = {hop.via.version for hop in route.nexthops if hop.via}
-    versions |= {route.source.version} if route.source else set()
+    values = {"kind": kind, "table": _default_table(kind), **_route_options(words)}
+    given = [*(hop.via for hop in values["nexthops"]), values.get("source")]
+    versions = {address.version for address in given if address}
     if to in ("default", "all", "any"):
         inferred: Family = 6 if versions == {6} else 4
-        route = replace(route, destination=_EVERYTHING[family or inferred])
+        destination = _EVERYTHING[family or inferred]
     else:
-        route = replace(route, destination=ip_network(to))
-    if any(version != route.family for version in versions):
-        raise ValueError(f"{route.destination} and its gateway or source are of different families")
+        destination = ip_network(to)
+    route = Route(destination, **values)
+    if versions - {route.family}:
+        raise ValueError(f"{destination} and its gateway or source are of different families")
     if family not in (None, route.family):
-        raise ValueError(f"-{family} and {route.destination} are of different families")
+        raise ValueError(f"-{family} and {destination} are of different families")
     if why := _contradiction(route):
         raise ValueError(why)
     return route
 
 
-def _route_options(words: _Words, kind: Kind) -> Route:
-    """What follows a route's destination, which is a placeholder in the result."""
-    route = Route(_EVERYTHING[4], table=_default_table(kind))
-    single: NextHop | None = None
-    hops: tuple[NextHop, ...] = ()
+def _route_options(words: _Words) -> _Fields:
+    """What follows a route's destination: its hops, and every other field that is given."""
+    values: _Fields = {}
+    single: _Fields = {}
+    hops: list[NextHop] = []
     seen: set[str] = set()
     while (word := words.peek()) is not None:
         if word in seen and word != "nexthop":
             raise ValueError(f"{word!r} is there twice")
-        seen.add(word)
-        if word in ("via", "dev", "onlink"):
-            single = _nexthop_word(words, single or NextHop())
-            continue
-        words.take(word)
+        seen.add(words.take(word))
         if word == "nexthop":
-            hops = (*hops, _nexthop(words))
-        elif word == "table":
-            route = replace(route, table=_table(words))
-        elif word in ("metric", "preference", "priority"):
-            route = replace(route, metric=words.number("metric", 0, _U32))
-        elif word == "mtu":
-            words.taken("lock")
-            route = replace(route, mtu=words.number("mtu", 68, 65535))
-        elif word == "src":
-            route = replace(route, source=words.address("the source"))
-        elif word == "scope":
-            route = replace(route, scope=_scope(words.take("a scope")))
-        elif word in ("proto", "protocol"):
-            route = replace(route, protocol=words.numbered("protocol", PROTOCOLS, 255))
+            hops.append(_nexthop(words))
+        elif word in _HOP and word != "weight":
+            single |= _HOP[word](words)
+        elif word in _ROUTE:
+            values |= _ROUTE[word](words)
         else:
             raise ValueError(f"{word!r} is not a word of a route{_meant(word, _ROUTE_WORDS)}")
     if hops and single:
         raise ValueError("a route has either `via`/`dev` or `nexthop`s, not both")
-    return replace(route, nexthops=(single,) if single else hops)
-
-
-def _table(words: _Words) -> int:
-    number = words.numbered("table", TABLES, _U32)
-    if number == 0:
-        raise ValueError("table 0 stands for no table")
-    return number
-
-
-def _scope(word: str) -> Scope:
-    if word not in _SCOPES:
-        raise ValueError(f"scope {word!r} is not one of {', '.join(SCOPES)}")
-    return _SCOPES[word]
+    return {**values, "nexthops": (NextHop(**single),) if single else tuple(hops)}
 
 
 def _nexthop(words: _Words) -> NextHop:
-    hop = NextHop()
-    while words.peek() in ("via", "dev", "weight", "onlink"):
-        hop = _nexthop_word(words, hop)
-    return hop
-
-
-def _nexthop_word(words: _Words, hop: NextHop) -> NextHop:
-    word = words.take("a hop")
-    if word == "dev":
-        return replace(hop, dev=words.take("a device"))
-    if word == "weight":
-        return replace(hop, weight=words.number("weight", 1, 256))
-    if word == "onlink":
-        return replace(hop, onlink=True)
-    words.taken("inet", "inet6")
-    return replace(hop, via=words.address("the gateway"))
+    values: _Fields = {}
+    while (word := words.taken(*_HOP)) is not None:
+        values |= _HOP[word](words)
+    return NextHop(**values)
 
 
 def _contradiction(route: Route) -> str | None:
@@ -369,42 +422,29 @@ def _contradiction(route: Route) -> str | None:
 def parse_rule(text: str) -> Rule:
     """A rule from iproute2's words, e.g. `from 10.244.1.0/24 lookup 100 priority 50`. Raises ValueError."""
     words = _Words(text)
-    rule = Rule(table=None, explicit_family=words.family())
+    values: _Fields = {"table": None, "explicit_family": words.family()}
     networks: list[Network] = []
     seen: set[str] = set()
     while (word := words.peek()) is not None:
-        words.take(word)
-        if word in seen:
+        if words.take(word) in seen:
             raise ValueError(f"{word!r} is there twice")
         seen.add(word)
-        if word == "not":
-            rule = replace(rule, negated=True)
-        elif word in ("from", "to"):
+        if word in ("from", "to"):
             prefix = words.take("a prefix")
-            network = None if prefix in ("all", "any", "default") else ip_network(prefix)
-            if network is None:
+            if prefix in ("all", "any", "default"):
                 continue
-            networks.append(network)
+            networks.append(network := ip_network(prefix))
             if network.prefixlen == 0:  # all of one family
-                rule = replace(rule, explicit_family=rule.explicit_family or family_of(network))
-            elif word == "from":
-                rule = replace(rule, source=network)
+                values["explicit_family"] = values["explicit_family"] or family_of(network)
             else:
-                rule = replace(rule, destination=network)
-        elif word in ("iif", "dev"):
-            rule = replace(rule, iif=words.take("a device"))
-        elif word == "oif":
-            rule = replace(rule, oif=words.take("a device"))
-        elif word == "fwmark":
-            rule = replace(rule, mark=words.mark())
-        elif word in ("priority", "preference", "pref", "order"):
-            rule = replace(rule, priority=words.number("priority", 0, _U32))
-        elif word in ("lookup", "table"):
-            rule = replace(rule, table=_table(words), action="lookup")
+                values["source" if word == "from" else "destination"] = network
         elif word in _REFUSALS:
-            rule = replace(rule, action=_REFUSALS[word])
+            values["action"] = word
+        elif word in _RULE:
+            values |= _RULE[word](words)
         else:
             raise ValueError(f"{word!r} is not a word of a rule{_meant(word, _RULE_WORDS)}")
+    rule = Rule(**values)
     if rule.table is None and rule.action == "lookup":
         raise ValueError("the rule names no table (`lookup TABLE`)")
     if rule.table is not None and rule.action != "lookup":
@@ -417,8 +457,8 @@ def parse_rule(text: str) -> Rule:
 
 
 def _meant(word: str, known: tuple[str, ...]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    close = closest(word, known)
+    return f" (did you mean {close!r}?)" if close else ""
 
 
 def numbered(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
@@ -433,24 +473,3 @@ def numbered(rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
         lowest[rule.family] = min(lowest[rule.family], priority)
         with_priorities.append(replace(rule, priority=priority))
     return tuple(with_priorities)
-
-
-__all__ = [
-    "FAMILIES",
-    "PROTOCOLS",
-    "SCOPES",
-    "TABLES",
-    "Address",
-    "Encap",
-    "Family",
-    "Kind",
-    "Network",
-    "NextHop",
-    "Route",
-    "Rule",
-    "Scope",
-    "family_of",
-    "numbered",
-    "parse_route",
-    "parse_rule",
-]

@@ -28,7 +28,7 @@ def lacking(names: Iterable[str], features: Iterable[Feature]) -> dict[str, str]
     found: dict[str, str] = {}
     for name in names:
         if name not in known:
-            from niclab.topology.finding import nearest
+            from niclab.errors import nearest
 
             raise ValueError(f"no feature is named {name!r}: {nearest(name, known)}")
         if not known[name].present:

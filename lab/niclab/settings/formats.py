@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from niclab.errors import InputError, Problem, Problems
+from niclab.errors import InputError, Problem, Problems, closest
 from niclab.settings.assignments import looks_like_flags, parse_flags
 from niclab.settings.helm import HEADINGS, parse_helm
 from niclab.settings.helm_table import scalar
 from niclab.settings.keys import key_problem, spelled
 from niclab.settings.kubernetes import CONFIG_MAP, ObjectReader
 from niclab.settings.model import Settings
-from niclab.settings.values import Values, complaint, nearest
+from niclab.settings.values import Values, complaint
 from niclab.topology.yamlfile import Field, LineOf, dotted, load_with_lines, read_text, refuse_long
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _chosen(objects: list[_Item], reader: ObjectReader) -> list[_Item]:
     if not chosen:
         data, document, at = objects[0]
         kind = str(data.get("kind"))
-        near = nearest(kind, KINDS) if len(objects) == 1 else None
+        near = closest(kind, KINDS) if len(objects) == 1 else None
         fix = f"did you mean kind {near}?" if near else f"give a file with the ConfigMap {CONFIG_MAP} or Helm values"
         why = f"a {kind} holds no settings of Cilium"
         reader.problems.append(Problem(reader.name, reader.line_of(document, (*at, "kind")), "kind", why, fix))

@@ -6,13 +6,13 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from niclab.errors import InputError, Problem, Problems
+from niclab.errors import InputError, Problem, Problems, closest
 from niclab.settings import ipmasq
 from niclab.settings.flags import agent_keys
 from niclab.settings.helm_table import branches, flag_of, known_paths, read, row_of_flag, rows, scalar, written
 from niclab.settings.keys import key_problem
 from niclab.settings.model import Settings
-from niclab.settings.values import Values, complaint, nearest, parse_bool
+from niclab.settings.values import Values, complaint, parse_bool
 from niclab.topology.yamlfile import Field, LineOf, dotted
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _misspelled(reading: _Reading, under: Field, path: tuple[str, ...], depth: i
         reading.problem(where, "this is no Helm value", "write it as nested mappings")
         return True
     folded = {sibling.lower(): sibling for sibling in words}
-    if near := folded.get(word.lower()) or nearest(word, frozenset(words), cutoff=0.75):
+    if near := folded.get(word.lower()) or closest(word, frozenset(words), cutoff=0.75):
         reading.problem(where, "the chart has no such value", f"did you mean {prefix}{near}?")
         return True
     if depth == 1 and word in agent_keys():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from niclab.errors import InputError, Problem
-from niclab.net.address import Network, ip_network
+from niclab.net.route import Network, ip_network
 from niclab.settings.flags import default
 from niclab.topology.yamlfile import load_with_lines, read_text
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
-from niclab.errors import Problem
+from niclab.errors import Problem, closest
 from niclab.settings.flags import agent_keys, table
 from niclab.settings.helm_table import flag_of
-from niclab.settings.values import nearest
 
 
 def spelled(word: str) -> str:
@@ -37,5 +36,5 @@ def _fix(key: str) -> str:
         return f"write {spelled(key)}"
     if flag := flag_of(key):
         return f"write {flag}, the agent's flag for the Helm value {key}"
-    near = nearest(spelled(key), agent_keys())
+    near = closest(spelled(key), agent_keys())
     return f"did you mean {near}?" if near else "remove it, or see cilium-agent --help for the flags there are"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from types import MappingProxyType
 from typing import Literal
 
+from niclab.errors import closest
 from niclab.settings.flags import table
 
 # Go's strconv.ParseBool, which pflag and viper use.
@@ -97,11 +97,6 @@ def complaint(key: str, value: str) -> tuple[str, str] | None:
     return None
 
 
-def nearest(word: str, known: tuple[str, ...] | frozenset[str] | list[str], *, cutoff: float = 0.6) -> str | None:
-    """The known word that looks most like this one."""
-    return next(iter(difflib.get_close_matches(word, sorted(known), n=1, cutoff=cutoff)), None)
-
-
 def _zero(key: str) -> str:
     return {"mtu": "auto-detection", "tunnel-port": "the protocol's own port"}.get(key, "the default")
 
@@ -111,14 +106,14 @@ def _not_a_boolean(value: str) -> tuple[str, str] | None:
         return None
     word = value.strip().lower()
     guess = {"yes": "true", "on": "true", "enabled": "true", "no": "false", "off": "false", "disabled": "false"}
-    near = guess.get(word) or nearest(word, ("true", "false"))
+    near = guess.get(word) or closest(word, ("true", "false"))
     return f"{value!r} is neither true nor false", f"write {near}" if near else "write true or false"
 
 
 def _not_a_choice(value: str, choices: tuple[str, ...]) -> tuple[str, str] | None:
     if value in choices or (choices[:2] == ("true", "false") and parse_bool(value) is not None):
         return None
-    near = nearest(value.strip().lower(), choices)
+    near = closest(value.strip().lower(), choices)
     return f"{value!r} is none of {', '.join(choices)}", f"write {near or choices[0]}"
 
 

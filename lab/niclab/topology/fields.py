@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, StringConstraints, WithJsonSchema
 
-from niclab.net.address import ip_address, ip_network
-from niclab.net.route import Address, Network, Route, Rule, parse_route, parse_rule
+from niclab.net.route import Address, Network, Route, Rule, ip_address, ip_network, parse_route, parse_rule
 
 Interface = IPv4Interface | IPv6Interface
 Protocol = Literal["icmp", "udp", "tcp"]

@@ -9,9 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from niclab.errors import InputError, LabError, Problem, Problems
+from niclab.errors import Finding, InputError, LabError, Problem, Problems, nearest
 from niclab.topology.expand import RangeError, expand
-from niclab.topology.finding import Finding, nearest
 from niclab.topology.messages import explain
 from niclab.topology.model import Topology
 from niclab.topology.yamlfile import Field, LineOf, dotted, load_with_lines, read_text

@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from niclab.errors import Finding, nearest
 from niclab.topology.bgp import Bgp, BgpRouter, BgpSpeaker, BgpTimers
 from niclab.topology.egress import EgressPolicy
-from niclab.topology.finding import Finding, nearest
 from niclab.topology.link import Link
 from niclab.topology.model import External, Fabric, Nic, Node, Pod, Router, Topology
 from niclab.topology.service import Service

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
-from niclab.net.address import FAMILIES, Address, Family, Network, family_of
+from niclab.net.route import FAMILIES, Address, Family, Network, family_of
 from niclab.topology.bgp import Bgp
 from niclab.topology.egress import EgressPolicy
 from niclab.topology.fields import (

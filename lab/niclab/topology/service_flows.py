@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from niclab.net.address import Address
+from niclab.net.route import Address
 from niclab.topology.flow import Flow
 from niclab.topology.model import Topology
 

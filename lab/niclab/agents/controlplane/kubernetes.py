@@ -18,8 +18,7 @@ from niclab.errors import LabError
 from niclab.host.daemons import Daemon
 from niclab.host.ledgers import Ledger
 from niclab.host.netns import Namespace
-from niclab.net.address import Address, Network
-from niclab.net.route import Family
+from niclab.net.route import Address, Family, Network
 
 PORTS = (apiserver.PORT,)
 

@@ -12,7 +12,7 @@ from niclab.agents.kube import NAMESPACE, Object, Service
 from niclab.errors import LabError
 from niclab.host.daemons import Daemon
 from niclab.host.ledgers import Ledger
-from niclab.net.address import Address, Network
+from niclab.net.route import Address, Network
 
 PORTS = (etcd.PORT,)
 _SERVICES = "services.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from niclab.agents.kube import NAMESPACE, Object, Service
-from niclab.net.address import Address, Network
+from niclab.net.route import Address, Network
 
 Kind = Literal["kubernetes", "kvstore"]
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from niclab.agents.frr.speakers import Speakers
 from niclab.cilium.bgp import Rib
-from niclab.errors import LabError
-from niclab.net.address import ip_network
-from niclab.topology.finding import nearest
+from niclab.errors import LabError, nearest
+from niclab.net.route import ip_network
 
 WITHIN = 10.0
 """Seconds: the hold time of 3 s, its discovery, and a busy machine."""

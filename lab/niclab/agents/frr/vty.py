@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from niclab.errors import NoAnswer
-from niclab.net.address import ip_address, ip_network
-from niclab.net.route import FAMILIES, Address, Family, Network
+from niclab.net.route import FAMILIES, Address, Family, Network, ip_address, ip_network
 
 TIMEOUT = 5.0
 """Seconds; a daemon answers in milliseconds."""

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from niclab.net.address import Address, Network
-from niclab.net.route import SCOPES, TABLES, Route, Scope
+from niclab.net.route import SCOPES, TABLES, Address, Network, Route, Scope
 from niclab.topology import Interface, Nic, Node
 from niclab.topology.stacking import carriers, is_up, master_of, mtu_of
 

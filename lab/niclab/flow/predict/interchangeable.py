@@ -17,7 +17,7 @@ from functools import cached_property
 from ipaddress import IPv4Address, IPv6Address, ip_interface
 
 from niclab.cilium.decisions import Decisions
-from niclab.net.address import Address, Network
+from niclab.net.route import Address, Network
 
 _COMPARED = frozenset({"name", "description", "fabrics", "nodes", "externals", "routers", "flows"})
 _OF_HOSTS = frozenset({"nics", "routes", "rules", "sysctls", "node_ip", "pod_cidrs", "pods", "labels"})

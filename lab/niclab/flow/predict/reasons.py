@@ -6,8 +6,7 @@ import functools
 
 from niclab.cilium.selection.devices import Device
 from niclab.kernel.fib import Lookup
-from niclab.net.reason import Why
-from niclab.net.route import TABLES
+from niclab.net.route import TABLES, Why
 
 ROUTE = Why("route", "{destination}: by the route {route}", "[kernel] fib_table_lookup")
 ROUTE_OF_RULE = Why(

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from niclab.flow.predict.conntrack import Connections
 from niclab.flow.trace import Decided, Entered, Header, Hop, Left, Path, Step
 from niclab.net.packetrules import Direction, Packet
-from niclab.net.reason import Why
+from niclab.net.route import Why
 
 HOPS = 32
 Tracked = Mapping[str, Connections]
