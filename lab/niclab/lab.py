@@ -36,7 +36,7 @@ from niclab.net.route import Address
 from niclab.request import Choice, DatapathName, Request, resolve
 from niclab.settings import Settings
 from niclab.topology import Flow, Topology
-from niclab.topology.flow import asked
+from niclab.topology.model import asked
 from niclab.wire.capture import Capture
 from niclab.wire.decode import Decoder
 from niclab.wire.measure import Batch, Measurer, Observed, Order

@@ -18,8 +18,7 @@ from niclab.flow.ordering import Ordering
 from niclab.flow.verdict import FlowResult, Served
 from niclab.net.route import Address, Family, ip_address
 from niclab.topology import Flow, Topology
-from niclab.topology.service import SERVICE_CIDRS
-from niclab.topology.service_flows import as_sent, service_of
+from niclab.topology.model import SERVICE_CIDRS, as_sent, service_of
 from niclab.wire.measure import Answer, Order
 from niclab.wire.sighting import Sighting, without_resets
 

@@ -10,7 +10,7 @@ from niclab.cilium import operations
 from niclab.errors import LabError
 from niclab.host import ledgers
 from niclab.lab import Lab
-from niclab.net import nftables
+from niclab.net import operation
 from niclab.net.operation import AddRoute, Operation
 from niclab.net.route import parse_route
 from niclab.settings import LAB_BASELINE, Settings
@@ -89,7 +89,7 @@ def test_deploying_fails_at_the_last_operation(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_deploying_fails_in_nftables(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nftables, "ruleset", lambda _: "table ip broken { chain nonsense")
+    monkeypatch.setattr(operation, "ruleset", lambda _: "table ip broken { chain nonsense")
 
     def work() -> None:
         with pytest.raises(LabError, match=r"status 1: ip netns exec lab\w+-node1 nft -f -") as caught:

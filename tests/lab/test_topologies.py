@@ -7,7 +7,7 @@ from niclab.check import load, loads
 from niclab.lab import Lab
 from niclab.settings import LAB_BASELINE, Settings
 from niclab.topology import Topology, names
-from niclab.topology.service_flows import service_of
+from niclab.topology.model import service_of
 
 from tests.support.kernel import privileged
 

@@ -13,7 +13,7 @@ from niclab.agents.kube import Object
 from niclab.cilium.bgp import Session, sessions
 from niclab.net.route import Address, Family, Network, ip_address
 from niclab.topology import Topology
-from niclab.topology.bgp import Advertised, BgpTimers
+from niclab.topology.model import Advertised, BgpTimers
 
 _VERSION = "cilium.io/v2"
 """1.18 and later (pkg/k8s/apis/cilium.io/v2); before it was v2alpha1."""

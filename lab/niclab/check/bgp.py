@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from niclab.errors import Finding, nearest
-from niclab.topology.bgp import Bgp
-from niclab.topology.model import Topology
+from niclab.topology.model import Bgp, Topology
 
 
 def check(topology: Topology) -> Iterator[Finding]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from niclab.errors import Finding, nearest
-from niclab.topology.egress import EgressPolicy
-from niclab.topology.model import Topology
+from niclab.topology.model import EgressPolicy, Topology
 from niclab.topology.yamlfile import Field
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from niclab.errors import Finding, nearest
-from niclab.topology.link import Link
-from niclab.topology.model import Host
+from niclab.topology.model import Host, Link
 from niclab.topology.stacking import mtu_of, segment
 from niclab.topology.yamlfile import Field
 

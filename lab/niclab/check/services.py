@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from niclab.check.ipam import pod_networks
 from niclab.errors import Finding, nearest
 from niclab.net.route import Address, family_of
-from niclab.topology.model import Topology
-from niclab.topology.service import NODE_PORTS, SERVICE_CIDRS, Service
+from niclab.topology.model import NODE_PORTS, SERVICE_CIDRS, Service, Topology
 from niclab.topology.yamlfile import Field
 
 _API_SERVER = "kubernetes"

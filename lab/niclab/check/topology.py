@@ -16,11 +16,9 @@ from niclab.errors import Finding, nearest
 from niclab.kernel import routing, sysctl
 from niclab.kernel.routing import check_route, check_rule
 from niclab.net.route import Address
-from niclab.topology import service_flows
 from niclab.topology.fields import Interface
 from niclab.topology.file import find, parse
-from niclab.topology.flow import Flow
-from niclab.topology.model import Fabric, Host, Nic, Topology
+from niclab.topology.model import Fabric, Flow, Host, Nic, Topology, check_service_flow
 from niclab.topology.stacking import segment
 from niclab.topology.yamlfile import Field, read_text
 
@@ -201,7 +199,7 @@ def check_flow(topology: Topology, flow: Flow) -> tuple[str, str] | None:
         return f"{end!r} is neither {kinds} nor a NIC", nearest(end, ends(topology))
     if flow.source == flow.destination:
         return f"{flow.source!r} would talk to itself", "a flow has two ends"
-    return service_flows.check_flow(topology, flow) if flow.destination in topology.services else None
+    return check_service_flow(topology, flow) if flow.destination in topology.services else None
 
 
 def _flows(topology: Topology) -> Iterator[Finding]:

@@ -28,7 +28,7 @@ from niclab.net.operation import AddLink, AddNeighbour, AddRoute, AddRule, Opera
 from niclab.net.packetrules import Devices, Drop, Match, PacketRule, SetMark, Snat
 from niclab.net.route import FAMILIES, Address, Encap, Family, Network, NextHop, Route, Rule, Why, family_of
 from niclab.topology import Node
-from niclab.topology.egress import EgressPolicy
+from niclab.topology.model import EgressPolicy
 
 _TO_GATEWAY = Why(
     "egress.gateway",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from niclab.net.route import FAMILIES, Address
 from niclab.topology import Flow, Topology
-from niclab.topology.service_flows import targets
+from niclab.topology.model import targets
 
 Ends = tuple[list[Address], list[Address]]
 """The source's and the destination's addresses, all of one family and at least one each."""

@@ -10,7 +10,7 @@ from niclab.flow.ends import between
 from niclab.flow.verdict import Served
 from niclab.net.route import Address
 from niclab.topology import Flow, Topology
-from niclab.topology.service_flows import as_sent, service_of
+from niclab.topology.model import as_sent, service_of
 from niclab.wire.measure import Answer, Order
 
 

@@ -15,7 +15,7 @@ from niclab.flow.trace import Decided, Path, Trace, shown
 from niclab.report.contract import Document, Model
 from niclab.settings import Settings, unmodelled
 from niclab.topology import Flow
-from niclab.topology.service_flows import as_sent
+from niclab.topology.model import as_sent
 
 
 class Step(Model):

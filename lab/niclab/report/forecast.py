@@ -13,7 +13,7 @@ from niclab.flow.trace import Path, Trace, host_of
 from niclab.report.contract import Document, Model
 from niclab.report.matrix import Cell, Row, not_sent, seen
 from niclab.topology import Flow
-from niclab.topology.service_flows import service_of
+from niclab.topology.model import service_of
 
 
 class ForecastWay(Model):

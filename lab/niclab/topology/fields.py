@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from ipaddress import IPv4Interface, IPv4Network, IPv6Interface, IPv6Network
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PlainSerializer, PlainValidator, StringConstraints, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, StringConstraints, WithJsonSchema
+from pydantic_core import core_schema
 
 from niclab.net.route import Address, Network, Route, Rule, ip_address, ip_network, parse_route, parse_rule
 
@@ -27,19 +29,13 @@ def one_or_many(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def or_empty(value: Any) -> Any:
+def _or_empty(value: Any) -> Any:
     return {} if value is None else value
 
 
-def parsed(kind: type[_T] | tuple[type[_T], ...], parse: Callable[[str], _T]) -> PlainValidator:
-    def validate(value: Any) -> _T:
-        if isinstance(value, kind):
-            return value
-        if not isinstance(value, str):
-            raise ValueError(f"{shown(value)} is not text")
-        return parse(value)
-
-    return PlainValidator(validate)
+Many = Annotated[tuple[_T, ...], BeforeValidator(one_or_many)]
+OrEmpty = Annotated[_T, BeforeValidator(_or_empty)]
+"""A mapping that may be left empty."""
 
 
 def shown(value: Any) -> str:
@@ -74,44 +70,40 @@ def parse_interface(word: str) -> Interface:
     return ipaddress.ip_interface(word)
 
 
-def words(description: str, **more: Any) -> WithJsonSchema:
-    return WithJsonSchema({"type": "string", "description": description, **more})
+@dataclass(frozen=True)
+class Written:
+    """How a value stands in a file: as text that is parsed, and that its `str` is."""
+
+    parse: Callable[[str], Any]
+    description: str
+    example: str
+    pattern: str | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, _: Any) -> core_schema.CoreSchema:
+        def validate(value: Any) -> Any:
+            if isinstance(value, source):
+                return value
+            if not isinstance(value, str):
+                raise ValueError(f"{shown(value)} is not text")
+            return self.parse(value)
+
+        text = core_schema.plain_serializer_function_ser_schema(str)
+        return core_schema.no_info_plain_validator_function(validate, serialization=text)
+
+    def __get_pydantic_json_schema__(self, *_: Any) -> dict[str, Any]:
+        pattern = {"pattern": self.pattern} if self.pattern else {}
+        return {"type": "string", "description": self.description, "examples": [self.example], **pattern}
 
 
-RouteWords = Annotated[
-    Route,
-    parsed(Route, parse_route),
-    PlainSerializer(str),
-    words("a route in iproute2's words", examples=["default via 10.0.0.254 dev eth0"]),
-]
-RuleWords = Annotated[
-    Rule,
-    parsed(Rule, parse_rule),
-    PlainSerializer(str),
-    words("a rule in iproute2's words", examples=["from 10.244.1.0/24 lookup 100"]),
-]
-IpAddress = Annotated[
-    Address,
-    parsed((ipaddress.IPv4Address, ipaddress.IPv6Address), _ip),
-    PlainSerializer(str),
-    words("an IP address", examples=["10.0.0.1"]),
-]
-IpNetwork = Annotated[
-    Network,
-    parsed((IPv4Network, IPv6Network), _network),
-    PlainSerializer(str),
-    words("ADDRESS/LENGTH without host bits", examples=["10.0.0.0/24"], pattern="/"),
-]
-IpInterface = Annotated[
-    Interface,
-    parsed((IPv4Interface, IPv6Interface), parse_interface),
-    PlainSerializer(str),
-    words("ADDRESS/LENGTH", examples=["10.0.0.1/24"], pattern="/"),
-]
+RouteWords = Annotated[Route, Written(parse_route, "a route in iproute2's words", "default via 10.0.0.254 dev eth0")]
+RuleWords = Annotated[Rule, Written(parse_rule, "a rule in iproute2's words", "from 10.244.1.0/24 lookup 100")]
+IpAddress = Annotated[Address, Written(_ip, "an IP address", "10.0.0.1")]
+IpNetwork = Annotated[Network, Written(_network, "ADDRESS/LENGTH without host bits", "10.0.0.0/24", "/")]
+IpInterface = Annotated[Interface, Written(parse_interface, "ADDRESS/LENGTH", "10.0.0.1/24", "/")]
 Mac = Annotated[
     str,
     StringConstraints(pattern=r"^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$", to_lower=True),
-    words("a MAC address", examples=["02:00:00:00:00:01"]),
+    WithJsonSchema({"type": "string", "description": "a MAC address", "examples": ["02:00:00:00:00:01"]}),
 ]
 
 

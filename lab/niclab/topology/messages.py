@@ -7,11 +7,22 @@ from typing import Any
 from pydantic import BaseModel
 
 from niclab.errors import Finding, nearest
-from niclab.topology.bgp import Bgp, BgpRouter, BgpSpeaker, BgpTimers
-from niclab.topology.egress import EgressPolicy
-from niclab.topology.link import Link
-from niclab.topology.model import External, Fabric, Nic, Node, Pod, Router, Topology
-from niclab.topology.service import Service
+from niclab.topology.model import (
+    Bgp,
+    BgpRouter,
+    BgpSpeaker,
+    BgpTimers,
+    EgressPolicy,
+    External,
+    Fabric,
+    Link,
+    Nic,
+    Node,
+    Pod,
+    Router,
+    Service,
+    Topology,
+)
 from niclab.topology.yamlfile import Field
 
 _MODELS: dict[str, type[BaseModel]] = {

@@ -5,15 +5,17 @@ Frozen pydantic models. The YAML around them is read by `niclab.topology.file`; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import IPv4Network, IPv6Network
 from itertools import chain
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, StringConstraints
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
+from niclab.errors import InputError, Problem
 from niclab.net.route import FAMILIES, Address, Family, Network, family_of
-from niclab.topology.bgp import Bgp
-from niclab.topology.egress import EgressPolicy
 from niclab.topology.fields import (
     HostName,
     Interface,
@@ -21,42 +23,103 @@ from niclab.topology.fields import (
     IpInterface,
     IpNetwork,
     Mac,
+    Many,
     Model,
     NicName,
+    OrEmpty,
+    Protocol,
     RouteWords,
     RuleWords,
+    Written,
     one_or_many,
-    or_empty,
     shown,
 )
-from niclab.topology.flow import FlowWords
-from niclab.topology.link import Link
-from niclab.topology.service import Service, ServiceName, cluster_ips, node_ports
 
 
 class Fabric(Model):
     """An L2 segment. `subnets`, where given, are the only ones its NICs may have addresses in."""
 
-    subnets: Annotated[tuple[IpNetwork, ...], BeforeValidator(one_or_many)] = ()
+    subnets: Many[IpNetwork] = ()
 
 
 class Nic(Model):
     """A physical interface and its cable. `mtu` in bytes; `up` is the administrative state."""
 
     fabric: str
-    addresses: Annotated[
-        tuple[IpInterface, ...],
-        BeforeValidator(one_or_many),
-        Field(description="ADDRESS/LENGTH each; the first of a family is its primary address"),
-    ] = ()
-    mtu: Annotated[int, Field(strict=True, le=65535)] = 1500
-    up: Annotated[bool, Field(strict=True)] = True
+    addresses: Many[IpInterface] = Field(
+        default=(), description="ADDRESS/LENGTH each; the first of a family is its primary address"
+    )
+    mtu: int = Field(default=1500, strict=True, le=65535)
+    up: bool = Field(default=True, strict=True)
     mac: Mac | None = None
-    pod_addresses: Annotated[
-        tuple[IpNetwork, ...],
-        BeforeValidator(one_or_many),
-        Field(description="addresses of its subnet that belong to this NIC and go to pods: it is an ENI (ipam=eni)"),
-    ] = ()
+    pod_addresses: Many[IpNetwork] = Field(
+        default=(),
+        description="addresses of its subnet that belong to this NIC and go to pods: it is an ENI (ipam=eni)",
+    )
+
+    def addresses_of(self, family: Family) -> tuple[Interface, ...]:
+        return tuple(address for address in self.addresses if address.version == family)
+
+
+Kind = Literal["bond", "bridge", "vlan", "vrf", "dummy", "loopback"]
+
+_KINDS: tuple[Kind, ...] = ("bond", "bridge", "vlan", "vrf", "dummy")
+
+_Members = Annotated[
+    tuple[NicName, ...] | None, BeforeValidator(lambda value: None if value is None else one_or_many(value))
+]
+
+
+class Link(Model):
+    """An interface that stands on NICs, or on nothing: it has no tap; what it sends is seen on the NICs below it.
+
+    One of `bond`, `bridge`, `vlan` (with `parent`), `vrf` (with `table`) and `dummy`; none of them for `lo`.
+    """
+
+    bond: _Members = Field(default=None, description="the NICs that it bonds, the primary first")
+    mode: Literal["active-backup", "balance-rr", "balance-xor"] | None = Field(
+        default=None, description="a bond's: active-backup (the default), balance-rr, balance-xor"
+    )
+    bridge: _Members = Field(default=None, description="the NIC that is its port, or none ([])")
+    vlan: int | None = Field(default=None, strict=True, ge=1, le=4094, description="the 802.1Q tag of its frames")
+    parent: NicName | None = Field(default=None, description="what a VLAN stands on")
+    vrf: _Members = Field(default=None, description="the interfaces that route by its table")
+    table: int | None = Field(default=None, strict=True, ge=1, le=4294967295, description="a VRF's routing table")
+    dummy: bool = Field(default=False, strict=True, description="leads nowhere: for addresses")
+    addresses: Many[IpInterface] = Field(default=(), description="ADDRESS/LENGTH each")
+    mtu: int | None = Field(default=None, strict=True, le=65535, description="bytes; default: the lowest below it")
+    up: bool = Field(default=True, strict=True)
+    mac: Mac | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_kind(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        given = [kind for kind in _KINDS if value.get(kind) not in (None, False)]
+        if len(given) > 1:
+            raise ValueError(f"it is {given[0]} and {given[1]} at once")
+        for part, owner in (("mode", "bond"), ("parent", "vlan"), ("table", "vrf")):
+            if value.get(part) is not None and owner not in given:
+                raise ValueError(f"{part!r} belongs to a {owner}")
+        for owner, part in (("vlan", "parent"), ("vrf", "table")):
+            if owner in given and value.get(part) is None:
+                raise ValueError(f"a {owner} needs its {part!r}")
+        return value
+
+    @property
+    def kind(self) -> Kind:
+        return next((kind for kind in _KINDS if getattr(self, kind) not in (None, False)), "loopback")
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The interfaces enslaved to it."""
+        return self.bond or self.bridge or self.vrf or ()
+
+    @property
+    def below(self) -> tuple[str, ...]:
+        """The interfaces it cannot be without."""
+        return (self.parent,) if self.parent is not None else self.members
 
     def addresses_of(self, family: Family) -> tuple[Interface, ...]:
         return tuple(address for address in self.addresses if address.version == family)
@@ -70,18 +133,14 @@ class Host(Model):
     """What has NICs on fabrics, its own routing tables and sysctls."""
 
     nics: Annotated[dict[NicName, Nic], Field(min_length=1)]
-    links: Annotated[
-        dict[NicName, Annotated[Link, BeforeValidator(or_empty)]],
-        BeforeValidator(or_empty),
-        Field(description="bonds, VLANs, bridges, VRFs and dummies on top of the NICs; `lo` for addresses on it"),
-    ] = {}
-    routes: Annotated[tuple[RouteWords, ...], BeforeValidator(one_or_many)] = ()
-    rules: Annotated[tuple[RuleWords, ...], BeforeValidator(one_or_many)] = ()
-    sysctls: Annotated[
-        dict[str, Annotated[str, BeforeValidator(_sysctl)]],
-        BeforeValidator(or_empty),
-        Field(description="net.* keys of the host's network namespace"),
-    ] = {}
+    links: OrEmpty[dict[NicName, OrEmpty[Link]]] = Field(
+        default={}, description="bonds, VLANs, bridges, VRFs and dummies on top of the NICs; `lo` for addresses on it"
+    )
+    routes: Many[RouteWords] = ()
+    rules: Many[RuleWords] = ()
+    sysctls: OrEmpty[dict[str, Annotated[str, BeforeValidator(_sysctl)]]] = Field(
+        default={}, description="net.* keys of the host's network namespace"
+    )
 
     @property
     def interfaces(self) -> Mapping[str, Nic | Link]:
@@ -100,14 +159,12 @@ class External(Host):
 class Pod(Model):
     """A pod; without `addresses` it gets the next free one of its node's pod CIDRs, its pool's or its NIC's."""
 
-    addresses: Annotated[tuple[IpAddress, ...], BeforeValidator(one_or_many)] = ()
-    labels: Annotated[dict[str, str], BeforeValidator(or_empty)] = {}
-    pool: Annotated[
-        str | None, Field(description="the pool of its node that it takes its address from (ipam=multi-pool)")
-    ] = None
-    nic: Annotated[NicName | None, Field(description="the NIC of its node that its address belongs to (ipam=eni)")] = (
-        None
+    addresses: Many[IpAddress] = ()
+    labels: OrEmpty[dict[str, str]] = {}
+    pool: str | None = Field(
+        default=None, description="the pool of its node that it takes its address from (ipam=multi-pool)"
     )
+    nic: NicName | None = Field(default=None, description="the NIC of its node that its address belongs to (ipam=eni)")
 
 
 def _pods(value: Any) -> Any:
@@ -126,23 +183,17 @@ def _pods(value: Any) -> Any:
 class Node(Host):
     """A Kubernetes node: its NICs, the node IPs it announces, its pod CIDRs and its pods."""
 
-    node_ip: Annotated[
-        tuple[IpAddress, ...],
-        BeforeValidator(one_or_many),
-        Field(description="Kubernetes' InternalIP; default: the first address of each family, NICs before links"),
-    ] = ()
-    pod_cidrs: Annotated[tuple[IpNetwork, ...], BeforeValidator(one_or_many)] = ()
-    pools: Annotated[
-        dict[HostName, Annotated[tuple[IpNetwork, ...], BeforeValidator(one_or_many)]],
-        BeforeValidator(or_empty),
-        Field(description="pod CIDRs of other pools than `default`, whose are in pod_cidrs (ipam=multi-pool)"),
-    ] = {}
-    pods: Annotated[
-        dict[HostName, Annotated[Pod, BeforeValidator(or_empty)]],
-        BeforeValidator(_pods),
-        Field(description="a list of names, or a mapping of names to pods"),
-    ] = {}
-    labels: Annotated[dict[str, str], BeforeValidator(or_empty)] = {}
+    node_ip: Many[IpAddress] = Field(
+        default=(), description="Kubernetes' InternalIP; default: the first address of each family, NICs before links"
+    )
+    pod_cidrs: Many[IpNetwork] = ()
+    pools: OrEmpty[dict[HostName, Many[IpNetwork]]] = Field(
+        default={}, description="pod CIDRs of other pools than `default`, whose are in pod_cidrs (ipam=multi-pool)"
+    )
+    pods: Annotated[dict[HostName, OrEmpty[Pod]], BeforeValidator(_pods)] = Field(
+        default={}, description="a list of names, or a mapping of names to pods"
+    )
+    labels: OrEmpty[dict[str, str]] = {}
 
     def node_ip_of(self, family: Family) -> Address | None:
         """The node IP of one family: as given, else the first address there is, NICs before links."""
@@ -182,6 +233,220 @@ class Node(Host):
         return next((cidr for cidr in self.every_pod_cidr if cidr.version == family), None)
 
 
+ServiceType = Literal["ClusterIP", "NodePort", "LoadBalancer"]
+TrafficPolicy = Literal["Cluster", "Local"]
+
+SERVICE_CIDRS: Mapping[Family, Network] = MappingProxyType(
+    {4: IPv4Network("10.96.0.0/16"), 6: IPv6Network("fd00:10:96::/112")}
+)
+"""Where virtual addresses are: the range the lab's API server is started with."""
+NODE_PORTS = range(30000, 32768)
+"""kube-apiserver's --service-node-port-range, and Cilium's `node-port-range`."""
+# [kubernetes] the first address is the service `kubernetes`; those up to here are left to other fixed ones.
+_FIRST_ADDRESS = 10
+
+# RFC 1035: unlike other names, a service's begins with a letter.
+ServiceName = Annotated[str, StringConstraints(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")]
+_Port = Annotated[int, Field(strict=True, ge=1, le=65535)]
+
+
+class Service(Model):
+    """One port of a Kubernetes service and the pods behind it. `port` is the service's own, `target_port` the pods'."""
+
+    type: ServiceType = "ClusterIP"
+    port: _Port
+    target_port: _Port | None = Field(default=None, description="the pods' port; default: the same as `port`")
+    protocol: Literal["tcp", "udp"] = "tcp"
+    node_port: int | None = Field(
+        default=None, strict=True, description="30000 to 32767, open on every node; default: the next free one"
+    )
+    cluster_ip: Many[IpAddress] = Field(
+        default=(), description="one of each family at most; default: the next free ones of the service CIDR"
+    )
+    external_ips: Many[IpAddress] = ()
+    load_balancer_ip: Many[IpAddress] = Field(
+        default=(), description="what a cloud provider would assign to a LoadBalancer; clients need a route to it"
+    )
+    external_traffic_policy: TrafficPolicy | None = None
+    internal_traffic_policy: TrafficPolicy | None = None
+    pods: Many[str] = Field(default=(), description="the backends")
+
+    @property
+    def backend_port(self) -> int:
+        return self.port if self.target_port is None else self.target_port
+
+    @property
+    def has_node_port(self) -> bool:
+        return self.type in ("NodePort", "LoadBalancer")
+
+    @property
+    def outside(self) -> tuple[Address, ...]:
+        """The addresses for clients outside the cluster: the load balancer's, then the external IPs."""
+        return (*self.load_balancer_ip, *self.external_ips)
+
+
+def cluster_ips(services: Mapping[str, Service], families: Iterable[Family]) -> Mapping[str, tuple[Address, ...]]:
+    """Service → its virtual addresses: as given, else one of each of these families."""
+    taken = {address for service in services.values() for address in service.cluster_ip}
+    free = {
+        family: (address for address in _from_tenth(SERVICE_CIDRS[family]) if address not in taken)
+        for family in families
+    }
+    return {
+        name: service.cluster_ip or tuple(next(addresses) for addresses in free.values())
+        for name, service in services.items()
+    }
+
+
+def _from_tenth(cidr: Network) -> Iterable[Address]:
+    return (cidr.network_address + number for number in range(_FIRST_ADDRESS, cidr.num_addresses - 1))
+
+
+def node_ports(services: Mapping[str, Service]) -> Mapping[str, int]:
+    """Service → its node port, for those that have one; the next free one where none is given."""
+    taken = {service.node_port for service in services.values()}
+    free = (port for port in NODE_PORTS if port not in taken)
+    return {
+        name: service.node_port if service.node_port is not None else next(free)
+        for name, service in services.items()
+        if service.has_node_port
+    }
+
+
+# What a CiliumEgressGatewayPolicy says (pkg/k8s/apis/cilium.io/v2/cegp_types.go), with nodes and pods by their names.
+class EgressPolicy(Model):
+    """Which pods, to where, by which gateway. With neither `interface` nor `egress_ip` the gateway's NIC is the one
+    with the default route.
+    """
+
+    pods: Many[str] = Field(default=(), description="names of pods")
+    labels: OrEmpty[dict[str, str]] = Field(default={}, description="pods that have all of these labels")
+    destinations: Annotated[Many[IpNetwork], Field(min_length=1)]
+    excluded: Many[IpNetwork] = Field(default=(), description="parts of the destinations that the policy leaves alone")
+    gateways: Annotated[
+        Many[str], Field(min_length=1, description="names of nodes; with several, each pod has one of them")
+    ]
+    interface: NicName | None = Field(
+        default=None, description="the gateway's NIC, whose first address is the egress IP"
+    )
+    egress_ip: IpAddress | None = Field(default=None, description="an address of one of the gateway's NICs")
+
+    def selects(self, pod: str, labels: Mapping[str, str]) -> bool:
+        """Does the policy apply to a pod of this name with these labels?"""
+        return pod in self.pods or self.selects_by_label(labels)
+
+    def selects_by_label(self, labels: Mapping[str, str]) -> bool:
+        """Does the policy name labels, and does a pod with these have all of them?"""
+        return bool(self.labels) and self.labels.items() <= labels.items()
+
+
+Advertised = Literal["pod-cidrs", "services"]
+
+Asn = Annotated[int, Field(strict=True, ge=1, le=4294967295)]
+_Seconds = Annotated[int, Field(strict=True, ge=1, le=65535)]
+
+
+class BgpSpeaker(Model):
+    """Someone's part in BGP: the number of its autonomous system."""
+
+    asn: Asn
+
+
+class BgpRouter(BgpSpeaker):
+    """A router's part; `networks` are prefixes it advertises itself, beside what it passes on."""
+
+    networks: Many[IpNetwork] = ()
+
+
+class BgpTimers(Model):
+    """Seconds; the smallest that FRR and Cilium take are the defaults, so that a lab need not wait."""
+
+    connect: _Seconds = 1
+    keepalive: _Seconds = 1
+    hold: int = Field(default=3, strict=True, ge=3, le=65535)
+
+
+class Bgp(Model):
+    """Routers and nodes that speak BGP. Two of them that share a fabric are peers, unless both are nodes.
+
+    `nodes` speak as Cilium does: they advertise, and install nothing of what they learn.
+    """
+
+    nodes: BgpSpeaker
+    routers: Annotated[dict[HostName, BgpRouter], Field(min_length=1)]
+    advertise: Annotated[Many[Advertised], Field(min_length=1)] = Field(
+        default=("pod-cidrs", "services"),
+        description="what nodes advertise; of services the addresses for clients outside",
+    )
+    timers: OrEmpty[BgpTimers] = BgpTimers()
+
+
+_FLOW = re.compile(
+    r"^\s*(?P<source>\S+?)\s*(?:->|→)\s*(?P<destination>[^\s:]+)(?::(?P<protocol>\w+)(?::(?P<port>\d{1,9}))?)?\s*$"
+)
+_PROTOCOLS: dict[str, tuple[Protocol, Literal[6] | None]] = {
+    "icmp": ("icmp", None),
+    "udp": ("udp", None),
+    "tcp": ("tcp", None),
+    "icmp6": ("icmp", 6),
+    "udp6": ("udp", 6),
+    "tcp6": ("tcp", 6),
+}
+
+
+class Flow(Model):
+    """Who talks to whom: ends are a pod, an external, or a NIC written `node.nic`; `family` None means IPv4 if any.
+
+    The destination may be a service, then protocol and port are the service's own.
+    """
+
+    source: str
+    destination: str
+    protocol: Protocol = "icmp"
+    port: int | None = Field(default=None, ge=1, le=65535)
+    family: Literal[4, 6] | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Flow:
+        """A flow from `FROM -> TO[:udp:PORT|:tcp:PORT|:icmp|:icmp6]`. Raises ValueError."""
+        match = _FLOW.match(text)
+        if not match:
+            raise ValueError(f"{text!r} is not a flow (want FROM -> TO, TO:udp:PORT or TO:tcp:PORT)")
+        protocol, port = match["protocol"] or "icmp", match["port"]
+        if protocol not in _PROTOCOLS:
+            raise ValueError(f"protocol {protocol!r} is not icmp, udp or tcp (or icmp6, udp6, tcp6)")
+        base, family = _PROTOCOLS[protocol]
+        if base == "icmp" and port is not None:
+            raise ValueError("ICMP has no port")
+        if base != "icmp" and (port is None or not port.isascii() or not 0 < int(port) < 65536):
+            raise ValueError(f"a {base} flow ends in a port 1..65535: {match['destination']}:{protocol}:PORT")
+        return cls(
+            source=match["source"],
+            destination=match["destination"],
+            protocol=base,
+            port=int(port) if port else None,
+            family=family,
+        )
+
+    def __str__(self) -> str:
+        text = f"{self.source} -> {self.destination}"
+        suffix = "6" if self.family == 6 else ""
+        if self.protocol != "icmp":
+            return f"{text}:{self.protocol}{suffix}:{self.port}"
+        return f"{text}:icmp6" if suffix else text
+
+
+FlowWords = Annotated[Flow, Written(Flow.parse, "FROM -> TO, optionally :udp:PORT or :tcp:PORT", "pod1 -> ext1:udp:53")]
+
+
+def asked(text: str) -> Flow:
+    """A flow as somebody asks for it. Raises InputError."""
+    try:
+        return Flow.parse(text)
+    except ValueError as error:
+        raise InputError([Problem(f"flow {text!r}", 0, "", str(error), "e.g. pod1 -> ext1:udp:53")]) from None
+
+
 Ipam = Literal["kubernetes", "multi-pool", "eni"]
 
 
@@ -190,19 +455,18 @@ class Topology(Model):
 
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
     description: str = ""
-    fabrics: Annotated[dict[HostName, Annotated[Fabric, BeforeValidator(or_empty)]], Field(min_length=1)]
+    fabrics: Annotated[dict[HostName, OrEmpty[Fabric]], Field(min_length=1)]
     nodes: Annotated[dict[HostName, Node], Field(min_length=1)]
-    externals: Annotated[dict[HostName, External], BeforeValidator(or_empty)] = {}
-    routers: Annotated[dict[HostName, Router], BeforeValidator(or_empty)] = {}
-    vpc: Annotated[
-        tuple[IpNetwork, ...],
-        BeforeValidator(one_or_many),
-        Field(description="the CIDRs of the cloud's network (ipam=eni), the primary one first; default: the ENIs' own"),
-    ] = ()
-    services: Annotated[dict[ServiceName, Service], BeforeValidator(or_empty)] = {}
-    egress_policies: Annotated[dict[HostName, EgressPolicy], BeforeValidator(or_empty)] = {}
+    externals: OrEmpty[dict[HostName, External]] = {}
+    routers: OrEmpty[dict[HostName, Router]] = {}
+    vpc: Many[IpNetwork] = Field(
+        default=(),
+        description="the CIDRs of the cloud's network (ipam=eni), the primary one first; default: the ENIs' own",
+    )
+    services: OrEmpty[dict[ServiceName, Service]] = {}
+    egress_policies: OrEmpty[dict[HostName, EgressPolicy]] = {}
     bgp: Bgp | None = None
-    flows: Annotated[tuple[FlowWords, ...], BeforeValidator(one_or_many)] = ()
+    flows: Many[FlowWords] = ()
 
     @property
     def hosts(self) -> Mapping[str, Host]:
@@ -292,3 +556,66 @@ def _free(cidr: Network, taken: set[Address]) -> Iterator[Address]:
         address = cidr.network_address + number
         if address not in taken:
             yield address
+
+
+def service_of(topology: Topology, flow: Flow) -> str | None:
+    """The service a flow goes to: named, or behind a node's NIC and the flow's port. None for every other flow."""
+    if flow.destination in topology.services:
+        return flow.destination
+    host, dot, _ = flow.destination.partition(".")
+    if not dot or host not in topology.nodes or flow.port is None:
+        return None
+    ports = topology.service_node_ports()
+    return next(
+        (
+            name
+            for name, port in ports.items()
+            if (topology.services[name].protocol, port) == (flow.protocol, flow.port)
+        ),
+        None,
+    )
+
+
+def check_service_flow(topology: Topology, flow: Flow) -> tuple[str, str] | None:
+    """Why a flow to a service's name cannot be sent, and how to fix it; or None. Its source is known to be right."""
+    name = flow.destination
+    service = topology.services[name]
+    if flow.port is not None and (flow.protocol, flow.port) != (service.protocol, service.port):
+        return (
+            f"service {name!r} is {service.protocol} port {service.port}, not {flow.protocol} port {flow.port}",
+            f"write {flow.source} -> {name}: the service's own protocol and port are used",
+        )
+    if _inside(topology, flow.source) or service.outside:
+        return None
+    if not service.has_node_port:
+        return (
+            f"nothing outside the cluster reaches service {name!r}: it has a cluster IP only",
+            "give it external_ips, or type: NodePort or LoadBalancer",
+        )
+    node = next(iter(topology.nodes))
+    nic = next(iter(topology.nodes[node].nics))
+    port = topology.service_node_ports()[name]
+    return (
+        f"service {name!r} has no address for clients outside the cluster, only node ports",
+        f"write {flow.source} -> {node}.{nic}:{service.protocol}:{port}",
+    )
+
+
+def _inside(topology: Topology, end: str) -> bool:
+    """Is a flow's end a pod or a node's NIC?"""
+    return end in topology.pods or end.partition(".")[0] in topology.nodes
+
+
+def targets(topology: Topology, flow: Flow) -> tuple[Address, ...]:
+    """The addresses of the service that a flow names: virtual ones within the cluster, else those for outside."""
+    if _inside(topology, flow.source):
+        return topology.service_addresses()[flow.destination]
+    return topology.services[flow.destination].outside
+
+
+def as_sent(topology: Topology, flow: Flow) -> Flow:
+    """The flow with the protocol and port its packets have: a service's own where a service is named."""
+    service = topology.services.get(flow.destination)
+    if service is None:
+        return flow
+    return flow.model_copy(update={"protocol": service.protocol, "port": service.port})

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from niclab.topology.link import Link
-from niclab.topology.model import Host, Nic, Topology
+from niclab.topology.model import Host, Link, Nic, Topology
 
 
 class Segment(NamedTuple):

@@ -11,7 +11,7 @@ from pathlib import Path
 from niclab.cilium.bgp import Session
 from niclab.errors import LabError
 from niclab.net.route import FAMILIES, Family, Network
-from niclab.topology.bgp import BgpTimers
+from niclab.topology.model import BgpTimers
 
 HOME = Path("/usr/lib/frr")
 """Where Debian, Ubuntu and FRR's own packages have the daemons; they are not on PATH."""

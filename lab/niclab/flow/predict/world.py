@@ -36,7 +36,7 @@ from niclab.net.operation import (
 from niclab.net.packetrules import Packet, PacketRule
 from niclab.net.route import TABLES, Address, NextHop, Route, Rule
 from niclab.topology import Flow, Topology
-from niclab.topology.service_flows import as_sent, service_of
+from niclab.topology.model import as_sent, service_of
 
 _SOURCE_PORT = 40000
 _ECHO_ID = 7
