@@ -103,7 +103,7 @@ def run(versions: Sequence[str] | None, control_plane: str, *, rounds: int, as_j
     """Measure and print. 1 when a warm lab misses a bar."""
     from niclab.agents import bundle
 
-    wanted = versions or [found.name for found in bundle.all_cilium()]
+    wanted = versions or [found.name for found in bundle.every(bundle.CILIUM)]
     missed = False
     everything = {}
     for version in wanted:

@@ -251,7 +251,7 @@ class Lab:
                 **replace(self.request, topology=self.topology).to_json(),
                 "description": self.request.choice.description,
                 "nodes": {name: asdict(reported) for name, reported in self.reported.items()},
-                "dbg": str(bundle.dbg) if bundle else "",
+                "dbg": str(bundle.required("cilium-dbg")) if bundle else "",
                 "agents": dict(self._datapath.kept()),
             }
         )

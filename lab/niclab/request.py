@@ -21,7 +21,7 @@ from niclab.settings.fit import fit
 from niclab.topology import Topology
 
 if TYPE_CHECKING:
-    from niclab.agents.bundle import CiliumBundle, KubernetesBundle
+    from niclab.agents.bundle import Bundle
     from niclab.agents.controlplane import Kind
 
 DatapathName = Literal["builtin", "cilium"]
@@ -48,9 +48,9 @@ class Choice:
     """Who forwards pod packets, in which version, and why. Without a `bundle` it is the built-in model."""
 
     version: Version
-    bundle: CiliumBundle | None = None
+    bundle: Bundle | None = None
     """The binaries of the real agents."""
-    kubernetes: KubernetesBundle | None = None
+    kubernetes: Bundle | None = None
     control_plane: Kind | None = None
     """What real agents talk to."""
     reasons: tuple[str, ...] = ()
@@ -118,10 +118,10 @@ class Request:
         """A kept lab's request. Raises InputError when the model no longer knows its version."""
         bundle = None
         if stored_request["bundle"] is not None:
-            from niclab.agents.bundle import CiliumBundle
+            from niclab.agents.bundle import CILIUM, Bundle
 
             name, version, path, kind = stored_request["bundle"]
-            bundle = CiliumBundle(name, version, Path(path), kind)
+            bundle = Bundle(CILIUM, name, version, Path(path), kind)
         return cls(
             topology=Topology.model_validate(stored_request["topology"]),
             settings=stored.from_json(stored_request["settings"]),
@@ -184,10 +184,10 @@ def decide(datapath: str | None, cilium_version: str | None = None) -> Decided:
     from niclab.agents import bundle
 
     try:
-        newest = bundle.find_cilium(cilium_version)
+        newest = bundle.find(bundle.CILIUM, cilium_version)
     except LabError as error:
         # Where nobody has any bundle, nobody expects real agents.
-        expected = os.environ.get(bundle.CILIUM.variable) or bundle.all_cilium()
+        expected = os.environ.get(bundle.CILIUM.variable) or bundle.every(bundle.CILIUM)
         return Decided("builtin", error.what, ": ".join(filter(None, (error.what, error.why))) if expected else "")
     if why := why_no_agents():
         why = f"the bundle {newest.name} ({newest.version}) cannot run here: {why}"
@@ -203,14 +203,14 @@ def choose(decided: Decided, cilium_version: str | None = None, control_plane: K
         return Choice(version, reasons=(f"datapath: {decided.words}", f"version: {version}, {which}"))
     from niclab.agents import bundle
 
-    agents = bundle.find_cilium(cilium_version)
-    kind: Kind = control_plane or ("kubernetes" if bundle.all_kubernetes() else "kvstore")
+    agents = bundle.find(bundle.CILIUM, cilium_version)
+    kind: Kind = control_plane or ("kubernetes" if bundle.every(bundle.KUBERNETES) else "kvstore")
     at_hand = "a bundle is at hand" if kind == "kubernetes" else "there is no bundle of Kubernetes"
     which = "it is asked for" if cilium_version else "the newest bundle"
     return Choice(
         Version.parse(agents.minor),
         bundle=agents,
-        kubernetes=bundle.find_kubernetes() if kind == "kubernetes" else None,
+        kubernetes=bundle.find(bundle.KUBERNETES) if kind == "kubernetes" else None,
         control_plane=kind,
         reasons=(
             f"datapath: {decided.words}",
@@ -234,7 +234,7 @@ def default_versions(decided: Decided) -> tuple[str, ...]:
         from niclab.agents import bundle
 
         with contextlib.suppress(LabError):
-            every = {Version.parse(known.minor) for known in bundle.all_cilium()}
+            every = {Version.parse(known.minor) for known in bundle.every(bundle.CILIUM)}
             usable = every if decided.datapath == "cilium" else every & {*VERSIONS}
             if usable:
                 return tuple(map(str, sorted(usable)))

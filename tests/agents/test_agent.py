@@ -6,28 +6,26 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 from niclab import LAB_BASELINE, LabError, Settings, Version, load
 from niclab.agents import agent as agents
-from niclab.agents import kube, reported, toolchain
+from niclab.agents import compiler, kube, reported
 from niclab.agents.agent import Agent
-from niclab.agents.bundle import CILIUM, CiliumBundle, store
-from niclab.agents.controlplane import Kind
+from niclab.agents.bundle import CILIUM, Bundle, store
+from niclab.agents.compiler import newest
+from niclab.agents.controlplane import Kvstore
 from niclab.agents.datapath import Cilium
-from niclab.agents.kube import Service
-from niclab.agents.last_words import last_words
-from niclab.agents.toolchain import newest
+from niclab.agents.reported import last_words
 from niclab.cilium.decisions import Decisions
 from niclab.host import ledgers, readiness
 from niclab.host.ledgers import Ledger
 from niclab.host.netns import NetnsSubstrate
 from niclab.host.process import is_alive, start_time
 from niclab.kernel.plan import Plan
-from niclab.net.route import Address, Network
 
 from tests.support import standin
 from tests.support.arena import able, in_arena
@@ -149,65 +147,34 @@ def test_what_an_agent_finds_first_on_its_path(tmp_path: Path, monkeypatch: pyte
     for name in ("clang-19", "llc-19"):
         (host / name).touch(mode=0o755)
     monkeypatch.setenv("PATH", str(host))
-    bundle = CiliumBundle("mine", "1.20.7", tmp_path, "directory")
-    found = toolchain.provide(tmp_path / "bin", bundle, tmp_path / "kept")
+    bundle = Bundle(CILIUM, "mine", "1.20.7", tmp_path, "directory")
+    found = compiler.provide(tmp_path / "bin", bundle, tmp_path / "kept")
     assert f"real={host}/clang-19 " in (found / "clang").read_text()
     assert (found / "llc").readlink() == host / "llc-19"
-    toolchain.provide(found, bundle, None)
+    compiler.provide(found, bundle, None)
     assert (found / "clang").readlink() == host / "clang-19"
 
 
 def test_an_images_own_compiler_is_stood_before_as_the_image_names_it(tmp_path: Path) -> None:
-    bundle = CiliumBundle("v1", "1.20.7", tmp_path, "image")
-    assert list(toolchain.provide(tmp_path / "bin", bundle, tmp_path / "kept").iterdir()) == []
+    bundle = Bundle(CILIUM, "v1", "1.20.7", tmp_path, "image")
+    assert list(compiler.provide(tmp_path / "bin", bundle, tmp_path / "kept").iterdir()) == []
     inner = tmp_path / "rootfs" / "usr" / "local" / "bin"
     inner.mkdir(parents=True)
     (inner / "clang").touch()
-    found = toolchain.provide(tmp_path / "bin", bundle, tmp_path / "kept")
+    found = compiler.provide(tmp_path / "bin", bundle, tmp_path / "kept")
     assert "real=/usr/local/bin/clang " in (found / "clang").read_text()
-    assert list(toolchain.provide(found, bundle, None).iterdir()) == []
+    assert list(compiler.provide(found, bundle, None).iterdir()) == []
 
 
-class NoControlPlane:
+class NoControlPlane(Kvstore):
     """A control plane for stand-ins, which need none."""
 
-    kind: Kind = "kvstore"
-    binds: tuple[str, ...] = ()
-    logs: Mapping[str, Path] = {}
+    @property
+    def agent_settings(self) -> Mapping[str, str]:
+        return {"node-labels": "a=b"}
 
-    def agent_settings(self, node: str) -> Mapping[str, str]:
-        return {"node-labels": f"node={node}"}
-
-    def agent_environment(self, node: str) -> Mapping[str, str]:
-        return {"K8S_NODE_NAME": node}
-
-    def add_node(
-        self,
-        name: str,
-        *,
-        addresses: Sequence[Address],
-        pod_cidrs: Sequence[Network],
-        labels: Mapping[str, str] | None = None,
-    ) -> None: ...
-
-    def add_pod(
-        self,
-        name: str,
-        node: str,
-        *,
-        namespace: str = "default",
-        labels: Mapping[str, str] | None = None,
-        annotations: Mapping[str, str] | None = None,  # noqa: ARG002
-    ) -> Mapping[str, str]:
-        return {"CNI_ARGS": f"K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={name};NODE={node};LABELS={labels}"}
-
-    def pod_running(self, name: str, addresses: Sequence[Address], *, namespace: str = "default") -> None: ...
-
-    def add_service(self, service: Service) -> None: ...
-
-    def apply(self, objects: Iterable[kube.Object]) -> None: ...
-
-    def close(self) -> None: ...
+    def add_pod(self, pod: kube.Object) -> Mapping[str, str]:
+        return {"CNI_ARGS": f"K8S_POD_NAMESPACE=default;K8S_POD_NAME={pod['metadata']['name']}"}
 
 
 @contextmanager
@@ -215,7 +182,7 @@ def standing(directory: Path, **settings: str) -> Iterator[tuple[Cilium, Decisio
     """Two nodes with stand-in agents that are not started yet; `labels` tells the stand-in what to do."""
     agents.LINK_PATIENCE = 0.05  # stand-ins make no links
     path = standin.make(directory / "bundle")
-    bundle = CiliumBundle("stand-in", "1.20.7", path, "directory")
+    bundle = Bundle(CILIUM, "stand-in", "1.20.7", path, "directory")
     topology = load("two-nic")
     decisions = Decisions(topology, LAB_BASELINE.merged(Settings.of(**settings)), Version(1, 20))
     ledger = Ledger.open_new()
@@ -226,17 +193,10 @@ def standing(directory: Path, **settings: str) -> Iterator[tuple[Cilium, Decisio
     try:
         substrate.apply(Plan(topology).operations)
         readiness.wait(substrate)
-        plane = NoControlPlane()
+        plane = NoControlPlane(ledger, ExitStack())
         for name in topology.nodes:
-            made[name] = agents.prepare(
-                node=name,
-                netns=substrate[name].path,
-                bundle=bundle,
-                ledger=ledger,
-                cgroup=cgroup / name,
-                binds=(str(directory),),
-                extra_environment=plane.agent_environment(name),
-            )
+            made[name] = Agent(name, bundle, ledger, plane.agent_environment(name))
+            made[name].prepare(substrate[name].path, cgroup / name, binds=(str(directory),))
             made[name].wait_for_sandbox()
         datapath = Cilium(substrate, ledger, bundle, None, "kvstore")
         datapath.topology, datapath.control_plane, datapath.agents = topology, plane, made
@@ -412,7 +372,7 @@ def test_an_image_is_not_removed_while_a_room_stands_on_it(tmp_path: Path) -> No
         image = store.place(CILIUM) / "v1"
         (image / "rootfs").mkdir(parents=True)
         store.write_record(image, store.Record("v1", "image", "1.20.7", image, "a test"))
-        bundle = CiliumBundle("v1", "1.20.7", image, "image")
+        bundle = Bundle(CILIUM, "v1", "1.20.7", image, "image")
         ledger = Ledger.open_new()
         substrate = NetnsSubstrate(ledger)
         cgroup = tmp_path / "cgroup"
@@ -421,15 +381,8 @@ def test_an_image_is_not_removed_while_a_room_stands_on_it(tmp_path: Path) -> No
         try:
             substrate.apply(Plan(load("two-nic")).operations)
             with store.held(bundle) as holds:
-                one = agents.prepare(
-                    node="node1",
-                    netns=substrate["node1"].path,
-                    bundle=bundle,
-                    ledger=ledger,
-                    cgroup=cgroup / "node1",
-                    extra_environment={},
-                    holds=holds,
-                )
+                one = Agent("node1", bundle, ledger, {})
+                one.prepare(substrate["node1"].path, cgroup / "node1", holds=holds)
                 one.wait_for_sandbox()
             try:
                 store.remove(CILIUM, "v1")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from niclab.agents import bundle
-from niclab.agents.bundle import CILIUM, KUBERNETES, store
+from niclab.agents.bundle import CILIUM, KUBERNETES, install, store
 from niclab.cli import main
 from niclab.errors import LabError
 from niclab.host.userns import is_able
@@ -36,9 +36,9 @@ def _own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _refused(path: Path, *, name: str | None = None) -> LabError:
     with pytest.raises(LabError) as caught:
-        bundle.load(CILIUM, path, name=name)
+        install.load(CILIUM, path, name=name)
     place = store.place(CILIUM)
-    assert not place.exists() or [path.name for path in place.iterdir()] == [".lock"]
+    assert not place.exists() or {path.name for path in place.iterdir()} <= {".lock"}
     return caught.value
 
 
@@ -54,15 +54,18 @@ def _refused(path: Path, *, name: str | None = None) -> LabError:
     ],
 )
 def test_an_archive_is_unpacked(tmp_path: Path, make: Callable[..., Path], name: str) -> None:
-    loaded = bundle.load(CILIUM, make(tmp_path / name, cilium=images.cilium("1.18.10")))
-    assert loaded == bundle.find_cilium("1.18")
+    loaded = install.load(CILIUM, make(tmp_path / name, cilium=images.cilium("1.18.10")))
+    assert loaded == bundle.find(CILIUM, "1.18")
     assert (loaded.name, loaded.version, loaded.kind) == ("1.18.10", "1.18.10", "image")
     assert loaded.path == tmp_path / "home/bundles/cilium/1.18.10"
     assert loaded.root == loaded.path / "rootfs"
-    assert (str(loaded.agent), str(loaded.cni)) == ("/usr/bin/cilium-agent", "/opt/cni/bin/cilium-cni")
-    assert (str(loaded.dbg), str(loaded.bpf)) == ("/usr/bin/cilium-dbg", "/var/lib/cilium/bpf")
-    assert loaded.operator is None
-    (record,) = bundle.records(CILIUM)
+    assert (str(loaded.required("cilium-agent")), str(loaded.required("cilium-cni"))) == (
+        "/usr/bin/cilium-agent",
+        "/opt/cni/bin/cilium-cni",
+    )
+    assert (str(loaded.required("cilium-dbg")), str(loaded.bpf)) == ("/usr/bin/cilium-dbg", "/var/lib/cilium/bpf")
+    assert loaded.companion is None
+    (record,) = store.records(CILIUM)
     assert record.digest.startswith("sha256:")
     assert record.when
     assert sorted(path.name for path in loaded.path.iterdir()) == ["bundle.json", "rootfs"]
@@ -71,15 +74,15 @@ def test_an_archive_is_unpacked(tmp_path: Path, make: Callable[..., Path], name:
 @needs_tools
 def test_the_operator_comes_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     both = images.docker_archive(tmp_path / "a.tar", cilium=images.cilium(), operator_generic=images.operator())
-    loaded = bundle.load(CILIUM, both)
-    assert str(loaded.operator) == "/usr/bin/cilium-operator-generic"
+    loaded = install.load(CILIUM, both)
+    assert str(loaded.companion) == "/usr/bin/cilium-operator-generic"
     one = images.oci_archive(tmp_path / "one.tar", cilium=images.cilium())
     other = images.docker_archive(tmp_path / "other.tar", anything=images.operator())
     assert main(["cilium", "load", str(one), "--name", "second", "--operator", str(other)]) == 0
     assert "warning" not in capsys.readouterr().err
     assert main(["cilium", "load", str(one), "--name", "third"]) == 0
     assert "no operator" in capsys.readouterr().err
-    assert bundle.find_cilium("1.18").operator is not None
+    assert bundle.find(CILIUM, "1.18").companion is not None
 
 
 @needs_tools
@@ -89,10 +92,12 @@ def test_an_api_server_with_its_etcd(tmp_path: Path) -> None:
         [Entry("usr/local/bin/kube-apiserver", images.stand_in(images.APISERVER.format("1.36.2")))],
     ]
     etcd = [[Entry("usr/local/bin/etcd", images.stand_in(images.ETCD.format("3.6.4")))]]
-    loaded = bundle.load(KUBERNETES, images.oci_archive(tmp_path / "a.tar", kube_apiserver=server, etcd=etcd))
-    assert loaded == bundle.find_kubernetes()
-    assert (loaded.version, str(loaded.apiserver)) == ("1.36.2", "/usr/local/bin/kube-apiserver")
-    assert (str(loaded.etcd), loaded.etcd_root) == ("/usr/local/bin/etcd", loaded.root)
+    loaded = install.load(KUBERNETES, images.oci_archive(tmp_path / "a.tar", kube_apiserver=server, etcd=etcd))
+    assert loaded == bundle.find(KUBERNETES)
+    assert (loaded.version, str(loaded.required("kube-apiserver"))) == ("1.36.2", "/usr/local/bin/kube-apiserver")
+    assert loaded.root is not None
+    assert str(loaded.companion) == "/usr/local/bin/etcd"
+    assert loaded.outside(loaded.companion) == loaded.root / "usr/local/bin/etcd"
 
 
 @needs_tools
@@ -116,7 +121,7 @@ def test_a_hostile_image_stays_in_its_root(tmp_path: Path) -> None:
     ]
     layers = [*images.cilium("1.18.10", *first), second]
     archive = images.docker_archive(tmp_path / "a.tar", cilium=layers, operator_generic=images.operator())
-    loaded = bundle.load(CILIUM, archive)
+    loaded = install.load(CILIUM, archive)
     assert loaded.root is not None
     assert [path.name for path in outside.iterdir()] == ["precious"]
     assert (outside / "precious").read_text() == "precious"
@@ -195,19 +200,19 @@ def test_without_the_tools_their_packages_are_named(tmp_path: Path, monkeypatch:
 @needs_tools
 def test_the_same_image_again_is_no_error_another_is(tmp_path: Path) -> None:
     archive = images.docker_archive(tmp_path / "a.tar", cilium=images.cilium())
-    assert bundle.load(CILIUM, archive) == bundle.load(CILIUM, archive)
+    assert install.load(CILIUM, archive) == install.load(CILIUM, archive)
     other = images.docker_archive(tmp_path / "b.tar", cilium=images.cilium("1.18.10", Entry("more", b"more")))
     with pytest.raises(LabError, match="already"):
-        bundle.load(CILIUM, other)
-    assert bundle.load(CILIUM, other, name="other").version == "1.18.10"
+        install.load(CILIUM, other)
+    assert install.load(CILIUM, other, name="other").version == "1.18.10"
 
 
 @needs_tools
 def test_a_bundle_in_use_is_not_removed(tmp_path: Path) -> None:
-    loaded = bundle.load(CILIUM, images.docker_archive(tmp_path / "a.tar", cilium=images.cilium()))
+    loaded = install.load(CILIUM, images.docker_archive(tmp_path / "a.tar", cilium=images.cilium()))
     with bundle.held(loaded), bundle.held(loaded), pytest.raises(LabError, match="in use"):
-        bundle.remove(CILIUM, loaded.name)
-    bundle.remove(CILIUM, loaded.name)
+        store.remove(CILIUM, loaded.name)
+    store.remove(CILIUM, loaded.name)
     with pytest.raises(LabError), bundle.held(loaded):
         pass
 
@@ -230,10 +235,10 @@ def test_a_killed_load_leaves_nothing_that_stays(tmp_path: Path, monkeypatch: py
     process.wait()
     wait_for(lambda: not _runs(umoci))
     left = [path.name for path in store.place(CILIUM).iterdir()]
-    assert len(left) == 2
-    assert any(name.startswith(".work-") for name in left)
-    assert bundle.records(CILIUM) == []
-    bundle.load(CILIUM, archive)
+    assert len(left) == 1
+    assert any(name.startswith(".new-") for name in left)
+    assert store.records(CILIUM) == []
+    install.load(CILIUM, archive)
     assert sorted(path.name for path in store.place(CILIUM).iterdir()) == [".lock", "1.18.10"]
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from niclab.agents.bundle.memory import remembered
+from niclab.agents.bundle.store import remembered
 from niclab.errors import LabError
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 from niclab.agents import bundle
-from niclab.agents.bundle import CILIUM, reference, store
+from niclab.agents.bundle import CILIUM, install, store
+from niclab.agents.bundle import images as bundle_images
 from niclab.cli import main
 from niclab.errors import LabError
 
@@ -55,8 +56,8 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
 
 def _refused(wanted: str, **options: Any) -> LabError:
     with pytest.raises(LabError) as caught:
-        bundle.pull(CILIUM, wanted, **options)
-    assert bundle.records(CILIUM) == []
+        install.pull(CILIUM, wanted, **options)
+    assert store.records(CILIUM) == []
     return caught.value
 
 
@@ -73,13 +74,13 @@ def _refused(wanted: str, **options: Any) -> LabError:
     ],
 )
 def test_references(text: str, expected: str) -> None:
-    assert reference.parse(CILIUM, text).skopeo() == expected
+    assert bundle_images.parse(CILIUM, text).skopeo() == expected
 
 
 @pytest.mark.parametrize("text", ["1.18", "v1", "", "a b", "--all", "quay.io/x@sha256:12", "oci:", "x:y:z/"])
 def test_what_is_no_reference_is_refused(text: str) -> None:
     with pytest.raises(LabError):
-        reference.parse(CILIUM, text)
+        bundle_images.parse(CILIUM, text)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,7 @@ def test_what_is_no_reference_is_refused(text: str) -> None:
     ],
 )
 def test_the_operator_is_beside_the_agent(text: str, expected: str) -> None:
-    assert str(reference.companion(CILIUM, reference.parse(CILIUM, text))) == expected
+    assert str(bundle_images.companion(CILIUM, bundle_images.parse(CILIUM, text))) == expected
 
 
 @needs_tools
@@ -101,15 +102,15 @@ def test_a_version_comes_with_its_operator(registry: Registry, capsys: pytest.Ca
     beside = registry.put("cilium/operator-generic", "v1.18.10", images.operator("1.18.10"))
     assert main(["cilium", "pull", "1.18.10"]) == 0
     assert "pulling quay.io/cilium/operator-generic:v1.18.10" in capsys.readouterr().err
-    found = bundle.find_cilium("1.18")
-    assert str(found.operator) == "/usr/bin/cilium-operator-generic"
-    (record,) = bundle.records(CILIUM)
+    found = bundle.find(CILIUM, "1.18")
+    assert str(found.companion) == "/usr/bin/cilium-operator-generic"
+    (record,) = store.records(CILIUM)
     assert (record.digest, record.companion) == (digest, beside)
     asked = len(registry.asked)
-    assert bundle.pull(CILIUM, "v1.18.10", digest=digest) == found
+    assert install.pull(CILIUM, "v1.18.10", digest=digest) == found
     assert len(registry.asked) == asked
     with pytest.raises(LabError, match="already"):
-        bundle.pull(CILIUM, "1.18.10", digest=WRONG)
+        install.pull(CILIUM, "1.18.10", digest=WRONG)
 
 
 @needs_tools
@@ -119,7 +120,7 @@ def test_the_digest_is_checked(registry: Registry) -> None:
     assert digest in error.why
     assert WRONG in error.why
     assert "no digest" in _refused("1.18.10", digest="sha256:12").what
-    assert bundle.pull(CILIUM, "1.18.10", digest=digest, companion="").operator is None
+    assert install.pull(CILIUM, "1.18.10", digest=digest, companion="").companion is None
 
 
 @needs_tools
@@ -151,7 +152,7 @@ def test_any_place_that_skopeo_knows(tmp_path: Path, make: Any) -> None:
     archive = make(tmp_path / "a.tar", cilium=images.cilium())
     place = f"{'oci' if make is images.oci_archive else 'docker'}-archive:{archive}"
     assert "not the image" in _refused(place, digest=WRONG).what
-    assert bundle.pull(CILIUM, place, name="mine").version == "1.18.10"
+    assert install.pull(CILIUM, place, name="mine").version == "1.18.10"
 
 
 @needs_tools
@@ -261,12 +262,12 @@ def test_an_engine_pulls_checks_and_keeps_nothing(registry: Registry, engine: En
     registry.put("cilium/operator-generic", "v1.18.10", images.operator("1.18.10"))
     wanted = f"127.0.0.1:{registry.port}/cilium/cilium:v1.18.10"
     assert "not the image" in _refused(wanted, digest=WRONG).what
-    pulled = bundle.pull(CILIUM, wanted, digest=digest)
-    assert (pulled.version, str(pulled.operator)) == ("1.18.10", "/usr/bin/cilium-operator-generic")
-    assert bundle.records(CILIUM)[0].digest == digest
+    pulled = install.pull(CILIUM, wanted, digest=digest)
+    assert (pulled.version, str(pulled.companion)) == ("1.18.10", "/usr/bin/cilium-operator-generic")
+    assert store.records(CILIUM)[0].digest == digest
     if engine is not None:
         assert engine.here == {}
-    assert [path.name for path in store.place(CILIUM).glob(".work-*")] == []
+    assert [path.name for path in store.place(CILIUM).glob(".new-*")] == []
 
 
 @needs_tools

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from niclab.agents import bundle
-from niclab.agents.bundle import CILIUM, KUBERNETES, store
-from niclab.agents.bundle.rootfs import inside
+from niclab.agents.bundle import CILIUM, KUBERNETES, install, store
+from niclab.agents.bundle.model import inside
 from niclab.cilium.version import age, printed_release
 from niclab.cli import main
 from niclab.errors import LabError
@@ -55,53 +55,53 @@ def test_versions_are_ordered_as_they_were_released() -> None:
 
 def test_a_directory_is_remembered_not_copied(tmp_path: Path) -> None:
     built = images.directory(tmp_path / "built", "1.20.0-dev")
-    added = bundle.add(CILIUM, "mine", built)
-    assert bundle.find_cilium("mine") == bundle.find_cilium("1.20.0-dev") == bundle.find_cilium("1.20") == added
+    added = install.add(CILIUM, "mine", built)
+    assert bundle.find(CILIUM, "mine") == bundle.find(CILIUM, "1.20.0-dev") == bundle.find(CILIUM, "1.20") == added
     assert (added.name, added.version, added.minor, added.kind) == ("mine", "1.20.0-dev", "1.20", "directory")
     assert (added.path, added.root) == (built, None)
-    assert added.agent == built / "bin/cilium-agent"
-    assert added.operator == built / "bin/cilium-operator-generic"
+    assert added.required("cilium-agent") == built / "bin/cilium-agent"
+    assert added.companion == built / "bin/cilium-operator-generic"
     assert added.bpf == built / "bpf"
     kept = [path.name for path in (tmp_path / "home/bundles/cilium/mine").iterdir()]
     assert kept == ["bundle.json"]
     store.remove(CILIUM, "mine")
-    assert bundle.records(CILIUM) == []
+    assert store.records(CILIUM) == []
     assert (built / "bin/cilium-agent").exists()
 
 
 def test_a_directory_that_was_built_again_tells_its_new_version(tmp_path: Path) -> None:
     built = images.directory(tmp_path / "built", "1.18.1")
-    bundle.add(CILIUM, "mine", built)
+    install.add(CILIUM, "mine", built)
     (built / "bin/cilium-agent").write_bytes(images.script(images.AGENT.format("1.18.2")))
-    assert bundle.find_cilium("1.18").version == "1.18.2"
+    assert bundle.find(CILIUM, "1.18").version == "1.18.2"
 
 
 def test_the_newest_that_fits_is_found_and_a_name_is_meant_exactly(tmp_path: Path) -> None:
     for name, number in (("a", "1.18.10"), ("b", "1.18.9"), ("c", "1.20.0-dev"), ("1.18", "1.18.3")):
-        bundle.add(CILIUM, name, images.directory(tmp_path / name, number))
-    assert bundle.find_cilium().name == "c"
-    assert bundle.find_cilium("v1.18.10").name == "a"
-    assert bundle.find_cilium("1.18").name == "1.18"
+        install.add(CILIUM, name, images.directory(tmp_path / name, number))
+    assert bundle.find(CILIUM).name == "c"
+    assert bundle.find(CILIUM, "v1.18.10").name == "a"
+    assert bundle.find(CILIUM, "1.18").name == "1.18"
     store.remove(CILIUM, "1.18")
-    assert bundle.find_cilium("1.18").name == "a"
-    assert [each.name for each in bundle.all_cilium()] == ["c", "a", "b"]
+    assert bundle.find(CILIUM, "1.18").name == "a"
+    assert [each.name for each in bundle.every(CILIUM)] == ["c", "a", "b"]
 
 
 def test_the_environment_comes_before_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, number in (("newer", "1.20.1"), ("named", "1.19.0")):
-        bundle.add(CILIUM, name, images.directory(tmp_path / name, number))
+        install.add(CILIUM, name, images.directory(tmp_path / name, number))
     here = images.directory(tmp_path / "here", "1.18.10")
     monkeypatch.setenv("NICLAB_CILIUM", f"{here}{os.pathsep}named")
-    assert bundle.find_cilium().name == "named"
-    assert bundle.find_cilium("1.18").path == here
-    assert bundle.find_cilium("1.20").name == "newer"
-    assert [each.name for each in bundle.all_cilium()] == ["newer", "named", "here"]
+    assert bundle.find(CILIUM).name == "named"
+    assert bundle.find(CILIUM, "1.18").path == here
+    assert bundle.find(CILIUM, "1.20").name == "newer"
+    assert [each.name for each in bundle.every(CILIUM)] == ["newer", "named", "here"]
 
 
 @pytest.mark.parametrize("entry", ["nothing", "/nowhere/at-all"])
 def test_a_wrong_entry_of_the_environment_is_told(monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
     monkeypatch.setenv("NICLAB_CILIUM", entry)
-    error = _refused(bundle.find_cilium)
+    error = _refused(bundle.find, CILIUM)
     assert entry in error.what
     assert "neither a directory nor a bundle" in error.why
 
@@ -109,39 +109,37 @@ def test_a_wrong_entry_of_the_environment_is_told(monkeypatch: pytest.MonkeyPatc
 def test_two_directories_of_one_name_are_not_mixed_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     both = [images.directory(tmp_path / parent / "built") for parent in ("a", "b")]
     monkeypatch.setenv("NICLAB_CILIUM", os.pathsep.join(map(str, both)))
-    assert "two entries" in _refused(bundle.all_cilium).why
+    assert "two entries" in _refused(bundle.every, CILIUM).why
 
 
 def test_without_a_bundle_the_error_names_all_three_ways(tmp_path: Path) -> None:
-    bundle.add(CILIUM, "mine", images.directory(tmp_path / "built", "1.20.0-dev"))
-    error = _refused(bundle.find_cilium, "1.17")
+    install.add(CILIUM, "mine", images.directory(tmp_path / "built", "1.20.0-dev"))
+    error = _refused(bundle.find, CILIUM, "1.17")
     assert "1.17" in error.what
     assert "mine (1.20.0-dev)" in error.why
     for way in ("niclab cilium pull", "niclab cilium load", "niclab cilium add", "without a network"):
         assert way in error.fix
 
 
-def test_kubernetes_uses_its_own_etcd_or_the_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kubernetes_may_bring_its_own_etcd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "kube/bin").mkdir(parents=True)
-    (tmp_path / "system").mkdir()
-    for path, line in (("kube/bin/kube-apiserver", images.APISERVER.format("1.36.2")), ("system/etcd", "")):
-        (tmp_path / path).write_bytes(images.script(line))
-        (tmp_path / path).chmod(0o755)
+    server = tmp_path / "kube/bin/kube-apiserver"
+    server.write_bytes(images.script(images.APISERVER.format("1.36.2")))
+    server.chmod(0o755)
     monkeypatch.setenv("NICLAB_KUBERNETES", str(tmp_path / "kube"))
-    found = bundle.find_kubernetes("1.36")
-    assert (found.version, found.apiserver) == ("1.36.2", tmp_path / "kube/bin/kube-apiserver")
-    monkeypatch.setenv("PATH", f"{tmp_path / 'system'}{os.pathsep}{os.environ['PATH']}")
-    assert (found.etcd, found.etcd_root) == (tmp_path / "system/etcd", None)
+    found = bundle.find(KUBERNETES, "1.36")
+    assert (found.version, found.required("kube-apiserver")) == ("1.36.2", tmp_path / "kube/bin/kube-apiserver")
+    assert found.companion is None
     own = tmp_path / "kube/bin/etcd"
     own.touch()
-    assert found.etcd == own
+    assert found.outside(found.companion) == own
 
 
 @pytest.mark.parametrize("gone", ["bpf", "bin/cilium-agent", "bin/cilium-cni", "bin/cilium-dbg"])
 def test_a_directory_that_lacks_something_is_refused(tmp_path: Path, gone: str) -> None:
     built = images.directory(tmp_path / "built")
     (built / gone).rename(tmp_path / "away")
-    assert gone in _refused(bundle.add, CILIUM, "mine", built).why
+    assert gone in _refused(install.add, CILIUM, "mine", built).why
 
 
 @pytest.mark.parametrize(
@@ -155,32 +153,32 @@ def test_a_directory_that_lacks_something_is_refused(tmp_path: Path, gone: str) 
 def test_an_agent_that_does_not_run_is_refused(tmp_path: Path, content: bytes, why: str) -> None:
     built = images.directory(tmp_path / "built")
     (built / "bin/cilium-agent").write_bytes(content)
-    error = _refused(bundle.add, CILIUM, "mine", built)
+    error = _refused(install.add, CILIUM, "mine", built)
     assert str(built / "bin/cilium-agent") in error.what
     assert why in error.why
 
 
 def test_a_name_is_not_taken_twice(tmp_path: Path) -> None:
     one, other = (images.directory(tmp_path / name) for name in ("one", "other"))
-    bundle.add(CILIUM, "mine", one)
-    bundle.add(CILIUM, "mine", one)
-    assert "niclab cilium rm mine" in _refused(bundle.add, CILIUM, "mine", other).fix
-    assert bundle.find_cilium("mine").path == one
+    install.add(CILIUM, "mine", one)
+    install.add(CILIUM, "mine", one)
+    assert "niclab cilium rm mine" in _refused(install.add, CILIUM, "mine", other).fix
+    assert bundle.find(CILIUM, "mine").path == one
 
 
 @pytest.mark.parametrize("name", ["", ".hidden", "../up", "a/b", "-x", "a" * 64])
 def test_a_name_that_is_no_directory_name_is_refused(tmp_path: Path, name: str) -> None:
-    assert "name of a bundle" in _refused(bundle.add, CILIUM, name, images.directory(tmp_path / "built")).what
+    assert "name of a bundle" in _refused(install.add, CILIUM, name, images.directory(tmp_path / "built")).what
 
 
 def test_a_damaged_record_is_shown_and_can_be_removed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bundle.add(CILIUM, "mine", images.directory(tmp_path / "built"))
+    install.add(CILIUM, "mine", images.directory(tmp_path / "built"))
     (store.place(CILIUM) / "mine/bundle.json").write_text("{")
-    assert "cannot be read" in _refused(bundle.find_cilium, "mine").why
+    assert "cannot be read" in _refused(bundle.find, CILIUM, "mine").why
     assert main(["cilium", "ls"]) == 0
     assert "cannot be used" in capsys.readouterr().out
     assert main(["cilium", "rm", "mine"]) == 0
-    assert bundle.records(CILIUM) == []
+    assert store.records(CILIUM) == []
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -203,14 +201,15 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_many_at_once(tmp_path: Path) -> None:
     built = images.directory(tmp_path / "built")
     code = (
-        "import sys; from pathlib import Path; from niclab.agents.bundle import CILIUM, add, remove\n"
+        "import sys; from pathlib import Path; from niclab.agents.bundle import CILIUM\n"
+        "from niclab.agents.bundle.install import add\nfrom niclab.agents.bundle.store import remove\n"
         "for round in range(5):\n"
         "    add(CILIUM, 'shared', Path(sys.argv[1])); add(CILIUM, sys.argv[2], Path(sys.argv[1]))\n"
         "remove(CILIUM, sys.argv[2])\n"
     )
     running = [subprocess.Popen([sys.executable, "-c", code, str(built), f"n{number}"]) for number in range(4)]
     assert [each.wait(30) for each in running] == [0] * 4
-    assert [record.name for record in bundle.records(CILIUM)] == ["shared"]
+    assert [record.name for record in store.records(CILIUM)] == ["shared"]
     assert sorted(path.name for path in store.place(CILIUM).iterdir()) == [".lock", "shared"]
 
 

@@ -10,6 +10,7 @@ import pytest
 from niclab.agents import cni
 from niclab.agents.agent import Agent
 from niclab.errors import LabError
+from niclab.net.route import Address
 
 UNHEARD_OF = (
     "unable to allocate IP via local cilium agent: [POST /ipam][502] postIpamFailure "
@@ -32,13 +33,13 @@ class Plugin:
         return RESULT
 
 
-def plug(plugin: Plugin) -> cni.Plugged:
+def plug(plugin: Plugin) -> tuple[Address, ...]:
     return cni.plug(cast(Agent, plugin), "pod1", Path("/run/netns/pod1"), {})
 
 
 def test_an_agent_that_has_not_heard_of_the_pod_yet_is_asked_again() -> None:
     found = plug(Plugin(UNHEARD_OF, UNHEARD_OF))
-    assert [str(address) for address in found.addresses] == ["10.244.1.10"]
+    assert [str(address) for address in found] == ["10.244.1.10"]
 
 
 def test_other_failures_are_told_at_once() -> None:

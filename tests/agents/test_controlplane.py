@@ -7,13 +7,15 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
 
 import pytest
 from niclab.agents import controlplane, kube
-from niclab.agents.controlplane import operator as cilium_operator
+from niclab.agents.controlplane.programs import needs_operator
+from niclab.agents.services import Deployed
 from niclab.errors import LabError
+from niclab.topology import Service
 
 from tests.support import processes
 from tests.support.controlplanes import NODES, WEB, Site, doomed, real_etcd
@@ -127,7 +129,7 @@ def test_an_api_server_that_misbehaves(site: Site, tmp_path: Path, code: str, wh
         site.start(
             "kubernetes",
             etcd_program=program(tmp_path / "etcd", HEALTHY),
-            kubernetes=program(tmp_path / "bundle/bin/kube-apiserver", code).parent.parent,
+            kubernetes=program(tmp_path / "kube-apiserver", code),
             operator=program(tmp_path / "cilium-operator-generic", SILENT),
             patience=PATIENCE,
         )
@@ -151,9 +153,9 @@ def test_missing_programs_are_named(site: Site, tmp_path: Path) -> None:
 
 
 def test_the_operator_runs_for_what_only_it_does() -> None:
-    assert not cilium_operator.needed(["enable-egress-gateway"], {"ipam": "kubernetes"})
-    assert cilium_operator.needed(["enable-bgp-control-plane"], {})
-    assert cilium_operator.needed([], {"ipam": "cluster-pool"})
+    assert not needs_operator(["enable-egress-gateway"], {"ipam": "kubernetes"})
+    assert needs_operator(["enable-bgp-control-plane"], {})
+    assert needs_operator([], {"ipam": "cluster-pool"})
 
 
 @real_etcd
@@ -161,13 +163,13 @@ def test_kvstore(site: Site) -> None:
     plane = site.start("kvstore")
     for node in NODES:
         assert json.loads(site.get(node, 2379, "/health")[1])["health"] == "true"
-    settings = plane.agent_settings("node1")
+    settings = plane.agent_settings
     assert settings["enable-k8s"] == "false"
     assert settings["identity-allocation-mode"] == "kvstore"
     assert json.loads(settings["kvstore-opt"]) == {"etcd.address": "http://127.0.0.1:2379"}
     assert plane.agent_environment("node1") == {"K8S_NODE_NAME": "node1"}
-    plane.add_node("node1", addresses=[IPv4Address("10.0.0.1")], pod_cidrs=[IPv4Network("10.244.1.0/24")])
-    assert plane.add_pod("pod1", "node1") == {}
+    plane.apply([kube.node("node1", addresses=[IPv4Address("10.0.0.1")], pod_cidrs=[IPv4Network("10.244.1.0/24")])])
+    assert plane.add_pod(kube.pod("pod1", "node1")) == {}
     plane.pod_running("pod1", [IPv4Address("10.244.1.7")])
     # The nodes' own interfaces are what they were.
     with site.substrate["node1"].entered():
@@ -179,28 +181,30 @@ def test_kvstore(site: Site) -> None:
 @real_etcd
 def test_services_reach_agents_by_a_file(site: Site) -> None:
     plane = site.start("kvstore")
-    file = Path(plane.agent_settings("node1")["lb-state-file"])
+    file = Path(plane.agent_settings["lb-state-file"])
     assert str(file.parent) in plane.binds
     assert json.loads(file.read_text()) == {"services": [], "endpoints": []}
-    plane.add_service(WEB)
-    plane.add_service(kube.Service("other", (kube.Port(1),), families=(4, 6)))
+    plane.apply(WEB.objects())
+    both = (IPv4Address("10.96.0.81"), IPv6Address("fd00:10:96::81"))
+    plane.apply(Deployed("other", Service(port=1), both).objects())
+    plane.apply(WEB.objects())
     state = json.loads(file.read_text())
-    assert state["services"][0] == kube.service(WEB)
-    assert [one["metadata"]["name"] for one in state["endpoints"]] == ["web-v4", "other-v4", "other-v6"]
+    assert state["services"][-1] == WEB.objects()[0]
+    assert [one["metadata"]["name"] for one in state["endpoints"]] == ["other-v4", "other-v6", "web-v4"]
 
 
 @real_etcd
 def test_a_kept_lab_is_found_again(site: Site) -> None:
     plane = site.start("kvstore")
-    plane.add_service(WEB)
+    plane.apply(WEB.objects())
     site.ledger.keep()
     plane.close()
     assert site.running == {"relay", "etcd"}
     again = controlplane.attach("kvstore", substrate=site.substrate, ledger=site.ledger)
-    again.add_service(kube.Service("other", (kube.Port(1),)))
-    state = json.loads(Path(again.agent_settings("node1")["lb-state-file"]).read_text())
+    again.apply(Deployed("other", Service(port=1), (IPv4Address("10.96.0.81"),)).objects())
+    state = json.loads(Path(again.agent_settings["lb-state-file"]).read_text())
     assert [one["metadata"]["name"] for one in state["services"]] == ["web", "other"]
-    assert again.agent_settings("node1") == plane.agent_settings("node1")
+    assert again.agent_settings == plane.agent_settings
     site.ledger.kept = False
     site.close()
     assert not site.ledger.path.exists()

@@ -12,10 +12,9 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import pytest
-from niclab.agents import controlplane
-from niclab.agents.bundle import find
-from niclab.agents.controlplane import operator as cilium_operator
-from niclab.agents.controlplane.kubernetes import Kubernetes
+from niclab.agents import bundle, controlplane, kube
+from niclab.agents.controlplane import Kubernetes
+from niclab.agents.controlplane.programs import lacking_definitions
 from niclab.errors import LabError
 
 from tests.support import bundles, processes
@@ -45,18 +44,15 @@ def programs() -> Programs:
     """A real API server and a real operator."""
     why = "needs etcd, kube-apiserver (NICLAB_KUBERNETES) and a Cilium with its operator (NICLAB_CILIUM)"
     try:
-        server = find.find_kubernetes()
-        operators = [(one.root, one.operator) for one in bundles.by_minor().values() if one.operator]
+        server = bundle.find(bundle.KUBERNETES)
+        operators = [found for one in bundles.by_minor().values() if (found := one.outside(one.companion))]
     except LabError:
         pytest.skip(why)
     if ETCD is None or not operators:
         pytest.skip(why)
-    return Programs(on_host(server.root, server.apiserver), on_host(*operators[0]))
-
-
-def on_host(root: Path | None, path: Path | None) -> Path:
-    assert path is not None
-    return root / path.relative_to("/") if root else path
+    program = server.outside(server.required("kube-apiserver"))
+    assert program is not None
+    return Programs(program, operators[0])
 
 
 @pytest.fixture(scope="module")
@@ -73,27 +69,27 @@ def test_kubernetes(site: Site, programs: Programs, home: Path) -> None:
     assert isinstance(plane, Kubernetes)
     assert site.running == {"relay", "etcd", "kube-apiserver"}, "ipam=kubernetes needs no operator"
     assert set(os.listdir("/run")) <= before | {"netns", "niclab"}, "the operator works in a /run of its own"  # noqa: PTH208
-    assert cilium_operator.missing(plane.api) == ""
-    plane.add_node("node1", addresses=[IPv4Address("10.0.0.1")], pod_cidrs=[IPv4Network("10.244.1.0/24")])
-    variables = plane.add_pod("pod1", "node1", labels={"app": "web"})
+    assert lacking_definitions(plane.api) == ""
+    plane.apply([kube.node("node1", addresses=[IPv4Address("10.0.0.1")], pod_cidrs=[IPv4Network("10.244.1.0/24")])])
+    variables = plane.add_pod(kube.pod("pod1", "node1", labels={"app": "web"}))
     assert variables["CNI_ARGS"].startswith("IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod1;K8S_POD_UID=")
     plane.pod_running("pod1", [IPv4Address("10.244.1.7")])
     pod = plane.api.get("v1", "Pod", "pod1", namespace="default")
     assert pod is not None
     assert (pod["status"]["podIP"], pod["status"]["hostIP"]) == ("10.244.1.7", "10.0.0.1")
-    plane.add_service(WEB)
-    plane.add_service(WEB)  # the same again is fine
+    plane.apply(WEB.objects())
+    plane.apply(WEB.objects())  # the same again is fine
     service = plane.api.get("v1", "Service", "web", namespace="default")
     assert service is not None
     assert (service["spec"]["clusterIP"], service["spec"]["ports"][0]["nodePort"]) == ("10.96.0.80", 30080)
     assert [one["metadata"]["name"] for one in plane.api.objects("discovery.k8s.io/v1", "EndpointSlice")] == ["web-v4"]
     plane.api.apply({"apiVersion": "cilium.io/v2", "kind": "CiliumNode", "metadata": {"name": "node1"}, "spec": {}})
-    config = json.loads(Path(plane.agent_settings("node1")["k8s-kubeconfig-path"]).read_text())
+    config = json.loads(Path(plane.agent_settings["k8s-kubeconfig-path"]).read_text())
     assert config["clusters"][0]["cluster"]["server"] == "https://127.0.0.1:6443"
     # By the relay, as an agent would: no plain HTTP is spoken there.
     assert site.get("node1", 6443, "/")[0] == 400
     attached = controlplane.attach("kubernetes", substrate=site.substrate, ledger=site.ledger)
-    attached.add_pod("pod2", "node1")
+    attached.add_pod(kube.pod("pod2", "node1"))
     attached.close()
     plane.close()
     assert site.running == set()
@@ -111,7 +107,7 @@ def test_prepared_data_holds_the_definitions_and_nothing_of_the_lab(site: Site, 
         took = time.monotonic() - before
         assert isinstance(plane, Kubernetes)
         assert set(other.pids) == {"relay", "etcd", "kube-apiserver"}
-        assert cilium_operator.missing(plane.api) == ""
+        assert lacking_definitions(plane.api) == ""
         for kind in ("Node", "Pod"):
             assert plane.api.objects("v1", kind) == []
         assert took < 10, "1.5 s on a quiet machine"

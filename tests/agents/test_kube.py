@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from niclab.agents import ciliumkube, kube
+from niclab.agents import egress, kube
+from niclab.agents.services import Deployed
+from niclab.check import loads
+from niclab.topology import Service
 
 V4, V6 = IPv4Address("10.0.0.1"), IPv6Address("fd00::1")
 
@@ -49,10 +52,10 @@ def test_a_node_without_pods_has_no_pod_cidr() -> None:
 
 
 def test_a_pod_is_bound_to_its_node_and_has_no_status() -> None:
-    assert kube.pod("pod1", "node1", namespace="shop", labels={"app": "web"}) == {
+    assert kube.pod("pod1", "node1", labels={"app": "web"}) == {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": "pod1", "namespace": "shop", "labels": {"app": "web"}},
+        "metadata": {"name": "pod1", "namespace": "default", "labels": {"app": "web"}},
         "spec": {
             "nodeName": "node1",
             "hostNetwork": False,
@@ -86,8 +89,8 @@ def test_cni_arguments_name_the_pod() -> None:
     )
 
 
-def test_a_cluster_ip_service_leaves_the_address_to_the_server() -> None:
-    found, slice_ = kube.Service("web", (kube.Port(80),)).objects()
+def test_a_cluster_ip_service_without_backends() -> None:
+    found, slice_ = Deployed("web", Service(port=80), (IPv4Address("10.96.0.80"),)).objects()
     assert found == {
         "apiVersion": "v1",
         "kind": "Service",
@@ -97,6 +100,8 @@ def test_a_cluster_ip_service_leaves_the_address_to_the_server() -> None:
             "ipFamilies": ["IPv4"],
             "ipFamilyPolicy": "SingleStack",
             "ports": [{"name": "tcp-80", "port": 80, "protocol": "TCP", "targetPort": 80}],
+            "clusterIP": "10.96.0.80",
+            "clusterIPs": ["10.96.0.80"],
         },
     }
     # Without backends, but there: an agent is to know that there are none.
@@ -104,37 +109,32 @@ def test_a_cluster_ip_service_leaves_the_address_to_the_server() -> None:
 
 
 def test_everything_a_service_can_have() -> None:
-    service = kube.Service(
-        "web",
-        (kube.Port(80, target=8080, node_port=30080, name="http"), kube.Port(53, "UDP")),
-        (
-            kube.Backend(IPv4Address("10.244.1.7"), "node1", "pod1"),
-            kube.Backend(IPv6Address("fd00:1::7"), "node1", ready=False),
-        ),
+    spec = Service(
         type="LoadBalancer",
-        namespace="shop",
-        families=(4, 6),
+        port=80,
+        target_port=8080,
+        external_traffic_policy="Local",
+        internal_traffic_policy="Cluster",
+    )
+    service = Deployed(
+        "web",
+        spec,
         cluster_ips=(IPv4Address("10.96.0.80"), IPv6Address("fd00:10:96::80")),
         ingress=(IPv4Address("192.0.2.10"),),
         external_ips=(IPv4Address("192.0.2.11"),),
-        external_traffic_policy="Local",
-        internal_traffic_policy="Cluster",
-        labels={"a": "b"},
-        annotations={"c": "d"},
+        node_port=30080,
+        backends=((IPv4Address("10.244.1.7"), "node1", "pod1"), (IPv6Address("fd00:1::7"), "node1", "pod1")),
     )
     found, four, six = service.objects()
     assert found == {
         "apiVersion": "v1",
         "kind": "Service",
-        "metadata": {"name": "web", "namespace": "shop", "labels": {"a": "b"}, "annotations": {"c": "d"}},
+        "metadata": {"name": "web", "namespace": "default"},
         "spec": {
             "type": "LoadBalancer",
             "ipFamilies": ["IPv4", "IPv6"],
             "ipFamilyPolicy": "RequireDualStack",
-            "ports": [
-                {"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080, "nodePort": 30080},
-                {"name": "udp-53", "port": 53, "protocol": "UDP", "targetPort": 53},
-            ],
+            "ports": [{"name": "tcp-80", "port": 80, "protocol": "TCP", "targetPort": 8080, "nodePort": 30080}],
             "clusterIP": "10.96.0.80",
             "clusterIPs": ["10.96.0.80", "fd00:10:96::80"],
             "externalIPs": ["192.0.2.11"],
@@ -146,89 +146,55 @@ def test_everything_a_service_can_have() -> None:
     assert four == {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
-        "metadata": {"name": "web-v4", "namespace": "shop", "labels": {"kubernetes.io/service-name": "web"}},
+        "metadata": {"name": "web-v4", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
         "addressType": "IPv4",
-        "ports": [
-            {"name": "http", "port": 8080, "protocol": "TCP"},
-            {"name": "udp-53", "port": 53, "protocol": "UDP"},
-        ],
+        "ports": [{"name": "tcp-80", "port": 8080, "protocol": "TCP"}],
         "endpoints": [
             {
                 "addresses": ["10.244.1.7"],
                 "conditions": {"ready": True, "serving": True, "terminating": False},
                 "nodeName": "node1",
-                "targetRef": {"kind": "Pod", "name": "pod1", "namespace": "shop"},
+                "targetRef": {"kind": "Pod", "name": "pod1", "namespace": "default"},
             }
         ],
     }
-    assert six["addressType"] == "IPv6"
-    assert six["metadata"]["name"] == "web-v6"
-    assert six["endpoints"] == [
-        {
-            "addresses": ["fd00:1::7"],
-            "conditions": {"ready": False, "serving": False, "terminating": False},
-            "nodeName": "node1",
-        }
-    ]
+    assert (six["addressType"], six["metadata"]["name"]) == ("IPv6", "web-v6")
+    assert [endpoint["addresses"] for endpoint in six["endpoints"]] == [["fd00:1::7"]]
 
 
 def test_an_egress_policy_names_its_gateways() -> None:
-    every, some = ip_network("0.0.0.0/0"), ip_network("10.0.0.0/8")
-    pods = {"matchLabels": {"app": "web"}}
-    one = ciliumkube.egress_policy(
-        "out",
-        pod_selectors=[pods],
-        destinations=[every],
-        excluded=[some],
-        gateways=["node2"],
-        egress_ip=ip_address("10.0.1.2"),
+    topology = loads(
+        """\
+name: egress
+fabrics: {f0: {}}
+nodes:
+  node1:
+    nics: {eth0: {fabric: f0, addresses: 10.0.0.1/24}}
+    pod_cidrs: 10.244.1.0/24
+    pods: {pod1: {labels: {app: web}}}
+  node2:
+    nics: {eth0: {fabric: f0, addresses: 10.0.0.2/24}}
+    pod_cidrs: 10.244.2.0/24
+egress_policies:
+  out: {labels: {app: web}, destinations: 0.0.0.0/0, excluded: 10.0.0.0/8, gateways: node2, egress_ip: 10.0.0.2}
+  two: {labels: {app: web}, destinations: 192.0.2.0/24, gateways: [node1, node2]}
+""",
+        "egress.yaml",
     )
-    gateway = {"nodeSelector": {"matchLabels": {"kubernetes.io/hostname": "node2"}}, "egressIP": "10.0.1.2"}
+    one, two = egress.policies(topology)
+    gateway = {"nodeSelector": {"matchLabels": {"kubernetes.io/hostname": "node2"}}, "egressIP": "10.0.0.2"}
     assert (one["apiVersion"], one["kind"], one["metadata"]) == (
         "cilium.io/v2",
         "CiliumEgressGatewayPolicy",
         {"name": "out"},
     )
     assert one["spec"] == {
-        "selectors": [{"podSelector": pods}],
+        "selectors": [{"podSelector": {"matchLabels": {"app": "web"}}}],
         "destinationCIDRs": ["0.0.0.0/0"],
         "excludedCIDRs": ["10.0.0.0/8"],
         "egressGateway": gateway,
     }
-    two = ciliumkube.egress_policy("out", pod_selectors=[pods], destinations=[every], gateways=["a", "b"])
     assert [one["nodeSelector"]["matchLabels"]["kubernetes.io/hostname"] for one in two["spec"]["egressGateways"]] == [
-        "a",
-        "b",
+        "node1",
+        "node2",
     ]
-
-
-def test_a_pool_hands_out_cidrs_of_one_length_per_family() -> None:
-    cidrs = [ip_network(one) for one in ("10.245.1.0/24", "10.245.2.0/24", "fd00:245:1::/64")]
-    assert ciliumkube.pod_ip_pool("disks", cidrs)["spec"] == {
-        "ipv4": {"cidrs": ["10.245.1.0/24", "10.245.2.0/24"], "maskSize": 24},
-        "ipv6": {"cidrs": ["fd00:245:1::/64"], "maskSize": 64},
-    }
-
-
-def test_a_cilium_node_has_what_an_operator_allocates() -> None:
-    address = ip_address("10.0.0.11")
-    pooled = ciliumkube.cilium_node("node1", addresses=[address], pools={"default": [ip_network("10.244.1.0/24")]})
-    assert pooled["spec"] == {
-        "addresses": [{"type": "InternalIP", "ip": "10.0.0.11"}],
-        "ipam": {"pools": {"allocated": [{"pool": "default", "cidrs": ["10.244.1.0/24"]}]}},
-    }
-    eni = ciliumkube.Eni(
-        id="eni-1",
-        number=1,
-        mac="02:00:00:00:00:01",
-        address=address,
-        subnet=ip_network("10.0.0.0/24"),
-        vpc=(ip_network("10.0.0.0/16"), ip_network("10.1.0.0/16")),
-        pod_addresses=(ip_address("10.0.0.17"),),
-    )
-    found = ciliumkube.cilium_node("node1", addresses=[address], router=ip_address("10.0.0.17"), enis=[eni])
-    assert found["spec"]["addresses"][1] == {"type": "CiliumInternalIP", "ip": "10.0.0.17"}
-    assert found["spec"]["ipam"] == {"pool": {"10.0.0.17": {"resource": "eni-1"}}}
-    reported = found["status"]["eni"]["enis"]["eni-1"]
-    assert (reported["number"], reported["subnet"]["cidr"], reported["addresses"]) == (1, "10.0.0.0/24", ["10.0.0.17"])
-    assert reported["vpc"] == {"id": "vpc-niclab", "primary-cidr": "10.0.0.0/16", "cidrs": ["10.1.0.0/16"]}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,13 +22,6 @@ CORE = {
         {"name": "nodes", "kind": "Node", "namespaced": False},
     ]
 }
-
-
-class Plain(ssl.SSLContext):
-    """No TLS at all."""
-
-    def wrap_socket(self, sock: socket.socket, *_: Any, **__: Any) -> Any:
-        return sock
 
 
 class Server:
@@ -84,13 +76,7 @@ def serving() -> Iterator[tuple[Server, Api]]:
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     port = http.server_address[1]
-    api = Api(
-        lambda: socket.create_connection(("127.0.0.1", port), 5),
-        host="127.0.0.1",
-        context=Plain(ssl.PROTOCOL_TLS_CLIENT),
-        token="secret",
-        timeout=5,
-    )
+    api = Api(lambda: socket.create_connection(("127.0.0.1", port), 5), token="secret", timeout=5)
     try:
         yield server, api
     finally:
@@ -126,9 +112,9 @@ def test_a_status_alone_does_not_touch_the_object() -> None:
 def test_one_connection_for_everything() -> None:
     with serving() as (server, api):
         server.answers["GET /api/v1/pods"] = (200, {"items": [{"metadata": {"name": "pod1"}}, {}]})
-        answers = [api.objects("v1", "Pod", labels="a=b") for _ in range(3)]
+        answers = [api.objects("v1", "Pod") for _ in range(3)]
         assert answers[2][0] == {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod1"}}
-        assert server.asked[-1][0] == "GET /api/v1/pods?labelSelector=a%3Db"
+        assert server.asked[-1][0] == "GET /api/v1/pods"
         assert server.connections == 1
 
 
@@ -182,10 +168,6 @@ def test_an_unknown_kind_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_server() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
-    api = Api(
-        lambda: socket.create_connection(("127.0.0.1", port), 1),
-        host="127.0.0.1",
-        context=Plain(ssl.PROTOCOL_TLS_CLIENT),
-    )
+    api = Api(lambda: socket.create_connection(("127.0.0.1", port), 1))
     with pytest.raises(LabError, match="does not answer GET /api/v1"):
         api.get("v1", "Pod", "x", namespace="default")

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from niclab import LAB_BASELINE, Lab, Settings
-from niclab.agents import objects, toolchain
+from niclab.agents import compiler
 from niclab.agents.controlplane import Kind
 from niclab.cli import FAIL, PASS, main
 from niclab.host import ledgers
@@ -176,7 +176,7 @@ def test_a_kept_lab_is_taken_over_with_its_agents(newest: str) -> None:
 
 def test_a_second_lab_compiles_only_what_differs(newest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What stands before the compiler is given one that counts. bpf_sock has its network namespace's cookie in it."""
-    real = toolchain.newest("clang", environment()["PATH"])
+    real = compiler.newest("clang", environment()["PATH"])
     calls = tmp_path / "calls"
     counting = tmp_path / "bin" / "clang-99"
     counting.parent.mkdir()
@@ -185,7 +185,7 @@ def test_a_second_lab_compiles_only_what_differs(newest: str, tmp_path: Path, mo
     )
     counting.chmod(0o755)
     monkeypatch.setenv("PATH", f"{counting.parent}:{os.environ['PATH']}")
-    monkeypatch.setenv(objects.VARIABLE, str(tmp_path / "objects"))
+    monkeypatch.setenv(compiler.VARIABLE, str(tmp_path / "objects"))
 
     def sources() -> list[str]:
         calls.write_text("")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from niclab.agents.controlplane import relay
+from niclab.agents.controlplane.programs import Programs, directory_of
 from niclab.errors import LabError
 from niclab.host import ledgers
 from niclab.host.daemons import Daemon
@@ -75,14 +76,21 @@ class Site:
             assert not thread.is_alive()
 
 
+def started(ledger: Ledger, substrate: NetnsSubstrate, nodes: list[str]) -> Programs:
+    directory_of(ledger).mkdir(exist_ok=True)
+    programs = Programs(ledger, substrate, 5, contextlib.ExitStack())
+    programs.relay(nodes, PORT)
+    return programs
+
+
 @pytest.fixture
 def site() -> Iterator[Site]:
     ledger = Ledger.open_new()
     substrate = NetnsSubstrate(ledger)
     try:
         substrate.apply([AddNamespace("node1"), AddNamespace("node2"), AddNamespace("control")])
-        log = ledger.path / "relay.log"
-        daemon = relay.start(ledger, substrate, nodes=["node1", "node2"], ports=[PORT], log=log)
+        programs = started(ledger, substrate, ["node1", "node2"])
+        daemon = programs.running["relay"]
         yield Site(substrate, ledger, daemon)
         assert daemon.tail() == ""
         assert daemon.exit_status is None
@@ -206,21 +214,23 @@ def test_dead_connections_do_not_pile_up(site: Site) -> None:
 
 def test_a_taken_port_is_an_error(site: Site) -> None:
     with pytest.raises(LabError, match=r"cannot listen on 127\.0\.0\.1:2379 of .*-node1") as caught:
-        relay.start(site.ledger, site.substrate, nodes=["node1"], ports=[PORT], log=site.ledger.path / "second.log")
+        started(site.ledger, site.substrate, ["node1"])
     assert "ss -ltnp" in caught.value.fix
 
 
 _DOOMED = """
 import json, os, signal
-from niclab.agents.controlplane import relay
+from niclab.agents.controlplane.programs import Programs, directory_of
 from niclab.net.operation import AddNamespace
 from niclab.host.netns import NetnsSubstrate
 from niclab.host.ledgers import Ledger
 ledger = Ledger.open_new()
 substrate = NetnsSubstrate(ledger)
 substrate.apply([AddNamespace("node1"), AddNamespace("control")])
-daemon = relay.start(ledger, substrate, nodes=["node1"], ports=[2379], log=ledger.path / "relay.log")
-print(json.dumps([ledger.id, daemon.pid, str(ledger.path)]), flush=True)
+directory_of(ledger).mkdir()
+programs = Programs(ledger, substrate, 5, contextlib.ExitStack())
+programs.relay(["node1"], 2379)
+print(json.dumps([ledger.id, programs.running["relay"].pid, str(ledger.path)]), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 from niclab import LAB_BASELINE, InputError, Lab, LabError, Settings, Trace, World
-from niclab.agents import cgroups, kube
-from niclab.agents.controlplane import apiserver
+from niclab.agents.agent import cgroup_hierarchy
 from niclab.agents.reported import json_rows
-from niclab.agents.services import lacking, services
+from niclab.agents.services import Deployed, deployed, lacking
 from niclab.check import check_flow, load, loads
 from niclab.flow.ordering import Ordering
 from niclab.flow.verdict import FlowResult, Served
-from niclab.net.route import Address, Family, ip_address
-from niclab.topology import Flow, Topology
-from niclab.topology.model import SERVICE_CIDRS, as_sent, service_of
+from niclab.net.route import ip_address
+from niclab.net.route import Address, Family
+from niclab.topology import Flow, Service, Topology
+from niclab.topology.model import as_sent, service_of
 from niclab.wire.measure import Answer, Order
 from niclab.wire.sighting import Sighting, without_resets
 
@@ -78,10 +78,6 @@ services:
     }
     assert found.service_node_ports() == {"a": 30001, "c": 30002, "d": 30000}
     assert (found.services["a"].backend_port, found.services["c"].backend_port) == (80, 8080)
-
-
-def test_the_service_cidr_is_the_api_servers() -> None:
-    assert {family: str(cidr) for family, cidr in SERVICE_CIDRS.items()} == apiserver.SERVICE_CIDRS
 
 
 @pytest.mark.parametrize(
@@ -154,33 +150,34 @@ def test_a_service_without_backends_is_answered_by_nobody(topology: Topology) ->
 
 
 def test_the_control_plane_is_told_everything(topology: Topology) -> None:
-    made = {one.name: one for one in services(topology, pods(topology), IPV4)}
+    made = {one.name: one for one in deployed(topology, pods(topology), IPV4)}
     local = made["web-local"]
-    assert (local.type, local.external_traffic_policy, local.ports[0].node_port) == ("NodePort", "Local", 30081)
-    assert local.ports[0].target_port == 8080
-    assert [(str(one.address), one.node, one.pod) for one in local.backends] == [("10.244.2.10", "node2", "pod2")]
+    assert local.objects()[0]["spec"]["externalTrafficPolicy"] == "Local"
+    (port,) = local.objects()[0]["spec"]["ports"]
+    assert (port["nodePort"], port["targetPort"]) == (30081, 8080)
+    assert local.backends == ((ip_address("10.244.2.10"), "node2", "pod2"),)
     assert list(map(str, made["shop"].ingress)) == ["10.0.1.200"]
     assert list(map(str, made["mail"].external_ips)) == ["192.0.2.25"]
-    assert (made["dns"].ports[0].protocol, made["dns"].families) == ("UDP", IPV4)
+    assert (made["dns"].protocol, made["dns"].families) == ("UDP", IPV4)
     assert [one["kind"] for one in made["web"].objects()] == ["Service", "EndpointSlice"]
 
 
 def test_a_pod_that_is_not_plugged_is_no_backend(topology: Topology) -> None:
-    made = services(topology, {"pod1": (ip_address("10.244.1.10"),)}, IPV4)
+    made = deployed(topology, {"pod1": (ip_address("10.244.1.10"),)}, IPV4)
     assert all(one.backends == () for one in made)
 
 
 @pytest.mark.parametrize("version", POD2)
 def test_an_agent_that_serves_everything_lacks_nothing(topology: Topology, version: str) -> None:
     rows = json_rows((DATA / f"frontends-{version}.json").read_text())
-    wanted = list(services(topology, pods(topology, pod2=POD2[version]), IPV4))
+    wanted = deployed(topology, pods(topology, pod2=POD2[version]), IPV4)
     assert lacking(rows, wanted, node="node1", node_ports=True) == []
 
 
 @pytest.mark.parametrize("version", POD2)
 def test_what_an_agent_lacks_is_named(topology: Topology, version: str) -> None:
     rows = json_rows((DATA / f"frontends-{version}.json").read_text())
-    wanted = list(services(topology, pods(topology, pod2=POD2[version]), IPV4))
+    wanted = deployed(topology, pods(topology, pod2=POD2[version]), IPV4)
     without = [row for row in rows if row["Address"] != "0.0.0.0:30080/TCP"]
     pending = [{**row, "Status": {"kind": "Pending"}} if row["Type"] == "LoadBalancer" else row for row in rows]
     bare = [{**row, "Backends": None} if row["Address"].startswith("10.96.0.12:") else row for row in rows]
@@ -198,8 +195,8 @@ def test_what_an_agent_lacks_is_named(topology: Topology, version: str) -> None:
 def test_local_backends_only_where_the_policy_says_so(topology: Topology) -> None:
     rows = json_rows((DATA / "frontends-1.20.json").read_text())
     wanted = [
-        replace(one, internal_traffic_policy="Local")
-        for one in services(topology, pods(topology, pod2=POD2["1.20"]), IPV4)
+        replace(one, spec=one.spec.model_copy(update={"internal_traffic_policy": "Local"}))
+        for one in deployed(topology, pods(topology, pod2=POD2["1.20"]), IPV4)
     ]
     assert lacking(rows, wanted, node="node2", node_ports=True) == []
     assert "node1 does not have the IPv4 backends of web yet" in lacking(rows, wanted, node="node1", node_ports=True)
@@ -207,9 +204,9 @@ def test_local_backends_only_where_the_policy_says_so(topology: Topology) -> Non
 
 def test_each_family_has_its_own_backends() -> None:
     """An agent's IPv4 frontend has IPv4 backends only; one without the other's is not ready."""
-    ports, both = (kube.Port(80, target=8080),), (ip_address("10.96.0.10"), ip_address("fd00:10:96::a"))
-    backends = tuple(kube.Backend(ip_address(one), node="node2") for one in ("10.244.2.10", "fd00:244::a"))
-    one = kube.Service("web", ports, backends, families=(4, 6), cluster_ips=both)
+    both = (ip_address("10.96.0.10"), ip_address("fd00:10:96::a"))
+    backends = tuple((ip_address(one), "node2", "pod2") for one in ("10.244.2.10", "fd00:244::a"))
+    one = Deployed("web", Service(port=80, target_port=8080), both, backends=backends)
     ready: list[dict[str, object]] = [
         {"Address": address, "Status": {"kind": "Done"}, "Backends": [{"Address": backend}]}
         for address, backend in (
@@ -324,7 +321,7 @@ def test_sockets_that_cannot_be_made_are_an_error(standing: Lab, tmp_path: Path)
 def test_a_socket_belongs_to_the_cgroup_it_was_made_in(standing: Lab) -> None:
     """What Cilium's programs go by; its socket load-balancer is the only judge, so here only that it is possible."""
     try:
-        cgroup = cgroups.hierarchy() / f"niclab-test-{os.getpid()}"
+        cgroup = cgroup_hierarchy() / f"niclab-test-{os.getpid()}"
         cgroup.mkdir()
     except (LabError, OSError) as error:
         pytest.skip(f"no cgroup v2 to write to: {error}")

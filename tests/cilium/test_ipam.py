@@ -73,6 +73,8 @@ def test_pools_as_objects() -> None:
 def test_enis_as_objects() -> None:
     (node,) = ipam.objects(decisions(topology(CLOUD)), "eni")
     (eni,) = node["status"]["eni"]["enis"].values()
+    assert {entry["type"]: entry["ip"] for entry in node["spec"]["addresses"]}["CiliumInternalIP"] == "10.0.0.17"
+    assert eni["vpc"]["id"] == "vpc-niclab"
     assert (eni["number"], eni["ip"], eni["subnet"]["cidr"]) == (0, "10.0.0.11", "10.0.0.0/24")
     assert eni["addresses"] == [f"10.0.0.{n}" for n in range(17, 31)]
     assert set(node["spec"]["ipam"]["pool"]) == set(eni["addresses"])
@@ -98,11 +100,11 @@ def test_egress_policies_select_pods_by_a_label_of_their_name() -> None:
 def test_an_agent_lacks_a_policy_until_its_map_has_every_network() -> None:
     found = topology(GATED)
     pods = found.pod_addresses()
-    assert egress.lacking("[]", found, pods, node="node1", ipv6=False) == [
+    assert egress.lacking([], found, pods, node="node1", ipv6=False) == [
         "node1 does not know egress policy out of pod1"
     ]
-    row = '[{"SourceIP": "10.244.1.10", "DestCIDR": "10.0.1.0/24", "EgressIP": "0.0.0.0", "GatewayIP": "10.0.0.2"}]'
-    assert egress.lacking(row, found, pods, node="node1", ipv6=False) == []
+    row = {"SourceIP": "10.244.1.10", "DestCIDR": "10.0.1.0/24", "EgressIP": "0.0.0.0", "GatewayIP": "10.0.0.2"}
+    assert egress.lacking([row], found, pods, node="node1", ipv6=False) == []
 
 
 @privileged

@@ -13,13 +13,13 @@ REASON = "needs root and a bundle of Cilium: set NICLAB_CILIUM to directories wi
 _NAMED = os.environ.get("NICLAB_TEST_CILIUM", "")
 
 
-def by_minor() -> dict[str, bundle.CiliumBundle]:
+def by_minor() -> dict[str, bundle.Bundle]:
     """Minor version → a bundle of it; none without root, in a user namespace, or without bundles."""
     if not _NAMED or not is_able() or is_inside():
         return {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NICLAB_CILIUM", _NAMED)
-        return {one.minor: one for one in reversed(bundle.all_cilium())}
+        return {one.minor: one for one in reversed(bundle.every(bundle.CILIUM))}
 
 
 def use(patch: pytest.MonkeyPatch) -> None:

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from niclab.agents import controlplane, kube
+from niclab.agents import controlplane
 from niclab.agents.controlplane import ControlPlane
+from niclab.agents.services import Deployed
 from niclab.host import ledgers
 from niclab.host.ledgers import Ledger
 from niclab.host.netns import NetnsSubstrate
 from niclab.host.process import environment
 from niclab.net.operation import AddNamespace
+from niclab.topology import Service
 
 from tests.support import processes
 from tests.support.busy import PATIENCE
@@ -29,12 +31,12 @@ from tests.support.busy import PATIENCE
 ETCD = shutil.which("etcd", path=environment()["PATH"])
 real_etcd = pytest.mark.skipif(ETCD is None, reason="needs etcd: apt-get install etcd-server")
 NODES = ("node1", "node2")
-WEB = kube.Service(
+WEB = Deployed(
     "web",
-    (kube.Port(80, target=8080, node_port=30080),),
-    (kube.Backend(IPv4Address("10.244.2.7"), "node2", "pod2"),),
-    type="NodePort",
+    Service(type="NodePort", port=80, target_port=8080),
     cluster_ips=(IPv4Address("10.96.0.80"),),
+    node_port=30080,
+    backends=((IPv4Address("10.244.2.7"), "node2", "pod2"),),
 )
 
 

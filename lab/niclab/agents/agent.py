@@ -1,32 +1,31 @@
-"""One real agent on one node: its directories and configuration, its start, and its last words when it exits."""
+"""One real agent on one node: its sandbox, directories and configuration, its start, and its end."""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from niclab.agents import api, objects, toolchain
-from niclab.agents.bundle import CiliumBundle
-from niclab.agents.last_words import last_words
-from niclab.agents.launch import READY, Sandbox
+from niclab.agents import api, compiler
+from niclab.agents.bundle import Bundle
+from niclab.agents.reported import last_words
 from niclab.errors import LabError, NoAnswer
-from niclab.host import daemons
+from niclab.host import daemons, syscalls
 from niclab.host.daemons import Daemon
 from niclab.host.ledgers import Ledger
 from niclab.host.process import UNKNOWN, environment, run
 from niclab.host.waiting import wait_until
 
-SANDBOX_LOG = "sandbox.log"
-_NO_ANSWER = "the agent did not answer\n"
+_SANDBOX_LOG = "sandbox.log"
+_SANDBOX_READY = ".sandbox"
+"""Appears in the run directory when the sandbox stands."""
 READY_DEADLINE = 90.0
 """Seconds for an agent to answer `Ok`; compiling its programs takes a few. An agent of 1.20 with address pools that
 loses a race for its CiliumNode looks again only after a minute (pkg/ipam/multipool_manager.go refreshPoolInterval)."""
@@ -38,39 +37,118 @@ CNI_TIMEOUT = 100.0
 _UNHURRIED = {"GOGC": "400"}
 """A starting agent spends a fifth of its time collecting garbage (Go's runtime); it may keep some."""
 _IP = (("addr",), ("route", "show", "table", "all"), ("-6", "route", "show", "table", "all"), ("rule",), ("-6", "rule"))
-
-
-def process_name(node: str) -> str:
-    """How the ledger calls a node's agent."""
-    return f"agent on {node}"
-
-
-def directory_of(ledger: Ledger, node: str) -> Path:
-    """Where a node's agent has its files."""
-    return ledger.path / "nodes" / node
-
-
-def environment_of(directory: Path, extra: Mapping[str, str]) -> dict[str, str]:
-    """What an agent's environment has over this process's; its own tools are the first on PATH."""
-    return {**_UNHURRIED, **extra, "PATH": f"{directory / 'bin'}:{environment()['PATH']}"}
+_NO_ANSWER = "the agent did not answer\n"
+_NOT_IN_AGENTS = ("tests", "complexity-tests", "Documentation")
 
 
 @dataclass
 class Agent:
-    """A node's agent. `directory` holds its run directory, configuration, library directory and log."""
+    """A node's agent. `control_plane`: the environment variables that its control plane asks for."""
 
     node: str
-    bundle: CiliumBundle
-    holder: Daemon
-    """Holds the node's sandbox open, over every restart of the agent."""
-    directory: Path
+    bundle: Bundle
     ledger: Ledger
-    extra_environment: Mapping[str, str]
+    control_plane: Mapping[str, str]
+    holder: Daemon = field(init=False)
+    """Holds the node's sandbox open, over every restart of the agent."""
     daemon: Daemon | None = None
     exited: str | None = None
     """Its last words, when it refused to run or died."""
     starts: int = 0
-    _said: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def directory(self) -> Path:
+        """Its run directory, configuration, library directory and logs."""
+        return self.ledger.path / "nodes" / self.node
+
+    @property
+    def rundir(self) -> Path:
+        """What is /run/cilium for the agent."""
+        return self.directory / "run"
+
+    @property
+    def log(self) -> Path:
+        return self.directory / f"agent-{self.starts}.log"
+
+    @property
+    def extra_environment(self) -> dict[str, str]:
+        """What its environment has over this process's; its own tools are the first on PATH."""
+        path = f"{self.directory / 'bin'}:{environment()['PATH']}"
+        return {**_UNHURRIED, **self.control_plane, "PATH": path}
+
+    def prepare(self, netns: Path, cgroup: Path, *, binds: Sequence[str] = (), holds: Sequence[int] = ()) -> None:
+        """The node's directories, cgroup and sandbox; the agent is not started. Raises LabError.
+
+        `holds`: descriptors that stay open as long as the sandbox (`niclab.agents.bundle.held`).
+        """
+        for name in ("run", "config", "artifacts"):
+            (self.directory / name).mkdir(parents=True, exist_ok=True)
+        self.ledger.make_cgroup(cgroup)
+        kept = compiler.directory()
+        compiler.provide(self.directory / "bin", self.bundle, kept)
+        if self.bundle.kind == "directory":
+            # The agent writes headers among the sources when it starts: each node has its own copy.
+            ignored = shutil.ignore_patterns(*_NOT_IN_AGENTS)
+            shutil.copytree(self.bundle.bpf, self.rundir / "lib" / "bpf", ignore=ignored, dirs_exist_ok=True)
+        shown = (str(netns.parent), str(self.directory), *binds, *([str(kept)] if kept else ()))
+        self.holder = daemons.start(
+            self.ledger,
+            f"{daemons.SANDBOX}{self.node}",
+            syscalls.command(self._sandbox(netns, cgroup, shown), purpose=f"make the sandbox of node {self.node}"),
+            log=self.directory / _SANDBOX_LOG,
+            pass_fds=holds,
+        )
+
+    def _sandbox(self, netns: Path, cgroup: Path, shown: Sequence[str]) -> list[syscalls.Step]:
+        """The namespaces and mounts that an agent on the node lives in, held open by a process of its own.
+
+        What is in it sees the host's files, or an image's (`root`, never written to: what a program changes goes to an
+        overlay's upper directory), with private mounts on top; `shown` under the same names. What an agent would write
+        for the whole machine is out of its reach: `/proc/sys` is read-only but for `net` (the node's own), `/run` is
+        the node's own, and so are the only bpffs and the cgroup it can see. Nothing of it is undone, for nothing needs
+        to be: mounts and names end with the last process in it.
+        """
+        root = self.bundle.root
+        return [
+            ("network", str(netns)),
+            ("own_mounts",),
+            ("hostname", self.node),
+            # Cilium's tools take the first bpffs in the list of mounts for theirs: the host's must not be in it.
+            ("forget", "bpf"),
+            ("open", str(self.rundir), str(cgroup), *shown),
+            *([("root", str(root), str(self.directory / "layer"))] if root else []),
+            # A fresh sysfs shows the node's network devices; the cgroup mounts of the host vanish under it.
+            ("fresh", "sysfs", "/sys"),
+            ("fresh", "bpf", "/sys/fs/bpf"),
+            ("fresh", "tmpfs", "/run"),
+            *(("show", path, path) for path in shown),
+            ("show", str(self.rundir), "/run/cilium"),
+            ("show", str(cgroup), "/run/cilium/cgroupv2"),
+            # All of it but `net` belongs to the machine.
+            ("read_only", "/proc/sys", "/proc/sys/net"),
+            ("file", f"/run/cilium/{_SANDBOX_READY}", ""),
+        ]
+
+    def adopt(self) -> bool:
+        """Take over what runs of a kept lab; False when the sandbox has ended."""
+        holder = daemons.adopt(self.ledger, f"{daemons.SANDBOX}{self.node}", log=self.directory / _SANDBOX_LOG)
+        if holder is None:
+            return False
+        self.holder = holder
+        self.starts = len(list(self.directory.glob("agent-*.log")))
+        if self.exited is None:
+            self.daemon = daemons.adopt(self.ledger, self._name, log=self.log)
+            if self.daemon is None:
+                self.exited = f"died: {self._words() or 'it reported nothing'}"
+        return True
+
+    @property
+    def _name(self) -> str:
+        """How the ledger calls it."""
+        return f"agent on {self.node}"
+
+    def _words(self) -> str | None:
+        return last_words(self.log.read_text(errors="replace"))
 
     def command(self, program: Sequence[str]) -> list[str]:
         """The argument list that runs a program in the node's sandbox; it can be pasted."""
@@ -86,22 +164,13 @@ class Agent:
         link = Path(f"/proc/{self.holder.pid}/root/sys/class/net/{name}")
         return wait_until(link.exists, LINK_PATIENCE)
 
-    @property
-    def state(self) -> Path:
-        """What the agent takes up again when it is restarted."""
-        return self.directory / "run" / "state"
-
-    @property
-    def log(self) -> Path:
-        return self.directory / f"agent-{self.starts}.log"
-
     def died(self) -> bool:
         """Has it ended by itself since it was ready? Then `exited` has its last words."""
         if self.daemon is None or self.daemon.exit_status is None or self.exited is not None:
             return False
-        words = last_words(self.log.read_text(errors="replace")) or "it said nothing"
         status = self.daemon.exit_status
-        self.exited = f"died{'' if status == UNKNOWN else f' with status {status}'}: {words}"
+        how = "" if status == UNKNOWN else f" with status {status}"
+        self.exited = f"died{how}: {self._words() or 'it said nothing'}"
         return True
 
     def start(self, values: Mapping[str, str]) -> None:
@@ -114,10 +183,10 @@ class Agent:
         config.mkdir(parents=True)
         for key, value in values.items():
             (config / key).write_text(value)
-        program = [str(self.bundle.agent), f"--config-dir={config}"]
+        program = [str(self.bundle.required("cilium-agent")), f"--config-dir={config}"]
         self.daemon = daemons.start(
             self.ledger,
-            process_name(self.node),
+            self._name,
             self.command(program),
             log=self.log,
             extra_environment=self.extra_environment,
@@ -140,52 +209,41 @@ class Agent:
 
     def wait_for_sandbox(self) -> None:
         """Return when the sandbox stands. Raises LabError with the step that failed."""
-        ready = self.directory / "run" / READY
-
-        def settled() -> bool:
-            return ready.exists() or self.holder.exit_status is not None
-
-        wait_until(settled, SANDBOX_DEADLINE)
+        ready = self.rundir / _SANDBOX_READY
+        wait_until(lambda: ready.exists() or self.holder.exit_status is not None, SANDBOX_DEADLINE)
         if not ready.exists():
             raise LabError(f"the sandbox of {self.node} does not stand", why=self.holder.tail(2) or "it said nothing")
 
     def wait(self, deadline: float = READY_DEADLINE) -> None:
         """Return when the agent says Ok, or has exited and `exited` has its last words. Raises LabError for neither."""
+        daemon = self.daemon
+        assert daemon is not None, "started"
 
         def settled() -> bool:
-            assert self.daemon is not None
-            if self.daemon.exit_status is not None:
-                words = last_words(self.log.read_text(errors="replace"))
-                self.exited = words or f"exited with status {self.daemon.exit_status} and said nothing"
+            if daemon.exit_status is not None:
+                self.exited = self._words() or f"exited with status {daemon.exit_status} and said nothing"
                 return True
-            if not (self.directory / "run" / "cilium.sock").exists():
-                return False
-            status = self.status()
-            return bool(status) and status.get("cilium", {}).get("state") == "Ok"
+            return bool(self.status().get("cilium", {}).get("state") == "Ok")
 
         if not wait_until(settled, deadline, every=0.05):
-            assert self.daemon is not None
             raise LabError(
                 f"the agent on {self.node} is not ready after {deadline:g} s",
-                why=self.daemon.tail(3) or "it said nothing",
+                why=daemon.tail(3) or "it said nothing",
                 fix=f"its log: {self.log}",
             )
 
-    def dbg(self, *arguments: str, timeout: float = DBG_TIMEOUT) -> str | None:
-        """What `cilium-dbg ARGUMENTS` prints; None when it fails."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            done = subprocess.run(
-                self.command([str(self.bundle.dbg), *arguments]),
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=timeout,
-                env=environment(self.extra_environment),
-                check=False,
-            )
-            if done.returncode == 0:
-                return done.stdout
-        return None
+    @property
+    def dbg(self) -> str:
+        return str(self.bundle.required("cilium-dbg"))
+
+    def listed(self, *arguments: str) -> list[dict[str, Any]]:
+        """The rows that `cilium-dbg ARGUMENTS -o json` or `ip -j ARGUMENTS` prints on the node; none when it fails."""
+        with contextlib.suppress(LabError, ValueError):
+            return json.loads(self._run(arguments)) or []
+        return []
+
+    def _run(self, program: Sequence[str]) -> str:
+        return run(self.command(program), timeout=DBG_TIMEOUT, extra_environment=self.extra_environment)
 
     def collect(self, directory: Path) -> None:
         """Keep what there is to know of the node: its agent's logs and own words, its addresses, routes and rules."""
@@ -194,9 +252,8 @@ class Agent:
             shutil.copy(log, directory / log.name)
         outputs = {
             "status.json": json.dumps(self.status(), indent=1),
-            "devices.json": self.table("devices") or _NO_ANSWER,
-            "node-addresses.json": self.table("node-addresses") or _NO_ANSWER,
-            "status-verbose.txt": self._printed([str(self.bundle.dbg), "status", "--verbose"]),
+            **{f"{name}.json": self.table(name) or _NO_ANSWER for name in ("devices", "node-addresses")},
+            "status-verbose.txt": self._printed([self.dbg, "status", "--verbose"]),
             **{f"ip-{'-'.join(words)}.txt": self._printed(["ip", *words]) for words in _IP},
         }
         for name, text in outputs.items():
@@ -205,50 +262,53 @@ class Agent:
     def _printed(self, program: Sequence[str]) -> str:
         """What a program prints on the node; the error when it fails, for an empty file would be no evidence."""
         try:
-            return run(self.command(program), timeout=DBG_TIMEOUT, extra_environment=self.extra_environment)
+            return self._run(program)
         except LabError as error:
             return f"{error}\n"
-
-    def ip(self, *words: str) -> str:
-        """What `ip WORDS` prints on the node."""
-        done = subprocess.run(
-            self.command(["ip", *words]), capture_output=True, text=True, env=environment(), check=False, timeout=10
-        )
-        return done.stdout
 
     def status(self) -> dict[str, Any]:
         """What `cilium-dbg status -o json` prints; {} while the agent does not answer yet."""
         status = self.get("healthz")
         return status if isinstance(status, dict) else {}
 
-    def answer(self, resource: str) -> Any:
-        """As `get`, None for an error the agent answers with. Raises NoAnswer: silence is not an empty list."""
-        try:
-            return api.answer(self.directory / "run" / "cilium.sock", resource)
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            what = f"the agent on {self.node} does not answer GET /v1/{resource}"
-            raise NoAnswer(what, why=f"{error}; it last logged: {self._last_lines}") from None
-
-    @property
-    def _last_lines(self) -> str:
-        return (self.daemon.tail(3) if self.daemon else "") or "nothing"
-
     def get(self, resource: str) -> Any:
-        """The JSON behind a resource of the agent's API; None without an answer."""
-        return api.get(self.directory / "run" / "cilium.sock", resource)
+        """As `answer`; None without an answer."""
+        with contextlib.suppress(OSError, ValueError):
+            return api.answer(self.socket, resource)
+        return None
+
+    def answer(self, resource: str) -> Any:
+        """The JSON behind a resource of the agent's API, None for an error it answers with. Raises NoAnswer: silence is
+        not an empty list."""
+        with self._answering(f"answer GET /v1/{resource}"):
+            return api.answer(self.socket, resource)
 
     def table(self, name: str) -> str:
-        """A table of the agent's StateDB, as JSON objects one after the other; "" without an answer."""
-        text = api.shell(self.directory / "run" / "shell.sock", f"db/show {name} --format=json") or ""
-        return text.removesuffix(api.END)
+        """As `answered_table`; "" without an answer."""
+        with contextlib.suppress(OSError):
+            return self._shown(name)
+        return ""
 
     def answered_table(self, name: str) -> str:
-        """As `table`. Raises NoAnswer."""
-        text = api.shell(self.directory / "run" / "shell.sock", f"db/show {name} --format=json")
-        if text is None:
-            what = f"the agent on {self.node} does not show its table {name}"
-            raise NoAnswer(what, why=f"it last logged: {self._last_lines}")
-        return text.removesuffix(api.END)
+        """A table of the agent's StateDB, as JSON objects one after the other. Raises NoAnswer."""
+        with self._answering(f"show its table {name}"):
+            return self._shown(name)
+
+    def _shown(self, table: str) -> str:
+        return api.shell(self.rundir / "shell.sock", f"db/show {table} --format=json")
+
+    @property
+    def socket(self) -> Path:
+        return self.rundir / "cilium.sock"
+
+    @contextlib.contextmanager
+    def _answering(self, how: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            logged = (self.daemon.tail(3) if self.daemon else "") or "nothing"
+            why = f"{error}; it last logged: {logged}"
+            raise NoAnswer(f"the agent on {self.node} does not {how}", why=why) from None
 
     def run_cni(self, stdin: str, cni_environment: Mapping[str, str]) -> str:
         """The CNI plugin's result, run on the node. Raises LabError with the plugin's own words.
@@ -256,9 +316,8 @@ class Agent:
         It sees the host's mounts, as a container runtime's plugins do: pods that came after the sandbox are not in the
         sandbox's. So it is told where the agent's socket is.
         """
-        program = f"{self.bundle.root or ''}{self.bundle.cni}"
+        program = f"{self.bundle.root or ''}{self.bundle.required('cilium-cni')}"
         node = ["nsenter", f"--target={self.holder.pid}", "--uts", "--net", "--"]
-        socket = {"CILIUM_SOCK": str(self.directory / "run" / "cilium.sock")}
         try:
             done = subprocess.run(
                 [*node, program],
@@ -267,7 +326,7 @@ class Agent:
                 text=True,
                 errors="replace",
                 timeout=CNI_TIMEOUT,
-                env=environment({**self.extra_environment, **cni_environment, **socket}),
+                env=environment({**self.extra_environment, **cni_environment, "CILIUM_SOCK": str(self.socket)}),
                 check=False,
             )
         except subprocess.TimeoutExpired:
@@ -288,45 +347,19 @@ def _cni_error(text: str) -> str:
     return text.strip()
 
 
-def prepare(
-    *,
-    node: str,
-    netns: Path,
-    bundle: CiliumBundle,
-    ledger: Ledger,
-    cgroup: Path,
-    binds: Sequence[str] = (),
-    extra_environment: Mapping[str, str],
-    holds: Sequence[int] = (),
-) -> Agent:
-    """A node's directories, cgroup and sandbox; the agent is not started. Raises LabError.
+def cgroup_hierarchy() -> Path:
+    """Where the host has mounted cgroup v2. Raises LabError when nowhere."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, place, kind, *_ = line.split()
+        if kind == "cgroup2":
+            return Path(place)
+    raise LabError(
+        "no cgroup v2 hierarchy is mounted",
+        why="Cilium attaches its socket load-balancer to a cgroup",
+        fix="mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified",
+    )
 
-    `holds`: descriptors that stay open as long as the sandbox (`niclab.agents.bundle.store.held`).
-    """
-    directory = directory_of(ledger, node)
-    for name in ("run", "config", "artifacts"):
-        (directory / name).mkdir(parents=True, exist_ok=True)
-    ledger.make_cgroup(cgroup)
-    kept = objects.directory()
-    toolchain.provide(directory / "bin", bundle, kept)
-    if bundle.kind == "directory":
-        # The agent writes headers among the sources when it starts: each node has its own copy.
-        shutil.copytree(
-            bundle.bpf,
-            directory / "run" / "lib" / "bpf",
-            ignore=shutil.ignore_patterns("tests", "complexity-tests", "Documentation"),
-            dirs_exist_ok=True,
-        )
-    sandbox = Sandbox(
-        netns=str(netns),
-        hostname=node,
-        run=str(directory / "run"),
-        cgroup=str(cgroup),
-        binds=(str(netns.parent), str(directory), *binds, *([str(kept)] if kept else ())),
-        root=str(bundle.root) if bundle.root else "",
-        layer=str(directory / "layer") if bundle.root else "",
-    )
-    holder = daemons.start(
-        ledger, f"{daemons.SANDBOX}{node}", sandbox.command(), log=directory / SANDBOX_LOG, pass_fds=holds
-    )
-    return Agent(node, bundle, holder, directory, ledger, environment_of(directory, extra_environment))
+
+def cgroup_of(ledger: Ledger, node: str) -> Path:
+    """A node's cgroup, below one of the lab's own that is made: where its agent attaches its socket load-balancer."""
+    return ledger.make_cgroup(cgroup_hierarchy() / f"niclab-{ledger.id}") / node

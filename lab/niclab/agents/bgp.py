@@ -9,16 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from niclab.agents.agent import Agent
-from niclab.agents.kube import Object
-from niclab.cilium.bgp import Session, sessions
-from niclab.net.route import Address, Family, Network, ip_address
+from niclab.agents.kube import CILIUM, HOSTNAME, Object, made
+from niclab.cilium.bgp import End, sessions
+from niclab.net.route import Address, Family, Network, family_of, ip_address, ip_network
 from niclab.topology import Topology
-from niclab.topology.model import Advertised, BgpTimers
+from niclab.topology.model import Advertised
 
-_VERSION = "cilium.io/v2"
-"""1.18 and later (pkg/k8s/apis/cilium.io/v2); before it was v2alpha1."""
-_LABEL = "niclab.io/advertise"
-_INSTANCE = "niclab"
 _NEXT_HOP, _MP_REACH = 3, 14
 _LONG = 0x10
 """RFC 4271, 4.3: a path attribute whose length has two bytes."""
@@ -29,66 +25,50 @@ def objects(topology: Topology, families: Collection[Family]) -> Iterator[Object
     bgp = topology.bgp
     if bgp is None:
         return
-    yield _object("CiliumBGPAdvertisement", "niclab", {"advertisements": [_ADVERTISED[one] for one in bgp.advertise]})
+    advertised = [_ADVERTISED[kind] for kind in bgp.advertise]
+    yield made(CILIUM, "CiliumBGPAdvertisement", "niclab", labels=_LABELS, spec={"advertisements": advertised})
+    timers = {
+        "connectRetryTimeSeconds": bgp.timers.connect,
+        "keepAliveTimeSeconds": bgp.timers.keepalive,
+        "holdTimeSeconds": bgp.timers.hold,
+    }
     mine = [session for session in sessions(topology) if session.family in families]
     for family in sorted({session.family for session in mine}):
-        yield _object("CiliumBGPPeerConfig", _config(family), _peer_config(family, bgp.timers))
-    groups: dict[tuple[tuple[str, str, int, Family], ...], list[str]] = {}
+        carried = {"afi": f"ipv{family}", "safi": "unicast", "advertisements": {"matchLabels": _LABELS}}
+        yield made(CILIUM, "CiliumBGPPeerConfig", _config(family), spec={"timers": timers, "families": [carried]})
+    groups: dict[tuple[End, ...], list[str]] = {}
     for node in topology.nodes:
-        peers = tuple(_peer(session) for session in mine if session.own.host == node)
-        if peers:
+        if peers := tuple(session.peer for session in mine if session.own.host == node):
             groups.setdefault(peers, []).append(node)
     for number, (peers, nodes) in enumerate(groups.items()):
-        yield _cluster_config(f"niclab-{number}", bgp.nodes.asn, nodes, peers)
+        selector = {"matchExpressions": [{"key": HOSTNAME, "operator": "In", "values": nodes}]}
+        instance = {"name": "niclab", "localASN": bgp.nodes.asn, "peers": [_peer(peer) for peer in peers]}
+        spec = {"nodeSelector": selector, "bgpInstances": [instance]}
+        yield made(CILIUM, "CiliumBGPClusterConfig", f"niclab-{number}", spec=spec)
 
 
+_LABELS = {"niclab.io/advertise": "bgp"}
 _ADVERTISED: Mapping[Advertised, Object] = {
     "pod-cidrs": {"advertisementType": "PodCIDR"},
     "services": {
         "advertisementType": "Service",
         "service": {"addresses": ["LoadBalancerIP", "ExternalIP"]},
         # An empty selector selects everything, none nothing.
-        "selector": {"matchExpressions": [{"key": _LABEL, "operator": "DoesNotExist"}]},
+        "selector": {"matchExpressions": [{"key": key, "operator": "DoesNotExist"} for key in _LABELS]},
     },
 }
-
-
-def _object(kind: str, name: str, spec: Object) -> Object:
-    labels = {"labels": {_LABEL: "bgp"}} if kind == "CiliumBGPAdvertisement" else {}
-    return {"apiVersion": _VERSION, "kind": kind, "metadata": {"name": name, **labels}, "spec": spec}
 
 
 def _config(family: Family) -> str:
     return f"niclab-ipv{family}"
 
 
-def _peer_config(family: Family, timers: BgpTimers) -> Object:
-    return {
-        "timers": {
-            "connectRetryTimeSeconds": timers.connect,
-            "keepAliveTimeSeconds": timers.keepalive,
-            "holdTimeSeconds": timers.hold,
-        },
-        "families": [
-            {"afi": f"ipv{family}", "safi": "unicast", "advertisements": {"matchLabels": {_LABEL: "bgp"}}},
-        ],
-    }
-
-
-def _peer(session: Session) -> tuple[str, str, int, Family]:
-    """Name, address, AS number and family of the peer; not the node's own address, which the kernel's route decides."""
-    name = f"{session.peer.host}-{session.peer.nic}-ipv{session.family}".lower()
-    return name, str(session.peer.address), session.peer.asn, session.family
-
-
-def _cluster_config(name: str, asn: int, nodes: list[str], peers: Iterable[tuple[str, str, int, Family]]) -> Object:
-    selector = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": nodes}]}
-    listed = [
-        {"name": peer, "peerAddress": address, "peerASN": number, "peerConfigRef": {"name": _config(family)}}
-        for peer, address, number, family in peers
-    ]
-    instance = {"name": _INSTANCE, "localASN": asn, "peers": listed}
-    return _object("CiliumBGPClusterConfig", name, {"nodeSelector": selector, "bgpInstances": [instance]})
+def _peer(peer: End) -> Object:
+    """Not with the node's own address, which the kernel's route decides."""
+    family = family_of(peer.address)
+    name = f"{peer.host}-{peer.nic}-ipv{family}".lower()
+    reference = {"name": _config(family)}
+    return {"name": name, "peerAddress": str(peer.address), "peerASN": peer.asn, "peerConfigRef": reference}
 
 
 @dataclass(frozen=True)
@@ -128,7 +108,7 @@ def next_hops(routes: Iterable[Mapping[str, Any]]) -> dict[Network, frozenset[Ad
         hops = [_next_hop(dict(_attribute(base64.b64decode(one["base64"])) for one in path)) for path in paths]
         known = frozenset(hop for hop in hops if hop is not None and not hop.is_unspecified)
         if known:
-            found[ipaddress.ip_network(str(route["prefix"]))] = known
+            found[ip_network(str(route["prefix"]))] = known
     return found
 
 

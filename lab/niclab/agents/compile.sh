@@ -1,4 +1,4 @@
-# What an agent finds as `clang` on its PATH, behind a line that sets real, identity and objects (see objects.py).
+# What an agent finds as `clang` on its PATH, behind a line that sets real, identity and objects (see compiler.py).
 # POSIX sh with coreutils and flock, for it also runs inside the images of Cilium, which have no Python.
 set -u
 # Huge pages spare a compiler that is done in seconds most of its page faults; other libraries of C pass over it.

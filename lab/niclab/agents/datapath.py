@@ -16,31 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from niclab.agents import (
-    api,
-    bgp,
-    cgroups,
-    cni,
-    configuration,
-    controlplane,
-    egress,
-    ipam,
-    kube,
-    reported,
-    seed,
-    services,
-)
-from niclab.agents.agent import SANDBOX_LOG, Agent, directory_of, environment_of, prepare, process_name
-from niclab.agents.bundle import CiliumBundle, KubernetesBundle, held
-from niclab.agents.controlplane import ControlPlane, Kind
-from niclab.agents.controlplane.kubernetes import Kubernetes
-from niclab.agents.last_words import last_words
+from niclab.agents import api, bgp, cni, configuration, controlplane, egress, ipam, kube, reported, seed, services
+from niclab.agents.agent import Agent, cgroup_of
+from niclab.agents.bundle import Bundle, held
+from niclab.agents.controlplane import ControlPlane, Kind, Kubernetes
 from niclab.agents.settle import Settling
 from niclab.cilium.bgp import SWITCH
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.reported import NodeReport
 from niclab.errors import LabError, NoAnswer
-from niclab.host import daemons, neighbours, readiness
+from niclab.host import neighbours, readiness
 from niclab.host.datapath import AgentBgp
 from niclab.host.ledgers import Ledger
 from niclab.host.substrate import Substrate
@@ -75,8 +60,8 @@ class Cilium:
         self,
         substrate: Substrate,
         ledger: Ledger,
-        bundle: CiliumBundle,
-        kubernetes: KubernetesBundle | None,
+        bundle: Bundle,
+        kubernetes: Bundle | None,
         kind: Kind,
     ) -> None:
         self._substrate = substrate
@@ -114,9 +99,9 @@ class Cilium:
             substrate=substrate,
             ledger=ledger,
             nodes=tuple(topology.nodes),
-            kubernetes=_on_host(kubernetes.apiserver, kubernetes.root) if kubernetes else None,
-            etcd_program=_on_host(kubernetes.etcd, kubernetes.etcd_root) if kubernetes else None,
-            operator=_on_host(bundle.operator, bundle.root),
+            kubernetes=kubernetes.outside(kubernetes.required("kube-apiserver")) if kubernetes else None,
+            etcd_program=kubernetes.outside(kubernetes.companion) if kubernetes else None,
+            operator=bundle.outside(bundle.companion),
             operator_settings=configuration.of_operator(values),
             versions=(bundle.version,),
             features=configuration.features_of(decisions),
@@ -129,23 +114,13 @@ class Cilium:
         substrate.apply(seed.links(decisions))
         plane.apply(ipam.objects(decisions, values.get("ipam", "")))
         for name, node in decisions.nodes.items():
-            plane.add_node(
-                name,
-                addresses=tuple(node.node_ips.values()),
-                pod_cidrs=tuple(node.pod_cidrs[family] for family in node.families),
-                labels=topology.nodes[name].labels,
-            )
-            self.agents[name] = prepare(
-                node=name,
-                netns=substrate[name].path,
-                bundle=bundle,
-                ledger=ledger,
-                cgroup=cgroups.lab_cgroup(ledger) / name,
-                binds=plane.binds,
-                extra_environment=plane.agent_environment(name),
-                holds=holds,
-            )
-            seed.sow(self.agents[name].state, decisions, name, substrate[name].indices)
+            addresses = tuple(node.node_ips.values())
+            pod_cidrs = tuple(node.pod_cidrs[family] for family in node.families)
+            labels = topology.nodes[name].labels
+            plane.apply([kube.node(name, addresses=addresses, pod_cidrs=pod_cidrs, labels=labels)])
+            self.agents[name] = agent = Agent(name, bundle, ledger, plane.agent_environment(name))
+            agent.prepare(substrate[name].path, cgroup_of(ledger, name), binds=plane.binds, holds=holds)
+            seed.sow(agent.rundir / "state", decisions, name, substrate[name].indices)
         for agent in self.agents.values():
             agent.wait_for_sandbox()
         if topology.bgp is not None and SWITCH in configuration.features_of(decisions):
@@ -157,37 +132,19 @@ class Cilium:
         self.control_plane = controlplane.attach(self._kind, substrate=self._substrate, ledger=self._ledger)
         self.families = tuple(kept["families"])
         self.addresses = {pod: tuple(map(ip_address, addresses)) for pod, addresses in kept["pods"].items()}
-        self.agents = {name: self._adopted(name, kept["exited"].get(name)) for name in self.topology.nodes}
+        for name in self.topology.nodes:
+            environment = self.control_plane.agent_environment(name)
+            agent = Agent(name, self._bundle, self._ledger, environment, exited=kept["exited"].get(name))
+            if not agent.adopt():
+                raise LabError(
+                    f"lab {self._ledger.id} cannot be taken over",
+                    why=f"the sandbox of {name} has ended: somebody killed its process, or the machine was restarted",
+                    fix=f"niclab down {self._ledger.id}",
+                )
+            self.agents[name] = agent
         self._undo.callback(self.control_plane.close)
         self._undo.callback(self._end_agents)
         return replace(decisions, plugged=dict(self.addresses))
-
-    def _adopted(self, node: str, exited: str | None) -> Agent:
-        """A node's agent in a kept lab; `exited`: its last words, where it did not run then."""
-        ledger = self._ledger
-        directory = directory_of(ledger, node)
-        holder = daemons.adopt(ledger, f"{daemons.SANDBOX}{node}", log=directory / SANDBOX_LOG)
-        if holder is None:
-            raise LabError(
-                f"lab {ledger.id} cannot be taken over",
-                why=f"the sandbox of {node} has ended: somebody killed its process, or the machine was restarted",
-                fix=f"niclab down {ledger.id}",
-            )
-        agent = Agent(
-            node,
-            self._bundle,
-            holder,
-            directory,
-            ledger,
-            environment_of(directory, self.control_plane.agent_environment(node)),
-            exited=exited,
-            starts=len(list(directory.glob("agent-*.log"))),
-        )
-        if agent.exited is None:
-            agent.daemon = daemons.adopt(ledger, process_name(node), log=agent.log)
-            if agent.daemon is None:
-                agent.exited = f"died: {last_words(agent.log.read_text(errors='replace')) or 'it reported nothing'}"
-        return agent
 
     def kept(self) -> Mapping[str, Any]:
         return {
@@ -221,9 +178,8 @@ class Cilium:
         pods = [(pod, node) for pod, (node, _) in self.topology.pods.items() if pod not in self.addresses]
         self._plug([(pod, self.agents[node]) for pod, node in pods if self.agents[node] in self._running])
         _STEPS.debug("pods")
-        wanted = list(services.services(self.topology, self.addresses, self.families))
-        for service in wanted:
-            self.control_plane.add_service(service)
+        wanted = services.deployed(self.topology, self.addresses, self.families)
+        self.control_plane.apply(itertools.chain.from_iterable(service.objects() for service in wanted))
         if self._applies_egress_policies(decisions):
             self.control_plane.apply(egress.policies(self.topology))
         self._wait_for_traffic(wanted, decisions)
@@ -236,8 +192,8 @@ class Cilium:
         values = configuration.of_agent(
             decisions,
             node,
-            plane=self.control_plane.kind,
-            plane_settings=self.control_plane.agent_settings(node),
+            plane=self._kind,
+            plane_settings=self.control_plane.agent_settings,
             library=configuration.IMAGE_LIBRARY if self._bundle.kind == "image" else configuration.LIBRARY,
         )
         if view.ip_masq_agent:
@@ -263,44 +219,50 @@ class Cilium:
         self._substrate.apply(AddNamespace(pod, BASE_SYSCTLS) for pod, _ in pods if pod not in self._substrate)
         environments = {
             pod: self.control_plane.add_pod(
-                pod,
-                agent.node,
-                labels=egress.pod_labels(self.topology, pod),
-                annotations=ipam.pod_annotations(self.topology, pod),
+                kube.pod(
+                    pod,
+                    agent.node,
+                    labels=egress.pod_labels(self.topology, pod),
+                    annotations=ipam.pod_annotations(self.topology, pod),
+                )
             )
             for pod, agent in pods
         }
 
-        def plug(pair: tuple[str, Agent]) -> cni.Plugged:
+        def plug(pair: tuple[str, Agent]) -> tuple[str, tuple[Address, ...]]:
             pod, agent = pair
-            return cni.plug(agent, pod, self._substrate[pod].path, environments[pod])
+            return pod, cni.plug(agent, pod, self._substrate[pod].path, environments[pod])
 
-        for plugged in self._plugged_in_turn(pods, plug) if self.topology.ipam == "eni" else _each(pods, plug):
-            self.addresses[plugged.pod] = plugged.addresses
-            self.control_plane.pod_running(plugged.pod, plugged.addresses)
+        plugged = self._plugged_in_turn(pods, plug) if self.topology.ipam == "eni" else _each(pods, plug)
+        for pod, addresses in plugged:
+            self.addresses[pod] = addresses
+            self.control_plane.pod_running(pod, addresses)
 
     def _plugged_in_turn(
-        self, pods: Sequence[tuple[str, Agent]], plug: Callable[[tuple[str, Agent]], cni.Plugged]
-    ) -> list[cni.Plugged]:
+        self,
+        pods: Sequence[tuple[str, Agent]],
+        plug: Callable[[tuple[str, Agent]], tuple[str, tuple[Address, ...]]],
+    ) -> list[tuple[str, tuple[Address, ...]]]:
         """Each pod with the address that is planned for it: nothing else is free when it is its turn."""
         planned = self.topology.pod_addresses()
 
-        def on(agent: Agent) -> list[cni.Plugged]:
-            socket = agent.directory / "run" / "cilium.sock"
-            held = [address for address in ipam.claimed(self.topology, agent.node) if api.claim(socket, address, "lab")]
+        def on(agent: Agent) -> list[tuple[str, tuple[Address, ...]]]:
+            claimed = ipam.claimed(self.topology, agent.node)
+            held = [address for address in claimed if api.claim(agent.socket, address, "lab")]
             plugged = []
             for pod in [pair for pair in pods if pair[1] is agent]:
                 for address in planned[pod[0]]:
-                    api.release(socket, address)
+                    api.release(agent.socket, address)
                 plugged.append(plug(pod))
+            taken = {address for _, addresses in plugged for address in addresses}
             for address in held:
-                if address not in {taken for each in plugged for taken in each.addresses}:
-                    api.release(socket, address)
+                if address not in taken:
+                    api.release(agent.socket, address)
             return plugged
 
         return list(itertools.chain(*_each({id(agent): agent for _, agent in pods}.values(), on)))
 
-    def _wait_for_traffic(self, served: Sequence[kube.Service], decisions: Decisions) -> None:
+    def _wait_for_traffic(self, served: Sequence[services.Deployed], decisions: Decisions) -> None:
         """Every agent that runs has its endpoints ready, knows the pods of every other, and serves these services.
         Raises LabError.
         """
@@ -317,7 +279,7 @@ class Cilium:
         def lacking(agent: Agent) -> list[str]:
             missing = _missing(agent, wanted)
             if egress_gateway:
-                listed = agent.dbg("bpf", "egress", "list", "-o", "json") or ""
+                listed = agent.listed(agent.dbg, "bpf", "egress", "list", "-o", "json")
                 ipv6 = decisions.nodes[agent.node].settings.enable_ipv6
                 missing += egress.lacking(listed, self.topology, self.addresses, node=agent.node, ipv6=ipv6)
             if served:
@@ -338,7 +300,7 @@ class Cilium:
         return {name: bgp.AgentBgp(agent) for name, agent in self.agents.items()}
 
     def cgroup(self, node: str) -> Path | None:
-        return cgroups.lab_cgroup(self._ledger) / node
+        return cgroup_of(self._ledger, node)
 
     def reported(self) -> dict[str, NodeReport]:
         """What every agent reports now; its raw outputs are kept in the node's `artifacts`.
@@ -378,7 +340,7 @@ class Cilium:
         """On a node `cilium-dbg` is the bundle's."""
         if host not in self.agents:
             return None
-        program = str(self._bundle.dbg) if arguments[0] == "cilium-dbg" else arguments[0]
+        program = self.agents[host].dbg if arguments[0] == "cilium-dbg" else arguments[0]
         return self.agents[host].command([program, *arguments[1:]])
 
     def kinds(self) -> frozenset[str]:
@@ -388,9 +350,9 @@ class Cilium:
 
     def collect(self, directory: Path) -> None:
         _each(self.agents.values(), lambda agent: agent.collect(directory / agent.node))
-        for name, log in self.control_plane.logs.items():
+        for log in sorted(controlplane.directory_of(self._ledger).glob("*.log")):
             with contextlib.suppress(OSError):
-                shutil.copy(log, directory / f"{name}.log")
+                shutil.copy(log, directory)
 
     def deaths(self) -> dict[str, NodeReport]:
         """What is left of agents that died since they were ready: an observation, like any exit."""
@@ -432,10 +394,3 @@ def _missing(agent: Agent, wanted: set[str]) -> list[str]:
     known = {entry["key"].partition("/")[0] for entry in cache.get("cache", ()) if "key" in entry}
     unknown = sorted(wanted - known)
     return [f"{agent.node} does not know {', '.join(unknown)}"] if unknown else []
-
-
-def _on_host(program: Path | None, root: Path | None) -> Path | None:
-    """Where the host finds a program that a bundle names by its place inside an image."""
-    if program is None or root is None:
-        return program
-    return root / program.relative_to("/")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from niclab.agents import ciliumkube, kube
+from niclab.agents.kube import CILIUM, HOSTNAME, Object, made
 from niclab.net.route import Address
 from niclab.topology import Topology
 
@@ -19,29 +19,44 @@ def pod_labels(topology: Topology, pod: str) -> dict[str, str]:
     return {**topology.pods[pod][1].labels, **({POD_LABEL: pod} if named else {})}
 
 
-def policies(topology: Topology) -> Iterator[kube.Object]:
-    """Every CiliumEgressGatewayPolicy."""
+def policies(topology: Topology) -> Iterator[Object]:
+    """Every CiliumEgressGatewayPolicy: the pods that any selector matches leave by gateways, which are named nodes."""
     for name, policy in topology.egress_policies.items():
-        selectors: list[Mapping[str, object]] = [{"matchLabels": dict(policy.labels)}] if policy.labels else []
+        selectors: list[Object] = [{"matchLabels": dict(policy.labels)}] if policy.labels else []
         if policy.pods:
             by_name = {"key": POD_LABEL, "operator": "In", "values": list(policy.pods)}
             selectors.append({"matchExpressions": [by_name]})
-        yield ciliumkube.egress_policy(
-            name,
-            pod_selectors=selectors,
-            destinations=policy.destinations,
-            excluded=policy.excluded,
-            gateways=policy.gateways,
-            interface=policy.interface,
-            egress_ip=policy.egress_ip,
-        )
+        leaving = {"interface": policy.interface, "egressIP": policy.egress_ip and str(policy.egress_ip)}
+        gateways = [
+            {
+                "nodeSelector": {"matchLabels": {HOSTNAME: node}},
+                **{key: value for key, value in leaving.items() if value is not None},
+            }
+            for node in policy.gateways
+        ]
+        spec: Object = {
+            "selectors": [{"podSelector": selector} for selector in selectors],
+            "destinationCIDRs": [str(network) for network in policy.destinations],
+            # Required even where `egressGateways` (1.18 and later) has several.
+            "egressGateway": gateways[0],
+        }
+        if policy.excluded:
+            spec["excludedCIDRs"] = [str(network) for network in policy.excluded]
+        if len(gateways) > 1:
+            spec["egressGateways"] = gateways
+        yield made(CILIUM, "CiliumEgressGatewayPolicy", name, spec=spec)
 
 
 def lacking(
-    listed: str, topology: Topology, pods: Mapping[str, tuple[Address, ...]], *, node: str, ipv6: bool
+    listed: Sequence[Mapping[str, Any]],
+    topology: Topology,
+    pods: Mapping[str, tuple[Address, ...]],
+    *,
+    node: str,
+    ipv6: bool,
 ) -> list[str]:
-    """What is not in an agent's policy map yet; `listed` is what `cilium-dbg bpf egress list -o json` prints."""
-    known = {(row["SourceIP"], row["DestCIDR"]) for row in (json.loads(listed or "[]") or ())}
+    """What is not in an agent's policy map yet; `listed` are the rows of `cilium-dbg bpf egress list -o json`."""
+    known = {(row["SourceIP"], row["DestCIDR"]) for row in listed}
     found = []
     for name, policy in topology.egress_policies.items():
         for pod, (_, spec) in topology.pods.items():

@@ -3,91 +3,153 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from niclab.agents import kube
-from niclab.net.route import Address, Family, ip_address
-from niclab.topology import Topology
+from niclab.agents.kube import NAMESPACE, Object, made
+from niclab.net.route import Address, Family, family_of
+from niclab.topology import Service, Topology
 
 
-def services(
+@dataclass(frozen=True)
+class Deployed:
+    """A service of the topology in the families that the cluster has, with the backends that are plugged."""
+
+    name: str
+    spec: Service
+    cluster_ips: tuple[Address, ...]
+    ingress: tuple[Address, ...] = ()
+    """The addresses of a LoadBalancer, as a cloud provider would fill them in."""
+    external_ips: tuple[Address, ...] = ()
+    node_port: int | None = None
+    backends: tuple[tuple[Address, str, str], ...] = ()
+    """Address, node and pod of each."""
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        return tuple(family_of(address) for address in self.cluster_ips)
+
+    @property
+    def protocol(self) -> str:
+        return self.spec.protocol.upper()
+
+    def objects(self) -> list[Object]:
+        """The Service, then one EndpointSlice per family: without backends too, for agents must know of none."""
+        families = self.families
+        spec = self.spec
+        port: Object = {"name": f"{spec.protocol}-{spec.port}", "port": spec.port, "protocol": self.protocol}
+        optional = {
+            "clusterIP": str(self.cluster_ips[0]) if self.cluster_ips else None,
+            "clusterIPs": [str(address) for address in self.cluster_ips],
+            "externalIPs": [str(address) for address in self.external_ips],
+            "externalTrafficPolicy": spec.external_traffic_policy,
+            "internalTrafficPolicy": spec.internal_traffic_policy,
+        }
+        service = made(
+            "v1",
+            "Service",
+            self.name,
+            spec={
+                "type": spec.type,
+                "ipFamilies": [f"IPv{family}" for family in families],
+                "ipFamilyPolicy": "RequireDualStack" if len(families) > 1 else "SingleStack",
+                # No selector: its EndpointSlices are written beside it.
+                "ports": [
+                    {
+                        **port,
+                        "targetPort": spec.backend_port,
+                        **({} if self.node_port is None else {"nodePort": self.node_port}),
+                    }
+                ],
+                **{key: value for key, value in optional.items() if value},
+            },
+        )
+        if self.ingress:
+            entries = [{"ip": str(address), "ipMode": "VIP"} for address in self.ingress]
+            service["status"] = {"loadBalancer": {"ingress": entries}}
+        slices = [
+            made(
+                "discovery.k8s.io/v1",
+                "EndpointSlice",
+                f"{self.name}-v{family}",
+                labels={"kubernetes.io/service-name": self.name},
+                addressType=f"IPv{family}",
+                ports=[{**port, "port": spec.backend_port}],
+                endpoints=[
+                    {
+                        "addresses": [str(address)],
+                        "conditions": {"ready": True, "serving": True, "terminating": False},
+                        "nodeName": node,
+                        "targetRef": {"kind": "Pod", "name": pod, "namespace": NAMESPACE},
+                    }
+                    for address, node, pod in self.backends
+                    if address.version == family
+                ],
+            )
+            for family in families
+        ]
+        return [service, *slices]
+
+    def frontends(self, *, node_ports: bool) -> list[str]:
+        """Its addresses on every node, as StateDB writes them; those of single NICs follow from 0.0.0.0."""
+        outside = (*self.ingress, *self.external_ips) if node_ports else ()
+        found = [self._at(address, self.spec.port) for address in (*self.cluster_ips, *outside)]
+        if node_ports and self.node_port is not None:
+            hosts = {4: "0.0.0.0", 6: "[::]"}
+            found += [f"{hosts[family]}:{self.node_port}/{self.protocol}" for family in self.families]
+        return found
+
+    def lacking(self, known: Mapping[str, Mapping[str, Any]], *, node: str, node_ports: bool) -> Iterator[str]:
+        for frontend in self.frontends(node_ports=node_ports):
+            row = known.get(frontend)
+            if row is None or (row.get("Status") or {}).get("kind") != "Done":
+                yield f"{node} does not serve {self.name} at {frontend} yet"
+        local = self.spec.internal_traffic_policy == "Local"
+        for virtual in self.cluster_ips:
+            row = known.get(self._at(virtual, self.spec.port), {})
+            backends = {str(backend.get("Address")) for backend in row.get("Backends") or ()}
+            wanted = {
+                self._at(address, self.spec.backend_port)
+                for address, its_node, _ in self.backends
+                if address.version == virtual.version and (not local or its_node == node)
+            }
+            if row and backends != wanted:
+                yield f"{node} does not have the IPv{virtual.version} backends of {self.name} yet"
+
+    def _at(self, address: Address, port: int) -> str:
+        host = str(address) if address.version == 4 else f"[{address}]"
+        return f"{host}:{port}/{self.protocol}"
+
+
+def deployed(
     topology: Topology, pods: Mapping[str, tuple[Address, ...]], families: Collection[Family]
-) -> Iterator[kube.Service]:
+) -> list[Deployed]:
     """Every service with the backends that are plugged, in the families that the cluster has."""
     virtual, node_ports = topology.service_addresses(), topology.service_node_ports()
-    for name, one in topology.services.items():
-        mine = [address for address in virtual[name] if address.version in families]
-        yield kube.Service(
-            name=name,
-            ports=(
-                kube.Port(
-                    port=one.port,
-                    protocol="TCP" if one.protocol == "tcp" else "UDP",
-                    target=one.backend_port,
-                    node_port=node_ports.get(name),
-                ),
-            ),
+
+    def mine(addresses: Collection[Address]) -> tuple[Address, ...]:
+        return tuple(address for address in addresses if address.version in families)
+
+    return [
+        Deployed(
+            name,
+            spec,
+            cluster_ips=mine(virtual[name]),
+            ingress=mine(spec.load_balancer_ip),
+            external_ips=mine(spec.external_ips),
+            node_port=node_ports.get(name),
             backends=tuple(
-                kube.Backend(address, node=topology.pods[pod][0], pod=pod)
-                for pod in one.pods
-                for address in pods.get(pod, ())
-                if address.version in families
+                (address, topology.pods[pod][0], pod) for pod in spec.pods for address in mine(pods.get(pod, ()))
             ),
-            type=one.type,
-            families=tuple(4 if address.version == 4 else 6 for address in mine),
-            cluster_ips=tuple(mine),
-            ingress=tuple(address for address in one.load_balancer_ip if address.version in families),
-            external_ips=tuple(address for address in one.external_ips if address.version in families),
-            external_traffic_policy=one.external_traffic_policy,
-            internal_traffic_policy=one.internal_traffic_policy,
         )
+        for name, spec in topology.services.items()
+    ]
 
 
-def lacking(
-    rows: Sequence[Mapping[str, Any]], wanted: Sequence[kube.Service], *, node: str, node_ports: bool
-) -> list[str]:
+def lacking(rows: Sequence[Mapping[str, Any]], wanted: Sequence[Deployed], *, node: str, node_ports: bool) -> list[str]:
     """What an agent still lacks, from its StateDB's table `frontends`: services not in its eBPF maps, or incomplete.
 
     `node_ports`: it also serves what comes from outside the cluster (kube-proxy replacement).
     """
     known = {str(row.get("Address")): row for row in rows}
-    found = []
-    for one in wanted:
-        for address in _frontends(one, node_ports=node_ports):
-            row = known.get(address)
-            if row is None or (row.get("Status") or {}).get("kind") != "Done":
-                found.append(f"{node} does not serve {one.name} at {address} yet")
-        for virtual in one.cluster_ips:
-            row = known.get(_address(virtual, one.ports[0].port, one.ports[0].protocol), {})
-            backends = {str(backend.get("Address")) for backend in row.get("Backends") or ()}
-            if row and backends != _backends(one, node, virtual.version):
-                found.append(f"{node} does not have the IPv{virtual.version} backends of {one.name} yet")
-    return found
-
-
-def _frontends(one: kube.Service, *, node_ports: bool) -> list[str]:
-    """The addresses a service has on every node, as StateDB writes them; those of single NICs follow from 0.0.0.0."""
-    port = one.ports[0]
-    found = [_address(address, port.port, port.protocol) for address in one.cluster_ips]
-    if node_ports:
-        found += [_address(address, port.port, port.protocol) for address in (*one.ingress, *one.external_ips)]
-        if port.node_port is not None:
-            every = [ip_address("0.0.0.0" if family == 4 else "::") for family in one.families]
-            found += [_address(address, port.node_port, port.protocol) for address in every]
-    return found
-
-
-def _backends(one: kube.Service, node: str, family: int) -> set[str]:
-    """The backends of a service's virtual address of one family on one node."""
-    port = one.ports[0]
-    local = one.internal_traffic_policy == "Local"
-    return {
-        _address(backend.address, port.target_port, port.protocol)
-        for backend in one.backends
-        if backend.address.version == family and (not local or backend.node == node)
-    }
-
-
-def _address(address: Address, port: int, protocol: str) -> str:
-    host = str(address) if address.version == 4 else f"[{address}]"
-    return f"{host}:{port}/{protocol}"
+    return [words for one in wanted for words in one.lacking(known, node=node, node_ports=node_ports)]

@@ -49,7 +49,7 @@ class Seen:
 
 def look(agent: Agent) -> Seen:
     status = agent.status().get("kube-proxy-replacement") or {}
-    header = agent.directory / "run" / "state" / "globals" / "node_config.h"
+    header = agent.rundir / "state" / "globals" / "node_config.h"
     return Seen(
         devices=tuple(sorted(str(row["Name"]) for row in device_rows(agent.table("devices")) if row.get("Selected"))),
         served=tuple(sorted(status.get("devices") or ())),
@@ -127,7 +127,7 @@ def _until(done: Callable[[], bool], deadline: float) -> bool:
 
 
 def has_routes(agent: Agent, wanted: Iterable[Route]) -> bool:
-    rows = [row for family in ("-4", "-6") for row in json.loads(agent.ip("-j", family, "route", "show") or "[]")]
+    rows = [row for family in ("-4", "-6") for row in agent.listed("ip", "-j", family, "route", "show")]
     found = {(row.get("dst"), row.get("gateway"), row.get("dev")) for row in rows}
     return all(
         (str(route.destination), str(hop.via) if hop.via else None, hop.dev) in found

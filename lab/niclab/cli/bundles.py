@@ -6,15 +6,14 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
-from niclab.agents.bundle import CILIUM, KUBERNETES, Bundle, CiliumBundle, Product, Record, install, store
-from niclab.agents.bundle.find import environment, opened
+from niclab.agents.bundle import CILIUM, KUBERNETES, Bundle, Product, install, store
+from niclab.agents.bundle.store import Record, environment, opened
 from niclab.cli import PASS
 from niclab.errors import LabError
 
 
-def _product(options: argparse.Namespace) -> Product[Any]:
+def _product(options: argparse.Namespace) -> Product:
     return CILIUM if options.product == "cilium" else KUBERNETES
 
 
@@ -46,7 +45,7 @@ def add(options: argparse.Namespace) -> int:
 
 def _have(bundle: Bundle) -> int:
     print(f"{bundle.name}: version {bundle.version}, {bundle.kind} {bundle.path}")
-    if isinstance(bundle, CiliumBundle) and bundle.operator is None:
+    if bundle.product is CILIUM and bundle.companion is None:
         _say("warning: it has no operator, which the kubernetes control plane needs (the kvstore one does not)")
     return PASS
 
@@ -79,7 +78,7 @@ def ls(options: argparse.Namespace) -> int:
     return PASS
 
 
-def _row(product: Product[Any], record: Record, known_by: str) -> dict[str, str]:
+def _row(product: Product, record: Record, known_by: str) -> dict[str, str]:
     """A line of the list; a directory tells its version now, whatever it was when it was added."""
     version, problem = record.version, ""
     try:

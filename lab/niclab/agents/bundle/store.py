@@ -1,7 +1,6 @@
 """The bundles this machine keeps: one directory each with a bundle.json, and for an image its root file system.
 
-A bundle is made in a work directory beside the others and renamed when it is whole, so there are no halves. A work
-directory belongs to whoever holds the lock in it; the lock dies with its process, and the next call removes the rest.
+And finding the bundle that a run asked for: the environment's first, then the store's, the newest that fits.
 """
 
 from __future__ import annotations
@@ -9,29 +8,29 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import functools
+import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from niclab.agents.bundle.model import Bundle, Kind, Product
-from niclab.errors import LabError
+from niclab.agents.drafts import draft, locked
+from niclab.cilium.version import Age, age
+from niclab.errors import LabError, lab_error
 from niclab.host import userns
-from niclab.host.waiting import try_until
+from niclab.host.waiting import wait_until
 
 PATIENCE = 30.0
 """Seconds to wait for another niclab that is just renaming something in the store."""
 _RECORD = "bundle.json"
-_WORK = ".work-"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}")
+_ANSWERS = 200
+"""What programs said of themselves, of a few bytes each, that are kept; the oldest go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +62,38 @@ def _is_root() -> bool:
     """In a user namespace everybody is root: who one is outside of it counts, or bundles are not found again."""
     if not userns.is_inside():
         return os.geteuid() == 0
-    for line in Path("/proc/self/uid_map").read_text().splitlines():
-        first, outside, _count = line.split()
-        if first == "0":
-            return outside == "0"
-    return False
+    mapped = (line.split() for line in Path("/proc/self/uid_map").read_text().splitlines())
+    return any(first == "0" and outside == "0" for first, outside, _count in mapped)
 
 
-def place(product: Product[Any]) -> Path:
+def remembered(program: Path, question: str, ask: Callable[[], str]) -> str:
+    """The answer of `ask` to a question about a program, asked once for each build. What `ask` raises is not kept.
+
+    Cilium's agent needs a fifth of a second to tell its version, and a lab asks every bundle at hand which one it is.
+    """
+    try:
+        found = program.stat()
+    except OSError:
+        return ask()
+    # All that changes when a file is written or replaced, also by one of the same size and time.
+    parts = (question, program, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    answers = home() / "said"
+    place = answers / hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:32]
+    with contextlib.suppress(OSError):
+        return place.read_text()
+    answer = ask()
+    with contextlib.suppress(OSError):
+        answers.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, new = tempfile.mkstemp(dir=answers)
+        with os.fdopen(handle, "w") as file:
+            file.write(answer)
+        Path(new).rename(place)
+        for old in sorted(answers.iterdir(), key=lambda path: path.stat().st_mtime)[:-_ANSWERS]:
+            old.unlink(missing_ok=True)
+    return answer
+
+
+def place(product: Product) -> Path:
     return home() / "bundles" / product.name
 
 
@@ -85,29 +108,24 @@ def check_name(name: str) -> str:
     return name
 
 
-def records(product: Product[Any]) -> list[Record]:
+def records(product: Product) -> list[Record]:
     """Every bundle in the store, by name."""
-    try:
-        found = sorted(path for path in place(product).iterdir() if _NAME.fullmatch(path.name) and path.is_dir())
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise LabError(f"cannot read {place(product)}", why=error.strerror or str(error)) from None
-    read = (_read(path) for path in found)
-    return [record for record in read if record is not None]
+    with lab_error(f"cannot read {place(product)}"):
+        names = sorted(path.name for path in place(product).iterdir()) if place(product).exists() else []
+    return [found for found in (record(product, name) for name in names) if found is not None]
 
 
-def record(product: Product[Any], name: str) -> Record | None:
+def record(product: Product, name: str) -> Record | None:
     path = place(product) / name
     return _read(path) if _NAME.fullmatch(name) and path.is_dir() else None
 
 
 def _read(path: Path) -> Record | None:
     try:
-        told = json.loads((path / _RECORD).read_text())
-        texts = {key: str(told.get(key, "")) for key in ("source", "digest", "when", "companion")}
-        kind: Kind = "image" if told["kind"] == "image" else "directory"
-        return Record(path.name, kind, str(told["version"]), Path(told["path"]), **texts)
+        kept = json.loads((path / _RECORD).read_text())
+        texts = {key: str(kept.get(key, "")) for key in ("source", "digest", "when", "companion")}
+        kind: Kind = "image" if kept["kind"] == "image" else "directory"
+        return Record(path.name, kind, str(kept["version"]), Path(kept["path"]), **texts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         # Removed since the directory was listed.
         if not path.exists():
@@ -116,91 +134,82 @@ def _read(path: Path) -> Record | None:
         return Record(path.name, "image" if (path / "rootfs").exists() else "directory", "", path, "", problem=why)
 
 
-def write_record(directory: Path, record: Record) -> None:
-    """Leave `record` in the directory that is to become the bundle. Raises OSError."""
-    told = asdict(record) | {"path": str(record.path), "when": datetime.now(UTC).isoformat(timespec="seconds")}
-    del told["problem"], told["name"]
-    (directory / _RECORD).write_text(json.dumps(told, indent=1) + "\n")
+def write_record(directory: Path, new: Record) -> None:
+    """Leave `new` in the directory that is to become the bundle. Raises OSError."""
+    kept = asdict(new) | {"path": str(new.path), "when": datetime.now(UTC).isoformat(timespec="seconds")}
+    del kept["name"], kept["problem"]
+    (directory / _RECORD).write_text(json.dumps(kept, indent=1) + "\n")
 
 
-@contextmanager
-def work(product: Product[Any]) -> Iterator[Path]:
+@contextlib.contextmanager
+def work(product: Product) -> Iterator[Path]:
     """A directory to make a bundle in, gone afterwards. Raises LabError when it cannot be written, or is full."""
-    held: list[int] = []
-    directory: Path | None = None
     try:
-        with _locked(product) as store:
-            abandoned = _abandoned(store, held)
-            directory = Path(tempfile.mkdtemp(prefix=_WORK, dir=store))
-            held.append(_lock(directory / "lock", fcntl.LOCK_EX))
-        for path in abandoned:
-            erase(path)
-        yield directory
+        place(product).mkdir(parents=True, exist_ok=True)
+        # An image holds setuid programs; nobody else on this machine shall reach them.
+        place(product).parent.chmod(0o700)
+        with draft(place(product)) as directory:
+            yield directory
     except OSError as error:
-        fix = "free some space, or let NICLAB_HOME point to where there is more"
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         raise LabError(
             f"cannot write {error.filename or home()}",
             why=error.strerror or str(error),
-            fix=fix if error.errno in (errno.ENOSPC, errno.EDQUOT) else "let NICLAB_HOME name a directory of yours",
+            fix=f"{'free some space, or ' if full else ''}let NICLAB_HOME "
+            + ("point to where there is more" if full else "name a directory of yours"),
         ) from None
-    finally:
-        if directory is not None:
-            erase(directory)
-        for handle in held:
-            os.close(handle)
 
 
-def publish(product: Product[Any], made: Path, record: Record) -> None:
-    """Let the directory `made`, in a work directory, become the bundle of `record`.
+def publish(product: Product, made: Path, new: Record) -> None:
+    """Let the directory `made`, in a work directory, become the bundle of `new`.
 
     The same again is no error. Raises LabError when another bundle has that name.
     """
-    write_record(made, record)
-    with _locked(product) as store:
-        target = store / record.name
-        standing = _read(target)
-        if standing is not None and not standing.problem:
-            if (standing.kind, standing.path) != (record.kind, record.path) or standing.digest != record.digest:
-                raise taken(product, standing)
-            if record.kind == "image":
+    write_record(made, new)
+    with _renaming(product) as store:
+        target = store / new.name
+        old = _read(target)
+        if old is not None and not old.problem:
+            if (old.kind, old.path, old.digest) != (new.kind, new.path, new.digest):
+                raise taken(product, old)
+            if new.kind == "image":
                 return
-        if standing is not None:
+        if old is not None:
             target.rename(made.with_name("replaced"))
         made.rename(target)
 
 
-def taken(product: Product[Any], standing: Record) -> LabError:
+def taken(product: Product, old: Record) -> LabError:
     return LabError(
-        f"there is a {product.title} bundle {standing.name!r} already",
-        why=f"it is version {standing.version}, from {standing.source}, {standing.digest or 'a directory'}",
-        fix=f"niclab {product.name} rm {standing.name}, or give the new one another name",
+        f"there is a {product.title} bundle {old.name!r} already",
+        why=f"it is version {old.version}, from {old.source}, {old.digest or 'a directory'}",
+        fix=f"niclab {product.name} rm {old.name}, or give the new one another name",
     )
 
 
-def remove(product: Product[Any], name: str) -> Record:
+def remove(product: Product, name: str) -> Record:
     """Forget a bundle, and remove what the store made of it: never a directory that was added.
 
     Raises LabError when there is none, or when a lab uses it.
     """
     found = record(product, name)
     if found is None:
-        names = ", ".join(each.name for each in records(product)) or "none"
+        names = ", ".join(known.name for known in records(product)) or "none"
         raise LabError(
             f"there is no {product.title} bundle {name!r} in the store",
             why=f"bundles in {place(product)}: {names}",
             fix=f"niclab {product.name} ls",
         )
-    with work(product) as directory, _locked(product) as store:
-        try:
-            handle = _lock(store / name, fcntl.LOCK_EX | fcntl.LOCK_NB, os.O_DIRECTORY)
-        except BlockingIOError:
-            raise LabError(f"the {product.title} bundle {name!r} is in use by a lab", fix="niclab ls") from None
+    with work(product) as directory, _renaming(product) as store:
+        handle = locked(store / name)
+        if handle is None:
+            raise LabError(f"the {product.title} bundle {name!r} is in use by a lab", fix="niclab ls")
         os.close(handle)
         (store / name).rename(directory / "removed")
     return found
 
 
-@contextmanager
+@contextlib.contextmanager
 def held(bundle: Bundle) -> Iterator[tuple[int, ...]]:
     """Keep a bundle from being removed as long as it is in use. Raises LabError when it has gone already.
 
@@ -209,64 +218,123 @@ def held(bundle: Bundle) -> Iterator[tuple[int, ...]]:
     if bundle.root is None:
         yield ()
         return
-    try:
-        handle = _lock(bundle.path, fcntl.LOCK_SH, os.O_DIRECTORY)
-    except OSError as error:
-        raise LabError(f"cannot use the bundle {bundle.name}", why=error.strerror or str(error)) from None
+    handle = locked(bundle.path, fcntl.LOCK_SH)
+    if handle is None:
+        raise LabError(f"cannot use the bundle {bundle.name}", why=f"{bundle.path} is gone")
     try:
         yield (handle,)
     finally:
         os.close(handle)
 
 
-def _lock(path: Path, how: int, opening: int = os.O_CREAT) -> int:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | opening, 0o600)
-    try:
-        fcntl.flock(handle, how)
-    except BaseException:
-        os.close(handle)
-        raise
-    return handle
-
-
-@contextmanager
-def _locked(product: Product[Any]) -> Iterator[Path]:
+@contextlib.contextmanager
+def _renaming(product: Product) -> Iterator[Path]:
     """The product's part of the store, for this process alone. Raises OSError, and LabError when others keep it."""
-    store = place(product)
-    store.mkdir(parents=True, exist_ok=True)
-    # An image holds setuid programs; nobody else on this machine shall reach them.
-    store.parent.chmod(0o700)
+    lock = place(product) / ".lock"
+    lock.touch(0o600)
+    handle = wait_until(lambda: locked(lock), PATIENCE, done=lambda handle: handle is not None, every=0.02)
+    if handle is None:
+        raise LabError(f"{place(product)} has been locked for {PATIENCE:g} s", why="another niclab uses it")
     try:
-        handle = _locked_within_patience(store)
-    except BlockingIOError:
-        raise LabError(f"{store} has been locked for {PATIENCE:g} s", why="another niclab uses it") from None
-    try:
-        yield store
+        yield place(product)
     finally:
         os.close(handle)
 
 
-def _locked_within_patience(store: Path) -> int:
-    lock = functools.partial(_lock, store / ".lock", fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return try_until(lock, PATIENCE, retry=BlockingIOError, every=0.02)
-
-
-def _abandoned(store: Path, held: list[int]) -> list[Path]:
-    """Work directories whose process has gone; their locks are ours from now on."""
-    found = []
-    for path in store.glob(f"{_WORK}*"):
-        with contextlib.suppress(OSError):
-            held.append(_lock(path / "lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
-            found.append(path)
+def environment(product: Product) -> list[Record]:
+    """What the product's variable names, as records; an entry that is wrong has a `problem`."""
+    found: list[Record] = []
+    for entry in filter(None, os.environ.get(product.variable, "").split(os.pathsep)):
+        path = Path(entry).absolute()
+        named = None if os.sep in entry else record(product, entry)
+        name, problem = path.name, ""
+        if any(name == other.name for other in found):
+            named, problem = None, f"{product.variable} has two entries of this name"
+        elif named is None and not path.is_dir():
+            name, problem = entry, "neither a directory nor a bundle of the store"
+        found.append(named or Record(name, "directory", "", path, product.variable, problem=problem))
     return found
 
 
-def erase(path: Path) -> None:
-    """Remove a tree, also one with directories that their owner may not write, as images have them."""
-    for directory, children, _files in os.walk(path):
-        for child in children:
-            below = Path(directory, child)
-            if not below.is_symlink():
-                with contextlib.suppress(OSError):
-                    below.chmod(0o700)
-    shutil.rmtree(path, ignore_errors=True)
+def directory(product: Product, name: str, path: Path) -> Bundle:
+    """The bundle that a directory is, read anew: it may have been built again. Raises LabError when it is none, or its
+    program does not run."""
+    if not path.is_dir():
+        raise LabError(
+            f"{path} is not a directory",
+            why=f"a directory bundle holds {product.holds}",
+            fix=f"niclab {product.name} load is for archives" if path.is_file() else product.ways(),
+        )
+    unread = Bundle(product, name, "", path.absolute(), "directory")
+    if lacking := unread.missing():
+        raise LabError(
+            f"{path} is no {product.title} bundle",
+            why=f"missing: {', '.join(lacking)}",
+            fix=f"it holds {product.holds}",
+        )
+    program = unread.required(product.program)
+    version = remembered(program, "version", lambda: unread.printed_version(program))
+    return Bundle(product, name, version, unread.path, "directory")
+
+
+def opened(product: Product, record: Record) -> Bundle:
+    """The bundle of a record. Raises LabError."""
+    if record.problem:
+        raise LabError(f"the {product.title} bundle {record.name!r} cannot be used", why=record.problem)
+    if record.kind == "directory":
+        return directory(product, record.name, record.path)
+    bundle = Bundle(product, record.name, record.version, record.path, "image")
+    if lacking := bundle.missing():
+        raise LabError(
+            f"the {product.title} bundle {record.name!r} is broken",
+            why=f"missing in it: {', '.join(lacking)}",
+            fix=f"niclab {product.name} rm {record.name}, and pull or load it again",
+        )
+    return bundle
+
+
+def find(product: Product, wanted: str | None = None) -> Bundle:
+    """The newest bundle that has this name, this version or this minor version; without `wanted` the newest.
+
+    Those of the product's variable (directories and names, with `:` between) come before the store's. Raises LabError.
+    """
+    listed: list[str] = []
+    for by_hand, known in ((True, environment(product)), (False, records(product))):
+        fitting: list[Bundle] = []
+        # A name is meant more exactly than a version; and it saves asking all the others for theirs.
+        for record in [record for record in known if record.name == wanted] or known:
+            try:
+                bundle = opened(product, record)
+            except LabError as error:
+                # One that was asked for by name, or named in the environment, must not be passed over silently.
+                if record.name == wanted or by_hand:
+                    raise
+                listed.append(f"{record.name} ({error.why or error.what})")
+                continue
+            listed.append(record.name if record.name == bundle.version else f"{record.name} ({bundle.version})")
+            if wanted in (None, bundle.name) or str(wanted).removeprefix("v") in (bundle.version, bundle.minor):
+                fitting.append(bundle)
+        if fitting:
+            return max(fitting, key=_rank)
+    which = f" {wanted}" if wanted else ""
+    raise LabError(
+        f"there is no{which} bundle of {product.title} on this machine",
+        why=f"{product.variable} is {os.environ.get(product.variable) or 'not set'}; "
+        f"found: {', '.join(listed) or f'none in {place(product)}'}",
+        fix=product.ways(),
+    )
+
+
+def every(product: Product) -> tuple[Bundle, ...]:
+    """Every bundle that can be used, newest first, a name once. Raises LabError when the variable is wrong."""
+    found: dict[str, Bundle] = {}
+    for record in records(product):
+        with contextlib.suppress(LabError):
+            found[record.name] = opened(product, record)
+    found |= {record.name: opened(product, record) for record in environment(product)}
+    return tuple(sorted(found.values(), key=_rank, reverse=True))
+
+
+def _rank(bundle: Bundle) -> tuple[Age, bool]:
+    """Newer is better; of one version that is which has its companion."""
+    return age(bundle.version), bundle.companion is not None

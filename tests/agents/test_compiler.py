@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from niclab.agents import objects
+from niclab.agents import compiler
 
 from tests.support.busy import PATIENCE, wait_for
 
@@ -52,10 +52,10 @@ class Kit:
         self.compiler.write_text(_COMPILER.format(calls=self.calls))
         self.compiler.chmod(0o755)
         self.wrapper = directory / "clang"
-        self.install(objects.identity(self.compiler))
+        self.install(compiler.identity(self.compiler))
 
     def install(self, identity: str) -> None:
-        self.wrapper.write_text(objects.wrapper(self.compiler, identity, self.objects))
+        self.wrapper.write_text(compiler.wrapper(self.compiler, identity, self.objects))
         self.wrapper.chmod(0o755)
 
     def compile(self, text: str, *arguments: str, output: str = "-") -> subprocess.CompletedProcess[str]:
@@ -186,7 +186,7 @@ def test_a_killed_compilation_leaves_no_half_and_blocks_nobody(kit: Kit) -> None
     old = time.time() - 7200
     for path in kit.objects.iterdir():
         os.utime(path, (old, old))
-    objects.trim(kit.objects)
+    compiler.trim(kit.objects)
     assert kit.kept == [".o"]
 
 
@@ -240,7 +240,7 @@ def test_trimming_removes_what_was_used_longest_ago(tmp_path: Path) -> None:
         path.write_bytes(b"x" * 100)
         os.utime(path, (1000 - age, 1000 - age))
     (tmp_path / "fresh.lock").touch()
-    objects.trim(tmp_path, limit=250)
+    compiler.trim(tmp_path, limit=250)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.o", "1.o", "fresh.lock"]
 
 
@@ -250,35 +250,35 @@ def test_what_is_used_counts_as_young(kit: Kit) -> None:
     for path in kit.objects.iterdir():
         os.utime(path, (1000, 1000))
     kit.compile("int x;")
-    objects.trim(kit.objects, limit=len("object of int x;"))
+    compiler.trim(kit.objects, limit=len("object of int x;"))
     kit.compile("int x;")
     assert kit.compiled == 2
 
 
 def test_where_objects_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NICLAB_HOME", str(tmp_path / "home"))
-    monkeypatch.delenv(objects.VARIABLE, raising=False)
-    assert objects.directory() == tmp_path / "home" / "objects"
-    monkeypatch.setenv(objects.VARIABLE, str(tmp_path / "mine"))
-    assert objects.directory() == tmp_path / "mine"
-    monkeypatch.setenv(objects.VARIABLE, "off")
-    assert objects.directory() is None
+    monkeypatch.delenv(compiler.VARIABLE, raising=False)
+    assert compiler.directory() == tmp_path / "home" / "objects"
+    monkeypatch.setenv(compiler.VARIABLE, str(tmp_path / "mine"))
+    assert compiler.directory() == tmp_path / "mine"
+    monkeypatch.setenv(compiler.VARIABLE, "off")
+    assert compiler.directory() is None
     (tmp_path / "file").touch()
-    monkeypatch.setenv(objects.VARIABLE, str(tmp_path / "file" / "below"))
-    assert objects.directory() is None
+    monkeypatch.setenv(compiler.VARIABLE, str(tmp_path / "file" / "below"))
+    assert compiler.directory() is None
 
 
 def test_a_compiler_is_told_by_its_files_and_libraries(tmp_path: Path) -> None:
-    compiler, library = tmp_path / "bin" / "clang", tmp_path / "lib" / "libLLVM.so.19.1"
-    for path in (compiler, library):
+    program, library = tmp_path / "bin" / "clang", tmp_path / "lib" / "libLLVM.so.19.1"
+    for path in (program, library):
         path.parent.mkdir()
         path.write_text("1")
     link = tmp_path / "clang-19"
-    link.symlink_to(compiler)
-    before = objects.identity(compiler)
-    assert objects.identity(link) == before
+    link.symlink_to(program)
+    before = compiler.identity(program)
+    assert compiler.identity(link) == before
     library.write_text("another")
-    assert objects.identity(compiler) != before
+    assert compiler.identity(program) != before
 
 
 def test_trimming_while_others_compile_breaks_nothing(kit: Kit) -> None:
@@ -286,7 +286,7 @@ def test_trimming_while_others_compile_breaks_nothing(kit: Kit) -> None:
 
     def trim() -> None:
         while not done.is_set():
-            objects.trim(kit.objects, limit=0)
+            compiler.trim(kit.objects, limit=0)
 
     with ThreadPoolExecutor(1) as pool:
         trimming = pool.submit(trim)
