@@ -45,8 +45,7 @@ from niclab.wire.tap import Taps
 
 if TYPE_CHECKING:
     from niclab.agents.controlplane import Kind
-    from niclab.agents.frr.speaker import Speaker
-    from niclab.agents.frr.speakers import Speakers
+    from niclab.agents.frr.speakers import Speaker, Speakers
 
 _STEPS = logging.getLogger("niclab.steps")
 """What takes how long, for `scripts/bench` and `--log-level=DEBUG`."""
@@ -392,9 +391,9 @@ class Lab:
 
     def bgp(self, name: str) -> Speaker:
         """A router or node that speaks BGP: what it has learned, and what it should have. Raises LabError."""
-        from niclab.agents.frr.speaker import find
-
-        return find(self._speakers, name)
+        if self._speakers is None:
+            raise LabError(f"{name!r} does not speak BGP", fix="take a topology with a section `bgp`")
+        return self._speakers.speaker(name)
 
     def can_change_to(self, settings: Settings) -> bool:
         """May the agents be given these settings in place, without traces of the old ones?"""

@@ -219,7 +219,7 @@ def test_a_taken_port_is_an_error(site: Site) -> None:
 
 
 _DOOMED = """
-import json, os, signal
+import contextlib, json, os, signal
 from niclab.agents.controlplane.programs import Programs, directory_of
 from niclab.net.operation import AddNamespace
 from niclab.host.netns import NetnsSubstrate

@@ -294,7 +294,7 @@ def _complaint(call: pytest.CallInfo[None]) -> str:
 
 def _holders(call: str) -> tuple[type, ...]:
     """The classes with a method of that name. Raises AttributeError."""
-    from niclab.agents.frr.speaker import Speaker
+    from niclab.agents.frr.speakers import Speaker
     from niclab.lab import Lab
 
     holders = tuple(each for each in (Lab, Speaker) if hasattr(each, call))

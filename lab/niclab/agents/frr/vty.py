@@ -13,81 +13,74 @@ from pathlib import Path
 from typing import Any
 
 from niclab.errors import NoAnswer
-from niclab.net.route import FAMILIES, Address, Family, Network, ip_address, ip_network
+from niclab.net.route import FAMILIES, Address, Network, ip_address, ip_network
 
 TIMEOUT = 5.0
 """Seconds; a daemon answers in milliseconds."""
 _END = b"\0\0\0"
+Table = dict[Network, frozenset[Address]]
+"""Prefix → next hops."""
 
 
-def ask(path: Path, command: str) -> str:
-    """A daemon's answer to a command, over its socket. Raises NoAnswer: silence is not an empty table."""
-    why = "it closed the connection"
+def ask(path: Path, command: str) -> dict[str, Any]:
+    """The object a daemon prints for a command; {} when it prints nothing. Raises NoAnswer, also for what is no object:
+    silence is not an empty table."""
+    data, why = bytearray(), "it closed the connection"
     with contextlib.closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as sock:
         try:
             sock.settimeout(TIMEOUT)
             sock.connect(str(path))
-            sock.sendall(command.encode() + b"\0")
-            data = bytearray()
-            while part := sock.recv(1 << 16):
+            sock.sendall(f"{command} json\0".encode())
+            while data[-4:-1] != _END and (part := sock.recv(1 << 16)):
                 data += part
-                if data[-4:-1] == _END:
-                    return data[:-4].decode(errors="replace")
         except OSError as error:
             why = error.strerror or str(error)
+    if data[-4:-1] == _END:
+        text = data[:-4].decode(errors="replace").strip()
+        with contextlib.suppress(ValueError):
+            if isinstance(printed := json.loads(text or "{}"), dict):
+                return printed
+        why = f"this is not JSON: {text[:200]}"
     raise NoAnswer(f"{path.stem} of {path.parent.name} does not answer {command!r}", why=why)
 
 
-def ask_json(path: Path, command: str) -> dict[str, Any]:
-    """The object a daemon prints; {} when it prints nothing. Raises NoAnswer, also for what is no object."""
-    answer = ask(path, f"{command} json").strip()
-    try:
-        printed = json.loads(answer or "{}")
-    except ValueError:
-        printed = None
-    if not isinstance(printed, dict):
-        raise NoAnswer(f"{path.stem} of {path.parent.name} does not answer {command!r} in JSON", why=answer[:200])
-    return printed
-
-
-def rib(path: Path, families: tuple[Family, ...] = FAMILIES) -> dict[Network, frozenset[Address]]:
+def rib(path: Path) -> Table:
     """What bgpd uses: prefix → next hops."""
-    found: dict[Network, frozenset[Address]] = {}
-    for family in families:
-        found |= used(ask_json(path, f"show bgp ipv{family} unicast"))
+    found: Table = {}
+    for family in FAMILIES:
+        found |= used(ask(path, f"show bgp ipv{family} unicast"))
     return found
 
 
-def heard(path: Path, peers: Iterable[Address]) -> dict[Network, frozenset[Address]]:
+def heard(path: Path, peers: Iterable[Address]) -> Table:
     """What peers have told bgpd, used or not: prefix → the next hops they gave.
 
     Without zebra bgpd refuses IPv6 routes with a link-local next hop beside the global one, which FRR's routers send.
     """
-    found: dict[Network, frozenset[Address]] = {}
+    found: Table = {}
     for peer in peers:
-        told = ask_json(path, f"show bgp ipv{peer.version} unicast neighbors {peer} received-routes")
-        for prefix, route in (told.get("receivedRoutes") or {}).items():
-            hop = route.get("nextHop") or route.get("nextHopGlobal")
-            if hop:
+        received = ask(path, f"show bgp ipv{peer.version} unicast neighbors {peer} received-routes")
+        for prefix, route in (received.get("receivedRoutes") or {}).items():
+            if hop := route.get("nextHop") or route.get("nextHopGlobal"):
                 network = ip_network(prefix)
                 found[network] = found.get(network, frozenset()) | {ip_address(hop)}
     return found
 
 
-def installed(path: Path, families: tuple[Family, ...] = FAMILIES) -> dict[Network, frozenset[Address]]:
+def installed(path: Path) -> Table:
     """BGP's routes that zebra has brought to the kernel, which takes a moment longer: prefix → gateways."""
-    found: dict[Network, frozenset[Address]] = {}
-    for family in families:
-        for prefix, routes in ask_json(path, f"show {'ip' if family == 4 else 'ipv6'} route bgp").items():
+    found: Table = {}
+    for words in ("ip", "ipv6"):
+        for prefix, routes in ask(path, f"show {words} route bgp").items():
             hops = [hop for route in routes if route.get("installed") for hop in route.get("nexthops") or ()]
             if hops:
                 found[ip_network(prefix)] = frozenset(ip_address(hop["ip"]) for hop in hops if hop.get("fib"))
     return found
 
 
-def used(table: Mapping[str, Any]) -> dict[Network, frozenset[Address]]:
+def used(table: Mapping[str, Any]) -> Table:
     """The paths in use that were learned, from `show bgp … unicast json`. Of IPv6's two next hops the global one."""
-    found: dict[Network, frozenset[Address]] = {}
+    found: Table = {}
     for prefix, paths in (table.get("routes") or {}).items():
         hops = [
             ip_address(hop["ip"])
@@ -101,11 +94,10 @@ def used(table: Mapping[str, Any]) -> dict[Network, frozenset[Address]]:
     return found
 
 
-def states(path: Path, families: tuple[Family, ...] = FAMILIES) -> dict[Address, str]:
+def states(path: Path) -> dict[Address, str]:
     """Peer → the state of its session, as bgpd names it: `Established`, `Active` …"""
     found: dict[Address, str] = {}
-    for family in families:
-        summary = ask_json(path, f"show bgp ipv{family} unicast summary")
-        for peer, about in (summary.get("peers") or {}).items():
-            found[ip_address(peer)] = str(about.get("state"))
+    for family in FAMILIES:
+        summary = ask(path, f"show bgp ipv{family} unicast summary")
+        found |= {ip_address(peer): str(about.get("state")) for peer, about in (summary.get("peers") or {}).items()}
     return found
