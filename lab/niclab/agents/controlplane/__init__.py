@@ -19,8 +19,8 @@ from niclab.agents.controlplane.programs import CONTROL, Programs, directory_of
 from niclab.errors import LabError
 from niclab.host.ledgers import Ledger
 from niclab.host.substrate import Substrate
-from niclab.net.route import Family
 from niclab.net.operation import AddNamespace
+from niclab.net.route import Family
 from niclab.topology.model import SERVICE_CIDRS
 
 Kind = Literal["kubernetes", "kvstore"]

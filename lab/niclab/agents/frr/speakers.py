@@ -18,7 +18,7 @@ from pathlib import Path
 from niclab.agents.frr import config, vty
 from niclab.cilium.bgp import Rib, Session, originated, ribs, sessions, speakers
 from niclab.cilium.decisions import Decisions
-from niclab.errors import LabError, NoAnswer
+from niclab.errors import LabError, NoAnswer, nearest
 from niclab.host import daemons, syscalls
 from niclab.host.daemons import Daemon
 from niclab.host.datapath import AgentBgp
@@ -26,7 +26,6 @@ from niclab.host.ledgers import Ledger
 from niclab.host.substrate import Substrate
 from niclab.host.waiting import wait_until
 from niclab.net.route import Address, ip_network
-from niclab.errors import nearest
 
 STARTING = 10.0
 """Seconds for a daemon to open its socket; it takes tenths."""
