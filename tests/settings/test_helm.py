@@ -8,9 +8,7 @@ import pytest
 import yaml
 from niclab.errors import InputError
 from niclab.settings import Settings, Values, loads, to_helm
-from niclab.settings.flags import agent_keys
-from niclab.settings.helm_table import known_paths, row_of_flag, rows
-from niclab.settings.values import complaint
+from niclab.settings.flags import agent_keys, complaint, helm_value_of, helm_values, known_paths
 
 
 def helm(text: str) -> Settings:
@@ -201,11 +199,11 @@ def test_an_operators_key_in_extra_config_is_left_out() -> None:
 
 
 def test_the_table_is_sound() -> None:
-    assert len(rows()) > 250
-    assert {row.flag for row in rows().values()} <= agent_keys()
-    assert all((".".join(row.path[:-1])) not in rows() for row in rows().values())
-    assert set(rows()) <= known_paths()
-    assert all(rows()[".".join(row.path)] == row for row in row_of_flag().values())
+    assert len(helm_values()) > 250
+    assert {row.flag for row in helm_values().values()} <= agent_keys()
+    assert all((".".join(row.path[:-1])) not in helm_values() for row in helm_values().values())
+    assert set(helm_values()) <= known_paths()
+    assert all(helm_values()[".".join(row.path)] == row for row in helm_value_of().values())
 
 
 def test_written_values_read_well() -> None:
@@ -252,7 +250,7 @@ def test_a_configuration_of_what_is_off_is_told() -> None:
 
 @pytest.mark.parametrize("value", ["true", "false", "1", "a b", "a,b", ""])
 def test_every_flag_of_the_table_survives(value: str) -> None:
-    told = Settings(Values({flag: value for flag in row_of_flag() if complaint(flag, value) is None}))
+    told = Settings(Values({flag: value for flag in helm_value_of() if complaint(flag, value) is None}))
     assert len(told.values) > 150
     assert loads(to_helm(told), name="v.yaml") == told
 

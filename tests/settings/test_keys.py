@@ -14,8 +14,7 @@ from niclab.settings import (
     check_keys,
     unmodelled,
 )
-from niclab.settings.flags import agent_flags, release, table
-from niclab.settings.values import complaint
+from niclab.settings.flags import agent_flags, complaint, release, table
 from niclab.settings.view import NodeView
 
 

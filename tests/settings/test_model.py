@@ -19,8 +19,7 @@ from niclab.settings import (
     parse_assignments,
     parse_node_assignments,
 )
-from niclab.settings.flags import table
-from niclab.settings.values import complaint
+from niclab.settings.flags import complaint, table
 
 
 def test_of_takes_what_a_test_writes() -> None:

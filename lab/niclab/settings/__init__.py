@@ -1,7 +1,7 @@
 """What Cilium is configured with: one object from every format people have, and back."""
 
-from niclab.settings.assignments import parse_assignments, parse_node_assignments
-from niclab.settings.formats import load, loads
+from niclab.settings.assignments import parse_assignments, parse_node_assignments, to_flags
+from niclab.settings.formats import load, loads, to_configmap, to_helm
 from niclab.settings.model import (
     CHART_DEFAULTS,
     CILIUM_DEFAULTS,
@@ -12,7 +12,6 @@ from niclab.settings.model import (
     Settings,
     effective,
 )
-from niclab.settings.render import to_configmap, to_flags, to_helm
 from niclab.settings.review import KeyReport, check_keys, unmodelled
 from niclab.settings.values import Values
 from niclab.settings.view import NodeView

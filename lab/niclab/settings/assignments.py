@@ -1,4 +1,4 @@
-"""Flags as people type them: `KEY=VALUE`, `node1:KEY=VALUE`, and files with one a line."""
+"""Flags as people type them: `KEY=VALUE`, `node1:KEY=VALUE`, and files with one a line; read and written."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
 from niclab.errors import InputError, Problem, Problems
-from niclab.settings.flags import table
-from niclab.settings.keys import key_problem, spelled
+from niclab.settings.flags import complaint, spelled, table, unknown
 from niclab.settings.model import NodeSettings, Settings
-from niclab.settings.values import Values, complaint
+from niclab.settings.values import Values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -124,13 +123,31 @@ def _settings(assignments: Iterable[_Assignment], file: str) -> Settings:
     values: dict[str, str] = {}
     nodes: dict[str, dict[str, str]] = {}
     for line, node, key, value in assignments:
-        field = f"{node}:{key}" if node else key
-        wrong = key_problem(key, file, line)
-        if wrong is None and (words := complaint(key, value)):
-            wrong = Problem(file, line, field, *words)
-        if wrong is not None:
-            problems.append(wrong)
+        if words := unknown(key):
+            problems.append(Problem(file, line, key, *words))
+        elif words := complaint(key, value):
+            problems.append(Problem(file, line, f"{node}:{key}" if node else key, *words))
         (values if node is None else nodes.setdefault(node, {}))[key] = value
     problems.finish()
     per_node = tuple(NodeSettings(node, None, Values(values)) for node, values in nodes.items())
     return Settings(Values(values), per_node)
+
+
+def to_flags(settings: Settings) -> str:
+    """`KEY=VALUE` lines, and `NODE:KEY=VALUE` for single nodes; a CiliumNodeConfig's selector has no such form."""
+    chosen = [node.name for node in settings.per_node if node.selector is not None]
+    if chosen:
+        why = f"flags cannot say which nodes {', '.join(chosen)} selects"
+        raise InputError([Problem("flags", 0, "per_node", why, "write a ConfigMap with CiliumNodeConfigs instead")])
+    lines = [f"{key}={_quoted(value)}" for key, value in settings.values.items()]
+    for node in settings.per_node:
+        lines += [f"{node.name}:{key}={_quoted(value)}" for key, value in node.values.items()]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _quoted(value: str) -> str:
+    plain = re.fullmatch(r"[^\s\"'#\\\x00-\x1f\x7f-\xa0\u2028\u2029]([^\x00-\x1f\x7f-\xa0\u2028\u2029\\]*\S)?", value)
+    # A backslash at a line's end is a shell's: reading takes it for a continuation.
+    if value == "" or (plain and " #" not in value and not value.endswith("\\")):
+        return value
+    return json.dumps(value)

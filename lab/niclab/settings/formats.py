@@ -1,4 +1,4 @@
-"""Reading settings from any file people have; the content decides which format it is."""
+"""Settings in the formats people have: read from any file, whose content decides which format it is, and written."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from niclab.errors import InputError, Problem, Problems, closest
+import yaml
+
+from niclab.errors import InputError, Problem, closest
 from niclab.settings.assignments import looks_like_flags, parse_flags
-from niclab.settings.helm import HEADINGS, parse_helm
-from niclab.settings.helm_table import scalar
-from niclab.settings.keys import key_problem, spelled
-from niclab.settings.kubernetes import CONFIG_MAP, ObjectReader
-from niclab.settings.model import Settings
-from niclab.settings.values import Values, complaint
-from niclab.topology.yamlfile import Field, LineOf, dotted, load_with_lines, read_text, refuse_long
+from niclab.settings.flags import spelled, table, wrong
+from niclab.settings.helm import HEADINGS, OLD_REPLACEMENTS, TUNNELS, parse_helm, to_helm_values
+from niclab.settings.model import HOSTNAME_LABEL, OPERATORS, Expression, NodeSettings, Selector, Settings
+from niclab.settings.values import Values
+from niclab.topology.yamlfile import Field, Reading, load_with_lines, read_text, refuse_long, scalar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
+CONFIG_MAP = "cilium-config"
 KINDS = ("ConfigMap", "CiliumNodeConfig", "CiliumConfig", "List")
+
+OVERRIDE_PREFIX = "zzz-node-"
+"""The name a single node's override gets as a CiliumNodeConfig: it sorts behind the others, so that it wins."""
 
 
 def load(path: Path | str) -> Settings:
@@ -39,35 +43,42 @@ def loads(text: str, *, name: str) -> Settings:
     if looks_like_flags(text):
         return parse_flags(text, name)
     documents, line_of = load_with_lines(text, name)
-    objects = [item for number, data in enumerate(documents) for item in _objects(data, number, ())]
+    objects = [item for number, data in enumerate(documents) for item in _objects(data, (number,))]
     if not objects:
         why = "the file is empty"
         raise InputError([Problem(name, 1, "", why, "write settings, for example devices=eth0,eth1")])
-    reader = ObjectReader(name, line_of)
-    parts = [_object(item, reader) for item in _chosen(objects, reader)]
-    reader.finish()
+    reading = Reading(name, line_of)
+    parts = [_object(data, at, reading) for data, at in _chosen(objects, reading)]
+    reading.problems.finish()
     result = Settings()
     for part in parts:
         result = result.merged(part)
-    ignored = _ignored(objects, name)
+    # The objects that were passed over.
+    several = sum(_is_config(data) for data, _ in objects) > 1
+    passed = [
+        f"{data.get('kind')} {_name(data)}".strip()
+        for data, _ in objects
+        if isinstance(data, dict) and (not _is_config(data) or (several and _is_other_config_map(data)))
+    ]
+    ignored = [f"{name}: passed over, no settings of Cilium: {', '.join(passed)}"] if passed else []
     return replace(result, warnings=(*result.warnings, *ignored))
 
 
-_Item = tuple[Any, int, Field]
+_Item = tuple[Any, Field]
 
 
-def _objects(data: Any, document: int, at: Field) -> Iterator[_Item]:
+def _objects(data: Any, at: Field) -> Iterator[_Item]:
     """The objects of a document, a List's items one by one."""
     if data is None:
         return
     if isinstance(data, dict) and isinstance(data.get("items"), list) and str(data.get("kind", "")).endswith("List"):
         for index, item in enumerate(data["items"]):
-            yield from _objects(item, document, (*at, "items", index))
+            yield from _objects(item, (*at, "items", index))
     elif isinstance(data, list) and data and all(isinstance(item, dict) and "kind" in item for item in data):
         for index, item in enumerate(data):
-            yield from _objects(item, document, (*at, index))
+            yield from _objects(item, (*at, index))
     else:
-        yield data, document, at
+        yield data, at
 
 
 def _is_config(data: Any) -> bool:
@@ -87,22 +98,20 @@ def _name(data: dict[Any, Any]) -> str:
     return scalar(metadata.get("name")) if isinstance(metadata, dict) else ""
 
 
-def _chosen(objects: list[_Item], reader: ObjectReader) -> list[_Item]:
+def _chosen(objects: list[_Item], reading: Reading) -> list[_Item]:
     chosen = [item for item in objects if _is_config(item[0])]
     if len(chosen) > 1:
         # A namespace's dump holds other ConfigMaps too; a single one is meant, whatever its name.
         chosen = [item for item in chosen if not _is_other_config_map(item[0])]
     if not chosen:
-        data, document, at = objects[0]
+        data, at = objects[0]
         kind = str(data.get("kind"))
         near = closest(kind, KINDS) if len(objects) == 1 else None
         fix = f"did you mean kind {near}?" if near else f"give a file with the ConfigMap {CONFIG_MAP} or Helm values"
-        why = f"a {kind} holds no settings of Cilium"
-        reader.problems.append(Problem(reader.name, reader.line_of(document, (*at, "kind")), "kind", why, fix))
-    names = [(data["kind"], _name(data)) for data, _, _ in chosen if _named(data)]
+        reading.problem((*at, "kind"), f"a {kind} holds no settings of Cilium", fix)
+    names = [(data["kind"], _name(data)) for data, _ in chosen if _named(data)]
     for kind, object_name in sorted({pair for pair in names if names.count(pair) > 1}):
-        why = f"{kind} {object_name} is there twice"
-        reader.problems.append(Problem(reader.name, 0, "metadata.name", why, "keep one of them"))
+        reading.problem((0, "metadata", "name"), f"{kind} {object_name} is there twice", "keep one of them", line=0)
     return chosen
 
 
@@ -110,55 +119,240 @@ def _named(data: Any) -> bool:
     return isinstance(data, dict) and "kind" in data and isinstance(data.get("metadata"), dict)
 
 
-def _object(item: _Item, reader: ObjectReader) -> Settings:
-    (data, document, at), name, line_of = item, reader.name, reader.line_of
+def _object(data: Any, at: Field, reading: Reading) -> Settings:
     if not isinstance(data, dict):
-        why = "neither a mapping nor KEY=VALUE lines"
-        raise InputError([Problem(name, line_of(document, at), dotted(at), why, "write for example devices=eth0,eth1")])
+        alone = reading.again()
+        alone.problem(at, "neither a mapping nor KEY=VALUE lines", "write for example devices=eth0,eth1")
+        alone.problems.finish()
     kind = data.get("kind")
     if kind == "ConfigMap":
-        return reader.config_map(data, document, at)
+        return _config_map(data, at, reading)
     if kind == "CiliumNodeConfig":
-        return reader.node_config(data, document, at)
+        return _node_config(data, at, reading)
     if kind == "CiliumConfig":
         spec = data.get("spec")
         if data.get("apiVersion") == "cilium.io/v1alpha1" and isinstance(spec, dict):
-            return parse_helm(spec, name, line_of, document=document, under=(*at, "spec"))
-        return reader.article(data, document, at)
-    if _are_flags(data):
-        return _flags(data, document, at, name, line_of)
-    return parse_helm(data, name, line_of, document=document, under=at)
+            return parse_helm(spec, reading.again(), (*at, "spec"))
+        return _article(data, at, reading)
+    # A mapping whose keys have dashes holds flags; no Helm value of the first level has one.
+    if any("-" in str(key) for key in data if key not in HEADINGS):
+        return _flags(data, at, reading.again())
+    return parse_helm(data, reading.again(), at)
 
 
-def _are_flags(data: dict[Any, Any]) -> bool:
-    """A mapping whose keys have dashes holds flags; no Helm value of the first level has one."""
-    return any("-" in str(key) for key in data if key not in HEADINGS)
-
-
-def _flags(data: dict[Any, Any], document: int, at: Field, name: str, line_of: LineOf) -> Settings:
+def _flags(data: dict[Any, Any], at: Field, reading: Reading) -> Settings:
     values: dict[str, str] = {}
-    problems = Problems()
     for word, value in data.items():
         key, field = spelled(str(word)), (*at, str(word))
-        line = line_of(document, field)
         text = ",".join(scalar(part) for part in value) if isinstance(value, list) else scalar(value)
         if isinstance(value, dict):
-            problems.append(Problem(name, line, dotted(field), "a plain value or a list is wanted", "write text"))
-        elif problem := key_problem(key, name, line):
-            problems.append(replace(problem, field=dotted(field)))
-        elif words := complaint(key, text):
-            problems.append(Problem(name, line, dotted(field), *words))
+            reading.problem(field, "a plain value or a list is wanted", "write text")
+        elif words := wrong(key, text):
+            reading.problem(field, *words)
         values[key] = text
-    problems.finish()
+    reading.problems.finish()
     return Settings(Values(values))
 
 
-def _ignored(objects: list[_Item], name: str) -> list[str]:
-    """The objects that were passed over."""
-    several = sum(_is_config(data) for data, _, _ in objects) > 1
-    passed = [
-        f"{data.get('kind')} {_name(data)}".strip()
-        for data, _, _ in objects
-        if isinstance(data, dict) and (not _is_config(data) or (several and _is_other_config_map(data)))
+def _config_map(data: dict[str, Any], at: Field, reading: Reading) -> Settings:
+    """A whole configuration: what the agent does not read is left out, with a warning."""
+    at = (*at, "data")
+    pairs: dict[Any, Any] = {}
+    if data.get("data") is not None:
+        pairs = reading.mapping(data["data"], at, "write key: value lines", "a mapping of keys to text is wanted")
+    unread = {key for key in map(str, pairs) if (flag := table().get(key)) and not flag.of_agents}
+    unquoted = sorted(str(key) for key, value in pairs.items() if not isinstance(value, str))
+    values = _values({key: value for key, value in pairs.items() if str(key) not in unread}, at, reading)
+    warnings = []
+    if unread:
+        names = ", ".join(sorted(unread))
+        warnings.append(f"read by the operator or another component, not by the agent: {names}")
+    if unquoted:
+        names = ", ".join(unquoted)
+        warnings.append(f"a ConfigMap holds only text, Kubernetes refuses these unquoted: {names}")
+    if now := OLD_REPLACEMENTS.get(word := values.get("kube-proxy-replacement", "")):
+        warnings.append(f"kube-proxy-replacement={word} is of Cilium 1.14 and before, read as {now}")
+    return Settings(Values(values), warnings=_from(reading, warnings), base="cluster")
+
+
+def _from(reading: Reading, warnings: list[str]) -> tuple[str, ...]:
+    return tuple(f"{reading.name}: {words}" for words in warnings)
+
+
+def _node_config(data: dict[str, Any], at: Field, reading: Reading) -> Settings:
+    """A CiliumNodeConfig (pkg/k8s/apis/cilium.io/v2/cnc_types.go:17-44)."""
+    warnings: list[str] = []
+    metadata = data.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    if not isinstance(name, str) or not name:
+        reading.problem((*at, "metadata"), "the object has no name", "write metadata.name")
+        name = "unnamed"
+    if data.get("apiVersion") == "cilium.io/v2alpha1":
+        warnings.append(f"{name}: cilium.io/v2alpha1 is the old version, write cilium.io/v2")
+    at = (*at, "spec")
+    spec = reading.mapping(data.get("spec"), at, "write spec.nodeSelector and spec.defaults")
+    for key in spec.keys() - {"nodeSelector", "defaults"}:
+        why = "a CiliumNodeConfig's spec has nodeSelector and defaults only"
+        reading.problem((*at, str(key)), why, "put agent flags under spec.defaults")
+    defaults = {} if spec.get("defaults") is None else spec["defaults"]
+    defaults = reading.mapping(defaults, (*at, "defaults"), "write key: value lines")
+    values = Values(_values(defaults, (*at, "defaults"), reading))
+    if (labels := spec.get("nodeSelector")) is None:
+        warnings.append(f"{name} has no nodeSelector, so it applies to no node")
+        return Settings(warnings=_from(reading, warnings))
+    selector: Selector | None = _selector(labels, (*at, "nodeSelector"), reading)
+    node = name.removeprefix(OVERRIDE_PREFIX)
+    if node != name and selector == Selector(Values({HOSTNAME_LABEL: node})):
+        name, selector = node, None
+    return Settings(per_node=(NodeSettings(name, selector, values),), warnings=_from(reading, warnings))
+
+
+_NO_SUCH_KIND = (
+    f"no Cilium has a kind CiliumConfig that an agent reads; there are the ConfigMap {CONFIG_MAP} and CiliumNodeConfig "
+    "(cilium.io/v2); the CiliumConfig of cilium.io/v1alpha1 holds Helm values for OpenShift's OLM operator"
+)
+
+
+def _article(data: dict[str, Any], at: Field, reading: Reading) -> Settings:
+    """The `kind: CiliumConfig` sketch that goes round in articles: no Cilium reads it, its intent is clear."""
+    at, spec = (*at, "spec"), data.get("spec")
+    if not isinstance(spec, dict):
+        reading.problem(at, "a mapping is wanted", "write spec.devices")
+        return Settings()
+    warnings = [_NO_SUCH_KIND]
+    values: dict[str, str] = {}
+    for key, value in spec.items():
+        flags: Mapping[str, str]
+        mode = value.get("mode") if isinstance(value, dict) and set(value) == {"mode"} else None
+        if key == "ipam" and isinstance(mode, str):
+            flags, where = {"ipam": mode}, "ipam.mode"
+            meaning = "it says nothing about NICs"
+        elif key == "tunnel" and isinstance(mode, str) and mode in TUNNELS:
+            flags, where = TUNNELS[mode], "tunnel.mode"
+            meaning = "the kernel's route to the peer's node IP chooses the NIC"
+        elif key == "devices" and isinstance(value, (str, list)):
+            devices = value if isinstance(value, str) else ",".join(scalar(part) for part in value)
+            flags, where = {"devices": devices}, "devices"
+            meaning = (
+                "it chooses where eBPF programs attach and masquerade; it neither allocates pod addresses "
+                "from these NICs nor makes routes over them"
+            )
+        else:
+            fix = "write ipam.mode, tunnel.mode (vxlan, geneve or disabled) or devices, or use a ConfigMap"
+            reading.problem((*at, str(key)), "this has no meaning in any Cilium", fix)
+            continue
+        words = " and ".join(f"{flag}={text}" for flag, text in flags.items())
+        warnings.append(f"spec.{where} is {'' if key == 'tunnel' else 'the flag '}{words}; {meaning}")
+        values |= flags
+    for flag, text in values.items():
+        if complaint := wrong(flag, text):
+            reading.problem((*at, flag), *complaint)
+    return Settings(Values({} if reading.problems else values), warnings=_from(reading, warnings))
+
+
+def _values(pairs: dict[Any, Any], at: Field, reading: Reading) -> dict[str, str]:
+    values: dict[str, str] = {}
+    for key_, value in pairs.items():
+        key, field = str(key_), (*at, str(key_))
+        if isinstance(value, (dict, list)):
+            reading.problem(field, "text is wanted", "write lists with commas, nested text with |-")
+        elif key == "tunnel" and (text := scalar(value)) in TUNNELS:
+            values |= TUNNELS[text]  # the agent of 1.14 and before had one key for both
+        elif words := wrong(key, text := scalar(value)):
+            reading.problem(field, *words)
+        else:
+            values[key] = text
+    return values
+
+
+def _selector(data: Any, at: Field, reading: Reading) -> Selector:
+    """A label selector, as metav1.LabelSelectorAsSelector reads it."""
+    if not isinstance(data, dict) or data.keys() - {"matchLabels", "matchExpressions"}:
+        reading.problem(at, "a label selector is wanted", "write matchLabels or matchExpressions below it")
+        return Selector()
+    labels = data.get("matchLabels") or {}
+    if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
+        reading.problem((*at, "matchLabels"), "labels are text", "quote their values")
+        labels = {}
+    expressions: list[Expression] = []
+    listed = data.get("matchExpressions") or []
+    for index, item in enumerate(listed if isinstance(listed, list) else [None]):
+        expression = _expression(item)
+        if expression is None:
+            fix = "write key, operator (In, NotIn, Exists, DoesNotExist) and, for the first two, values"
+            reading.problem((*at, "matchExpressions", index), "no expression of a label selector", fix)
+        else:
+            expressions.append(expression)
+    return Selector(Values(labels), tuple(expressions))
+
+
+def _expression(data: Any) -> Expression | None:
+    if not isinstance(data, dict) or not isinstance(data.get("key"), str):
+        return None
+    values = data.get("values") or []
+    operator = next((known for known in OPERATORS if known == data.get("operator")), None)
+    if operator is None or not isinstance(values, list) or (operator in ("In", "NotIn")) != bool(values):
+        return None
+    return Expression(data["key"], operator, tuple(scalar(value) for value in values))
+
+
+NAMESPACE = "kube-system"
+
+
+def to_configmap(settings: Settings, *, namespace: str = NAMESPACE) -> str:
+    """The ConfigMap, followed by a CiliumNodeConfig for each of `per_node`."""
+    config_map = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": CONFIG_MAP, "namespace": namespace},
+        "data": dict(settings.values),
+    }
+    return _yaml(config_map, *(_written(node, namespace) for node in settings.per_node))
+
+
+def to_helm(settings: Settings) -> str:
+    """Helm values, and behind them as documents of their own the CiliumNodeConfigs, which the chart cannot make."""
+    values = to_helm_values(settings.values)
+    return _yaml(values, *(_written(node, NAMESPACE) for node in settings.per_node))
+
+
+def _written(node: NodeSettings, namespace: str) -> dict[str, Any]:
+    """One CiliumNodeConfig; a node's own override selects it by its hostname label."""
+    if node.selector is None:
+        name, selector = f"{OVERRIDE_PREFIX}{node.name}", Selector(Values({HOSTNAME_LABEL: node.name}))
+    else:
+        name, selector = node.name, node.selector
+    expressions = [
+        {"key": expression.key, "operator": expression.operator}
+        | ({"values": list(expression.values)} if expression.values else {})
+        for expression in selector.expressions
     ]
-    return [f"{name}: passed over, no settings of Cilium: {', '.join(passed)}"] if passed else []
+    chooser = {"matchLabels": dict(selector.labels)} if selector.labels or not expressions else {}
+    return {
+        "apiVersion": "cilium.io/v2",
+        "kind": "CiliumNodeConfig",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "nodeSelector": chooser | ({"matchExpressions": expressions} if expressions else {}),
+            "defaults": dict(node.values),
+        },
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that would be read as something else, as SafeDumper does, and indents lists below their key."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:  # noqa: ARG002
+        super().increase_indent(flow, False)
+
+
+def _yaml(*documents: dict[str, Any]) -> str:
+    return yaml.dump_all(
+        documents,
+        Dumper=_Dumper,
+        sort_keys=False,
+        default_flow_style=False,
+        allow_unicode=True,
+        width=4096,
+        explicit_start=len(documents) > 1,
+    )

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from niclab.errors import InputError, Problem
-from niclab.settings.keys import key_problem
-from niclab.settings.values import Values, complaint
+from niclab.settings.flags import complaint, unknown
+from niclab.settings.values import Values
 from niclab.settings.view import NodeView
 
 HOSTNAME_LABEL = "kubernetes.io/hostname"
@@ -86,7 +86,8 @@ class Settings:
         object.__setattr__(self, "values", Values(self.values))
         object.__setattr__(self, "per_node", _canonical(self.per_node))
         object.__setattr__(self, "warnings", tuple(dict.fromkeys(self.warnings)))
-        if problems := [problem for who, values in self.by_owner() for problem in _value_problems(values, who)]:
+        owned = [(owner, key, value) for owner, values in self.by_owner() for key, value in values.items()]
+        if problems := [Problem(who, 0, key, *words) for who, key, value in owned if (words := complaint(key, value))]:
             raise InputError(problems)
 
     @classmethod
@@ -102,8 +103,8 @@ class Settings:
                 continue
             key = {"routing": "routing-mode", "tunnel": "tunnel-protocol"}.get(word, word.replace("_", "-"))
             values[key] = _text(value)
-            if problem := key_problem(key, "settings", 0):
-                problems.append(problem)
+            if words := unknown(key):
+                problems.append(Problem("settings", 0, key, *words))
         if problems:
             raise InputError(problems)
         return cls(Values(values))
@@ -137,10 +138,6 @@ class Settings:
             if chosen:
                 values = values.over(node.values)
         return NodeView(name, values)
-
-
-def _value_problems(values: Mapping[str, str], file: str) -> list[Problem]:
-    return [Problem(file, 0, key, *words) for key, value in values.items() if (words := complaint(key, value))]
 
 
 def effective(parts: Sequence[Settings]) -> Settings:

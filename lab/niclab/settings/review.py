@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from niclab.errors import Problem
-from niclab.settings.flags import VERSIONS, agent_flags, release, table
-from niclab.settings.keys import key_problem
+from niclab.settings.flags import VERSIONS, agent_flags, release, table, unknown
 from niclab.settings.model import Settings
 from niclab.settings.values import parse_bool
 
@@ -25,8 +24,8 @@ def check_keys(settings: Settings, *, version: str) -> KeyReport:
     here = agent_flags(version)
     for owner, values in settings.by_owner():
         for key in values:
-            if problem := key_problem(key, owner, 0):
-                errors.append(problem)
+            if words := unknown(key):
+                errors.append(Problem(owner, 0, key, *words))
             elif key not in here and (warning := _version_warning(key, version)):
                 warnings.append(warning)
     return KeyReport(tuple(errors), tuple(dict.fromkeys(warnings)))

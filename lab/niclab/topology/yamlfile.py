@@ -105,6 +105,45 @@ def dotted(field: Field) -> str:
     return text
 
 
+class Reading:
+    """A file whose documents are taken over: what is wrong with them, each at its line, and what is worth a warning.
+
+    Fields begin with the number of their document.
+    """
+
+    def __init__(self, name: str, line_of: LineOf) -> None:
+        self.name = name
+        self.problems = Problems()
+        self.warnings: list[str] = []
+        self._line_of = line_of
+
+    def again(self) -> Reading:
+        """The same file, as if nothing were wrong with it so far."""
+        return Reading(self.name, self._line_of)
+
+    def problem(self, at: Field, why: str, fix: str, *, line: int | None = None) -> None:
+        document, *field = at
+        line = self._line_of(int(document), tuple(field)) if line is None else line
+        self.problems.append(Problem(self.name, line, dotted(tuple(field)), why, fix))
+
+    def warn(self, words: str) -> None:
+        self.warnings.append(f"{self.name}: {words}")
+
+    def mapping(self, value: Any, at: Field, fix: str, why: str = "a mapping is wanted") -> dict[Any, Any]:
+        """The value, which must be a mapping; an empty one stands for what is none."""
+        if not isinstance(value, dict):
+            self.problem(at, why, fix)
+            return {}
+        return value
+
+
+def scalar(value: Any) -> str:
+    """A scalar as text, as Helm's `quote` writes it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
+
+
 class _Loader(_BaseLoader):
     """Reads as SafeLoader does, but leaves two surprises of YAML 1.1 as the text they are written as."""
 
