@@ -16,7 +16,7 @@ from niclab.check import load
 from niclab.cilium.version import DEFAULT_VERSION, VERSIONS, Version, modelled_version
 from niclab.errors import InputError, LabError, Problem, nearest
 from niclab.host import userns
-from niclab.settings import LAB_BASELINE, Settings, check_keys, stored, unmodelled
+from niclab.settings import LAB_BASELINE, Settings, check_keys, formats, unmodelled
 from niclab.settings.fit import fit
 from niclab.topology import Topology
 
@@ -106,7 +106,7 @@ class Request:
         bundle = self.choice.bundle
         return {
             "topology": self.topology.model_dump(mode="json"),
-            "settings": stored.to_json(self.settings),
+            "settings": formats.to_json(self.settings),
             "datapath": self.datapath,
             "cilium_version": str(self.version),
             "bundle": [bundle.name, bundle.version, str(bundle.path), bundle.kind] if bundle else None,
@@ -124,7 +124,7 @@ class Request:
             bundle = Bundle(CILIUM, name, version, Path(path), kind)
         return cls(
             topology=Topology.model_validate(stored_request["topology"]),
-            settings=stored.from_json(stored_request["settings"]),
+            settings=formats.from_json(stored_request["settings"]),
             choice=Choice(
                 modelled_version(stored_request["cilium_version"]),
                 bundle,

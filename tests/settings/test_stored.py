@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 from niclab import LAB_BASELINE, Settings
-from niclab.settings import Expression, NodeSettings, Selector, Values, stored
+from niclab.settings import Expression, NodeSettings, Selector, Values, formats
 
 _words = st.text("abcdefghijklmnopqrstuvwxyz-.", min_size=1, max_size=8)
 _values = st.dictionaries(_words.map(lambda word: f"x-{word}"), st.text(max_size=12), max_size=3).map(Values)
@@ -23,7 +23,7 @@ _nodes = st.builds(NodeSettings, _words, st.none() | _selectors, _values)
 
 @given(st.builds(Settings, _values, st.lists(_nodes, max_size=3).map(tuple)))
 def test_settings_are_the_same_again(settings: Settings) -> None:
-    assert stored.from_json(json.loads(json.dumps(stored.to_json(settings)))) == settings
+    assert formats.from_json(json.loads(json.dumps(formats.to_json(settings)))) == settings
 
 
 def test_lines_say_who_is_told() -> None:
@@ -36,7 +36,7 @@ def test_lines_say_who_is_told() -> None:
             ),
         )
     )
-    assert [line for line in stored.lines(stored.to_json(told)) if "devices" in line or "mtu" in line] == [
+    assert [line for line in formats.lines(formats.to_json(told)) if "devices" in line or "mtu" in line] == [
         "devices=eth0",
         "CiliumNodeConfig edge:mtu=1400",
         "node1:devices=eth1",

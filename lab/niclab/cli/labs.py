@@ -19,7 +19,7 @@ from niclab.host.ledgers import Owned
 from niclab.kernel.plan import FABRIC
 from niclab.lab import Lab
 from niclab.report import text
-from niclab.settings import stored
+from niclab.settings import formats
 
 
 def up(options: argparse.Namespace) -> int:
@@ -107,7 +107,7 @@ def inspect(options: argparse.Namespace) -> int:
     reported = {node: _said(one) for node, one in about["nodes"].items()}
     print(f"{lab.id}: {about['topology']['name']} · {about['description']}")
     if options.host is None:
-        print(*(f"  {line}" for line in stored.lines(about["settings"])), *text.reasons(reported), sep="\n")
+        print(*(f"  {line}" for line in formats.lines(about["settings"])), *text.reasons(reported), sep="\n")
         return PASS
     name = _namespace(lab, options.host)
     if options.host in reported:

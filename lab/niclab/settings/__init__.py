@@ -7,12 +7,14 @@ from niclab.settings.model import (
     CILIUM_DEFAULTS,
     LAB_BASELINE,
     Expression,
+    KeyReport,
     NodeSettings,
     Selector,
     Settings,
+    check_keys,
     effective,
+    unmodelled,
 )
-from niclab.settings.review import KeyReport, check_keys, unmodelled
 from niclab.settings.values import Values
 from niclab.settings.view import NodeView
 

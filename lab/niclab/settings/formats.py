@@ -17,7 +17,7 @@ from niclab.settings.values import Values
 from niclab.topology.yamlfile import Field, Reading, load_with_lines, read_text, refuse_long, scalar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 CONFIG_MAP = "cilium-config"
 KINDS = ("ConfigMap", "CiliumNodeConfig", "CiliumConfig", "List")
@@ -356,3 +356,39 @@ def _yaml(*documents: dict[str, Any]) -> str:
         width=4096,
         explicit_start=len(documents) > 1,
     )
+
+
+def to_json(settings: Settings) -> dict[str, Any]:
+    """Settings as a kept lab stores them: `cluster` and `nodes` say all; what they were read from is left out, as in
+    comparisons."""
+    return {"cluster": dict(settings.values), "nodes": [_stored(node) for node in settings.per_node]}
+
+
+def _stored(node: NodeSettings) -> dict[str, Any]:
+    selector = None
+    if node.selector is not None:
+        expressions = [[each.key, each.operator, list(each.values)] for each in node.selector.expressions]
+        selector = {"labels": dict(node.selector.labels), "expressions": expressions}
+    return {"name": node.name, "values": dict(node.values), "selector": selector}
+
+
+def from_json(stored: Mapping[str, Any]) -> Settings:
+    per_node = []
+    for node in stored["nodes"]:
+        selector = node["selector"]
+        if selector is not None:
+            expressions = (
+                Expression(key, operator, tuple(values)) for key, operator, values in selector["expressions"]
+            )
+            selector = Selector(Values(selector["labels"]), tuple(expressions))
+        per_node.append(NodeSettings(node["name"], selector, Values(node["values"])))
+    return Settings(Values(stored["cluster"]), tuple(per_node))
+
+
+def lines(stored: Mapping[str, Any]) -> Sequence[str]:
+    """For people: `KEY=VALUE`, `NODE:KEY=VALUE`, and behind its name what a CiliumNodeConfig says."""
+    shown = [f"{key}={value}" for key, value in stored["cluster"].items()]
+    for node in stored["nodes"]:
+        who = node["name"] if node["selector"] is None else f"CiliumNodeConfig {node['name']}"
+        shown += [f"{who}:{key}={value}" for key, value in node["values"].items()]
+    return shown

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple, get_args
 
 from niclab.errors import InputError, Problem
-from niclab.settings.flags import complaint, unknown
-from niclab.settings.values import Values
+from niclab.settings.flags import VERSIONS, agent_flags, complaint, release, table, unknown
+from niclab.settings.values import Values, parse_bool
 from niclab.settings.view import NodeView
+from niclab.topology.yamlfile import scalar
 
 HOSTNAME_LABEL = "kubernetes.io/hostname"
 
@@ -18,7 +19,7 @@ Base = Literal["lab", "cluster", "chart"]
 values leave the rest to the `chart`, anything else is set on top of the `lab`'s baseline."""
 
 Operator = Literal["In", "NotIn", "Exists", "DoesNotExist"]
-OPERATORS: tuple[Operator, ...] = ("In", "NotIn", "Exists", "DoesNotExist")
+OPERATORS: tuple[Operator, ...] = get_args(Operator)
 
 Friendly = str | int | bool | Sequence[str] | None
 
@@ -32,15 +33,8 @@ class Expression:
     values: tuple[str, ...] = ()
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        match self.operator:
-            case "In":
-                return labels.get(self.key) in self.values
-            case "NotIn":
-                return labels.get(self.key) not in self.values
-            case "Exists":
-                return self.key in labels
-            case "DoesNotExist":
-                return self.key not in labels
+        present, among = self.key in labels, labels.get(self.key) in self.values
+        return {"In": among, "NotIn": not among, "Exists": present, "DoesNotExist": not present}[self.operator]
 
 
 @dataclass(frozen=True)
@@ -102,7 +96,7 @@ class Settings:
             if value is None:
                 continue
             key = {"routing": "routing-mode", "tunnel": "tunnel-protocol"}.get(word, word.replace("_", "-"))
-            values[key] = _text(value)
+            values[key] = scalar(value) if isinstance(value, str | int) else ",".join(value)
             if words := unknown(key):
                 problems.append(Problem("settings", 0, key, *words))
         if problems:
@@ -163,12 +157,54 @@ def _canonical(per_node: Sequence[NodeSettings]) -> tuple[NodeSettings, ...]:
     return (*(objects[name] for name in sorted(objects)), *(overrides[name] for name in sorted(overrides)))
 
 
-def _text(value: str | int | bool | Sequence[str]) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return value
-    return str(value) if isinstance(value, int) else ",".join(value)
+class KeyReport(NamedTuple):
+    """Errors must be fixed, warnings are worth reading."""
+
+    errors: tuple[Problem, ...]
+    warnings: tuple[str, ...]
+
+
+def check_keys(settings: Settings, *, version: str) -> KeyReport:
+    """Keys no agent has are errors; keys that agents of this version do not have, but others do, are warnings."""
+    errors: list[Problem] = []
+    warnings: list[str] = []
+    here = agent_flags(version)
+    for owner, values in settings.by_owner():
+        for key in values:
+            if words := unknown(key):
+                errors.append(Problem(owner, 0, key, *words))
+            elif key not in here and (warning := _version_warning(key, version)):
+                warnings.append(warning)
+    return KeyReport(tuple(errors), tuple(dict.fromkeys(warnings)))
+
+
+def _version_warning(key: str, version: str) -> str | None:
+    flag = table()[key]
+    if flag.listed:
+        does = "does not" if version in VERSIONS else "may not"
+        return f"{key}: agents of Cilium {' and '.join(flag.listed)} have this flag, {version} {does} read it"
+    first, last = flag.charts
+    if flag.reader == "removed" and not release(first) <= release(version) <= release(last):
+        return f"{key}: a flag of older agents (charts {first} to {last} write it), {version} may not read it"
+    return None  # hidden from --help: whether this version has it is not known, and no reason to worry anybody
+
+
+def unmodelled(settings: Settings) -> tuple[str, ...]:
+    """The keys that may bear on which NIC carries what, are not at their default, and are not modelled, sorted."""
+    pairs = {(key, value) for _, values in settings.by_owner() for key, value in values.items()}
+    return tuple(sorted({key for key, value in pairs if _ignored(key, value)}))
+
+
+def _ignored(key: str, value: str) -> bool:
+    flag = table().get(key)
+    if flag is None:
+        return value not in ("", "false")
+    if flag.bearing == "irrelevant" or flag.models(value):
+        return False
+    if ":" in flag.bearing:  # some values are modelled, and this is another one
+        return True
+    same = flag.type == "bool" and parse_bool(value) == (parse_bool(flag.default) or False)
+    return not same and value not in (flag.default, flag.default or "false")
 
 
 CILIUM_DEFAULTS = Settings(base="cluster")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
-from typing import Generic, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
 from niclab.settings.flags import default
 from niclab.settings.values import Values, parse_bool, parse_cidr, split_list
@@ -39,26 +39,12 @@ def _enforced(text: str) -> bool:
     return text == "strict" or _on(text)
 
 
-def _routing(text: str) -> Literal["tunnel", "native"]:
-    return "native" if text == "native" else "tunnel"
+def _choice(default: _T, *others: _T) -> Callable[[str], _T]:
+    return lambda text: next((other for other in others if other == text), default)
 
 
-def _tunnel(text: str) -> Literal["vxlan", "geneve"]:
-    return "geneve" if text == "geneve" else "vxlan"
-
-
-def _forwarding(text: str) -> Literal["snat", "dsr", "hybrid"]:
-    return "dsr" if text == "dsr" else "hybrid" if text == "hybrid" else "snat"
-
-
-def _ipv4(text: str) -> IPv4Network | None:
-    network = parse_cidr(text)
-    return network if isinstance(network, IPv4Network) else None
-
-
-def _ipv6(text: str) -> IPv6Network | None:
-    network = parse_cidr(text)
-    return network if isinstance(network, IPv6Network) else None
+def _network(kind: type[_T]) -> Callable[[str], _T | None]:
+    return lambda text: network if isinstance(network := parse_cidr(text), kind) else None
 
 
 def _address(text: str) -> str | None:
@@ -80,8 +66,8 @@ class NodeView:
     """Names and `prefix+` patterns; empty means auto-detection."""
     force_device_detection = _Flag(_on)
     direct_routing_device = _Flag(str)
-    routing_mode = _Flag(_routing)
-    tunnel_protocol = _Flag(_tunnel)
+    routing_mode: ClassVar[_Flag[Literal["tunnel", "native"]]] = _Flag(_choice("tunnel", "native"))
+    tunnel_protocol: ClassVar[_Flag[Literal["vxlan", "geneve"]]] = _Flag(_choice("vxlan", "geneve"))
     auto_direct_node_routes = _Flag(_on)
     direct_routing_skip_unreachable = _Flag(_on)
     enable_ipv4 = _Flag(_on)
@@ -93,8 +79,8 @@ class NodeView:
     host_legacy_routing = _Flag(_on, "enable-host-legacy-routing")
     """As set; an agent may fall back to legacy routing by itself (kube_proxy_replacement.go:289-305)."""
     endpoint_routes = _Flag(_on, "enable-endpoint-routes")
-    ipv4_native_routing_cidr = _Flag(_ipv4)
-    ipv6_native_routing_cidr = _Flag(_ipv6)
+    ipv4_native_routing_cidr = _Flag(_network(IPv4Network))
+    ipv6_native_routing_cidr = _Flag(_network(IPv6Network))
     ipv4_node = _Flag(_address)
     ipv6_node = _Flag(_address)
     ipam = _Flag(str)
@@ -116,7 +102,9 @@ class NodeView:
     ipsec = _Flag(_on, "enable-ipsec")
     l2_announcements = _Flag(_on, "enable-l2-announcements")
     nodeport_addresses = _Flag(split_list)
-    load_balancer_mode = _Flag(_forwarding, "bpf-lb-mode")
+    load_balancer_mode: ClassVar[_Flag[Literal["snat", "dsr", "hybrid"]]] = _Flag(
+        _choice("snat", "dsr", "hybrid"), "bpf-lb-mode"
+    )
     """hybrid is DSR for TCP and SNAT for everything else (loadbalancer.go ToSVCForwardingMode)."""
     socket_load_balancing_of_nodes_only = _Flag(_on, "bpf-lb-sock-hostns-only")
     """Pods' packets are translated one by one, at the pod."""
