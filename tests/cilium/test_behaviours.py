@@ -66,17 +66,22 @@ def test_such_a_comparison_is_seen(text: str) -> None:
     assert list(compared("x", text))
 
 
+def test_the_table_has_the_named_behaviours_in_their_order() -> None:
+    text = (PACKAGE / "cilium" / "data" / "behaviours.txt").read_text()
+    assert [paragraph.splitlines()[0] for paragraph in text.split("\n\n")[1:]] == [*Behaviour]
+
+
 def test_every_behaviour_is_read_by_the_model() -> None:
     text = "\n".join(OTHERS.values())
     assert [one.name for one in Behaviour if f"Behaviour.{one.name}" not in text] == []
 
 
-@pytest.mark.parametrize("behaviour", Behaviour, ids=lambda one: one.id)
+@pytest.mark.parametrize("behaviour", Behaviour, ids=str)
 def test_a_behaviour_is_a_difference_that_is_known(behaviour: Behaviour) -> None:
-    fact = behaviour.value
+    fact = behaviour.fact
     assert {behaviour.holds(version) for version in VERSIONS} == {True, False}
     assert fact.words != fact.otherwise and not (fact.words + fact.otherwise).endswith(".")
-    assert fact.source and behaviour.known and behaviour.span
+    assert fact.source and fact.known and fact.span
     for version in VERSIONS:
         within = (fact.since or VERSIONS[0]) <= version and (fact.until is None or version < fact.until)
         assert version.has(behaviour) is within

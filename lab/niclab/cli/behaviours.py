@@ -7,9 +7,10 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
-from niclab.cilium.behaviours import Area, Behaviour, changes
+from niclab.cilium.behaviours import Behaviour, changes
 from niclab.cilium.version import VERSIONS, Version, modelled_version
 from niclab.report.table import table
 
@@ -46,16 +47,16 @@ Span = tuple[Version, Version]
 def _document(behaviours: Sequence[Behaviour], span: Span | None) -> dict[str, Any]:
     rows = []
     for behaviour in behaviours:
-        fact = behaviour.value
+        fact = behaviour.fact
         row: dict[str, Any] = {
-            "behaviour": behaviour.id,
-            "area": str(fact.area),
+            "behaviour": behaviour.value,
+            "area": fact.area,
             "since": str(fact.since) if fact.since else None,
             "until": str(fact.until) if fact.until else None,
             "words": fact.words,
             "otherwise": fact.otherwise,
             "source": fact.source,
-            "known": behaviour.known,
+            "known": fact.known,
         }
         if span is not None:
             row |= {"before": behaviour.words_in(span[0]), "after": behaviour.words_in(span[1])}
@@ -71,13 +72,11 @@ def _columns(span: Span | None) -> tuple[str, ...]:
 def _cells(behaviour: Behaviour, span: Span | None) -> tuple[str, ...]:
     if span is not None:
         return behaviour.words_in(span[0]), behaviour.words_in(span[1])
-    return behaviour.span, behaviour.value.words, behaviour.value.otherwise
+    return behaviour.fact.span, behaviour.fact.words, behaviour.fact.otherwise
 
 
-def _by_area(behaviours: Sequence[Behaviour]) -> Iterator[tuple[str, list[Behaviour]]]:
-    for area in Area:
-        if rows := [behaviour for behaviour in behaviours if behaviour.value.area is area]:
-            yield str(area), rows
+def _by_area(behaviours: Sequence[Behaviour]) -> Iterator[tuple[str, Iterator[Behaviour]]]:
+    return groupby(behaviours, key=lambda behaviour: behaviour.fact.area)
 
 
 def markdown(behaviours: Sequence[Behaviour], span: Span | None = None) -> str:
@@ -87,7 +86,7 @@ def markdown(behaviours: Sequence[Behaviour], span: Span | None = None) -> str:
     for area, rows in _by_area(behaviours):
         lines += [f"## {area[0].upper()}{area[1:]}", "", f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
         for behaviour in rows:
-            cells = (f"`{behaviour.id}`", *_cells(behaviour, span), behaviour.known, behaviour.value.source)
+            cells = (f"`{behaviour}`", *_cells(behaviour, span), behaviour.fact.known, behaviour.fact.source)
             lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
@@ -98,7 +97,7 @@ def _print(behaviours: Sequence[Behaviour], span: Span | None) -> None:
         print(f"From Cilium {span[0]} to {span[1]}: {len(behaviours)} behaviours differ.\n")
     for area, rows in _by_area(behaviours):
         head = [*_columns(span), "how it is known"]
-        cells = [[*_cells(behaviour, span), behaviour.known] for behaviour in rows]
+        cells = [[*_cells(behaviour, span), behaviour.fact.known] for behaviour in rows]
         print(area, *table(head, cells, width=max(100, shutil.get_terminal_size((140, 24)).columns)), "", sep="\n")
 
 
