@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import StrEnum, auto
 from functools import cache
-from importlib import resources
 from typing import NamedTuple
 
+from niclab.cilium.tables import paragraphs
 from niclab.cilium.version import Version
 
 
@@ -122,9 +122,8 @@ def changes(before: Version, after: Version) -> tuple[Behaviour, ...]:
 
 @cache
 def _table() -> Mapping[str, Fact]:
-    text = resources.files("niclab.cilium").joinpath("data", "behaviours.txt").read_text(encoding="utf-8")
     table: dict[str, Fact] = {}
-    for name, *lines in map(str.splitlines, text.split("\n\n")[1:]):
+    for name, lines in paragraphs("behaviours").items():
         fields = dict(line.split(": ", 1) for line in lines)
         area, words, otherwise, source = (fields[key] for key in ("area", "words", "otherwise", "source"))
         since, until = (Version.parse(fields[key]) if key in fields else None for key in ("since", "until"))

@@ -20,41 +20,14 @@ from niclab.cilium.selection.controller import Controller, events
 from niclab.cilium.selection.devices import Device, select
 from niclab.cilium.selection.direct_routing import direct_routing
 from niclab.cilium.selection.links import Link, links_of, rows_of
+from niclab.cilium.tables import reason
 from niclab.cilium.version import Version
 from niclab.kernel.difference import Flushed
 from niclab.kernel.fib import Fib
-from niclab.net.route import (
-    FAMILIES,
-    PROTOCOLS,
-    TABLES,
-    Address,
-    Encap,
-    Family,
-    Network,
-    NextHop,
-    Route,
-    Why,
-    family_of,
-)
+from niclab.net.route import FAMILIES, PROTOCOLS, TABLES, Address, Encap, Family, Network, NextHop, Route, family_of
 from niclab.settings import NodeView, Settings
 from niclab.topology import Node, Topology
 from niclab.topology.stacking import is_up
-
-_TUNNEL = Why(
-    "tunnel.pod-cidr",
-    "{destination} is in {cidr}, a pod CIDR of the peer with node IP {remote}: into the tunnel",
-    "bpf/bpf_lxc.c encap_and_redirect_lxc; pkg/node/manager/manager.go (ipcache: pod CIDR → node IP)",
-)
-_TUNNEL_OF_NODE = Why(
-    "tunnel.node-route",
-    "{destination}: the agent's route of {cidr} through cilium_host, into the tunnel to {remote}",
-    "pkg/datapath/linux/node.go createNodeRouteSpec; bpf/bpf_host.c",
-)
-_DIRECT_ROUTE = Why(
-    "route.direct-node-route",
-    "{destination}: {route}, the one route that auto-direct-node-routes made: by the NIC of the route to the node IP",
-    "pkg/datapath/linux/node.go createDirectRouteSpec",
-)
 
 
 @dataclass(frozen=True)
@@ -178,13 +151,19 @@ class Decisions:
             vpc=self.topology.vpc_cidrs if node.enis else (),
         )
 
+    def router(self, name: str, family: Family) -> Address:
+        """A node's router IP, of a family that its pods have."""
+        address = self.topology.router_address(name, family)
+        assert address is not None
+        return address
+
     def peers(self, name: str) -> tuple[NodeDecision, ...]:
         """The other nodes this node's agent knows of."""
         return tuple(self.nodes[peer] for peer in self.running if peer != name)
 
     def tunnel_routes(self, name: str, table: int) -> Iterator[Route]:
         """One encapsulating route per peer pod CIDR, to the peer's IPv4 node IP: the tunnel's underlay (node.go)."""
-        node, why = self.nodes[name], _TUNNEL if table == REMOTE_PODS else _TUNNEL_OF_NODE
+        node, why = self.nodes[name], reason("tunnel.pod-cidr" if table == REMOTE_PODS else "tunnel.node-route")
         for peer in self.peers(name):
             for cidr in peer.announced:
                 family = family_of(cidr)
@@ -203,7 +182,9 @@ class Decisions:
             for family in node.families:
                 if family in peer.node_ips and family in cidrs:
                     alone = ipaddress.ip_network(peer.node_ips[family])
-                    yield from _into_tunnel(node, peer, alone, cidrs[family], table=table, why=_TUNNEL)
+                    yield from _into_tunnel(
+                        node, peer, alone, cidrs[family], table=table, why=reason("tunnel.pod-cidr")
+                    )
 
     def warnings(self, name: str) -> tuple[str, ...]:
         """What a node's agent warns of while it runs."""
@@ -235,14 +216,17 @@ class Decisions:
                 if way is None or not way.hops:
                     warnings.append(f"Unable to install direct node route {cidr}: no route to {target}")
                     continue
-                hop = way.hops[0]
+                hop, direct = way.hops[0], NextHop(via=target, dev=way.hops[0].dev)
                 if hop.via is not None and hop.via != target:
                     warnings.append(_gateway_warning(node.settings, target, hop.via))
                     continue
-                routes.append(
-                    Route(cidr, (NextHop(via=target, dev=hop.dev),), protocol=PROTOCOLS["kernel"], why=_DIRECT_ROUTE)
-                )
+                why = reason("route.direct-node-route")
+                routes.append(Route(cidr, (direct,), protocol=PROTOCOLS["kernel"], why=why))
         return tuple(routes), tuple(warnings)
+
+    def fib(self, name: str) -> Fib:
+        """A node's FIB with the direct node routes."""
+        return self.nodes[name].kernel_fib.with_routes(self.direct_routes(name)[0])
 
     def after(self, topology: Topology) -> Decisions:
         """The decisions once the agents that run have heard of everything that differs in `topology`."""

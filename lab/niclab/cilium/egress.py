@@ -18,40 +18,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from niclab.cilium import numbers
 from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import TUNNEL_DEVICE, NodeDecision, pod_interface
-from niclab.cilium.numbers import ANSWERING, EGRESS_ANSWERS, EGRESS_FROM_PODS, EGRESS_FROM_TUNNEL, POLICY_PRIORITY, VNI
-from niclab.kernel.fib import Fib, Lookup
+from niclab.cilium.numbers import ANSWERING, POLICY_PRIORITY
+from niclab.cilium.tables import reason
+from niclab.kernel.fib import Fib
 from niclab.kernel.plan import TUNNEL, mac
 from niclab.net.operation import AddLink, AddNeighbour, AddRoute, AddRule, Operation
 from niclab.net.packetrules import Devices, Drop, Match, PacketRule, SetMark, Snat
-from niclab.net.route import FAMILIES, Address, Encap, Family, Network, NextHop, Route, Rule, Why, family_of
+from niclab.net.route import FAMILIES, Address, Encap, Family, Network, NextHop, Route, Rule, family_of
 from niclab.topology import Node
 from niclab.topology.model import EgressPolicy
-
-_TO_GATEWAY = Why(
-    "egress.gateway",
-    "{destination}: an egress policy is for this pod, and its routes lead to a selected NIC: into the tunnel to its "
-    "gateway's node IP {remote}",
-    "bpf/lib/egress_gateway.h egress_gw_handle_packet; pkg/egressgateway/policy.go",
-)
-_AT_HOME = Why(
-    "egress.at-home",
-    "{destination}: the pod's own node is its gateway: by {hop}",
-    "bpf/lib/nodeport_egress.h nodeport_snat_fwd_ipv4; bpf/lib/egress_gateway.h",
-)
-_ON_GATEWAY = Why(
-    "egress.way-out",
-    "{destination}: out of the tunnel, and on by {hop}: the route of the egress IP chooses the NIC, from 1.20 on the "
-    "policy's interface does",
-    "bpf/bpf_overlay.c; bpf/lib/egress_gateway.h egress_gw_fib_lookup_and_redirect",
-)
-_ANSWER_TO_POD = Why(
-    "egress.answer-tunnel",
-    "{destination}: an answer for a pod of an egress policy: into the tunnel to its node {remote}",
-    "bpf/lib/nodeport.h egress_gw_reply_needs_redirect_hook",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +58,16 @@ class Entry:
     excluded: bool = False
     way_out: WayOut | None = None
 
+    def by(self, gateway: str) -> WayOut | None:
+        """The way out where this node is the gateway."""
+        return self.way_out if self.way_out is not None and self.way_out.node == gateway else None
 
-def in_use(decisions: Decisions) -> bool:
-    """Are there policies, and is there an agent that follows them?"""
-    return bool(decisions.topology.egress_policies) and any(
-        decisions.nodes[name].settings.egress_gateway for name in decisions.running
-    )
+
+def in_use(decisions: Decisions, node: NodeDecision) -> bool:
+    """Are there policies, and does this node's agent follow them as some agent that runs does?"""
+    policies, nodes = decisions.topology.egress_policies, decisions.nodes
+    running = bool(policies) and any(nodes[name].settings.egress_gateway for name in decisions.running)
+    return node.settings.egress_gateway and running
 
 
 def entries(decisions: Decisions, pod: str, family: Family) -> tuple[Entry, ...]:
@@ -101,9 +84,8 @@ def entries(decisions: Decisions, pod: str, family: Family) -> tuple[Entry, ...]
             for network in networks:
                 if network.version == family:
                     by_network.setdefault(network, Entry(name, network, excluded, None if excluded else out))
-    return tuple(
-        sorted(by_network.values(), key=lambda entry: (-entry.network.prefixlen, int(entry.network.network_address)))
-    )
+    longest_first = sorted(by_network, key=lambda network: (-network.prefixlen, int(network.network_address)))
+    return tuple(by_network[network] for network in longest_first)
 
 
 def covering(entries: Iterable[Entry], network: Network) -> Entry | None:
@@ -153,7 +135,7 @@ def _egress(
 
 def gateway_nics(decisions: Decisions, node: NodeDecision) -> Iterator[str]:
     """The NICs by which a gateway sends, whose reverse path filter is loosened (manager.go relaxRPFilter)."""
-    if not node.settings.egress_gateway or not in_use(decisions):
+    if not in_use(decisions, node):
         return
     host = decisions.topology.nodes[node.node]
     for policy in decisions.topology.egress_policies.values():
@@ -175,22 +157,18 @@ def cluster(decisions: Decisions, family: Family) -> Iterator[Address]:
             yield from (address for address in decisions.pod_addresses[pod] if address.version == family)
 
 
-_SOURCE = "bpf/lib/egress_gateway.h; bpf/lib/nat.h snat_v4_needs_masquerade"
-
-
 def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
     """What the policies add to a node that runs."""
-    if not node.settings.egress_gateway or not in_use(decisions):
+    if not in_use(decisions, node):
         return
     if not node.tunnels:
         # The tunnel is there in native routing too (pkg/egressgateway: tunnel.NewEnabler).
-        yield AddLink.vxlan(
-            node.node, TUNNEL_DEVICE, mac(TUNNEL, decisions.numbers[node.node], 0), node.settings.tunnel_port, node.mtu
-        )
+        macs = {name: mac(TUNNEL, number, 0) for name, number in decisions.numbers.items()}
+        yield AddLink.vxlan(node.node, TUNNEL_DEVICE, macs[node.node], node.settings.tunnel_port, node.mtu)
         for peer in decisions.peers(node.node):
             for family in node.families:
                 if (via := _via(peer, family)) is not None:
-                    yield AddNeighbour(node.node, TUNNEL_DEVICE, via, mac(TUNNEL, decisions.numbers[peer.node], 0))
+                    yield AddNeighbour(node.node, TUNNEL_DEVICE, via, macs[peer.node])
     yield from _Tables(decisions, node).operations()
 
 
@@ -220,7 +198,7 @@ class _Policed:
 
     def by(self, gateway: str) -> bool:
         """Is this node a gateway of the pod?"""
-        return any(entry.way_out is not None and entry.way_out.node == gateway for entry in self.entries)
+        return any(entry.by(gateway) for entry in self.entries)
 
 
 def policed(decisions: Decisions) -> tuple[_Policed, ...]:
@@ -246,101 +224,86 @@ class _Tables:
 
     @cached_property
     def fib(self) -> Fib:
-        return self.node.kernel_fib.with_routes(self.decisions.direct_routes(self.node.node)[0])
+        return self.decisions.fib(self.node.node)
 
     def operations(self) -> Iterator[Operation]:
         here = self.node.node
         for pod in policed(self.decisions):
             if pod.node == here:
-                table = EGRESS_FROM_PODS.table(pod.number)
+                table = numbers.EGRESS_FROM_PODS.table(pod.number)
                 rule = Rule(table=table, priority=POLICY_PRIORITY, iif=pod_interface(pod.name), mark=(0, ANSWERING))
-                yield from self._table(replace(rule, explicit_family=pod.family), self._of_pod(pod, table))
+                yield AddRule(here, replace(rule, explicit_family=pod.family))
+                routes = [self._from_pod(pod, *part) for part in self._parts(pod)]
             elif pod.by(here):
-                table = EGRESS_FROM_TUNNEL.table(pod.number)
+                table = numbers.EGRESS_FROM_TUNNEL.table(pod.number)
                 rule = Rule(table=table, priority=POLICY_PRIORITY, iif=TUNNEL_DEVICE, source=pod.alone)
-                yield from self._table(rule, self._of_gateway(pod, table))
-                if not self.node.tunnels:
-                    yield from self._answers(pod, EGRESS_ANSWERS.table(pod.number))
-
-    def _table(self, rule: Rule, routes: Iterable[Route]) -> Iterator[Operation]:
-        yield AddRule(self.node.node, rule)
-        for route in routes:
-            yield AddRoute(self.node.node, route, replace=True)
+                yield AddRule(here, rule)
+                routes = [self._from_tunnel(pod, *part) for part in self._parts(pod)]
+            else:
+                continue
+            for route in routes:
+                yield AddRoute(here, replace(route, table=table), replace=True)
+            if pod.node != here and not self.node.tunnels:
+                yield from self._answers(pod, numbers.EGRESS_ANSWERS.table(pod.number))
 
     def _answers(self, pod: _Policed, table: int) -> Iterator[Operation]:
         """What comes back from a policy's network goes into the tunnel, even in native routing (nodeport.h)."""
-        home = self.decisions.nodes[pod.node]
-        yield AddRoute(self.node.node, self._tunnel(pod.alone, table, home, _ANSWER_TO_POD), replace=True)
+        home = replace(self._tunnel(pod.alone, pod.node, "egress.answer-tunnel"), table=table)
+        yield AddRoute(self.node.node, home, replace=True)
         for entry in pod.entries:
-            for nic in self.node.selected if entry.way_out and entry.way_out.node == self.node.node else ():
+            for nic in self.node.selected if entry.by(self.node.node) else ():
                 source = entry.network if entry.network.prefixlen else None
-                yield AddRule(
-                    self.node.node,
-                    Rule(table=table, priority=POLICY_PRIORITY, iif=nic, source=source, destination=pod.alone),
-                )
+                rule = Rule(table=table, priority=POLICY_PRIORITY, iif=nic, source=source, destination=pod.alone)
+                yield AddRule(self.node.node, rule)
 
-    def _of_pod(self, pod: _Policed, table: int) -> Iterator[Route]:
-        for network, sample in self._parts(pod):
-            yield self._from_pod(pod, network, sample, table)
+    def _from_pod(self, pod: _Policed, network: Network, sample: Address) -> Route:
+        """What becomes of a pod's packets to a part of its policies' networks.
 
-    def _from_pod(self, pod: _Policed, network: Network, sample: Address, table: int) -> Route:
-        """What becomes of a pod's packets to a part of its policies' networks."""
-        skip = Route(network, kind="throw", table=table)
+        Where the pod's own node is its gateway, `cil_to_netdev` of the NIC that the FIB chose redirects, or lets it go.
+        """
         entry = covering(pod.entries, network)
         if entry is None or entry.excluded or sample in self._clusters[pod.family]:
-            return skip
-        device = self.node.single_device
-        way = self.fib.lookup(sample, source=pod.address, oif=device)
+            return Route(network, kind="throw")
+        way = self.fib.lookup(sample, source=pod.address, oif=self.node.single_device)
         if way is None or not way.hops or way.is_local or way.hops[0].dev not in self.node.selected:
-            return skip
-        out = entry.way_out
-        if out is None:
-            return Route(network, kind="blackhole", table=table)
-        if out.node == self.node.node:
-            return self._staying(network, sample, table, way, out)
-        return self._tunnel(network, table, self.decisions.nodes[out.node], _TO_GATEWAY)
-
-    def _staying(self, network: Network, sample: Address, table: int, way: Lookup, out: WayOut) -> Route:
-        """The pod's own node is its gateway: `cil_to_netdev` of the NIC that the FIB chose redirects, or lets it go."""
-        if out.nic is None or out.address is None:
-            return Route(network, kind="blackhole", table=table)
-        if out.fixed:
-            if way.hops[0].dev == out.nic:
-                return Route(network, way.hops, table=table, why=_AT_HOME)
+            return Route(network, kind="throw")
+        out, hops = entry.way_out, way.hops
+        if out is not None and out.node != self.node.node:
+            return self._tunnel(network, out.node, "egress.gateway")
+        if out is None or out.nic is None or out.address is None:
+            return Route(network, kind="blackhole")
+        if not out.fixed:
+            again = self.fib.lookup(sample, source=out.address)
+            if again is None or not again.hops or again.is_local:
+                return Route(network, kind="blackhole")
+            hops = hops if again.hops[0].dev == hops[0].dev else again.hops
+        elif hops[0].dev != out.nic:
             # redirect_neigh without a next hop: [kernel] without a route by this NIC the destination is on-link.
             by_nic = self.fib.lookup(sample, oif=out.nic)
             hops = by_nic.hops if by_nic is not None and by_nic.hops else (NextHop(dev=out.nic),)
-            return Route(network, hops, table=table, why=_AT_HOME)
-        again = self.fib.lookup(sample, source=out.address)
-        if again is None or not again.hops or again.is_local:
-            return Route(network, kind="blackhole", table=table)
-        same = again.hops[0].dev == way.hops[0].dev
-        return Route(network, way.hops if same else again.hops, table=table, why=_AT_HOME)
+        return Route(network, hops, why=reason("egress.at-home"))
 
-    def _of_gateway(self, pod: _Policed, table: int) -> Iterator[Route]:
+    def _from_tunnel(self, pod: _Policed, network: Network, sample: Address) -> Route:
         """from-overlay: one FIB lookup with the egress IP as the source, and what the policy fixes over it."""
-        for network, sample in self._parts(pod):
-            entry = covering(pod.entries, network)
-            out = entry.way_out if entry is not None else None
-            if out is None or out.node != self.node.node or sample in self._clusters[pod.family]:
-                yield Route(network, kind="throw", table=table)
-                continue
-            way = self.fib.lookup(sample, source=out.address) if out.address is not None else None
-            if way is None or not way.hops or way.is_local:
-                yield Route(network, kind="blackhole", table=table)
-            elif out.fixed:
-                via = way.hops[0].via
-                # The next hop stays that of the FIB, also where it is another NIC's (fib_do_redirect).
-                hop = NextHop(via=via, dev=out.nic, onlink=True) if via else NextHop(dev=out.nic)
-                yield Route(network, (hop,), table=table, why=_ON_GATEWAY)
-            else:
-                yield Route(network, way.hops, table=table, why=_ON_GATEWAY)
+        entry = covering(pod.entries, network)
+        out = entry.by(self.node.node) if entry is not None else None
+        if out is None or sample in self._clusters[pod.family]:
+            return Route(network, kind="throw")
+        way = self.fib.lookup(sample, source=out.address) if out.address is not None else None
+        if way is None or not way.hops or way.is_local:
+            return Route(network, kind="blackhole")
+        hops = way.hops
+        if out.fixed:
+            # The next hop stays that of the FIB, also where it is another NIC's (fib_do_redirect).
+            via = hops[0].via
+            hops = (NextHop(via=via, dev=out.nic, onlink=True) if via else NextHop(dev=out.nic),)
+        return Route(network, hops, why=reason("egress.way-out"))
 
-    def _tunnel(self, network: Network, table: int, to: NodeDecision, why: Why) -> Route:
-        via = _via(to, family_of(network))
-        hop = NextHop(via=via, dev=TUNNEL_DEVICE, onlink=True)
-        mtu = self.node.route_mtu
-        return Route(network, (hop,), table=table, encap=Encap(VNI, to.node_ips[4]), mtu=mtu, why=why)
+    def _tunnel(self, network: Network, node: str, rule: str) -> Route:
+        peer = self.decisions.nodes[node]
+        hop = NextHop(via=_via(peer, family_of(network)), dev=TUNNEL_DEVICE, onlink=True)
+        encap = Encap(numbers.VNI, peer.node_ips[4])
+        return Route(network, (hop,), encap=encap, mtu=self.node.route_mtu, why=reason(rule))
 
     @cached_property
     def _clusters(self) -> dict[Family, frozenset[Address]]:
@@ -382,61 +345,47 @@ def _sample(network: Network, smaller: Iterable[Network]) -> Address | None:
 
 def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRule]:
     """SNAT to the egress IP, before all other masquerading, and the mark of answers, which no policy is for."""
-    if not node.settings.egress_gateway or not in_use(decisions):
-        return
-    for pod in policed(decisions):
+    for pod in policed(decisions) if in_use(decisions, node) else ():
         if pod.node == node.node:
-            why = Why("egress.answer", "it answers a connection that came in: no egress policy is asked", _SOURCE)
             match = Match(iif=Devices((pod_interface(pod.name),)), sources=(pod.alone,), direction="reply")
-            yield PacketRule("prerouting", match, SetMark(ANSWERING, ANSWERING), why, pod.family)
+            yield PacketRule("prerouting", match, SetMark(ANSWERING, ANSWERING), reason("egress.answer"), pod.family)
+        elif pod.by(node.node):
+            yield from _own(decisions, node, pod)
         if pod.by(node.node):
-            if pod.node != node.node:
-                yield from _own(decisions, node, pod)
             yield from _snat(decisions, node, pod)
 
 
 def _own(decisions: Decisions, node: NodeDecision, pod: _Policed) -> Iterator[PacketRule]:
     """A gateway's own address on a NIC that is not selected is the world's, and the FIB lookup finds a local route."""
-    nics = decisions.topology.nodes[node.node].nics
     unknown = [
         ipaddress.ip_network(interface.ip)
-        for name, nic in nics.items()
+        for name, nic in decisions.topology.nodes[node.node].nics.items()
         if name not in node.selected and nic.up
         for interface in nic.addresses_of(pod.family)
     ]
     dropped = tuple(
-        alone
-        for alone in unknown
-        if (entry := covering(pod.entries, alone)) and entry.way_out and entry.way_out.node == node.node
+        alone for alone in unknown if (entry := covering(pod.entries, alone)) is not None and entry.by(node.node)
     )
     if dropped:
-        why = Why(
-            "egress.own-address",
-            "{destination} is the gateway's own, on a NIC that is not selected: dropped (FIB lookup failed, 4)",
-            "bpf/lib/egress_gateway.h egress_gw_fib_lookup_and_redirect",
-        )
         match = Match(iif=Devices((TUNNEL_DEVICE,)), sources=(pod.alone,), destinations=dropped)
-        yield PacketRule("prerouting", match, Drop("FIB lookup failed, 4"), why, pod.family)
+        drop = Drop("FIB lookup failed, 4")
+        yield PacketRule("prerouting", match, drop, reason("egress.own-address"), pod.family)
 
 
 def _snat(decisions: Decisions, node: NodeDecision, pod: _Policed) -> Iterator[PacketRule]:
     stays = {ipaddress.ip_network(address) for address in cluster(decisions, pod.family)}
     for entry in pod.entries:
-        out = entry.way_out
-        if out is None or out.node != node.node or out.address is None or not node.selected:
+        out = entry.by(node.node)
+        if out is None or out.address is None or not node.selected:
             continue
         smaller = {other.network for other in pod.entries if other is not entry}
         others = sorted(part for part in smaller | stays if inside(part, entry.network))
-        why = Why(
-            "egress.snat",
-            f"egress policy {entry.policy}: {{oif}} is selected, and the source becomes the egress IP {out.address}"
-            + ("" if out.fixed else ", whichever NIC the route chose"),
-            _SOURCE,
-        )
         match = Match(
             oif=Devices(node.selected),
             sources=(pod.alone,),
             destinations=(entry.network,) if entry.network.prefixlen else (),
             not_destinations=tuple(others),
         )
+        whichever = "" if out.fixed else ", whichever NIC the route chose"
+        why = reason("egress.snat", policy=entry.policy, address=out.address, whichever=whichever)
         yield PacketRule("postrouting", match, Snat(out.address), why, pod.family)

@@ -8,27 +8,19 @@ route of the subnet out of table main (pkg/ipam/crd_eni.go configureENINetlinkDe
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
+from niclab.cilium import numbers
 from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import NodeDecision, pod_interface
-from niclab.cilium.numbers import (
-    ANSWERING,
-    ENI_ANSWERS,
-    ENI_FROM_POD,
-    ENI_FROM_POD_COMPATIBLE,
-    ENI_NICS,
-    ENI_NODE_PORT,
-    ENI_TO_POD,
-    NODE_PORT_MARK,
-    POLICY_PRIORITY,
-)
+from niclab.cilium.numbers import ANSWERING
+from niclab.cilium.tables import reason
 from niclab.kernel.reversepath import LOOSE, OFF
 from niclab.net.operation import AddRoute, AddRule, Operation, Remove
 from niclab.net.packetrules import Devices, Match, PacketRule, SetMark
-from niclab.net.route import PROTOCOLS, Address, Network, NextHop, Route, Rule, Why
-from niclab.topology import Nic, Node
+from niclab.net.route import EVERYTHING, PROTOCOLS, Address, Network, NextHop, Route, Rule, collapsed
+from niclab.topology import Node
 
 _KERNEL = PROTOCOLS["kernel"]
 
@@ -40,10 +32,15 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
         return
     for route in subnet_routes(host):
         yield Remove(AddRoute(node.node, route))
-    yield AddRule(node.node, Rule(priority=ENI_NODE_PORT, mark=(NODE_PORT_MARK, NODE_PORT_MARK)))
+    node_port = numbers.NODE_PORT_MARK
+    yield AddRule(node.node, Rule(priority=numbers.ENI_NODE_PORT, mark=(node_port, node_port)))
     for name, nic in host.enis.items():
-        for route in _table(nic, name, table_of(node, name)):
-            yield AddRoute(node.node, route, replace=True)
+        table, subnet = table_of(node, name), nic.addresses_of(4)[0].network
+        gateway = subnet.network_address + 1
+        direct = Route(ipaddress.ip_network(gateway), (NextHop(dev=name),), table=table, protocol=_KERNEL, scope="link")
+        yield AddRoute(node.node, direct, replace=True)
+        world = Route(EVERYTHING[4], (NextHop(via=gateway, dev=name),), table=table, protocol=_KERNEL)
+        yield AddRoute(node.node, world, replace=True)
     router = decisions.topology.router_address(node.node, 4)
     if router is not None:
         yield from _from(decisions, node, router, table_of(node, next(iter(host.enis))))
@@ -52,7 +49,7 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
             alone = ipaddress.ip_network(address)
             hop = NextHop(dev=pod_interface(pod))
             yield AddRoute(node.node, Route(alone, (hop,), protocol=_KERNEL, scope="link"), replace=True)
-            yield AddRule(node.node, Rule(priority=ENI_TO_POD, destination=alone))
+            yield AddRule(node.node, Rule(priority=numbers.ENI_TO_POD, destination=alone))
             yield from _from(decisions, node, address, table_of(node, str(host.nic_of(spec))))
     yield from _answers(decisions, node)
 
@@ -76,43 +73,29 @@ def _answers(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
     [kernel: without a route by it, as a neighbour], so the world beyond a gateway is not reached this way. Up to 1.18
     (4e18049245) the frame does leave, to the MAC of the other NIC's next hop, and reaches nobody; here it stays.
     """
-    if not _sends_answers_home(node):
-        return
     for number, (pod, nic) in enumerate(_away(decisions, node)):
-        table = ENI_ANSWERS.table(number)
-        everything = ipaddress.ip_network("0.0.0.0/0")
-        for cidr in coalesced(decisions.topology.vpc_cidrs):
+        table = numbers.ENI_ANSWERS.table(number)
+        for cidr in collapsed(decisions.topology.vpc_cidrs, 4):
             yield AddRoute(node.node, Route(cidr, kind="throw", table=table), replace=True)
-        yield AddRoute(node.node, Route(everything, (NextHop(dev=nic),), table=table), replace=True)
-        yield AddRule(
-            node.node, Rule(priority=POLICY_PRIORITY, iif=pod_interface(pod), mark=(ANSWERING, ANSWERING), table=table)
-        )
+        yield AddRoute(node.node, Route(EVERYTHING[4], (NextHop(dev=nic),), table=table), replace=True)
+        lxc, mark = pod_interface(pod), (ANSWERING, ANSWERING)
+        yield AddRule(node.node, Rule(priority=numbers.POLICY_PRIORITY, iif=lxc, mark=mark, table=table))
 
 
 def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRule]:
     """The mark of answers whose pods have a NIC of their own."""
-    if not _sends_answers_home(node):
-        return
-    why = Why(
-        "eni.answer",
-        "it answers a connection that came in, and leaves by its pod's own NIC",
-        "bpf/lib/nodeport_egress.h nodeport_snat_fwd_ipv4 (parent_ifindex)",
-    )
     for pod, _ in _away(decisions, node):
         match = Match(iif=Devices((pod_interface(pod),)), direction="reply")
-        yield PacketRule("prerouting", match, SetMark(ANSWERING, ANSWERING), why, 4)
-
-
-def _sends_answers_home(node: NodeDecision) -> bool:
-    bpf = node.settings.bpf_masquerade and node.masquerades(4)
-    return bool(node.vpc) and bpf and node.version.has(Behaviour.ENI_ANSWERS_BY_OWN_NIC)
+        yield PacketRule("prerouting", match, SetMark(ANSWERING, ANSWERING), reason("eni.answer"), 4)
 
 
 def _away(decisions: Decisions, node: NodeDecision) -> Iterator[tuple[str, str]]:
-    """Pods whose NIC is not that of the default route, where that is selected, with their NIC."""
+    """Pods whose answers are sent home, with their NIC: it is not that of the default route, where that is selected."""
+    bpf = node.settings.bpf_masquerade and node.masquerades(4)
+    sends_home = bool(node.vpc) and bpf and node.version.has(Behaviour.ENI_ANSWERS_BY_OWN_NIC)
     default = node.default_nic(4)
     host = decisions.topology.nodes[node.node]
-    for pod, spec in host.pods.items() if default in node.selected else ():
+    for pod, spec in host.pods.items() if sends_home and default in node.selected else ():
         nic = host.nic_of(spec)
         if nic is not None and nic != default:
             yield pod, nic
@@ -124,13 +107,12 @@ def _from(decisions: Decisions, node: NodeDecision, address: Address, table: int
     From 1.21 on all of it leaves there, by one rule (58be8e42aa and 483fb470a0, #45137).
     """
     alone = ipaddress.ip_network(address)
-    priority = ENI_FROM_POD_COMPATIBLE if _compatible(node) else ENI_FROM_POD
-    inside = node.masquerades(4) and node.version.has(Behaviour.ENI_WORLD_BY_MAIN)
-    for cidr in coalesced(decisions.topology.vpc_cidrs) if inside else ():
-        to = cidr if cidr.prefixlen else None
+    priority = numbers.ENI_FROM_POD_COMPATIBLE if _compatible(node) else numbers.ENI_FROM_POD
+    destinations: tuple[Network | None, ...] = (None,)
+    if node.masquerades(4) and node.version.has(Behaviour.ENI_WORLD_BY_MAIN):
+        destinations = tuple(cidr if cidr.prefixlen else None for cidr in collapsed(decisions.topology.vpc_cidrs, 4))
+    for to in destinations:
         yield AddRule(node.node, Rule(priority=priority, source=alone, destination=to, table=table))
-    if not inside:
-        yield AddRule(node.node, Rule(priority=priority, source=alone, table=table))
 
 
 def table_of(node: NodeDecision, nic: str) -> int:
@@ -138,20 +120,12 @@ def table_of(node: NodeDecision, nic: str) -> int:
     if _compatible(node):
         return next(link.index for link in node.links if link.name == nic)
     names = [link.name for link in node.links if not link.loopback]
-    return ENI_NICS.table(names.index(nic))
+    return numbers.ENI_NICS.table(names.index(nic))
 
 
 def _compatible(node: NodeDecision) -> bool:
     """`egress-multi-home-ip-rule-compat`, gone with 1.19."""
     return node.settings.egress_rule_compatible and node.version.has(Behaviour.ENI_COMPATIBLE_RULES)
-
-
-def _table(nic: Nic, name: str, table: int) -> Iterator[Route]:
-    subnet = nic.addresses_of(4)[0].network
-    gateway = subnet.network_address + 1
-    alone, everything = ipaddress.ip_network(gateway), ipaddress.ip_network("0.0.0.0/0")
-    yield Route(alone, (NextHop(dev=name),), table=table, protocol=_KERNEL, scope="link")
-    yield Route(everything, (NextHop(via=gateway, dev=name),), table=table, protocol=_KERNEL)
 
 
 def subnet_routes(node: Node) -> Iterator[Route]:
@@ -161,8 +135,3 @@ def subnet_routes(node: Node) -> Iterator[Route]:
             if nic.up and interface.network.prefixlen < 32:
                 hop = (NextHop(dev=name),)
                 yield Route(interface.network, hop, protocol=_KERNEL, scope="link", source=interface.ip)
-
-
-def coalesced(cidrs: Iterable[Network]) -> list[Network]:
-    """As few networks as cover the same (pkg/ip CoalesceCIDRs)."""
-    return list(ipaddress.collapse_addresses(cidr for cidr in cidrs if cidr.version == 4))

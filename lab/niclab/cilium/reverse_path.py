@@ -46,7 +46,7 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
     if modes.get(reversepath.ALL):
         yield SetSysctl(node.node, reversepath.key(reversepath.ALL), "0")
     if modes.get(reversepath.DEFAULT):
-        tunnel = (TUNNEL_DEVICE,) if node.tunnels or _has_gateways(decisions, node) else ()
+        tunnel = (TUNNEL_DEVICE,) if node.tunnels or egress.in_use(decisions, node) else ()
         for device in (ROUTER_DEVICE, "cilium_net", *tunnel, *map(pod_interface, host.pods)):
             yield SetSysctl(node.node, reversepath.key(device), "0")
     for nic, mode in _agents_own(decisions, node).items():
@@ -64,8 +64,7 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
 
 def _ways_back(services: NodeServices, hops: tuple[NextHop, ...]) -> Iterator[Route]:
     """Routes by every NIC, but not to where the marked packets themselves go."""
-    frontends = services.frontends if services.active else ()
-    backends = {backend.address for frontend in frontends for backend in frontend.outside}
+    backends = {backend.address for frontend in services.frontends for backend in frontend.outside}
     by_here = {pod.address for pod in egress.policed(services.decisions) if pod.by(services.node.node)}
     for address in sorted({*backends, *services.pods, *by_here}, key=int):
         if address.version == 4:
@@ -99,7 +98,7 @@ def _taken(services: NodeServices, nics: Devices) -> Iterator[tuple[Match, int]]
         yield Match(iif=nics, direction="reply", translated=True, connection_mark=own), TO_POD
         yield Match(iif=nics, direction="original", connection_mark=Mark(SERVED, SERVED)), TO_POD
         return
-    for frontend in services.frontends if services.active else ():
+    for frontend in services.frontends:
         if frontend.outside and not any(backend.address in services.pods for backend in frontend.outside):
             yield Match(iif=nics, direction="original", connection_mark=services.taken_in(frontend)), TO_POD
 
@@ -115,7 +114,3 @@ def _agents_own(decisions: Decisions, node: NodeDecision) -> Mapping[str, int]:
     """The NICs whose filter the agent sets."""
     gateways = dict.fromkeys(egress.gateway_nics(decisions, node), reversepath.LOOSE)
     return {**eni.filters(decisions, node), **gateways}
-
-
-def _has_gateways(decisions: Decisions, node: NodeDecision) -> bool:
-    return node.settings.egress_gateway and egress.in_use(decisions)

@@ -19,43 +19,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from niclab.cilium import numbers
 from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.frontends import Frontend, node_port_addresses
 from niclab.cilium.node import TUNNEL_DEVICE, NodeDecision, pod_interface
-from niclab.cilium.numbers import (
-    AT_SOCKET,
-    DIRECT_RETURN,
-    FROM_NIC,
-    FRONTEND,
-    MAIN_PRIORITY,
-    NOTE,
-    PRIORITY,
-    REMOTE_PODS,
-    RETURNED,
-    SERVED,
-    SINGLE_DEVICE,
-    SOURCE,
-    SOURCE_PRIORITY,
-)
-from niclab.net.packetrules import (
-    Accept,
-    Devices,
-    Dnat,
-    Drop,
-    Exempt,
-    Hook,
-    Mark,
-    Match,
-    PacketRule,
-    Reject,
-    Rewrite,
-    SetConnectionMark,
-    SetMark,
-    Snat,
-)
+from niclab.cilium.numbers import AT_SOCKET, DIRECT_RETURN, FROM_NIC, FRONTEND, NOTE, RETURNED, SERVED, SOURCE
+from niclab.cilium.tables import reason
+from niclab.net import packetrules
+from niclab.net.packetrules import Devices, Hook, Mark, Match, PacketRule, Rewrite, SetConnectionMark, SetMark
 from niclab.net.route import TABLES, Address, Family, Rule, Why, numbered
-from niclab.topology import Host
+from niclab.topology import Host, Node
 
 _KIND = SERVED | DIRECT_RETURN | RETURNED
 _WHICH = _KIND | FRONTEND.mask
@@ -74,13 +48,16 @@ class NodeServices:
     @property
     def active(self) -> bool:
         """Does this node take in what clients outside the cluster ask?"""
-        serves = self.node.serves_node_ports and bool(self.node.selected)
-        return serves and bool(self.decisions.topology.services)
+        return self.node.serves_node_ports and bool(self.node.selected and self.decisions.topology.services)
+
+    @property
+    def host(self) -> Node:
+        return self.decisions.topology.nodes[self.node.node]
 
     @property
     def frontends(self) -> tuple[Frontend, ...]:
-        """As clients outside the cluster ask for them, on every address."""
-        return self.decisions.frontends_outside[self.node.node]
+        """As clients outside the cluster ask for them, on every address; none where they are not taken in."""
+        return self.decisions.frontends_outside[self.node.node] if self.active else ()
 
     @property
     def selected(self) -> Devices:
@@ -93,8 +70,7 @@ class NodeServices:
     @cached_property
     def pods(self) -> Mapping[Address, str]:
         """Pod address → this node's end of the pod's cable."""
-        pods = self.decisions.topology.nodes[self.node.node].pods
-        return {address: pod_interface(pod) for pod in pods for address in self.decisions.pod_addresses[pod]}
+        return {address: pod_interface(pod) for pod in self.host.pods for address in self.decisions.pod_addresses[pod]}
 
     @cached_property
     def pod_devices(self) -> tuple[str, ...]:
@@ -108,22 +84,22 @@ class NodeServices:
     @property
     def translates_at_pods(self) -> bool:
         """Do pods' own programs translate answers back? Up to 1.16 (e964b0ac1e); with IPsec up to 1.18 (6a7570d565)."""
-        ipsec, version = self.node.settings.ipsec, self.node.version
-        return version.has(Behaviour.POD_TRANSLATES_ANSWERS) or (
-            ipsec and version.has(Behaviour.POD_TRANSLATES_ANSWERS_IPSEC)
-        )
+        ipsec = self.node.settings.ipsec and self.node.version.has(Behaviour.POD_TRANSLATES_ANSWERS_IPSEC)
+        return ipsec or self.node.version.has(Behaviour.POD_TRANSLATES_ANSWERS)
 
     def returns_directly(self, frontend: Frontend) -> bool:
         mode = self.node.settings.load_balancer_mode
         return frontend.kind != "ClusterIP" and (mode == "dsr" or (mode == "hybrid" and frontend.protocol == "tcp"))
 
+    def hides(self, frontend: Frontend) -> bool:
+        """Is it a cluster IP that clients outside the cluster do not get?"""
+        return frontend.kind == "ClusterIP" and not self.node.settings.external_cluster_ip
+
     def answered_here(self) -> Iterator[Frontend]:
         """Other nodes' frontends whose clients this node's backends answer themselves (DSR)."""
         for peer in self.decisions.peers(self.node.node):
             there = NodeServices(self.decisions, peer)
-            if peer.settings.load_balancer_mode == "snat" or not there.active:
-                continue
-            for frontend in there.frontends:
+            for frontend in there.frontends if peer.settings.load_balancer_mode != "snat" else ():
                 local = any(backend.address in self.pods for backend in frontend.outside)
                 if local and there.returns_directly(frontend):
                     yield frontend
@@ -132,20 +108,16 @@ class NodeServices:
         """The same on every node."""
         return self.decisions.frontend_numbers[frontend.place]
 
-    def value(self, frontend: Frontend) -> int:
+    def taken_in(self, frontend: Frontend) -> Mark:
         """The mark of connections that were taken in for a frontend."""
         directly = DIRECT_RETURN if self.returns_directly(frontend) else 0
-        return SERVED | directly | FRONTEND.value(self.number(frontend))
-
-    def taken_in(self, frontend: Frontend) -> Mark:
-        return Mark(self.value(frontend), _WHICH)
+        return Mark(SERVED | directly | FRONTEND.value(self.number(frontend)), _WHICH)
 
     @cached_property
     def sources(self) -> Mapping[Address, int]:
         """Sources that the FIB is asked with → the numbers that stand for them; none where no rule looks at sources."""
-        host = self.decisions.topology.nodes[self.node.node]
         # Pods whose addresses belong to NICs are routed by their source too.
-        by_source = bool(host.enis) or any(rule.source for rule in host.rules)
+        by_source = bool(self.host.enis) or any(rule.source for rule in self.host.rules)
         if not self.active or not by_source:
             return {}
         own = (self.node.direct_routing_address(family) for family in self.node.families)
@@ -153,11 +125,11 @@ class NodeServices:
         sources = dict.fromkeys(address for address in (*own, *asked) if address is not None)
         return {address: number for number, address in enumerate(sources, 1)}
 
-    def as_from(self, frontend: Frontend, address: Address, match: Match) -> Iterator[PacketRule]:
+    def as_from(self, frontend: Frontend, address: Address | None, match: Match) -> Iterator[PacketRule]:
         """Packets that match are routed as if they came from an address; nothing where no rule looks at sources."""
-        if address in self.sources:
-            why = Why("service.fib-source", f"its route is looked up as from {address}", "bpf/lib/fib.h fib_redirect")
+        if address is not None and address in self.sources:
             mark = SetMark(SOURCE.value(self.sources[address]), SOURCE.mask)
+            why = reason("service.fib-source", address=address)
             yield PacketRule("prerouting", match, mark, why, frontend.family)
 
     def to(self, frontend: Frontend, addresses: Iterable[Address], iif: Devices | None) -> Match:
@@ -166,9 +138,8 @@ class NodeServices:
         return Match(iif=iif, destinations=alone, protocol=frontend.protocol, port=frontend.port)
 
 
-def ends(frontend: Frontend, *, outside: bool) -> str:
+def _ends(backends: Iterable[packetrules.Backend]) -> str:
     """The backends in words."""
-    backends = frontend.outside if outside else frontend.inside
     return " or ".join(f"{backend.address}:{backend.port}" for backend in backends)
 
 
@@ -176,7 +147,11 @@ def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRul
     """What a node does to the packets of services, in the order it is asked; before masquerading."""
     services = NodeServices(decisions, node)
     if services.active:
-        yield from _entering(services)
+        yield from _backends_answers(services)
+        for frontend in services.frontends:
+            yield from _answers_routed_as_service(services, frontend)
+        for frontend in services.frontends:
+            yield from _client_asks(services, frontend)
         yield from _returning_directly(services)
         yield from _forwarded(services)
     yield from _inside(services)
@@ -184,36 +159,17 @@ def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRul
 
 # What comes in by a NIC: clients' requests, and backends' answers to requests that were forwarded.
 
-_NODE_PORT = "bpf/lib/nodeport.h nodeport_lb4"
-
-
-def _entering(services: NodeServices) -> Iterator[PacketRule]:
-    yield from _backends_answers(services)
-    for frontend in services.frontends:
-        yield from _answers_routed_as_service(services, frontend)
-    for frontend in services.frontends:
-        yield from _client_asks(services, frontend)
-
 
 def _backends_answers(services: NodeServices) -> Iterator[PacketRule]:
     """Answers of other nodes' backends: translated back by the NIC's program, so not where none is attached."""
     mark = Mark(SERVED, SERVED)
     known = Devices((*services.node.selected, *services.tunnel, *services.pod_devices), negated=True)
-    why = Why(
-        "service.answer-not-taken",
-        "comes in by {iif}, which is not selected: nobody translates the backend's answer back",
-        "bpf/lib/nodeport.h tail_nodeport_nat_ingress_ipv4; bpf/bpf_host.c cil_from_netdev",
-    )
-    drop = Drop("the node refuses it: it is no connection of its own")
-    yield PacketRule("prerouting", Match(iif=known, connection_mark=mark, direction="reply"), drop, why)
-    why = Why(
-        "service.answer",
-        "answers a client of a service: it leaves by the route to the client, whichever NIC the request came in by",
-        "bpf/lib/nodeport.h nodeport_rev_dnat_ipv4",
-    )
+    drop = packetrules.Drop("the node refuses it: it is no connection of its own")
+    match = Match(iif=known, connection_mark=mark, direction="reply")
+    yield PacketRule("prerouting", match, drop, reason("service.answer-not-taken"))
     # The tunnel's program asks the FIB on every version: no mark there.
     match = Match(iif=services.selected, connection_mark=mark, direction="reply")
-    yield PacketRule("prerouting", match, SetMark(FROM_NIC, FROM_NIC), why)
+    yield PacketRule("prerouting", match, SetMark(FROM_NIC, FROM_NIC), reason("service.answer"))
 
 
 def _answers_routed_as_service(services: NodeServices, frontend: Frontend) -> Iterator[PacketRule]:
@@ -230,89 +186,54 @@ def _answers_routed_as_service(services: NodeServices, frontend: Frontend) -> It
 def _client_asks(services: NodeServices, frontend: Frontend) -> Iterator[PacketRule]:
     """A client outside the cluster asks at a selected NIC."""
     node, match = services.node, services.to(frontend, (frontend.address,), services.selected)
-    if frontend.kind == "ClusterIP" and not node.settings.external_cluster_ip:
-        why = Why(
-            "service.cluster-ip",
-            f"{frontend} is {frontend.service}'s cluster IP: not served to clients outside the cluster",
-            "bpf/lib/nodeport.h nodeport_svc_lb4 (lb4_svc_is_routable)",
-        )
-        yield PacketRule("prerouting", match, Drop("a cluster IP is not served from outside"), why, frontend.family)
-        return
-    if not frontend.outside:
-        refuses = node.settings.refuses_without_backend
-        why = Why(
-            "service.no-backend",
-            f"{frontend} of {frontend.service} has no backend here: " + ("refused" if refuses else "dropped"),
-            "bpf/lib/nodeport.h nodeport_svc_lb4 (service-no-backend-response)",
-        )
+    names: dict[str, object] = {"frontend": frontend, "service": frontend.service, "kind": frontend.kind}
+
+    def rule(action: packetrules.Action, why: Why) -> PacketRule:
+        return PacketRule("prerouting", match, action, why, frontend.family)
+
+    if services.hides(frontend):
+        yield rule(packetrules.Drop("a cluster IP is not served from outside"), reason("service.cluster-ip", **names))
+    elif not frontend.outside:
         words = f"{frontend.service} has no backend that {node.node} may use"
-        yield PacketRule("prerouting", match, Reject(words) if refuses else Drop(words), why, frontend.family)
-        return
-    why = Why(
-        "service.taken-in",
-        f"{{iif}} is selected and {frontend} is a frontend of {frontend.service} ({frontend.kind}): taken in",
-        f"{_NODE_PORT}; pkg/loadbalancer/reconciler/bpf_reconciler.go",
-    )
-    yield PacketRule("prerouting", match, SetMark(FROM_NIC, FROM_NIC), why, frontend.family)
-    yield PacketRule("prerouting", match, SetConnectionMark(services.value(frontend)), QUIET, frontend.family)
-    direct = node.direct_routing_address(frontend.family)
-    if direct is not None and not services.returns_directly(frontend):
-        yield from services.as_from(frontend, direct, match)
-    words = f"sent to a backend of {frontend.service}: {ends(frontend, outside=True)}"
-    why = Why("service.backend", words, "bpf/lib/lb.h lb4_local")
-    yield PacketRule("prerouting", match, Dnat(frontend.outside), why, frontend.family)
+        refuses = node.settings.refuses_without_backend
+        why = reason("service.no-backend", **names, outcome="refused" if refuses else "dropped")
+        yield rule(packetrules.Reject(words) if refuses else packetrules.Drop(words), why)
+    else:
+        yield rule(SetMark(FROM_NIC, FROM_NIC), reason("service.taken-in", **names))
+        yield rule(SetConnectionMark(services.taken_in(frontend).value), QUIET)
+        if not services.returns_directly(frontend):
+            yield from services.as_from(frontend, node.direct_routing_address(frontend.family), match)
+        why = reason("service.backend", **names, backends=_ends(frontend.outside))
+        yield rule(packetrules.Dnat(frontend.outside), why)
 
 
 # Direct server return (DSR): the client's address stays, and the backend's node answers with the service's.
 
 
 def _returning_directly(services: NodeServices) -> Iterator[PacketRule]:
+    """What is forwarded says which frontend was asked. At the backend's node the note is taken on selected NICs, and
+    the answer's source is replaced on them."""
+    selected = services.selected
     for frontend in services.frontends:
         if frontend.outside and services.returns_directly(frontend):
-            yield _noted(services, frontend)
+            match = Match(oif=services.away, connection_mark=services.taken_in(frontend), direction="original")
+            note = Rewrite(note=NOTE.value(services.number(frontend)))
+            yield PacketRule("postrouting", match, note, reason("service.dsr", frontend=frontend), frontend.family)
     for frontend in services.answered_here():
-        yield from _answered_directly(services, frontend)
-
-
-def _noted(services: NodeServices, frontend: Frontend) -> PacketRule:
-    """What is forwarded says which frontend was asked."""
-    why = Why(
-        "service.dsr",
-        f"to a backend of another node with the client's address, and a note that {frontend} was asked (DSR)",
-        "bpf/lib/nodeport.h tail_nodeport_ipv4_dsr",
-    )
-    match = Match(oif=services.away, connection_mark=services.taken_in(frontend), direction="original")
-    return PacketRule("postrouting", match, Rewrite(note=NOTE.value(services.number(frontend))), why, frontend.family)
-
-
-def _answered_directly(services: NodeServices, frontend: Frontend) -> Iterator[PacketRule]:
-    """At the backend's node the note is taken on selected NICs, and the answer's source is replaced on them."""
-    number = services.number(frontend)
-    connection = Mark(RETURNED | FRONTEND.value(number), _WHICH)
-    noted = Match(iif=services.selected, note=NOTE.value(number))
-    why = Why(
-        "service.dsr-note",
-        f"{{iif}} is selected: the note says that {frontend} was asked",
-        "bpf/lib/nodeport.h nodeport_extract_dsr_v4",
-    )
-    yield PacketRule("prerouting", noted, SetConnectionMark(connection.value), why, frontend.family)
-    yield PacketRule("prerouting", noted, Rewrite(note=0), QUIET, frontend.family)
-    answers = Match(connection_mark=connection, direction="reply", route=services.selected)
-    yield from services.as_from(frontend, frontend.address, answers)
-    why = Why(
-        "service.dsr-answer",
-        f"{{oif}} is selected: the answer leaves with the address that the client asked, {frontend}",
-        "bpf/lib/nodeport_egress.h nodeport_rev_dnat_fwd_ipv4",
-    )
-    match = Match(oif=services.selected, protocol=frontend.protocol, connection_mark=connection, direction="reply")
-    yield PacketRule(
-        "postrouting", match, Rewrite(source=frontend.address, source_port=frontend.port), why, frontend.family
-    )
+        number, family, protocol = services.number(frontend), frontend.family, frontend.protocol
+        connection = Mark(RETURNED | FRONTEND.value(number), _WHICH)
+        noted, why = Match(iif=selected, note=NOTE.value(number)), reason("service.dsr-note", frontend=frontend)
+        yield PacketRule("prerouting", noted, SetConnectionMark(connection.value), why, family)
+        yield PacketRule("prerouting", noted, Rewrite(note=0), QUIET, family)
+        answers = Match(connection_mark=connection, direction="reply", route=selected)
+        yield from services.as_from(frontend, frontend.address, answers)
+        source = Rewrite(source=frontend.address, source_port=frontend.port)
+        match = Match(oif=selected, protocol=protocol, connection_mark=connection, direction="reply")
+        yield PacketRule("postrouting", match, source, reason("service.dsr-answer", frontend=frontend), family)
 
 
 # What leaves for a client of a service or for its backend: whose address it has.
 
-_NAT = "bpf/lib/nodeport.h tail_nodeport_nat_egress_ipv4"
 _TRANSLATED = Mark(SERVED, _KIND)
 _DIRECT = Mark(SERVED | DIRECT_RETURN, _KIND)
 
@@ -324,14 +245,10 @@ def _forwarded(services: NodeServices) -> Iterator[PacketRule]:
         yield PacketRule("postrouting", match, SetMark(0, FROM_NIC), QUIET)
     for family in services.node.families:
         for match, address, why in _sources(services, family):
-            yield PacketRule("postrouting", match, Snat(address), why, family)
-    why = Why(
-        "service.client-seen",
-        "not masqueraded: the backend sees the client, {source}",
-        "bpf/lib/nodeport.h nodeport_svc_lb4",
-    )
+            yield PacketRule("postrouting", match, packetrules.Snat(address), why, family)
     for mark in (_TRANSLATED, _DIRECT):
-        yield PacketRule("postrouting", Match(connection_mark=mark), Exempt(), why)
+        match, why = Match(connection_mark=mark), reason("service.client-seen")
+        yield PacketRule("postrouting", match, packetrules.Exempt(), why)
     if not services.translates_at_pods:
         yield from _own_answers(services)
 
@@ -343,33 +260,24 @@ def _sources(services: NodeServices, family: Family) -> Iterator[tuple[Match, Ad
     if node.tunnels:
         router = services.decisions.topology.router_address(node.node, family)
         if router is not None:
-            words = f"to a backend of another node: its source becomes the router IP {router}, as in every tunnel"
-            yield match, router, Why("service.snat-tunnel", words, f"{_NAT} (IPV4_GATEWAY)")
+            yield match, router, reason("service.snat-tunnel", address=router)
         return
     if node.settings.dynamic_node_port_source and node.version.has(Behaviour.NODE_PORT_SOURCE_BY_ROUTE):
         yield from _route_sources(services, family, match)
     address = node.direct_routing_address(family)
     if address is not None:
-        words = (
-            f"to a backend of another node: its source becomes {address}, the address of the direct routing device "
-            f"{node.drd.device}, whichever NIC it leaves by"
-        )
-        yield match, address, Why("service.snat-drd", words, f"{_NAT} (IPV4_DIRECT_ROUTING)")
+        yield match, address, reason("service.snat-drd", address=address, device=node.drd.device)
 
 
 def _route_sources(services: NodeServices, family: Family, match: Match) -> Iterator[tuple[Match, Address, Why]]:
     """`enable-dynamic-source-lookup-nodeport`: what a lookup without a source says for each peer's pods."""
-    decisions, name = services.decisions, services.node.node
-    fib = services.node.kernel_fib.with_routes(decisions.direct_routes(name)[0])
-    for peer in decisions.peers(name):
+    fib = services.decisions.fib(services.node.node)
+    for peer in services.decisions.peers(services.node.node):
         cidr = peer.pod_cidrs.get(family)
         way = fib.lookup(cidr.network_address) if cidr is not None else None
-        if cidr is None or way is None:
-            continue
-        address = fib.source_for(cidr.network_address, way, decisions.topology.nodes[name])
-        if address is not None:
-            words = f"to a backend of another node: its source becomes {address}, which the route to {cidr} says"
-            why = Why("service.snat-route", words, f"{_NAT} (fib_lookup_src_v4, 6c788332c0)")
+        address = fib.source_for(cidr.network_address, way, services.host) if cidr is not None and way else None
+        if cidr is not None and address is not None:
+            why = reason("service.snat-route", address=address, cidr=cidr)
             yield replace(match, destinations=(cidr,)), address, why
 
 
@@ -377,27 +285,19 @@ def _own_answers(services: NodeServices) -> Iterator[PacketRule]:
     """Answers of this node's own backends are translated back where they leave by a selected NIC, and nowhere else."""
     elsewhere = Devices((*services.node.selected, *services.tunnel), negated=True)
     for frontend in services.frontends:
-        if frontend.kind == "ClusterIP" and not services.node.settings.external_cluster_ip:
-            continue
-        for backend in frontend.outside:
-            device = services.pods.get(backend.address)
-            if device is None:
+        for backend in frontend.outside if not services.hides(frontend) else ():
+            if backend.address not in services.pods:
                 continue
-            why = Why(
-                "service.answer-not-translated",
-                f"leaves by {{oif}}, which is not selected: the client sees {backend.address}, and not {frontend}",
-                "bpf/lib/nodeport_egress.h nodeport_rev_dnat_fwd_ipv4; bpf/bpf_host.c cil_to_netdev",
-            )
             match = Match(
-                iif=Devices((device,)),
+                iif=Devices((services.pods[backend.address],)),
                 oif=elsewhere,
                 protocol=frontend.protocol,
                 connection_mark=services.taken_in(frontend),
                 direction="reply",
             )
-            yield PacketRule(
-                "leaving", match, Rewrite(source=backend.address, source_port=backend.port), why, frontend.family
-            )
+            source = Rewrite(source=backend.address, source_port=backend.port)
+            why = reason("service.answer-not-translated", backend=backend.address, frontend=frontend)
+            yield PacketRule("leaving", match, source, why, frontend.family)
 
 
 # What begins in the cluster is translated where it begins: at a pod, or at a socket of the node.
@@ -407,36 +307,29 @@ _PACKET = "bpf/bpf_lxc.c __per_packet_lb_svc_xlate_4"
 
 
 def _inside(services: NodeServices) -> Iterator[PacketRule]:
+    """A socket looks for node ports at every node's address; it leaves external IPs alone, which anybody could claim
+    (sock4_skip_xlate, CVE-2020-8554). A pod's program knows this node's own frontends, each at its own address.
+    """
     settings = services.node.settings
     pods = Devices(services.pod_devices) if services.pod_devices else None
     by_socket = settings.socket_load_balancing
     for frontend in services.decisions.frontends[services.node.node]:
-        if pods is not None and by_socket and not settings.socket_load_balancing_of_nodes_only:
-            yield from _at_sockets(services, "prerouting", frontend, pods)
-        elif pods is not None:
-            yield from _by_packet(services, frontend, pods)
-        if by_socket:
-            yield from _at_sockets(services, "output", frontend, None)
+        at_nodes: tuple[Address, ...] = (frontend.address,)
+        at_own = at_nodes
+        if frontend.kind == "NodePort":
+            at_nodes = nodes_addresses(services, frontend.family)
+            at_own = node_port_addresses(services.node, frontend.family)
+        sockets = by_socket and frontend.kind != "ExternalIPs"
+        pods_have_sockets = by_socket and not settings.socket_load_balancing_of_nodes_only
+        if pods is not None and sockets and pods_have_sockets:
+            yield from _translated(services, "prerouting", frontend, services.to(frontend, at_nodes, pods), _SOCKET)
+        elif pods is not None and at_own and not pods_have_sockets:
+            yield from _translated(services, "prerouting", frontend, services.to(frontend, at_own, pods), _PACKET)
+        if sockets:
+            yield from _translated(services, "output", frontend, services.to(frontend, at_nodes, None), _SOCKET)
     if by_socket and services.decisions.topology.services:
         match = Match(connection_mark=Mark(AT_SOCKET, AT_SOCKET), direction="reply")
-        yield PacketRule("prerouting", match, Accept(), QUIET)
-
-
-def _at_sockets(services: NodeServices, hook: Hook, frontend: Frontend, iif: Devices | None) -> Iterator[PacketRule]:
-    """A socket looks for node ports at every node's address; it leaves external IPs alone, which anybody could claim
-    (sock4_skip_xlate, CVE-2020-8554)."""
-    if frontend.kind != "ExternalIPs":
-        addresses = nodes_addresses(services, frontend.family) if frontend.kind == "NodePort" else (frontend.address,)
-        yield from _translated(services, hook, frontend, services.to(frontend, addresses, iif), _SOCKET)
-
-
-def _by_packet(services: NodeServices, frontend: Frontend, iif: Devices) -> Iterator[PacketRule]:
-    """The pod's program knows this node's own frontends, each at its own address."""
-    addresses = (
-        node_port_addresses(services.node, frontend.family) if frontend.kind == "NodePort" else (frontend.address,)
-    )
-    if addresses:
-        yield from _translated(services, "prerouting", frontend, services.to(frontend, addresses, iif), _PACKET)
+        yield PacketRule("prerouting", match, packetrules.Accept(), QUIET)
 
 
 def _translated(
@@ -444,13 +337,14 @@ def _translated(
 ) -> Iterator[PacketRule]:
     if hook == "output":
         yield PacketRule(hook, match, SetConnectionMark(AT_SOCKET), QUIET, frontend.family)
-    if not frontend.inside:
+    action: packetrules.Action = packetrules.Dnat(frontend.inside)
+    if frontend.inside:
+        ends = {"port": frontend.port, "backends": _ends(frontend.inside)}
+        why = reason("service.inside", service=frontend.service, kind=frontend.kind, source=source, **ends)
+    else:
         words = f"{frontend.service} has no backend that {services.node.node} may use"
-        yield PacketRule(hook, match, Reject(words), Why("service.no-backend", words, source), frontend.family)
-        return
-    place = f"{{destination}}:{frontend.port} is {frontend.service}'s ({frontend.kind})"
-    words = f"{place}: translated where it begins, to {ends(frontend, outside=False)}"
-    yield PacketRule(hook, match, Dnat(frontend.inside), Why("service.inside", words, source), frontend.family)
+        action, why = packetrules.Reject(words), Why("service.no-backend", words, source)
+    yield PacketRule(hook, match, action, why, frontend.family)
 
 
 def nodes_addresses(services: NodeServices, family: Family) -> tuple[Address, ...]:
@@ -475,25 +369,24 @@ def routing_rules(decisions: Decisions, node: NodeDecision) -> Iterator[Rule]:
     services = NodeServices(decisions, node)
     if not services.active:
         return
-    host = decisions.topology.nodes[node.node]
-    tables = [REMOTE_PODS] * node.tunnels + [SINGLE_DEVICE] * (node.host_single_device is not None)
+    tables = [numbers.REMOTE_PODS] * node.tunnels + [numbers.SINGLE_DEVICE] * (node.host_single_device is not None)
     for family in node.families:
         for table in tables:
-            yield Rule(table=table, priority=PRIORITY[table], mark=(FROM_NIC, FROM_NIC), explicit_family=family)
+            yield Rule(table=table, priority=numbers.PRIORITY[table], mark=(FROM_NIC, FROM_NIC), explicit_family=family)
         for address, number in services.sources.items():
             if address.version == family:
-                yield from _rules_as_from(host, address, number, family)
+                yield from _rules_as_from(services.host, address, number, family)
 
 
 def _rules_as_from(host: Host, address: Address, number: int, family: Family) -> Iterator[Rule]:
     """The node's own rules as a packet from `address` meets them."""
     mark = (SOURCE.value(number), SOURCE.mask)
-    base = [Rule(table=TABLES["main"], priority=MAIN_PRIORITY, explicit_family=family)]
+    base = [Rule(table=TABLES["main"], priority=numbers.MAIN_PRIORITY, explicit_family=family)]
     own = [rule for rule in numbered(host.rules) if rule.family == family]
     for rule in sorted([*own, *base], key=lambda rule: rule.priority or 0):
         if (rest := _met(rule, address)) is not None:
-            yield replace(rest, mark=mark, priority=SOURCE_PRIORITY, explicit_family=family)
-    yield Rule(table=None, action="unreachable", mark=mark, priority=SOURCE_PRIORITY, explicit_family=family)
+            yield replace(rest, mark=mark, priority=numbers.SOURCE_PRIORITY, explicit_family=family)
+    yield Rule(table=None, action="unreachable", mark=mark, priority=numbers.SOURCE_PRIORITY, explicit_family=family)
 
 
 def _met(rule: Rule, address: Address) -> Rule | None:

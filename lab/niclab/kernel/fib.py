@@ -9,13 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from ipaddress import IPv4Network, IPv6Network
 
 from niclab.kernel.routing import address_on, addresses_elsewhere, alive, connected, kept
-from niclab.net.route import TABLES, Address, Family, Network, NextHop, Route, Rule, family_of, numbered
+from niclab.net.route import EVERYTHING, TABLES, Address, Family, NextHop, Route, Rule, family_of, numbered
 from niclab.topology import Host
 
-_ANY: dict[Family, Network] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 _LAST = 32767
 
 
@@ -79,7 +77,7 @@ class Fib:
             if not _matches(rule, destination, source, (iif, oif), mark):
                 continue
             if rule.action != "lookup":
-                return Lookup(Route(_ANY[family], kind=rule.action), (), rule)
+                return Lookup(Route(EVERYTHING[family], kind=rule.action), (), rule)
             lookup = self._in_table(rule, destination, oif, prefer)
             if lookup is None or lookup.route.kind == "throw":
                 continue

@@ -6,7 +6,7 @@ The grammar is the part of ip-route(8) and ip-rule(8) that decides which NIC a p
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, Literal, TypeVar, get_args
@@ -18,6 +18,7 @@ Network = IPv4Network | IPv6Network
 Family = Literal[4, 6]
 
 FAMILIES: tuple[Family, ...] = (4, 6)
+EVERYTHING: dict[Family, Network] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 
 
 def family_of(value: Address | Network) -> Family:
@@ -43,6 +44,12 @@ def ip_network(word: str) -> Network:
         raise ValueError(f"{word!r} has host bits set: the network is {proper}") from None
 
 
+def collapsed(networks: Iterable[Network], family: Family) -> tuple[Network, ...]:
+    """As few networks of a family as cover the same (pkg/ip CoalesceCIDRs)."""
+    mine: Any = [network for network in networks if network.version == family]
+    return tuple(ipaddress.collapse_addresses(mine))
+
+
 @dataclass(frozen=True, slots=True)
 class Why:
     """A reason: a stable id, words with `{inputs}` to fill in, and who decides so.
@@ -65,7 +72,6 @@ _U32 = 2**32 - 1
 TABLES = {"local": 255, "main": 254, "default": 253}
 PROTOCOLS = {"kernel": 2, "boot": 3, "static": 4, "ra": 9, "bgp": 186}
 SCOPES: dict[Scope, int] = {"global": 0, "site": 200, "link": 253, "host": 254}
-_EVERYTHING: dict[Family, Network] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 _KINDS: tuple[Kind, ...] = get_args(Kind)
 _REFUSALS: tuple[Refusal, ...] = get_args(Refusal)
 _ROUTE_WORDS = ("via", "dev", "onlink", "nexthop", "weight", "table", "metric", "mtu", "src", "scope", "proto")
@@ -351,7 +357,7 @@ def parse_route(text: str) -> Route:
     versions = {address.version for address in given if address}
     if to in ("default", "all", "any"):
         inferred: Family = 6 if versions == {6} else 4
-        destination = _EVERYTHING[family or inferred]
+        destination = EVERYTHING[family or inferred]
     else:
         destination = ip_network(to)
     route = Route(destination, **values)
