@@ -13,6 +13,7 @@ from typing import Any
 from niclab.check.topology import check_route
 from niclab.errors import InputError, Problem, nearest
 from niclab.kernel import sysctl
+from niclab.kernel.linkchange import with_
 from niclab.kernel.routing import check_rule
 from niclab.net.route import parse_route, parse_rule
 from niclab.topology.model import Host, Node, Topology
@@ -47,8 +48,8 @@ class Amendments:
     @property
     def described(self) -> Mapping[str, str]:
         """What is amended, in one line each, for records."""
-        lines = {"routes": self.routes, "rules": self.rules, "sysctls": self.sysctls, "node_ips": self.node_ips}
-        described = {key: "; ".join(value) for key, value in lines.items() if value}
+        keys = [key for key in self.__slots__ if key != "default_routes" and getattr(self, key)]
+        described = {key: "; ".join(getattr(self, key)) for key in keys}
         return described if self.default_routes else {**described, "default_routes": "none"}
 
     def __bool__(self) -> bool:
@@ -56,24 +57,17 @@ class Amendments:
 
     def merged(self, over: Amendments) -> Amendments:
         """These, and then `over`."""
-        return Amendments(
-            self.routes + over.routes,
-            self.rules + over.rules,
-            self.sysctls + over.sysctls,
-            self.node_ips + over.node_ips,
-            self.default_routes and over.default_routes,
-        )
+        lines = {key: getattr(self, key) + getattr(over, key) for key in self.__slots__ if key != "default_routes"}
+        return Amendments(**lines, default_routes=self.default_routes and over.default_routes)
 
 
 def amend(topology: Topology, amendments: Amendments) -> Topology:
     """The topology as amended. Raises InputError with every line that cannot be."""
     if not amendments:
         return topology
-    nodes = list(topology.nodes)
     hosts: dict[str, Host] = dict(topology.hosts)
-    if not amendments.default_routes:
-        for name in nodes:
-            hosts[name] = _with(hosts[name], routes=tuple(r for r in hosts[name].routes if not r.is_default))
+    for name, node in topology.nodes.items() if not amendments.default_routes else ():
+        hosts[name] = with_(node, routes=tuple(route for route in node.routes if not route.is_default))
     problems: list[Problem] = []
     steps: tuple[tuple[str, Sequence[str], Callable[[str, Host, str], Host | Why]], ...] = (
         ("--route", amendments.routes, _with_route),
@@ -83,39 +77,24 @@ def amend(topology: Topology, amendments: Amendments) -> Topology:
     )
     for option, lines, change in steps:
         for line in lines:
-            names, words, problem = _targets(line, hosts, nodes)
+            target, colon, words = (part.strip() for part in line.partition(":"))
+            names = [*topology.nodes] if target == "all" else [target]
+            problem: Why | None = None
+            if not colon or " " in target:
+                problem = "it names no node", "write 'NODE: …' or 'all: …'"
+            elif target != "all" and target not in hosts:
+                problem = f"there is no node {target!r}", nearest(target, [*hosts, "all"])
+            for name in names if problem is None else ():
+                changed = change(name, hosts[name], words)
+                if not isinstance(changed, Host):
+                    problem = changed
+                    break
+                hosts[name] = changed
             if problem:
                 problems.append(Problem(option, 0, line, *problem))
-            for name in names:
-                changed = change(name, hosts[name], words)
-                if isinstance(changed, Host):
-                    hosts[name] = changed
-                else:
-                    problems.append(Problem(option, 0, line, *changed))
-                    break
     if problems:
         raise InputError(problems)
-    kinds: tuple[tuple[str, Mapping[str, Host]], ...] = (
-        ("nodes", topology.nodes),
-        ("externals", topology.externals),
-        ("routers", topology.routers),
-    )
-    return topology.model_copy(update={kind: {name: hosts[name] for name in names} for kind, names in kinds})
-
-
-def _with(host: Host, **changes: Any) -> Host:
-    return host.model_copy(update=changes)
-
-
-def _targets(line: str, hosts: Mapping[str, Host], nodes: Sequence[str]) -> tuple[list[str], str, Why | None]:
-    """The hosts that a line names, and its words."""
-    name, colon, words = line.partition(":")
-    name = name.strip()
-    if not colon or " " in name:
-        return [], "", ("it names no node", "write 'NODE: …' or 'all: …'")
-    if name != "all" and name not in hosts:
-        return [], "", (f"there is no node {name!r}", nearest(name, [*hosts, "all"]))
-    return list(nodes) if name == "all" else [name], words.strip(), None
+    return topology.with_hosts(hosts)
 
 
 def _with_route(name: str, host: Host, words: str) -> Host | Why:
@@ -128,7 +107,7 @@ def _with_route(name: str, host: Host, words: str) -> Host | Why:
         return f"{name} has {str(twin)!r} already", fix
     if why := check_route(host, route):
         return f"on {name}: {why}", f"its NICs: {', '.join(host.interfaces)}"
-    return _with(host, routes=(*host.routes, route))
+    return with_(host, routes=(*host.routes, route))
 
 
 def _with_rule(name: str, host: Host, words: str) -> Host | Why:
@@ -138,7 +117,7 @@ def _with_rule(name: str, host: Host, words: str) -> Host | Why:
         return str(error), "e.g. 'all: from 10.244.1.0/24 lookup 100'"
     if why := check_rule(host, rule):
         return f"on {name}: {why}", "see `niclab graph` for what is there"
-    return _with(host, rules=(*host.rules, rule))
+    return with_(host, rules=(*host.rules, rule))
 
 
 def _with_sysctl(name: str, host: Host, words: str) -> Host | Why:
@@ -147,7 +126,7 @@ def _with_sysctl(name: str, host: Host, words: str) -> Host | Why:
         return f"{words!r} on {name} is not net.KEY=VALUE", "e.g. 'all: net.ipv4.fib_multipath_hash_policy=1'"
     if problem := sysctl.refusal(key, host.interfaces):
         return f"on {name}: {problem[0]}", problem[1]
-    return _with(host, sysctls={**host.sysctls, key: value})
+    return with_(host, sysctls={**host.sysctls, key: value})
 
 
 def _with_node_ip(name: str, host: Host, words: str) -> Host | Why:
@@ -157,8 +136,7 @@ def _with_node_ip(name: str, host: Host, words: str) -> Host | Why:
         address = ipaddress.ip_address(words)
     except ValueError:
         return f"{words!r} is no address", "e.g. 'node1: 10.0.1.1'"
-    own = {interface.ip for device in host.interfaces.values() for interface in device.addresses}
-    if address not in own:
-        return f"{name} has no address {address}", f"its addresses: {', '.join(map(str, sorted(own, key=str)))}"
+    if address not in host.addresses:
+        return f"{name} has no address {address}", f"its addresses: {', '.join(sorted({*map(str, host.addresses)}))}"
     kept = tuple(other for other in host.node_ip if other.version != address.version)
-    return _with(host, node_ip=(*kept, address))
+    return with_(host, node_ip=(*kept, address))

@@ -55,8 +55,6 @@ def _gateways(topology: Topology, policy: EgressPolicy, path: Field) -> Iterator
         elif policy.interface is not None and policy.interface not in node.interfaces:
             why = f"{name} has no NIC {policy.interface!r}"
             yield Finding((*path, "interface"), why, nearest(policy.interface, node.interfaces))
-        elif policy.egress_ip is not None:
-            mine = [interface.ip for device in node.interfaces.values() for interface in device.addresses]
-            if policy.egress_ip not in mine:
-                why = f"{policy.egress_ip} is on none of {name}'s NICs"
-                yield Finding((*path, "egress_ip"), why, f"use one of {', '.join(map(str, mine))}")
+        elif policy.egress_ip is not None and policy.egress_ip not in node.addresses:
+            why = f"{policy.egress_ip} is on none of {name}'s NICs"
+            yield Finding((*path, "egress_ip"), why, f"use one of {', '.join(map(str, node.addresses))}")

@@ -8,7 +8,8 @@ from ipaddress import IPv4Interface, IPv4Network
 
 from niclab.errors import Finding, nearest
 from niclab.net.route import Address, Network
-from niclab.topology.model import DEFAULT_POOL, Nic, Node, Topology, pod_hosts
+from niclab.topology.fields import Interface
+from niclab.topology.model import DEFAULT_POOL, Host, Nic, Node, Topology, pod_hosts
 from niclab.topology.yamlfile import Field
 
 Seen = dict[Address, str]
@@ -23,6 +24,15 @@ def check(topology: Topology, seen: Seen) -> Iterator[Finding]:
         yield from _pods(name, node, seen)
     yield from _pools(topology)
     yield from _vpc(topology)
+
+
+def addresses(topology: Topology) -> Iterator[tuple[Field, Host, str, Interface]]:
+    """Every address of a NIC or link: its field's path, the host, and the name of the NIC or link."""
+    for section, host_name, host in topology.sections():
+        for name, device in host.interfaces.items():
+            kind = "nics" if name in host.nics else "links"
+            for index, interface in enumerate(device.addresses):
+                yield (section, host_name, kind, name, "addresses", index), host, name, interface
 
 
 def pod_networks(name: str, node: Node) -> Iterator[tuple[Field, Network]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from niclab.check.ipam import pod_networks
+from niclab.check.ipam import addresses, pod_networks
 from niclab.errors import Finding, nearest
 from niclab.net.route import Address, family_of
 from niclab.topology.model import NODE_PORTS, SERVICE_CIDRS, Service, Topology
@@ -76,13 +76,9 @@ def _ports(topology: Topology) -> Iterator[Finding]:
 
 
 def _addresses(topology: Topology) -> Iterator[Finding]:
-    owners = {
-        interface.ip: f"{host}.{name}"
-        for host, name, device in topology.interface_pairs()
-        for interface in device.addresses
-    }
-    for pod, addresses in topology.pod_addresses().items():
-        owners.update(dict.fromkeys(addresses, pod))
+    owners = {interface.ip: f"{path[1]}.{name}" for path, _, name, interface in addresses(topology)}
+    for pod, given in topology.pod_addresses().items():
+        owners.update(dict.fromkeys(given, pod))
     virtual: dict[Address, str] = {}
     outside: dict[tuple[Address, str, int], str] = {}
     for name, service in topology.services.items():
@@ -141,13 +137,8 @@ def _ranges(topology: Topology) -> Iterator[Finding]:
             if cidr.overlaps(services):
                 why = f"pod CIDR {cidr} overlaps the service CIDR {services}"
                 yield Finding(path, why, "keep pods and services in different networks")
-    for section, hosts in (("nodes", topology.nodes), ("externals", topology.externals), ("routers", topology.routers)):
-        for name, host in hosts.items():
-            for interface_name, device in host.interfaces.items():
-                kind = "nics" if interface_name in host.nics else "links"
-                for index, interface in enumerate(device.addresses):
-                    services = SERVICE_CIDRS[family_of(interface)]
-                    if interface.network.overlaps(services):
-                        path = (section, name, kind, interface_name, "addresses", index)
-                        why = f"the network of {interface} overlaps the service CIDR {services}"
-                        yield Finding(path, why, "use another network")
+    for path, _, _, interface in addresses(topology):
+        services = SERVICE_CIDRS[family_of(interface)]
+        if interface.network.overlaps(services):
+            why = f"the network of {interface} overlaps the service CIDR {services}"
+            yield Finding(path, why, "use another network")

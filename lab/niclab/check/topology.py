@@ -18,7 +18,7 @@ from niclab.kernel.routing import check_route, check_rule
 from niclab.net.route import Address
 from niclab.topology.fields import Interface
 from niclab.topology.file import find, parse
-from niclab.topology.model import Fabric, Flow, Host, Nic, Topology, check_service_flow
+from niclab.topology.model import Fabric, Flow, Host, Topology, check_service_flow
 from niclab.topology.stacking import segment
 from niclab.topology.yamlfile import Field, read_text
 
@@ -47,23 +47,17 @@ def check(topology: Topology) -> Iterator[Finding]:
     """Everything that is wrong with the topology, in the order of its parts, found as it is asked for."""
     yield from _names(topology)
     yield from _nics(topology)
-    stacks = [finding for part in _sections(topology) for finding in links.check(*part)]
+    stacks = [finding for part in topology.sections() for finding in links.check(*part)]
     yield from stacks
     if stacks:  # the fabric that a link is on is then not known
         return
     yield from _addresses(topology)
     yield from _node_ips(topology)
     for check_host in (routing.routes, routing.rules, _sysctls):
-        for part in _sections(topology):
+        for part in topology.sections():
             yield from check_host(*part)
     for check_part in (services.check, egress.check, bgp.check, _flows):
         yield from check_part(topology)
-
-
-def _sections(topology: Topology) -> Iterator[tuple[str, str, Host]]:
-    for section, hosts in (("nodes", topology.nodes), ("externals", topology.externals), ("routers", topology.routers)):
-        for name, host in hosts.items():
-            yield section, name, host
 
 
 def _names(topology: Topology) -> Iterator[Finding]:
@@ -71,7 +65,7 @@ def _names(topology: Topology) -> Iterator[Finding]:
         if fabric in _RESERVED_NAMES or len(fabric) > 15:
             yield Finding(("fabrics", fabric), f"no interface can be named {fabric!r}", "at most 15 letters, e.g. f0")
     seen: dict[str, str] = {}
-    entries: list[tuple[Field, str]] = [((section, name), name) for section, name, _ in _sections(topology)]
+    entries: list[tuple[Field, str]] = [((section, name), name) for section, name, _ in topology.sections()]
     for node_name, node in topology.nodes.items():
         entries += [(("nodes", node_name, "pods", pod), pod) for pod in node.pods]
     for path, name in entries:
@@ -84,7 +78,7 @@ def _names(topology: Topology) -> Iterator[Finding]:
 
 def _nics(topology: Topology) -> Iterator[Finding]:
     macs: dict[str, str] = {}
-    for section, host_name, host in _sections(topology):
+    for section, host_name, host in topology.sections():
         for name, nic in host.nics.items():
             path: Field = (section, host_name, "nics", name)
             if name in _RESERVED_NAMES or name.startswith(RESERVED_PREFIXES):
@@ -96,33 +90,27 @@ def _nics(topology: Topology) -> Iterator[Finding]:
             if nic.mtu < MIN_MTU[family]:
                 why = f"MTU {nic.mtu} is below IPv{family}'s minimum of {MIN_MTU[family]} bytes"
                 yield Finding((*path, "mtu"), why, "1500 is Ethernet's usual MTU")
-            yield from _mac(nic, (*path, "mac"), f"{host_name}.{name}", macs)
-
-
-def _mac(nic: Nic, path: Field, owner: str, seen: dict[str, str]) -> Iterator[Finding]:
-    if nic.mac is None:
-        return
-    if nic.mac in seen:
-        yield Finding(path, f"{seen[nic.mac]} has this MAC too", "a MAC belongs to one NIC")
-    elif int(nic.mac[:2], 16) & 1 or nic.mac == "00:00:00:00:00:00":
-        yield Finding(path, f"{nic.mac} is not the address of one NIC", "use an even first byte, e.g. 02:…")
-    seen.setdefault(nic.mac, owner)
+            if nic.mac is None:
+                continue
+            if nic.mac in macs:
+                yield Finding((*path, "mac"), f"{macs[nic.mac]} has this MAC too", "a MAC belongs to one NIC")
+            elif int(nic.mac[:2], 16) & 1 or nic.mac == "00:00:00:00:00:00":
+                why = f"{nic.mac} is not the address of one NIC"
+                yield Finding((*path, "mac"), why, "use an even first byte, e.g. 02:…")
+            macs.setdefault(nic.mac, f"{host_name}.{name}")
 
 
 def _addresses(topology: Topology) -> Iterator[Finding]:
     seen: Seen = {}
-    for section, host_name, host in _sections(topology):
-        for name, device in host.interfaces.items():
-            kind = "nics" if name in host.nics else "links"
-            place = segment(host, name)
-            fabric = topology.fabrics.get(place.fabric) if place and place.vlan is None else None
-            for index, interface in enumerate(device.addresses):
-                path: Field = (section, host_name, kind, name, "addresses", index)
-                if interface.ip in seen:
-                    why = f"{interface.ip} is already used by {seen[interface.ip]}"
-                    yield Finding(path, why, "an address belongs to one NIC")
-                seen.setdefault(interface.ip, f"{host_name}.{name}")
-                yield from _address(interface, place.fabric if place else "", fabric, path)
+    for path, host, name, interface in ipam.addresses(topology):
+        place = segment(host, name)
+        fabric = topology.fabrics.get(place.fabric) if place and place.vlan is None else None
+        if interface.ip in seen:
+            yield Finding(
+                path, f"{interface.ip} is already used by {seen[interface.ip]}", "an address belongs to one NIC"
+            )
+        seen.setdefault(interface.ip, f"{path[1]}.{name}")
+        yield from _address(interface, place.fabric if place else "", fabric, path)
     yield from ipam.check(topology, seen)
 
 
@@ -147,16 +135,15 @@ def _address(interface: Interface, name: str, fabric: Fabric | None, path: Field
 def _node_ips(topology: Topology) -> Iterator[Finding]:
     for name, node in topology.nodes.items():
         path: Field = ("nodes", name, "node_ip")
-        mine = {interface.ip: None for device in node.interfaces.values() for interface in device.addresses}
-        if not mine:
+        if not node.addresses:
             yield Finding(("nodes", name, "nics"), "no NIC of the node has an address", "a node needs a node IP")
             continue
         if len({address.version for address in node.node_ip}) != len(node.node_ip):
             yield Finding(path, "more than one node IP of a family", "give one IPv4 and one IPv6 address")
         for index, address in enumerate(node.node_ip):
-            if address not in mine:
+            if address not in node.addresses:
                 why = f"node IP {address} is on none of {name}'s NICs"
-                yield Finding((*path, index), why, f"use one of {', '.join(map(str, mine))}")
+                yield Finding((*path, index), why, f"use one of {', '.join(map(str, dict.fromkeys(node.addresses)))}")
 
 
 def _sysctls(section: str, name: str, host: Host) -> Iterator[Finding]:

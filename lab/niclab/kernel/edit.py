@@ -5,39 +5,36 @@ Every name is checked first. All raise InputError, which says how to fix it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import NoReturn, TypeVar
 
 from niclab.errors import InputError, Problem, nearest
 from niclab.kernel import linkchange, sysctl
+from niclab.kernel.linkchange import with_
 from niclab.kernel.routing import check_route, check_rule, kept
 from niclab.net.route import FAMILIES, Route, Rule, numbered, parse_route, parse_rule
 from niclab.topology import Host, Interface, Nic, Node, Topology
 from niclab.topology.fields import parse_interface
+
+T = TypeVar("T")
 
 
 def pinned(topology: Topology) -> Topology:
     """The same, with all fixed that its order decided: node IPs, which agents never change, and rules' priorities."""
     hosts: dict[str, Host] = {}
     for name, host in topology.hosts.items():
-        pinned_host = linkchange.with_(host, rules=numbered(host.rules))
+        hosts[name] = with_(host, rules=numbered(host.rules))
         if isinstance(host, Node):
             ips = tuple(ip for family in FAMILIES if (ip := host.node_ip_of(family)) is not None)
-            pinned_host = linkchange.with_(pinned_host, node_ip=ips)
-        hosts[name] = pinned_host
-    return with_hosts(topology, hosts)
-
-
-def with_hosts(topology: Topology, hosts: dict[str, Host]) -> Topology:
-    every = {**topology.hosts, **hosts}
-    kinds = (("nodes", topology.nodes), ("externals", topology.externals), ("routers", topology.routers))
-    return topology.model_copy(update={kind: {name: every[name] for name in names} for kind, names in kinds})
+            hosts[name] = with_(hosts[name], node_ip=ips)
+    return topology.with_hosts(hosts)
 
 
 def link(topology: Topology, nic: str, *, up: bool) -> Topology:
     host, name = _interface_of(topology, nic)
     before = topology.hosts[host]
-    return with_hosts(topology, {host: linkchange.link_up(before, name) if up else linkchange.link_down(before, name)})
+    return topology.with_hosts({host: (linkchange.link_up if up else linkchange.link_down)(before, name)})
 
 
 def plug(topology: Topology, nic: str, *, fabric: str, addresses: Sequence[str], mtu: int, up: bool) -> Topology:
@@ -49,22 +46,22 @@ def plug(topology: Topology, nic: str, *, fabric: str, addresses: Sequence[str],
     made = Nic(fabric=fabric, addresses=tuple(_interface(nic, address) for address in addresses), mtu=mtu, up=up)
     for interface in made.addresses:
         _free(topology, nic, interface)
-    return with_hosts(topology, {host: linkchange.plugged(topology.hosts[host], name, made)})
+    return topology.with_hosts({host: linkchange.plugged(topology.hosts[host], name, made)})
 
 
 def unplug(topology: Topology, nic: str) -> Topology:
-    host, name = _nic(topology, nic)
+    host, name = _interface_of(topology, nic, nics_only=True)
     standing = [link for link, upper in topology.hosts[host].links.items() if name in upper.below]
     if standing:
         _refuse(nic, f"{', '.join(standing)} stands on it", "take it down instead: lab.link_down")
-    return with_hosts(topology, {host: linkchange.unplugged(topology.hosts[host], name)})
+    return topology.with_hosts({host: linkchange.unplugged(topology.hosts[host], name)})
 
 
 def add_address(topology: Topology, nic: str, words: str) -> Topology:
     host, name = _interface_of(topology, nic)
     interface = _interface(nic, words)
     _free(topology, nic, interface)
-    return with_hosts(topology, {host: linkchange.address_added(topology.hosts[host], name, interface)})
+    return topology.with_hosts({host: linkchange.address_added(topology.hosts[host], name, interface)})
 
 
 def del_address(topology: Topology, nic: str, words: str) -> Topology:
@@ -73,7 +70,7 @@ def del_address(topology: Topology, nic: str, words: str) -> Topology:
     mine = topology.hosts[host].interfaces[name].addresses
     if interface not in mine:
         _refuse(f"{nic} {words}", "the NIC has no such address", _one_of(mine))
-    return with_hosts(topology, {host: linkchange.address_removed(topology.hosts[host], name, interface)})
+    return topology.with_hosts({host: linkchange.address_removed(topology.hosts[host], name, interface)})
 
 
 def add_route(topology: Topology, host: str, words: str) -> Topology:
@@ -81,7 +78,7 @@ def add_route(topology: Topology, host: str, words: str) -> Topology:
     route = _route(host, words)
     if why := check_route(before, route):
         _refuse(f"{host}: {words}", why, f"its NICs: {', '.join(before.interfaces)}")
-    return with_hosts(topology, {host: linkchange.with_(before, routes=(*before.routes, route))})
+    return topology.with_hosts({host: with_(before, routes=(*before.routes, route))})
 
 
 def del_route(topology: Topology, host: str, words: str) -> Topology:
@@ -91,8 +88,7 @@ def del_route(topology: Topology, host: str, words: str) -> Topology:
     place = next((i for i, route in enumerate(kept(before, before.routes)) if _fits(wanted, route)), None)
     if place is None:
         _refuse(f"{host}: {words}", "the host has no such route of its own", _one_of(before.routes))
-    routes = (*before.routes[:place], *before.routes[place + 1 :])
-    return with_hosts(topology, {host: linkchange.with_(before, routes=routes)})
+    return topology.with_hosts({host: with_(before, routes=(*before.routes[:place], *before.routes[place + 1 :]))})
 
 
 def add_rule(topology: Topology, host: str, words: str) -> Topology:
@@ -100,7 +96,7 @@ def add_rule(topology: Topology, host: str, words: str) -> Topology:
     rule = _rule(host, words)
     if why := check_rule(before, rule):
         _refuse(f"{host}: {words}", why, "no two rules may be alike")
-    return with_hosts(topology, {host: linkchange.with_(before, rules=numbered((*before.rules, rule)))})
+    return topology.with_hosts({host: with_(before, rules=numbered((*before.rules, rule)))})
 
 
 def del_rule(topology: Topology, host: str, words: str) -> Topology:
@@ -110,7 +106,7 @@ def del_rule(topology: Topology, host: str, words: str) -> Topology:
     place = next((i for i, rule in enumerate(rules) if _same_rule(wanted, rule)), None)
     if place is None:
         _refuse(f"{host}: {words}", "the host has no such rule", _one_of(before.rules))
-    return with_hosts(topology, {host: linkchange.with_(before, rules=(*rules[:place], *rules[place + 1 :]))})
+    return topology.with_hosts({host: with_(before, rules=(*rules[:place], *rules[place + 1 :]))})
 
 
 def set_sysctl(topology: Topology, host: str, key: str, value: str) -> Topology:
@@ -119,29 +115,26 @@ def set_sysctl(topology: Topology, host: str, key: str, value: str) -> Topology:
         _refuse(f"{host}: {key}", "it does not belong to the host", "only net.* keys do; others are the machine's")
     if problem := sysctl.refusal(key):  # of any interface: a lab that runs has more of them than the topology
         _refuse(f"{host}: {key}", *problem)
-    return with_hosts(topology, {host: linkchange.with_(before, sysctls={**before.sysctls, key: value})})
+    return topology.with_hosts({host: with_(before, sysctls={**before.sysctls, key: value})})
 
 
 def _fits(wanted: Route, route: Route) -> bool:
     """Is this what `ip route del` would take for it? What `wanted` leaves out is not compared."""
-    hops = [(hop.via, hop.dev) for hop in route.nexthops]
-    asked = [(hop.via, hop.dev) for hop in wanted.nexthops]
     same = (wanted.destination, wanted.table, wanted.kind) == (route.destination, route.table, route.kind)
-    close = len(hops) == len(asked) and all(
-        via in (None, its_via) and dev in (None, its_dev)
-        for (via, dev), (its_via, its_dev) in zip(asked, hops, strict=True)
+    return (
+        same
+        and wanted.metric in (None, route.metric)
+        and len(wanted.nexthops) == len(route.nexthops)
+        and all(
+            asked.via in (None, hop.via) and asked.dev in (None, hop.dev)
+            for asked, hop in zip(wanted.nexthops, route.nexthops, strict=True)
+        )
     )
-    return same and close and wanted.metric in (None, route.metric)
 
 
 def _same_rule(wanted: Rule, rule: Rule) -> bool:
-    return _traits(wanted) == _traits(rule) and wanted.priority in (None, rule.priority)
-
-
-def _traits(rule: Rule) -> tuple[object, ...]:
-    """What tells rules apart, but for the priority."""
-    match = (rule.family, rule.source, rule.destination, rule.iif, rule.oif, rule.mark, rule.negated)
-    return (*match, rule.table, rule.action)
+    alike = replace(wanted, priority=rule.priority) == rule and wanted.family == rule.family
+    return alike and wanted.priority in (None, rule.priority)
 
 
 def _host(topology: Topology, name: str) -> Host:
@@ -158,17 +151,11 @@ def _host_of(topology: Topology, nic: str) -> tuple[str, str]:
     return host, name
 
 
-def _interface_of(topology: Topology, nic: str) -> tuple[str, str]:
+def _interface_of(topology: Topology, nic: str, *, nics_only: bool = False) -> tuple[str, str]:
     host, name = _host_of(topology, nic)
-    if name not in topology.hosts[host].interfaces:
-        _refuse(nic, f"{host} has no NIC {name!r}", nearest(name, topology.hosts[host].interfaces))
-    return host, name
-
-
-def _nic(topology: Topology, nic: str) -> tuple[str, str]:
-    host, name = _host_of(topology, nic)
-    if name not in topology.hosts[host].nics:
-        _refuse(nic, f"{host} has no NIC {name!r}", nearest(name, topology.hosts[host].nics))
+    known = topology.hosts[host].nics if nics_only else topology.hosts[host].interfaces
+    if name not in known:
+        _refuse(nic, f"{host} has no NIC {name!r}", nearest(name, known))
     return host, name
 
 
@@ -179,24 +166,22 @@ def _free(topology: Topology, where: str, interface: Interface) -> None:
 
 
 def _interface(where: str, words: str) -> Interface:
-    try:
-        return parse_interface(words)
-    except ValueError as error:
-        _refuse(where, str(error), "write ADDRESS/LENGTH, e.g. 10.0.1.9/24")
+    return _parsed(parse_interface, words, where, "write ADDRESS/LENGTH, e.g. 10.0.1.9/24")
 
 
 def _route(host: str, words: str) -> Route:
-    try:
-        return parse_route(words)
-    except ValueError as error:
-        _refuse(f"{host}: {words}", str(error), "e.g. default via 10.0.0.254 dev eth0")
+    return _parsed(parse_route, words, f"{host}: {words}", "e.g. default via 10.0.0.254 dev eth0")
 
 
 def _rule(host: str, words: str) -> Rule:
+    return _parsed(parse_rule, words, f"{host}: {words}", "e.g. from 10.244.1.0/24 lookup 100")
+
+
+def _parsed(parse: Callable[[str], T], words: str, where: str, example: str) -> T:
     try:
-        return parse_rule(words)
+        return parse(words)
     except ValueError as error:
-        _refuse(f"{host}: {words}", str(error), "e.g. from 10.244.1.0/24 lookup 100")
+        _refuse(where, str(error), example)
 
 
 def _one_of(things: Iterable[object]) -> str:

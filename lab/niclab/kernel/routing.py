@@ -126,8 +126,7 @@ def _refusal(host: Host, route: Route, before: Sequence[Route]) -> str | None:
     hops = _kept(host, route, before).nexthops
     if route.family == 6 and len({(hop.via, hop.dev) for hop in hops}) < len(hops):
         return "two of its nexthops are the same"
-    own = {interface.ip for device in host.interfaces.values() for interface in device.addresses}
-    if route.source is not None and route.source not in own and not route.source.is_loopback:
+    if route.source is not None and route.source not in host.addresses and not route.source.is_loopback:
         return f"src {route.source} is not an address of the host"
     same = next((other for other in connected(host) if other.key == route.key), None)
     return f"the kernel has {str(same)!r} by itself: give yours a metric" if same else None
@@ -140,8 +139,7 @@ def _hop(host: Host, route: Route, hop: NextHop, before: Sequence[Route]) -> str
         return f"NIC {hop.dev!r} is down: the kernel takes no route on it"
     if hop.via is None:
         return None
-    own = any(hop.via == interface.ip for device in host.interfaces.values() for interface in device.addresses)
-    if own and (hop.onlink or route.family == 6):
+    if hop.via in host.addresses and (hop.onlink or route.family == 6):
         return f"gateway {hop.via} is the host's own address"
     if hop.via.is_link_local and route.family == 6:
         return None

@@ -147,6 +147,11 @@ class Host(Model):
         """NICs and links: whatever can have an address."""
         return {**self.nics, **self.links} if self.links else self.nics
 
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Every address of the host, NICs before links."""
+        return tuple(interface.ip for device in self.interfaces.values() for interface in device.addresses)
+
 
 class Router(Host):
     """A host that forwards between its NICs and runs no Cilium: a gateway or a top-of-rack switch."""
@@ -496,6 +501,19 @@ class Topology(Model):
         """The CIDRs of the cloud's network: as given, else the networks of every ENI, in the nodes' order."""
         nics = (nic for node in self.nodes.values() for nic in node.enis.values())
         return self.vpc or tuple(dict.fromkeys(interface.network for nic in nics for interface in nic.addresses))
+
+    def sections(self) -> Iterator[tuple[str, str, Host]]:
+        """Every (section of the file, host name, host), nodes first."""
+        for section, hosts in (("nodes", self.nodes), ("externals", self.externals), ("routers", self.routers)):
+            for name, host in hosts.items():
+                yield section, name, host
+
+    def with_hosts(self, hosts: Mapping[str, Host]) -> Topology:
+        """The same with these hosts in place of those of their names."""
+        update: dict[str, dict[str, Host]] = {}
+        for section, name, host in self.sections():
+            update.setdefault(section, {})[name] = hosts.get(name, host)
+        return self.model_copy(update=update)
 
     def nic_pairs(self) -> Iterator[tuple[str, str, Nic]]:
         """Every (host, NIC name, NIC) in the lab, nodes first."""
