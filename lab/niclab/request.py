@@ -17,7 +17,7 @@ from niclab.cilium.version import DEFAULT_VERSION, VERSIONS, Version, modelled_v
 from niclab.errors import InputError, LabError, Problem, nearest
 from niclab.host import userns
 from niclab.settings import LAB_BASELINE, Settings, check_keys, formats, unmodelled
-from niclab.settings.fit import fit
+from niclab.settings.model import fit
 from niclab.topology import Topology
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from niclab.settings import (
     unmodelled,
 )
 from niclab.settings.flags import agent_flags, complaint, release, table
-from niclab.settings.view import NodeView
+from niclab.settings.model import NodeView
 
 
 def test_the_table_is_there() -> None:

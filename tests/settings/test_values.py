@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from niclab.errors import InputError, closest
 from niclab.settings import LAB_BASELINE, Settings, Values
-from niclab.settings.flags import complaint
-from niclab.settings.values import parse_bool, parse_cidr, split_list
+from niclab.settings.flags import complaint, parse_bool, parse_cidr, split_list
 
 
 @pytest.mark.parametrize(

@@ -38,9 +38,7 @@ def load(name: str | Path) -> Topology:
 
 def loads(text: str, name: str) -> Topology:
     """A topology from YAML text; `name` is the file's name in errors. Raises InputError."""
-    read = parse(text, name)
-    read.refuse(check(read.topology))
-    return read.topology
+    return parse(text, name, check)
 
 
 def check(topology: Topology) -> Iterator[Finding]:

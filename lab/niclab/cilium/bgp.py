@@ -15,7 +15,7 @@ from itertools import combinations
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import NodeDecision
 from niclab.net.route import FAMILIES, PROTOCOLS, Address, Family, Network, NextHop, Route, Why, family_of
-from niclab.settings.values import parse_bool
+from niclab.settings.flags import parse_bool
 from niclab.topology import Host, Interface, Service, Topology
 
 _Place = tuple[str, Address]

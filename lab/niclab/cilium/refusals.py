@@ -16,8 +16,7 @@ from niclab.cilium.selection.direct_routing import DirectRouting
 from niclab.cilium.selection.features import masquerades, node_port
 from niclab.cilium.version import Version
 from niclab.settings import NodeView
-from niclab.settings.flags import agent_keys
-from niclab.settings.values import parse_bool
+from niclab.settings.flags import agent_keys, parse_bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,12 @@ the key counts, so that a NIC with a dot in its name can be written.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Collection
 from functools import cache
-from importlib import resources
 
-from niclab.errors import nearest
+from niclab.errors import closest, nearest
+from niclab.topology.yamlfile import data_lines
 
 # Slashes where the kernel has them, or dots; `..` would leave the host's own part of /proc/sys.
 _OF_NAMESPACE = re.compile(r"net(/[\w+-][\w.+-]*)+|net(\.[\w+-]+)+")
@@ -38,14 +37,13 @@ def refusal(key: str, interfaces: Collection[str] | None = None) -> tuple[str, s
 
 
 def _nearest(pattern: str, separator: str, interface: str) -> str:
-    close = difflib.get_close_matches(pattern, _patterns(), n=1, cutoff=0.6)
-    if not close:
+    close = closest(pattern, _patterns())
+    if close is None:
         return "see /proc/sys/net of a network namespace for the keys there are"
-    words = ["net", *(interface if word == "*" else word for word in close[0].split("/"))]
+    words = ["net", *(interface if word == "*" else word for word in close.split("/"))]
     return f"did you mean {separator.join(words)}?"
 
 
 @cache
 def _patterns() -> tuple[str, ...]:
-    text = resources.files("niclab.kernel").joinpath("data", "sysctls.txt").read_text(encoding="utf-8")
-    return tuple(line for line in text.splitlines() if not line.startswith("#"))
+    return tuple(data_lines("niclab.kernel", "sysctls.txt"))

@@ -167,14 +167,8 @@ class Route:
         if self.protocol != PROTOCOLS["boot"]:
             name = next((name for name, number in PROTOCOLS.items() if number == self.protocol), str(self.protocol))
             words.append(f"proto {name}")
-        if self.scope is not None:
-            words.append(f"scope {self.scope}")
-        if self.source is not None:
-            words.append(f"src {self.source}")
-        if self.metric is not None:
-            words.append(f"metric {self.metric}")
-        if self.mtu is not None:
-            words.append(f"mtu {self.mtu}")
+        options = {"scope": self.scope, "src": self.source, "metric": self.metric, "mtu": self.mtu}
+        words += [f"{word} {value}" for word, value in options.items() if value is not None]
         if len(self.nexthops) > 1:
             words += [f"nexthop {hop.words()} weight {hop.weight}" for hop in self.nexthops]
         if self.family == 6 and self.is_default and not any(hop.via for hop in self.nexthops):
@@ -215,10 +209,7 @@ class Rule:
             words += ["to", str(self.destination)]
         if self.mark:
             words += ["fwmark", f"{self.mark[0]:#x}/{self.mark[1]:#x}"]
-        if self.iif:
-            words += ["iif", self.iif]
-        if self.oif:
-            words += ["oif", self.oif]
+        words += [f"{word} {device}" for word, device in (("iif", self.iif), ("oif", self.oif)) if device]
         words += ["lookup", str(self.table)] if self.action == "lookup" else [self.action]
         if self.priority is not None:
             words += ["priority", str(self.priority)]

@@ -1,6 +1,7 @@
 """What Cilium is configured with: one object from every format people have, and back."""
 
 from niclab.settings.assignments import parse_assignments, parse_node_assignments, to_flags
+from niclab.settings.flags import Values
 from niclab.settings.formats import load, loads, to_configmap, to_helm
 from niclab.settings.model import (
     CHART_DEFAULTS,
@@ -9,14 +10,13 @@ from niclab.settings.model import (
     Expression,
     KeyReport,
     NodeSettings,
+    NodeView,
     Selector,
     Settings,
     check_keys,
     effective,
     unmodelled,
 )
-from niclab.settings.values import Values
-from niclab.settings.view import NodeView
 
 __all__ = [
     "CHART_DEFAULTS",

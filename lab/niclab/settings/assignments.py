@@ -8,9 +8,8 @@ import shlex
 from typing import TYPE_CHECKING, NamedTuple
 
 from niclab.errors import InputError, Problem, Problems
-from niclab.settings.flags import complaint, spelled, table, unknown
+from niclab.settings.flags import Values, complaint, spelled, table, unknown
 from niclab.settings.model import NodeSettings, Settings
-from niclab.settings.values import Values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

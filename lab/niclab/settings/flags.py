@@ -1,5 +1,5 @@
-"""The table of flags: every key that some Cilium reads, how people spell it, what its values may be, and whether the
-model acts on it; with the table between flags and Helm values.
+"""The table of flags: every key that some Cilium reads, how people spell it, what its values may be and how
+Cilium reads them, whether the model acts on it, and the Helm value it comes from.
 
 The facts are in data/: flags.txt, helm-flags.txt and helm-paths.txt; their heads say what the columns mean.
 """
@@ -7,17 +7,14 @@ The facts are in data/: flags.txt, helm-flags.txt and helm-paths.txt; their head
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib import resources
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from niclab.errors import closest
-from niclab.settings.values import parse_bool, parse_cidr, split_list
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from niclab.topology.yamlfile import data_lines
 
 VERSIONS = ("1.18", "1.20")
 """The versions whose flags are known in full (`cilium-agent --help`)."""
@@ -54,7 +51,7 @@ class Flag(NamedTuple):
 
 @cache
 def table() -> Mapping[str, Flag]:
-    return MappingProxyType({flag.key: flag for flag in map(_flag, data_lines("flags.txt"))})
+    return MappingProxyType({flag.key: flag for flag in map(_flag, data_lines("niclab.settings", "flags.txt"))})
 
 
 def _flag(line: str) -> Flag:
@@ -91,12 +88,6 @@ def release(version: str) -> int:
     return int(match[1]) * 1000 + int(match[2]) if match else 10**6
 
 
-def data_lines(name: str) -> list[str]:
-    """A data file's lines, without comments and empty ones."""
-    text = resources.files("niclab.settings").joinpath("data", name).read_text(encoding="utf-8")
-    return [line for line in text.splitlines() if line and not line.startswith("#")]
-
-
 class HelmValue(NamedTuple):
     """A Helm value, the flag it becomes, the form a list takes there (text, spaces, commas, json; or a switch), and
     whether it is only read. From the chart's own template (install/kubernetes/cilium/templates/cilium-configmap.yaml,
@@ -112,7 +103,7 @@ class HelmValue(NamedTuple):
 @cache
 def helm_values() -> Mapping[str, HelmValue]:
     """Every Helm value that is a flag, by its dotted path."""
-    lines = (line.split() for line in data_lines("helm-flags.txt"))
+    lines = (line.split() for line in data_lines("niclab.settings", "helm-flags.txt"))
     return MappingProxyType(
         {path: HelmValue(tuple(path.split(".")), flag, form, bool(legacy)) for path, flag, form, *legacy in lines}
     )
@@ -130,7 +121,7 @@ def known_paths() -> frozenset[str]:
     dotted = {
         ".".join(value.path[:depth]) for value in helm_values().values() for depth in range(1, len(value.path) + 1)
     }
-    return frozenset(data_lines("helm-paths.txt")) | dotted
+    return frozenset(data_lines("niclab.settings", "helm-paths.txt")) | dotted
 
 
 @cache
@@ -230,3 +221,66 @@ def _not_an_address(value: str, version: Literal[4, 6]) -> Wrong | None:
     if address.version != version:
         return f"{value!r} is an IPv{address.version} address", f"write it as ipv{address.version}-node"
     return None
+
+
+# Go's strconv.ParseBool, which pflag and viper use.
+_TRUE = frozenset({"1", "t", "T", "TRUE", "true", "True"})
+_FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
+
+
+class Values(Mapping[str, str]):
+    """An immutable, hashable mapping of text to text, sorted by key."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Mapping[str, str] | None = None) -> None:
+        self._items: dict[str, str] = dict(sorted((items or {}).items()))
+
+    def __getitem__(self, key: str) -> str:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __hash__(self) -> int:
+        return hash(tuple(self._items.items()))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Mapping) and self._items == dict(other)
+
+    def __repr__(self) -> str:
+        return f"Values({self._items!r})"
+
+    def over(self, upper: Mapping[str, str]) -> Values:
+        """These, with `upper` winning."""
+        return Values({**self._items, **upper})
+
+
+def split_list(text: str) -> tuple[str, ...]:
+    """A list as the agent reads it from a flag, its environment or a ConfigMap.
+
+    Commas split; one single element is split again by whitespace. So `eth0 eth1` is two names and
+    `eth0 eth1,eth2` is `eth0 eth1` and `eth2` (vendor/github.com/cilium/hive/cell/config.go:104-136,192-210).
+    """
+    if not text:
+        return ()
+    parts = text.split(",")
+    return tuple(parts[0].split()) if len(parts) == 1 else tuple(parts)
+
+
+def parse_bool(text: str) -> bool | None:
+    """The boolean as Go reads it, None if it is none."""
+    return True if text in _TRUE else False if text in _FALSE else None
+
+
+def parse_cidr(text: str) -> IPv4Network | IPv6Network | None:
+    """The network of a CIDR, host bits dropped as Go's net.ParseCIDR does; None if it is none."""
+    if not re.search(r"/\d+$", text):  # Go takes neither a bare address nor a dotted mask
+        return None
+    try:
+        return ip_network(text, strict=False)
+    except ValueError:
+        return None

@@ -10,10 +10,9 @@ import yaml
 
 from niclab.errors import InputError, Problem, closest
 from niclab.settings.assignments import looks_like_flags, parse_flags
-from niclab.settings.flags import spelled, table, wrong
+from niclab.settings.flags import Values, spelled, table, wrong
 from niclab.settings.helm import HEADINGS, OLD_REPLACEMENTS, TUNNELS, parse_helm, to_helm_values
 from niclab.settings.model import HOSTNAME_LABEL, OPERATORS, Expression, NodeSettings, Selector, Settings
-from niclab.settings.values import Values
 from niclab.topology.yamlfile import Field, Reading, load_with_lines, read_text, refuse_long, scalar
 
 if TYPE_CHECKING:

@@ -11,16 +11,17 @@ from niclab.errors import InputError, closest
 from niclab.settings import ipmasq
 from niclab.settings.flags import (
     HelmValue,
+    Values,
     agent_keys,
     branches,
     complaint,
     helm_value_of,
     helm_values,
     known_paths,
+    parse_bool,
     unknown,
 )
 from niclab.settings.model import Settings
-from niclab.settings.values import Values, parse_bool
 from niclab.topology.yamlfile import Field, Reading, dotted, scalar
 
 if TYPE_CHECKING:

@@ -90,20 +90,13 @@ def _steps(text: str, path: Field) -> list[str]:
         )
     if lengths[0] > _LIMIT:
         raise RangeError(path, f"{text!r} makes {lengths[0]} entries, more than {_LIMIT}", "use a shorter range")
-    entries = []
-    for step in range(lengths[0]):
-        numbers = iter([low + step for low, _ in spans])
-        entries.append(_RANGE.sub(partial(_next, numbers), text))
-    return entries
+    return [_RANGE.sub(partial(_number, step), text) for step in range(lengths[0])]
 
 
-def _next(numbers: Iterator[int], span: re.Match[str]) -> str:
-    """The next number in place of a range; `node[01-12]` keeps its zeros."""
-    return _padded(next(numbers), span[1])
-
-
-def _padded(number: int, low: str) -> str:
-    return str(number).zfill(len(low)) if low.startswith("0") else str(number)
+def _number(step: int, span: re.Match[str]) -> str:
+    """A range's number at this step; `node[01-12]` keeps its zeros."""
+    number = str(int(span[1]) + step)
+    return number.zfill(len(span[1])) if span[1].startswith("0") else number
 
 
 def _substituted(value: Any, path: Field, number: str | None) -> Any:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,22 +58,10 @@ def is_topology(path: Path) -> bool:
     return any(isinstance(data, dict) and not {"fabrics", "nodes"}.isdisjoint(data) for data in documents)
 
 
-@dataclass(frozen=True)
-class TopologyFile:
-    """A topology as read from a file, not yet checked, and where each of its fields stands in the file."""
+def parse(text: str, name: str, check: Callable[[Topology], Iterable[Finding]]) -> Topology:
+    """A topology from YAML text; `name` is the file's name in errors, `check` finds what must hold between fields.
 
-    topology: Topology
-    places: Places
-
-    def refuse(self, findings: Iterable[Finding]) -> None:
-        """Raises InputError with the findings, if there are any, each at its line."""
-        self.places.problems(findings).finish()
-
-
-def parse(text: str, name: str) -> TopologyFile:
-    """A topology from YAML text, its fields valid each by itself; `name` is the file's name in errors.
-
-    Raises InputError. What must hold between fields is checked by `niclab.check`.
+    Raises InputError with what was found, each at its line.
     """
     document, line_of = _only_document(text, name)
     try:
@@ -79,11 +69,13 @@ def parse(text: str, name: str) -> TopologyFile:
     except RangeError as error:
         field = dotted(error.path)
         raise InputError([Problem(name, line_of(0, error.path), field, str(error), error.fix)]) from None
-    places = Places(name, line_of, data, origin)
+    places = _Places(name, line_of, data, origin)
     try:
-        return TopologyFile(Topology.model_validate(data), places)
+        topology = Topology.model_validate(data)
     except ValidationError as error:
         raise InputError(places.problems(explain(dict(details)) for details in error.errors())) from None
+    places.problems(check(topology)).finish()
+    return topology
 
 
 def _only_document(text: str, name: str) -> tuple[dict[Any, Any], LineOf]:
@@ -101,14 +93,14 @@ def _only_document(text: str, name: str) -> tuple[dict[Any, Any], LineOf]:
     raise InputError([Problem(name, line, "", why, "a topology is one mapping with name, fabrics and nodes")])
 
 
-class Places:
-    """Where the fields of a topology stand in its file."""
+@dataclass(frozen=True)
+class _Places:
+    """Where the fields of a topology stand in its file. `origin`: path in the data → path in the file."""
 
-    def __init__(self, name: str, line_of: LineOf, data: Any, origin: dict[Field, Field]) -> None:
-        self._name = name
-        self._line_of = line_of
-        self._data = data
-        self._origin = origin
+    name: str
+    line_of: LineOf
+    data: Any
+    origin: dict[Field, Field]
 
     def problems(self, findings: Iterable[Finding]) -> Problems:
         """The findings in the file's order; what the entries of one range have in common is listed once. Of very many
@@ -130,29 +122,19 @@ class Places:
 
     def _problem(self, source: Field, finding: Finding, more: int) -> Problem:
         why = finding.why + (f" (and so for {more} more of the range)" if more else "")
-        return Problem(self._name, self._line_of(0, source), self._field(finding.path, source), why, finding.fix)
-
-    def _field(self, path: Field, source: Field) -> str:
-        """Names as the topology has them, indices as the file has them."""
-        both = zip(path, source, strict=True)
-        return dotted(
-            tuple(there if isinstance(here, int) and isinstance(there, int) else here for here, there in both)
-        )
+        # Names as the topology has them, indices as the file has them.
+        both = zip(finding.path, source, strict=True)
+        field = tuple(there if isinstance(here, int) and isinstance(there, int) else here for here, there in both)
+        return Problem(self.name, self.line_of(0, source), dotted(field), why, finding.fix)
 
     def _source(self, path: Field) -> Field:
         known = path
-        while known not in self._origin:
+        while known not in self.origin:
             known = known[:-1]
         rest = path[len(known) :]
         if rest:
             # Pods by name may be written as a list of names.
-            value = self._at(known)
+            value = functools.reduce(operator.getitem, known, self.data)
             if isinstance(value, list) and rest[0] in value:
-                return (*self._origin[*known, value.index(rest[0])], *rest[1:])
-        return (*self._origin[known], *rest)
-
-    def _at(self, path: Field) -> Any:
-        value = self._data
-        for part in path:
-            value = value[part]
-        return value
+                return (*self.origin[*known, value.index(rest[0])], *rest[1:])
+        return (*self.origin[known], *rest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from functools import cache
+from importlib import resources
 from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
@@ -53,6 +54,12 @@ def read_text(path: Path) -> str:
     except (OSError, ValueError) as error:
         why, fix = getattr(error, "strerror", None) or str(error), "make the file readable"
     raise InputError([Problem(str(path), 0, "", why, fix)])
+
+
+def data_lines(package: str, name: str) -> list[str]:
+    """The lines of one of a package's data files, without comments and empty ones."""
+    text = resources.files(package).joinpath("data", name).read_text(encoding="utf-8")
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
 def load_with_lines(text: str, name: str) -> tuple[list[object], LineOf]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.version import Version
 from niclab.settings import NodeView
-from niclab.settings.values import parse_bool
+from niclab.settings.flags import parse_bool
 
 
 def node_port(settings: NodeView, version: Version) -> bool:
