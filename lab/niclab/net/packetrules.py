@@ -11,7 +11,7 @@ very same ones: there is no second account of what is masqueraded. They mean wha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -260,24 +260,19 @@ def translation(rules: Sequence[PacketRule], hook: Hook, passing: Passing) -> Pa
     return None
 
 
-_KINDS: dict[bool, dict[Hook, str]] = {
+_CHAINS: Mapping[Hook, tuple[str, str, str | None]] = {
+    "prerouting": ("filter", "prerouting priority mangle", "prerouting priority dstnat"),
+    "input": ("filter", "input priority mangle", "input priority srcnat"),
+    "forward": ("filter", "forward priority mangle", None),
     # Marks set by `route` chains send locally made packets to the routing table again.
-    False: {
-        "prerouting": "filter hook prerouting priority mangle",
-        "input": "filter hook input priority mangle",
-        "forward": "filter hook forward priority mangle",
-        "output": "route hook output priority mangle",
-        "postrouting": "filter hook postrouting priority mangle",
-        "leaving": "filter hook postrouting priority srcnat + 10",
-    },
-    True: {
-        "prerouting": "nat hook prerouting priority dstnat",
-        "input": "nat hook input priority srcnat",
-        "output": "nat hook output priority -100",
-        "postrouting": "nat hook postrouting priority srcnat",
-    },
+    "output": ("route", "output priority mangle", "output priority -100"),
+    "postrouting": ("filter", "postrouting priority mangle", "postrouting priority srcnat"),
+    "leaving": ("filter", "postrouting priority srcnat + 10", None),
 }
-
+"""Hook → the type of the chain of its filter rules, where that is, and where its translation rules are, if any."""
+_IP: Mapping[Family, str] = {4: "ip", 6: "ip6"}
+_NOTE: Mapping[Family, str] = {4: "ip id", 6: "ip6 flowlabel"}
+"""Where a note is written: fields that no other packet of the lab has a use for."""
 _NOTED = 0x3F
 """The DSCP of packets with a note; it leaves the two bits of ECN alone."""
 
@@ -300,19 +295,20 @@ def _table(rules: Sequence[PacketRule], family: Family) -> str:
                 chains.append(_chain(hook, translates, mine, family))
     if not chains:
         return ""
-    return "\n".join([f"table {'ip' if family == 4 else 'ip6'} niclab {{", *chains, "}", ""])
+    return "\n".join([f"table {_IP[family]} niclab {{", *chains, "}", ""])
 
 
 def _chain(hook: Hook, translates: bool, rules: Sequence[PacketRule], family: Family) -> str:
-    if hook not in _KINDS[translates]:
+    kind, filtering, translating = _CHAINS[hook]
+    if translates and translating is None:
         raise ValueError(f"nothing is translated at {hook}")
     lines = "\n".join(f"    {' '.join((*_match(rule.match, family), _action(rule, family)))}" for rule in rules)
-    name = f"{hook}_{'nat' if translates else 'filter'}"
-    return f"  chain {name} {{\n    type {_KINDS[translates][hook]}; policy accept;\n{lines}\n  }}"
+    name, head = ("nat", f"nat hook {translating}") if translates else ("filter", f"{kind} hook {filtering}")
+    return f"  chain {hook}_{name} {{\n    type {head}; policy accept;\n{lines}\n  }}"
 
 
 def _match(match: Match, family: Family) -> Iterator[str]:
-    ip = _ip(family)
+    ip = _IP[family]
     if match.iif:
         yield f"iifname {_devices(match.iif)}"
     if match.oif:
@@ -343,21 +339,21 @@ def _match(match: Match, family: Family) -> Iterator[str]:
     if match.route:
         yield f"fib daddr oifname {_devices(match.route)}"
     if match.note is not None:
-        yield f"{_ip(family)} dscp {_NOTED if match.note else 0:#x}"
+        yield f"{ip} dscp {_NOTED if match.note else 0:#x}"
         if match.note:
-            yield f"{_note(family)} {match.note}"
+            yield f"{_NOTE[family]} {match.note}"
 
 
 def _devices(devices: Devices) -> str:
     names = [f'"{entry}"' if (prefix := prefix_of(entry)) is None else f'"{prefix}*"' for entry in devices.names]
-    return ("!= " if devices.negated else "") + (names[0] if len(names) == 1 else f"{{ {', '.join(names)} }}")
+    return ("!= " if devices.negated else "") + _set(names)
 
 
 def _networks(networks: Sequence[Network]) -> str:
-    words = [
-        str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
-        for network in networks
-    ]
+    return _set([str(network).removesuffix(f"/{network.max_prefixlen}") for network in networks])
+
+
+def _set(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{{ {', '.join(words)} }}"
 
 
@@ -370,26 +366,23 @@ def _action(rule: PacketRule, family: Family) -> str:
     match rule.action:
         case Snat(address):
             return f"snat to {address}"
-        case Masquerade():
-            return "masquerade"
         case Dnat():
             return _dnat(rule.action, rule.match, family)
-        case Exempt() | Accept():
-            return "accept"
-        case Drop():
-            return "drop"
         case SetMark(value, mask):
-            return f"meta mark set {value:#x}" if mask == EVERY_BIT else _some_bits(value, mask)
+            kept = "" if mask == EVERY_BIT else f"meta mark & {~mask & EVERY_BIT:#x} | "
+            return f"meta mark set {kept}{value:#x}"
         case SetConnectionMark(value):
             return f"ct mark set {value:#x}"
         case Reject():
             return f"reject with {'icmp' if family == 4 else 'icmpv6'} port-unreachable"
         case Rewrite():
             return " ".join(_rewrite(rule.action, rule.match.protocol, family))
+        case Masquerade() | Exempt() | Accept() | Drop():
+            return {Masquerade: "masquerade", Drop: "drop"}.get(type(rule.action), "accept")
 
 
 def _rewrite(action: Rewrite, protocol: Protocol | None, family: Family) -> Iterator[str]:
-    ip = _ip(family)
+    ip = _IP[family]
     if action.source:
         yield f"{ip} saddr set {action.source}"
     if action.destination:
@@ -398,25 +391,17 @@ def _rewrite(action: Rewrite, protocol: Protocol | None, family: Family) -> Iter
         yield f"{protocol} sport set {action.source_port}"
     if action.note is not None:
         if action.note:
-            yield f"{_note(family)} set {action.note}"
+            yield f"{_NOTE[family]} set {action.note}"
         yield f"{ip} dscp set {_NOTED if action.note else 0:#x}"
-
-
-def _note(family: Family) -> str:
-    """Where a note is written: fields that no other packet of the lab has a use for."""
-    return "ip id" if family == 4 else "ip6 flowlabel"
-
-
-def _some_bits(value: int, mask: int) -> str:
-    return f"meta mark set meta mark & {~mask & EVERY_BIT:#x} | {value:#x}"
 
 
 def _dnat(action: Dnat, match: Match, family: Family) -> str:
     """One backend, or a map from a hash of the client's address and port; ports all or none, as nft has it."""
     if len(action.backends) == 1:
         (only,) = action.backends
-        return f"dnat to {_end(only.address, only.port)}"
-    ip = _ip(family)
+        address = f"[{only.address}]" if only.port is not None and only.address.version == 6 else only.address
+        return f"dnat to {address}" + ("" if only.port is None else f":{only.port}")
+    ip = _IP[family]
     client = f"{ip} saddr" if match.protocol in (None, "icmp") else f"{ip} saddr . {match.protocol} sport"
     ported = all(backend.port is not None for backend in action.backends)
     entries = ", ".join(
@@ -425,13 +410,3 @@ def _dnat(action: Dnat, match: Match, family: Family) -> str:
     )
     hashed = f"jhash {client} mod {len(action.backends)} seed 0x1 map {{ {entries} }}"
     return f"dnat {ip} to {hashed}" if ported else f"dnat to {hashed}"
-
-
-def _end(address: Address, port: int | None) -> str:
-    if port is None:
-        return str(address)
-    return f"{address}:{port}" if address.version == 4 else f"[{address}]:{port}"
-
-
-def _ip(family: Family) -> str:
-    return "ip" if family == 4 else "ip6"

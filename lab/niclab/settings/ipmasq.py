@@ -42,56 +42,42 @@ class Configuration:
 
 def read(value: str) -> Configuration:
     """The configuration that a value of `ip-masq-agent-config-path` stands for. Raises InputError."""
+    try:
+        return _read(value)
+    except InputError as error:
+        why = error.problems[0].why
+    except ValueError as error:
+        why = str(error)
+    shown = value if len(value) <= 60 else f"{value[:57]}…"
+    raise InputError([Problem("settings", 0, _KEY, f"{shown}: {why}", _EXAMPLE)])
+
+
+def _read(value: str) -> Configuration:
     inline = value.lstrip().startswith("{")
-    text = value if inline else _text(value)
+    text = value if inline else "" if value in ("", DEFAULT_PATH) else read_text(Path(value))
     if not text.strip():
         return Configuration("", (*DEFAULT_NETWORKS, *_LINK_LOCAL.values()))
-    try:
-        documents, _ = load_with_lines(text, "")
-    except InputError as error:
-        raise _wrong(value, error.problems[0].why) from None
+    documents, _ = load_with_lines(text, "")
     data = documents[0] if len(documents) == 1 else None
     if not isinstance(data, dict):
-        raise _wrong(value, "it is no mapping")
+        raise ValueError("it is no mapping")
     if inline:
         text = json.dumps(data)
-    elif text.lstrip().startswith("{") and not _is_json(text):
-        raise _wrong(value, "agents take a file that begins with a brace for JSON, and it is none")
+    elif text.lstrip().startswith("{"):
+        try:
+            json.loads(text)
+        except ValueError:
+            raise ValueError("agents take a file that begins with a brace for JSON, and it is none") from None
     listed = data.get("nonMasqueradeCIDRs") or []
-    networks = [_network(value, entry) for entry in (listed if isinstance(listed, list) else [listed])]
+    networks = [_network(entry) for entry in (listed if isinstance(listed, list) else [listed])]
     # As the agent has it: a file that lists nothing asks for the defaults no more.
     networks += [network for key, network in _LINK_LOCAL.items() if data.get(key) is not True]
     return Configuration(text, tuple(dict.fromkeys(networks)))
 
 
-def _text(value: str) -> str:
-    if value in ("", DEFAULT_PATH):
-        return ""
-    try:
-        return read_text(Path(value))
-    except InputError as error:
-        raise _wrong(value, error.problems[0].why) from None
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _network(value: str, entry: Any) -> Network:
-    try:
-        # Host bits are dropped, as the agent does.
-        address, slash, length = str(entry).partition("/")
-        if not slash:
-            raise ValueError(f"{entry!r} has no prefix length")
-        return ipaddress.ip_network(f"{address}/{length}", strict=False)
-    except ValueError as error:
-        raise _wrong(value, str(error)) from None
-
-
-def _wrong(value: str, why: str) -> InputError:
-    shown = value if len(value) <= 60 else f"{value[:57]}…"
-    return InputError([Problem("settings", 0, _KEY, f"{shown}: {why}", _EXAMPLE)])
+def _network(entry: Any) -> Network:
+    """Host bits are dropped, as the agent does."""
+    address, slash, length = str(entry).partition("/")
+    if not slash:
+        raise ValueError(f"{entry!r} has no prefix length")
+    return ipaddress.ip_network(f"{address}/{length}", strict=False)

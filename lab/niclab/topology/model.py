@@ -6,7 +6,7 @@ Frozen pydantic models. The YAML around them is read by `niclab.topology.file`; 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network
 from itertools import chain
 from types import MappingProxyType
@@ -290,34 +290,6 @@ class Service(Model):
         return (*self.load_balancer_ip, *self.external_ips)
 
 
-def cluster_ips(services: Mapping[str, Service], families: Iterable[Family]) -> Mapping[str, tuple[Address, ...]]:
-    """Service → its virtual addresses: as given, else one of each of these families."""
-    taken = {address for service in services.values() for address in service.cluster_ip}
-    free = {
-        family: (address for address in _from_tenth(SERVICE_CIDRS[family]) if address not in taken)
-        for family in families
-    }
-    return {
-        name: service.cluster_ip or tuple(next(addresses) for addresses in free.values())
-        for name, service in services.items()
-    }
-
-
-def _from_tenth(cidr: Network) -> Iterable[Address]:
-    return (cidr.network_address + number for number in range(_FIRST_ADDRESS, cidr.num_addresses - 1))
-
-
-def node_ports(services: Mapping[str, Service]) -> Mapping[str, int]:
-    """Service → its node port, for those that have one; the next free one where none is given."""
-    taken = {service.node_port for service in services.values()}
-    free = (port for port in NODE_PORTS if port not in taken)
-    return {
-        name: service.node_port if service.node_port is not None else next(free)
-        for name, service in services.items()
-        if service.has_node_port
-    }
-
-
 # What a CiliumEgressGatewayPolicy says (pkg/k8s/apis/cilium.io/v2/cegp_types.go), with nodes and pods by their names.
 class EgressPolicy(Model):
     """Which pods, to where, by which gateway. With neither `interface` nor `egress_ip` the gateway's NIC is the one
@@ -543,13 +515,23 @@ class Topology(Model):
         return addresses
 
     def service_addresses(self) -> Mapping[str, tuple[Address, ...]]:
-        """Service name → its virtual addresses (ClusterIPs), IPv4 first."""
-        addresses = cluster_ips(self.services, self.families)
-        return {name: tuple(sorted(given, key=family_of)) for name, given in addresses.items()}
+        """Service name → its virtual addresses (ClusterIPs), IPv4 first: as given, else one of each family."""
+        taken = {address for service in self.services.values() for address in service.cluster_ip}
+        free = [_untaken(SERVICE_CIDRS[family], taken) for family in self.families]
+        return {
+            name: tuple(sorted(service.cluster_ip or [next(addresses) for addresses in free], key=family_of))
+            for name, service in self.services.items()
+        }
 
     def service_node_ports(self) -> Mapping[str, int]:
-        """Service name → the port it has on every node, for those that have one."""
-        return node_ports(self.services)
+        """Service name → the port it has on every node, for those that have one: as given, else the next free one."""
+        taken = {service.node_port for service in self.services.values()}
+        free = (port for port in NODE_PORTS if port not in taken)
+        return {
+            name: service.node_port if service.node_port is not None else next(free)
+            for name, service in self.services.items()
+            if service.has_node_port
+        }
 
     def router_address(self, node: str, family: Family) -> Address | None:
         """What Cilium calls the router IP: the pods' gateway, on `cilium_host`; here the pod CIDR's first address."""
@@ -564,6 +546,11 @@ DEFAULT_POOL = "default"
 def pod_hosts(cidr: Network) -> int:
     """How many pods a pod CIDR has addresses for: not its own, the router's, nor IPv4's broadcast address."""
     return max(cidr.num_addresses - (3 if cidr.version == 4 else 2), 0)
+
+
+def _untaken(cidr: Network, taken: set[Address]) -> Iterator[Address]:
+    numbers = range(_FIRST_ADDRESS, cidr.num_addresses - 1)
+    return (address for number in numbers if (address := cidr.network_address + number) not in taken)
 
 
 def _free(cidr: Network, taken: set[Address]) -> Iterator[Address]:
