@@ -24,7 +24,7 @@ def test_documents_and_lines() -> None:
         "# a comment\nnodes:\n  - name: a\n    mtu: 9000\n  - name: b\n---\nx: 1\n", "f"
     )
     assert documents == [{"nodes": [{"name": "a", "mtu": 9000}, {"name": "b"}]}, {"x": 1}]
-    assert line_of(0) == 2
+    assert line_of(0, ()) == 2
     assert line_of(0, ("nodes",)) == 2
     assert line_of(0, ("nodes", 0, "mtu")) == 4
     assert line_of(0, ("nodes", 1)) == 5

@@ -60,7 +60,7 @@ def loads(text: str, *, name: str) -> Settings:
         if isinstance(data, dict) and (not _is_config(data) or (several and _is_other_config_map(data)))
     ]
     ignored = [f"{name}: passed over, no settings of Cilium: {', '.join(passed)}"] if passed else []
-    return replace(result, warnings=(*result.warnings, *ignored))
+    return replace(result, warnings=(*reading.warnings, *ignored))
 
 
 _Item = tuple[Any, Field]
@@ -162,32 +162,26 @@ def _config_map(data: dict[str, Any], at: Field, reading: Reading) -> Settings:
     unread = {key for key in map(str, pairs) if (flag := table().get(key)) and not flag.of_agents}
     unquoted = sorted(str(key) for key, value in pairs.items() if not isinstance(value, str))
     values = _values({key: value for key, value in pairs.items() if str(key) not in unread}, at, reading)
-    warnings = []
     if unread:
         names = ", ".join(sorted(unread))
-        warnings.append(f"read by the operator or another component, not by the agent: {names}")
+        reading.warn(f"read by the operator or another component, not by the agent: {names}")
     if unquoted:
         names = ", ".join(unquoted)
-        warnings.append(f"a ConfigMap holds only text, Kubernetes refuses these unquoted: {names}")
+        reading.warn(f"a ConfigMap holds only text, Kubernetes refuses these unquoted: {names}")
     if now := OLD_REPLACEMENTS.get(word := values.get("kube-proxy-replacement", "")):
-        warnings.append(f"kube-proxy-replacement={word} is of Cilium 1.14 and before, read as {now}")
-    return Settings(Values(values), warnings=_from(reading, warnings), base="cluster")
-
-
-def _from(reading: Reading, warnings: list[str]) -> tuple[str, ...]:
-    return tuple(f"{reading.name}: {words}" for words in warnings)
+        reading.warn(f"kube-proxy-replacement={word} is of Cilium 1.14 and before, read as {now}")
+    return Settings(Values(values), base="cluster")
 
 
 def _node_config(data: dict[str, Any], at: Field, reading: Reading) -> Settings:
     """A CiliumNodeConfig (pkg/k8s/apis/cilium.io/v2/cnc_types.go:17-44)."""
-    warnings: list[str] = []
     metadata = data.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     if not isinstance(name, str) or not name:
         reading.problem((*at, "metadata"), "the object has no name", "write metadata.name")
         name = "unnamed"
     if data.get("apiVersion") == "cilium.io/v2alpha1":
-        warnings.append(f"{name}: cilium.io/v2alpha1 is the old version, write cilium.io/v2")
+        reading.warn(f"{name}: cilium.io/v2alpha1 is the old version, write cilium.io/v2")
     at = (*at, "spec")
     spec = reading.mapping(data.get("spec"), at, "write spec.nodeSelector and spec.defaults")
     for key in spec.keys() - {"nodeSelector", "defaults"}:
@@ -197,13 +191,13 @@ def _node_config(data: dict[str, Any], at: Field, reading: Reading) -> Settings:
     defaults = reading.mapping(defaults, (*at, "defaults"), "write key: value lines")
     values = Values(_values(defaults, (*at, "defaults"), reading))
     if (labels := spec.get("nodeSelector")) is None:
-        warnings.append(f"{name} has no nodeSelector, so it applies to no node")
-        return Settings(warnings=_from(reading, warnings))
+        reading.warn(f"{name} has no nodeSelector, so it applies to no node")
+        return Settings()
     selector: Selector | None = _selector(labels, (*at, "nodeSelector"), reading)
     node = name.removeprefix(OVERRIDE_PREFIX)
     if node != name and selector == Selector(Values({HOSTNAME_LABEL: node})):
         name, selector = node, None
-    return Settings(per_node=(NodeSettings(name, selector, values),), warnings=_from(reading, warnings))
+    return Settings(per_node=(NodeSettings(name, selector, values),))
 
 
 _NO_SUCH_KIND = (
@@ -218,7 +212,7 @@ def _article(data: dict[str, Any], at: Field, reading: Reading) -> Settings:
     if not isinstance(spec, dict):
         reading.problem(at, "a mapping is wanted", "write spec.devices")
         return Settings()
-    warnings = [_NO_SUCH_KIND]
+    reading.warn(_NO_SUCH_KIND)
     values: dict[str, str] = {}
     for key, value in spec.items():
         flags: Mapping[str, str]
@@ -241,12 +235,12 @@ def _article(data: dict[str, Any], at: Field, reading: Reading) -> Settings:
             reading.problem((*at, str(key)), "this has no meaning in any Cilium", fix)
             continue
         words = " and ".join(f"{flag}={text}" for flag, text in flags.items())
-        warnings.append(f"spec.{where} is {'' if key == 'tunnel' else 'the flag '}{words}; {meaning}")
+        reading.warn(f"spec.{where} is {'' if key == 'tunnel' else 'the flag '}{words}; {meaning}")
         values |= flags
     for flag, text in values.items():
         if complaint := wrong(flag, text):
             reading.problem((*at, flag), *complaint)
-    return Settings(Values({} if reading.problems else values), warnings=_from(reading, warnings))
+    return Settings(Values({} if reading.problems else values))
 
 
 def _values(pairs: dict[Any, Any], at: Field, reading: Reading) -> dict[str, str]:

@@ -82,6 +82,7 @@ def parse_helm(data: dict[str, Any], reading: Reading, under: Field) -> Settings
         # The chart as a dependency of another one, whose own values stand beside it.
         return parse_helm(values["cilium"], reading, (*under, "cilium"))
     chart = _Chart(reading, under)
+    before = len(reading.warnings)
     words = {str(key).split(".")[0] for key in values}
     for path, value in _leaves(values, ()):
         _read_leaf(chart, path, value)
@@ -92,8 +93,8 @@ def parse_helm(data: dict[str, Any], reading: Reading, under: Field) -> Settings
     reading.problems.finish()
     if chart.not_agent:
         names = ", ".join(sorted(set(chart.not_agent)))
-        reading.warnings.insert(0, f"{reading.name}: not an agent setting, left out: {names}")
-    return Settings(Values(chart.values), warnings=tuple(reading.warnings), base="chart")
+        reading.warnings.insert(before, f"{reading.name}: not an agent setting, left out: {names}")
+    return Settings(Values(chart.values), base="chart")
 
 
 def to_helm_values(values: Values) -> dict[str, Any]:

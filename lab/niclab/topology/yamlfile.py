@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from yaml.reader import Reader
@@ -32,10 +32,9 @@ _MAX_NESTING = 100
 _TAG = "tag:yaml.org,2002:"
 
 
-class LineOf(Protocol):
-    """The line of a field, counted from 1; its nearest ancestor's when it is not there; 0 without the document."""
-
-    def __call__(self, document: int, field: Field = (), /) -> int: ...
+LineOf = Callable[[int, Field], int]
+"""The line of a document's field, counted from 1; its nearest ancestor's when it is not there; 0 without the document.
+"""
 
 
 def read_text(path: Path) -> str:
@@ -89,7 +88,7 @@ def load_with_lines(text: str, name: str) -> tuple[list[object], LineOf]:
         # The last one wins: construction puts what `<<` merges in before the mapping's own keys.
         return {part: (named_by, child) for part, named_by, child in _children(node)}
 
-    def line_of(document: int, field: Field = (), /) -> int:
+    def line_of(document: int, field: Field) -> int:
         if not 0 <= document < len(roots):
             return 0
         node = roots[document]
@@ -118,15 +117,15 @@ class Reading:
     Fields begin with the number of their document.
     """
 
-    def __init__(self, name: str, line_of: LineOf) -> None:
+    def __init__(self, name: str, line_of: LineOf, warnings: list[str] | None = None) -> None:
         self.name = name
         self.problems = Problems()
-        self.warnings: list[str] = []
+        self.warnings = [] if warnings is None else warnings
         self._line_of = line_of
 
     def again(self) -> Reading:
         """The same file, as if nothing were wrong with it so far."""
-        return Reading(self.name, self._line_of)
+        return Reading(self.name, self._line_of, self.warnings)
 
     def problem(self, at: Field, why: str, fix: str, *, line: int | None = None) -> None:
         document, *field = at
