@@ -795,7 +795,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("net", help="the directory for argv.jsonl, settings/ and inputs/")
     made.add_argument("--topologies", default="topologies", metavar="DIR", help="the shipped topologies")
     made.add_argument("--load", default="niclab.check:load", metavar="MODULE:NAME", help="loads a topology by name")
-    made.add_argument("--cases", default="niclab.cli.parity_cases", metavar="MODULE", help="the parity cases")
+    made.add_argument("--cases", default="niclab.cli.parity", metavar="MODULE", help="the parity cases")
     made.add_argument("--mistakes", default="tests/golden/topology-errors", metavar="DIR", help="wrong topologies")
     made.add_argument("--trace-versions", default=",".join(VERSIONS), metavar="X.Y,…", help="versions that are traced")
     made.set_defaults(run=list_commands)

@@ -255,7 +255,7 @@ def flows(carried: Series, lost: Series, mixed: Series) -> None:
         for series, sent in ((carried, [good] * 100), (lost, [bad] * 100), (mixed, [good, bad] * 50)):
             with timed(series):
                 verdicts = [result.verdict for result in lab.send_all(sent)]
-            lab.forget_captures()
+            lab.captures.clear()
             wanted = ["carried" if flow == good else "lost" for flow in sent]
             if verdicts != wanted:
                 wrong = {verdict for verdict, want in zip(verdicts, wanted, strict=True) if verdict != want}

@@ -9,16 +9,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 
 from niclab.builtin import Builtin
 from niclab.check import check_flow
 from niclab.cilium.bgp import speaks
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.reported import NodeReport
-from niclab.cilium.version import Version
-from niclab.errors import InputError, LabError, Problem
+from niclab.errors import InputError, LabError, Problem, lab_error
 from niclab.flow.ordering import Ordering
 from niclab.flow.predict import World
 from niclab.flow.trace import Context
@@ -33,13 +31,13 @@ from niclab.kernel import edit
 from niclab.kernel.difference import difference
 from niclab.kernel.plan import Plan
 from niclab.net.route import Address
-from niclab.request import Choice, DatapathName, Request, resolve
+from niclab.request import DatapathName, Request, resolve
 from niclab.settings import Settings
 from niclab.topology import Flow, Topology
 from niclab.topology.model import asked
 from niclab.wire.capture import Capture
 from niclab.wire.decode import Decoder
-from niclab.wire.measure import Batch, Measurer, Observed, Order
+from niclab.wire.measure import Measurer, Observed
 from niclab.wire.sighting import without_resets
 from niclab.wire.tap import Taps
 
@@ -55,6 +53,19 @@ Undo = contextlib.AbstractContextManager[object]
 """A change that was made. At the end of a `with` block it is undone: all is then as it was before the change."""
 
 
+class Probes(TypedDict, total=False):
+    """How a flow is sent: `count` probes (5), each `size` bytes long with its IP header (the smallest).
+
+    With `vary_ports` each probe of a flow has a source port of its own, with `vary_addresses` each goes to the next of
+    the destination's addresses: then a hash may send them by different NICs (`FlowResult.shares`).
+    """
+
+    count: int
+    size: int | None
+    vary_ports: bool
+    vary_addresses: bool
+
+
 def datapath_class(name: DatapathName) -> type[Datapath]:
     """The class of a datapath. Real agents bring much along, so they are imported when they are wanted."""
     if name == "builtin":
@@ -62,30 +73,6 @@ def datapath_class(name: DatapathName) -> type[Datapath]:
     from niclab.agents.datapath import Cilium
 
     return Cilium
-
-
-def _datapath(choice: Choice, substrate: Substrate, ledger: Ledger) -> Datapath:
-    if choice.bundle is None or choice.control_plane is None:
-        return Builtin(substrate)
-    from niclab.agents.datapath import Cilium
-
-    return Cilium(substrate, ledger, choice.bundle, choice.kubernetes, choice.control_plane)
-
-
-def _speakers(decisions: Decisions, substrate: Substrate, ledger: Ledger) -> Speakers | None:
-    """What speaks BGP beside the nodes' agents, if the topology has any; not started."""
-    if decisions.topology.bgp is None:
-        return None
-    from niclab.agents.frr.speakers import Speakers
-
-    return Speakers(ledger, substrate, decisions)
-
-
-def _speak(speakers: Speakers | None, datapath: Datapath, decisions: Decisions) -> None:
-    """Return when those routers and nodes that should speak BGP with each other do. Raises LabError."""
-    if speakers is not None:
-        speakers.agents = datapath.bgp
-        speakers.wait([name for name in datapath.running if speaks(decisions.nodes[name])])
 
 
 class Lab:
@@ -97,46 +84,56 @@ class Lab:
     LabError for what the kernel refuses.
     """
 
-    def __init__(
-        self,
-        request: Request,
-        decisions: Decisions,
-        plan: Plan,
-        *,
-        substrate: Substrate,
-        ledger: Ledger,
-        datapath: Datapath,
-        speakers: Speakers | None,
-    ) -> None:
+    def __init__(self, request: Request, substrate: Substrate, ledger: Ledger) -> None:
+        """What stands when `of` has built it, or `attach` has taken it over."""
+        choice = request.choice
         self.request = request
-        self.topology = plan.topology
+        self.id = ledger.id
+        self.version = request.version
+        self.datapath = request.datapath
+        self.control_plane = choice.control_plane
+        """What real agents talk to, `kubernetes` or `kvstore`; None for the built-in datapath."""
+        self.topology = request.topology
         """As it is now."""
-        self.decisions = decisions
+        self.decisions = Decisions(request.topology, request.settings, request.version)
         """What each node's agent decides: the built-in datapath carries it out, of real agents it is expected."""
-        self.reported: Mapping[str, NodeReport] = datapath.reported()
+        self.reported: Mapping[str, NodeReport] = {}
         """Node → what its agent says."""
         self.flows: list[FlowResult] = []
         """Every flow measured so far."""
         self.commands: list[Command] = []
         """Every command run on a host so far, with its output."""
         self.captures: list[Capture] = []
-        """The frames of the flows measured since `forget_captures`."""
+        """The frames of the flows measured since this was last cleared."""
         self.changed_after: int | None = None
         """How many flows were measured before the first change, undone or not; None: nothing was changed. Agents
         remember, so a lab that was changed is of no use to the next test."""
-        self._plan = plan
+        self._plan = Plan(request.topology)
         self._substrate = substrate
         self._ledger = ledger
-        self._datapath = datapath
-        self._speakers = speakers
+        self._datapath: Datapath = Builtin(substrate)
+        if choice.bundle is not None and choice.control_plane is not None:
+            from niclab.agents.datapath import Cilium
+
+            self._datapath = Cilium(substrate, ledger, choice.bundle, choice.kubernetes, choice.control_plane)
+        self._speakers: Speakers | None = None
+        """What speaks BGP beside the nodes' agents, if the topology has any."""
+        if self.topology.bgp is not None:
+            from niclab.agents.frr.speakers import Speakers
+
+            self._speakers = Speakers(ledger, substrate, self.decisions)
         self._closed = False
         self._model: World | None = None
         self._flow_names: dict[int, str] = {}
-        ports = tuple(sorted({*_VXLAN_PORTS, *(node.settings.tunnel_port for node in decisions.nodes.values())}))
+
+    def _watch(self) -> None:
+        """Put taps on what now stands, and ask the agents what they selected."""
+        self.reported = self._datapath.reported()
+        ports = tuple(sorted({*_VXLAN_PORTS, *(node.settings.tunnel_port for node in self.decisions.nodes.values())}))
         number = secrets.randbits(32)
-        self._taps = Taps(substrate, plan)
+        self.taps = Taps(self._substrate, self._plan)
         self._decoder = Decoder(number, vxlan_ports=ports)
-        self._measurer = Measurer(substrate, self._taps, number=number, vxlan_ports=ports)
+        self._measurer = Measurer(self._substrate, self.taps, number=number, vxlan_ports=ports)
 
     @classmethod
     def deploy(
@@ -165,27 +162,23 @@ class Lab:
         """Build the lab that is asked for. Raises LabError; then nothing is left."""
         _STEPS.debug("request")
         ledgers.sweep()
-        decisions, plan = Decisions(request.topology, request.settings, request.version), Plan(request.topology)
         with contextlib.ExitStack() as undo:
             ledger = Ledger.open_new(lab_id)
             undo.callback(ledger.release)
             substrate = NetnsSubstrate(ledger)
             undo.callback(substrate.close)
-            datapath = _datapath(request.choice, substrate, ledger)
-            substrate.apply(plan.operations)
-            speakers = _speakers(decisions, substrate, ledger)
-            if speakers is not None:
-                undo.callback(speakers.close)
+            lab = cls(request, substrate, ledger)
+            substrate.apply(lab._plan.operations)
+            if lab._speakers is not None:
+                undo.callback(lab._speakers.close)
                 readiness.wait(substrate)
-                speakers.start(datapath.without_bgp(decisions))
+                lab._speakers.start(lab._datapath.without_bgp(lab.decisions))
             _STEPS.debug("topology")
-            undo.callback(datapath.close)
-            decisions = datapath.deploy(decisions)
+            undo.callback(lab._datapath.close)
+            lab.decisions = lab._datapath.deploy(lab.decisions)
             readiness.wait(substrate)
-            _speak(speakers, datapath, decisions)
-            lab = cls(
-                request, decisions, plan, substrate=substrate, ledger=ledger, datapath=datapath, speakers=speakers
-            )
+            lab._speak()
+            lab._watch()
             undo.pop_all()
         return lab
 
@@ -197,24 +190,24 @@ class Lab:
             raise LabError(f"there is no lab {lab_id!r}", fix="niclab ls shows the labs of this machine")
         if not owned.about:
             raise LabError(f"lab {lab_id!r} was never finished", fix=f"niclab down {lab_id}")
-        request = Request.from_json(owned.about)
-        decisions = Decisions(request.topology, request.settings, request.version)
         with contextlib.ExitStack() as undo:
             ledger = Ledger.open_existing(lab_id)
             undo.callback(ledger.release)
             substrate = NetnsSubstrate.attached(ledger, owned.namespaces())
             undo.callback(substrate.close)
-            datapath = _datapath(request.choice, substrate, ledger)
-            decisions = datapath.attach(decisions, owned.about["agents"])
-            speakers = _speakers(decisions, substrate, ledger)
-            if speakers is not None:
-                speakers.agents = datapath.bgp
-            plan = Plan(request.topology)
-            lab = cls(
-                request, decisions, plan, substrate=substrate, ledger=ledger, datapath=datapath, speakers=speakers
-            )
+            lab = cls(Request.from_json(owned.about), substrate, ledger)
+            lab.decisions = lab._datapath.attach(lab.decisions, owned.about["agents"])
+            if lab._speakers is not None:
+                lab._speakers.agents = lab._datapath.bgp
+            lab._watch()
             undo.pop_all()
         return lab
+
+    def _speak(self) -> None:
+        """Return when those routers and nodes that should speak BGP with each other do. Raises LabError."""
+        if self._speakers is not None:
+            self._speakers.agents = self._datapath.bgp
+            self._speakers.wait([name for name in self._datapath.running if speaks(self.decisions.nodes[name])])
 
     def __repr__(self) -> str:
         return f"<Lab {self.id}: {self.title}>"
@@ -222,9 +215,7 @@ class Lab:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -239,7 +230,7 @@ class Lab:
                 if self._speakers is not None:
                     undo.callback(self._speakers.close)
                 undo.callback(self._datapath.close)
-            undo.callback(self._taps.close)
+            undo.callback(self.taps.close)
             undo.callback(self._measurer.close)
 
     def keep(self) -> None:
@@ -257,39 +248,8 @@ class Lab:
         self._ledger.keep()
 
     @property
-    def id(self) -> str:
-        return self._ledger.id
-
-    @property
     def settings(self) -> Settings:
         return self.request.settings
-
-    @property
-    def version(self) -> Version:
-        return self.request.version
-
-    @property
-    def datapath(self) -> DatapathName:
-        return self.request.datapath
-
-    @property
-    def control_plane(self) -> str | None:
-        """What real agents talk to, `kubernetes` or `kvstore`; None for the built-in datapath."""
-        return self.request.choice.control_plane
-
-    @property
-    def unmodelled(self) -> tuple[str, ...]:
-        """Settings that are real, and that the built-in datapath does not model."""
-        return self.request.unmodelled
-
-    @property
-    def keeps_logs(self) -> bool:
-        """Has `collect` anything that a record should have?"""
-        return self._datapath.KEEPS_LOGS
-
-    @property
-    def taps(self) -> Taps:
-        return self._taps
 
     @property
     def namespaces(self) -> Mapping[str, str]:
@@ -329,56 +289,31 @@ class Lab:
         """The first address of a pod, external or node; KeyError for another name, IndexError when it has none."""
         return str(self.addresses[name][0])
 
-    def send(
-        self,
-        source: str,
-        destination: str,
-        *,
-        count: int = 5,
-        size: int | None = None,
-        vary_ports: bool = False,
-        vary_addresses: bool = False,
-    ) -> FlowResult:
+    def send(self, source: str, destination: str, **probes: Unpack[Probes]) -> FlowResult:
         """Measure one flow, e.g. `send("pod1", "ext1:udp:53")`. Raises InputError when there is no such end."""
-        return self.send_all(
-            [f"{source} -> {destination}"],
-            count=count,
-            size=size,
-            vary_ports=vary_ports,
-            vary_addresses=vary_addresses,
-        )[0]
+        return self.send_all([f"{source} -> {destination}"], **probes)[0]
 
-    def send_all(
-        self,
-        flows: Sequence[Flow | str],
-        *,
-        count: int = 5,
-        size: int | None = None,
-        vary_ports: bool = False,
-        vary_addresses: bool = False,
-    ) -> list[FlowResult]:
-        """Measure flows together: all are under way at once. `size` is a probe's length in bytes with IP header.
-
-        With `vary_ports` each probe of a flow has a source port of its own, with `vary_addresses` each goes to the next
-        of the destination's addresses: then a hash may send them by different NICs (`FlowResult.shares`).
-        """
+    def send_all(self, flows: Sequence[Flow | str], **probes: Unpack[Probes]) -> list[FlowResult]:
+        """Measure flows together: all are under way at once."""
         parsed = [flow if isinstance(flow, Flow) else asked(flow) for flow in flows]
         problems = [(flow, problem) for flow in parsed if (problem := check_flow(self.topology, flow))]
         if problems:
             raise InputError([Problem(f"flow {str(flow)!r}", 0, "", *problem) for flow, problem in problems])
-        orders: list[Order] = []
-        refusals: dict[int, str] = {}
-        for index, flow in enumerate(parsed):
-            order = self._order(flow, count, size, vary_ports=vary_ports, vary_addresses=vary_addresses)
-            if isinstance(order, str):
-                refusals[index] = order
-            else:
-                orders.append(order)
-        batch = self._measurer.measure(orders)
+        ordering = self._ordering
+        orders = [ordering.order(flow, **probes) for flow in parsed]
+        batch = self._measurer.measure([order for order in orders if not isinstance(order, str)])
         self.reported = {**self.reported, **self._datapath.deaths()}
         self.captures += batch.captures
-        results = self._results(parsed, refusals, batch)
-        sent = (result.name for index, result in enumerate(results) if index not in refusals)
+        observed = iter(batch.observed)
+        seen = [Observed(refusal=order) if isinstance(order, str) else next(observed) for order in orders]
+        context, ordering = self.context, self._ordering
+        results: list[FlowResult] = []
+        for flow, each in zip(parsed, seen, strict=True):
+            served, expected = ordering.served(flow), self._world.predict(flow)
+            sightings = without_resets(each.sightings) if served else each.sightings
+            measured = (flow, each.sent, sightings, batch.measurement, context, each.refusal)
+            results.append(FlowResult(*measured, served=served, expected=expected))
+        sent = (result.name for result, order in zip(results, orders, strict=True) if not isinstance(order, str))
         self._flow_names.update(zip(batch.numbers, sent, strict=True))
         self.flows += results
         return results
@@ -408,7 +343,7 @@ class Lab:
         """Restart real agents with other settings; pods stay. Raises LabError on the built-in datapath."""
         request = self.request.with_settings(settings)
         self.decisions = self._datapath.change(replace(self.decisions, settings=request.settings))
-        _speak(self._speakers, self._datapath, self.decisions)
+        self._speak()
         self.reported = self._datapath.reported()
         self.request = request
 
@@ -453,10 +388,8 @@ class Lab:
     def sysctl(self, host: str, key: str, value: str | int) -> Undo:
         """Set a net.* sysctl of a host."""
         target = edit.set_sysctl(self.topology, host, key, str(value))
-        try:
-            before = self._read_sysctl(host, key)
-        except OSError as error:
-            raise LabError(f"no sysctl {key} on {host}", why=error.strerror or str(error)) from None
+        with lab_error(f"no sysctl {key} on {host}"), self._substrate[host].entered():
+            before = Path("/proc/sys", key.replace(".", "/")).read_text().strip()
         return self._become(target, before=edit.set_sysctl(self.topology, host, key, before))
 
     def validate_nodes(self) -> None:
@@ -466,11 +399,6 @@ class Lab:
         after = before.validated()
         self._datapath.validate(before, after)
         self.decisions, self.reported = after, self._datapath.reported()
-
-    def _read_sysctl(self, host: str, key: str) -> str:
-        """A sysctl of a host as it is now. Raises OSError."""
-        with self._substrate[host].entered():
-            return Path("/proc/sys", key.replace(".", "/")).read_text().strip()
 
     def _become(self, target: Topology, *, before: Topology | None = None) -> Undo:
         start = before or self.topology
@@ -494,15 +422,12 @@ class Lab:
         def change() -> None:
             self._substrate.apply(difference(start, target, plan.cables))
             self._plan, self.topology = plan, target
-            self._taps.plug(plan)
+            self.taps.plug(plan)
 
         self._datapath.follow(old, new, change)
         if self._speakers is not None:
             self._speakers.follow(new)
         self.decisions, self.reported = new, self._datapath.reported()
-
-    def forget_captures(self) -> None:
-        self.captures.clear()
 
     @property
     def title(self) -> str:
@@ -530,34 +455,6 @@ class Lab:
         if self._model is None or self._model.decisions is not self.decisions:
             self._model = World(self.decisions)
         return self._model
-
-    def _order(
-        self, flow: Flow, count: int, size: int | None, *, vary_ports: bool, vary_addresses: bool
-    ) -> Order | str:
-        """What to send for a flow, or why nothing can be."""
-        return self._ordering.order(flow, count=count, size=size, vary_ports=vary_ports, vary_addresses=vary_addresses)
-
-    def _results(self, flows: Sequence[Flow], refusals: Mapping[int, str], batch: Batch) -> list[FlowResult]:
-        observed = iter(batch.observed)
-        context, ordering = self.context, self._ordering
-        results = []
-        for index, flow in enumerate(flows):
-            seen = Observed(refusal=refusals[index]) if index in refusals else next(observed)
-            served = ordering.served(flow)
-            sightings = without_resets(seen.sightings) if served else seen.sightings
-            results.append(
-                FlowResult(
-                    flow,
-                    seen.sent,
-                    sightings,
-                    batch.measurement,
-                    context,
-                    seen.refusal,
-                    served=served,
-                    expected=self._world.predict(flow),
-                )
-            )
-        return results
 
     @property
     def context(self) -> Context:

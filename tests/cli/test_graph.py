@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 from niclab.check import load, loads
-from niclab.cli.graph import dot, mermaid
+from niclab.cli import graph
 from niclab.topology import Topology, names
 
 from tests.support.busy import PATIENCE
@@ -30,6 +30,14 @@ nodes:
     pod_cidrs: 10.244.0.0/24
     pods: [end-pod, click]
 """
+
+
+def mermaid(topology: Topology) -> str:
+    return "\n".join(graph.mermaid(topology)) + "\n"
+
+
+def dot(topology: Topology) -> str:
+    return "\n".join(graph.dot(topology)) + "\n"
 
 
 @pytest.mark.parametrize("name", ["two-nic", "routed"])

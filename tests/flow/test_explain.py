@@ -11,7 +11,7 @@ import pytest
 from niclab.cilium.refusals import fix
 from niclab.cilium.selection.direct_routing import NO_DEVICES
 from niclab.cli import COULD_NOT_RUN, FAIL, PASS
-from niclab.report.explained import schema
+from niclab.report.predicted import Explanation
 
 from tests.support.command import here
 from tests.support.golden_files import assert_golden
@@ -39,8 +39,8 @@ def rules(flow: dict[str, Any], kind: str = "request") -> list[tuple[str, str]]:
 
 def test_the_committed_schema_is_fresh() -> None:
     hint = "run: niclab validate --schema explain > lab/niclab/schemas/explain.schema.json"
-    assert COMMITTED.read_text() == schema(), hint
-    jsonschema.Draft202012Validator.check_schema(json.loads(schema()))
+    assert COMMITTED.read_text() == Explanation.contract("niclab explain"), hint
+    jsonschema.Draft202012Validator.check_schema(json.loads(Explanation.contract("niclab explain")))
 
 
 def test_what_a_person_reads() -> None:

@@ -19,7 +19,7 @@ from niclab.cilium.version import Version
 from niclab.cli import COULD_NOT_RUN, PASS
 from niclab.flow.predict import interchangeable
 from niclab.net.route import parse_route, parse_rule
-from niclab.report import forecast
+from niclab.report import predicted
 from niclab.topology import Topology
 
 from tests.support.command import here
@@ -57,8 +57,8 @@ externals:
 
 def test_the_committed_schema_is_fresh() -> None:
     hint = "run: niclab validate --schema predict > lab/niclab/schemas/predict.schema.json"
-    assert COMMITTED.read_text() == forecast.schema(), hint
-    jsonschema.Draft202012Validator.check_schema(json.loads(forecast.schema()))
+    assert COMMITTED.read_text() == predicted.Forecast.contract("niclab predict"), hint
+    jsonschema.Draft202012Validator.check_schema(json.loads(predicted.Forecast.contract("niclab predict")))
 
 
 @pytest.mark.parametrize("version", ["1.18", "1.20"])
@@ -96,7 +96,7 @@ def test_without_flows_every_pair_of_nodes() -> None:
     (row,) = told("single-nic", "--flow", "pod1 -> pod2")["rows"]
     assert [flow["stands_for"] for flow in row["flows"]] == [1]
     world = world_of(loads(HUNDRED.replace("[1-100]", "[1-3]"), "three"))
-    assert [(str(one.flow), one.stands_for) for one in forecast.columns(world)] == [("pod1 -> pod2", 6)]
+    assert {str(flow): alike for flow, alike in predicted.columns(world).items()} == {"pod1 -> pod2": 6}
     assert here("predict", "two-nic", "--flow", "pod1 -> nobody").status == COULD_NOT_RUN
 
 
@@ -160,7 +160,7 @@ def test_interchangeable_nodes_have_interchangeable_flows(name: str, version: Ve
             assert len(found) == 1
         for mine, theirs in itertools.product(found, found):
             looks = {
-                forecast.cell(world, flow, world.predict(flow))
+                predicted.cell(world, flow, world.predict(flow))
                 for a, b in itertools.product(mine, theirs)
                 if a != b
                 for flow in [Flow(source=one(topology, a), destination=one(topology, b))]

@@ -22,8 +22,8 @@ from hypothesis import strategies
 from niclab import Flow, World
 from niclab.cilium.decisions import Decisions
 from niclab.flow.predict import interchangeable
-from niclab.report import forecast, text
-from niclab.report.explained import Explanation
+from niclab.report import predicted, text
+from niclab.report.predicted import Explanation
 
 from tests.support.kernel import privileged
 from tests.support.randomlab import alike_lab, random_lab
@@ -51,7 +51,7 @@ def test_every_lab_has_an_answer(rng: Random) -> None:
         hypothesis.note(str(flow))
         ways = world.predict(flow)
         assert bool(ways) != bool(world.why_not(flow))
-        assert forecast.cell(world, flow, ways).text
+        assert predicted.cell(world, flow, ways).text
         for way in ways:
             assert (way.reply is None) == (way.request.arrived is None)
             assert way.request.hops and [*way.request.decided]
@@ -78,7 +78,7 @@ def test_interchangeable_nodes_have_interchangeable_flows(rng: Random) -> None:
 
     for mine, theirs in itertools.product(groups, groups):
         flows = [Flow(source=end(a), destination=end(b)) for a, b in itertools.product(mine, theirs) if a != b]
-        assert len({forecast.cell(world, flow, world.predict(flow)) for flow in flows}) <= 1
+        assert len({predicted.cell(world, flow, world.predict(flow)) for flow in flows}) <= 1
 
 
 @privileged

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from niclab.report.charts import MANY, charts, shares
+from niclab.report.summary import MANY, charts, shares
 
 NODES = {"node1": {"devices": ["eth0", "eth1", "cilium_vxlan"]}, "node2": {"devices": ["eth0"]}}
 

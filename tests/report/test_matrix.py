@@ -11,7 +11,7 @@ from niclab.check import loads
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.version import Version
 from niclab.flow.verdict import FlowResult
-from niclab.report import forecast
+from niclab.report import predicted
 from niclab.report.matrix import Cell, Row, cell, render, row, unfolded
 from niclab.wire.sighting import Measurement
 
@@ -75,7 +75,7 @@ def test_only_an_agent_that_exits_makes_a_cell_say_so() -> None:
     )
     world = World(Decisions(topology, LAB_BASELINE.merged(Settings.of(devices="eth0")), Version(1, 20)))
     flow = Flow.parse("agent-pod -> ext6")
-    assert forecast.cell(world, flow, world.predict(flow)) == Cell("not sent", loud=True)
+    assert predicted.cell(world, flow, world.predict(flow)) == Cell("not sent", loud=True)
 
 
 def test_render() -> None:

@@ -11,10 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from niclab.errors import LabError
-from niclab.report.pcapng import Frame, write_pcapng
+from niclab.report.pcapng import write_pcapng
+from niclab.wire.capture import Capture
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+Frame = tuple[Capture, str]
 
 TAPS = ("node1.eth0", "node1.eth1", "node2.eth0")
 START = 1_700_000_000_123_456_789
@@ -22,7 +25,7 @@ START = 1_700_000_000_123_456_789
 
 def frame(tap: str = TAPS[0], after: int = 0, *, outbound: bool = True, length: int = 60, comment: str = "") -> Frame:
     data = bytes.fromhex("020000000002" + "020000000001" + "88b5").ljust(length, b"\x5a")
-    return Frame(tap, START + after, outbound, data, comment)
+    return Capture(tap, START + after, outbound, data), comment
 
 
 FRAMES = (
@@ -58,8 +61,8 @@ def test_scapy_reads_back_what_was_written(tmp_path: Path) -> None:
     path = tmp_path / "run.pcapng"
     assert write_pcapng(path, FRAMES, comment="two-nic", taps=TAPS) == 3
     packets = read(path)
-    assert [data for data, _ in packets] == [frame.data for frame in FRAMES]
-    assert [nanoseconds(metadata) for _, metadata in packets] == [frame.timestamp_ns for frame in FRAMES]
+    assert [data for data, _ in packets] == [capture.data for capture, _ in FRAMES]
+    assert [nanoseconds(metadata) for _, metadata in packets] == [capture.timestamp_ns for capture, _ in FRAMES]
     assert {metadata.tsresol for _, metadata in packets} == {10**9}
     assert [metadata.ifname.decode() for _, metadata in packets] == [TAPS[0], TAPS[2], TAPS[0]]
     assert [metadata.direction for _, metadata in packets] == [2, 1, 1]
@@ -73,17 +76,19 @@ def test_scapys_packet_reader_takes_it_too(tmp_path: Path) -> None:
     path = tmp_path / "run.pcapng"
     write_pcapng(path, FRAMES, comment="", taps=TAPS)
     with PcapNgReader(str(path)) as reader:
-        assert [bytes(packet) for packet in reader] == [frame.data for frame in FRAMES]
+        assert [bytes(packet) for packet in reader] == [capture.data for capture, _ in FRAMES]
 
 
 @given(
     st.lists(
-        st.builds(
-            Frame,
-            st.sampled_from(TAPS),
-            st.integers(0, 2**64 - 1),
-            st.booleans(),
-            st.binary(min_size=14, max_size=90),
+        st.tuples(
+            st.builds(
+                Capture,
+                st.sampled_from(TAPS),
+                st.integers(0, 2**64 - 1),
+                st.booleans(),
+                st.binary(min_size=14, max_size=90),
+            ),
             st.text(max_size=20).filter(lambda text: text.isprintable()),
         ),
         max_size=8,
@@ -94,18 +99,15 @@ def test_any_frames_are_read_back_in_the_order_of_their_times(
 ) -> None:
     path = tmp_path_factory.mktemp("capture") / "any.pcapng"
     write_pcapng(path, iter(frames), comment="any", taps=TAPS)
-    expected = sorted(frames, key=lambda frame: frame.timestamp_ns)
-    found = [
-        Frame(
-            metadata.ifname.decode(),
-            nanoseconds(metadata),
-            metadata.direction == 2,
-            data,
+    expected = sorted(frames, key=lambda frame: frame[0].timestamp_ns)
+    read_back = [
+        (
+            Capture(metadata.ifname.decode(), nanoseconds(metadata), metadata.direction == 2, data),
             (metadata.comments or [b""])[0].decode(),
         )
         for data, metadata in read(path)
     ]
-    assert found == expected
+    assert read_back == expected
 
 
 def test_every_block_is_framed_and_every_tap_listed(tmp_path: Path) -> None:
@@ -162,7 +164,7 @@ def test_a_missing_directory_is_one_clear_error(tmp_path: Path) -> None:
 def test_no_half_a_file_is_left(tmp_path: Path) -> None:
     path = tmp_path / "run.pcapng"
     with pytest.raises(struct.error):
-        write_pcapng(path, [Frame(TAPS[0], -1, True, b"")], comment="", taps=TAPS)
+        write_pcapng(path, [(Capture(TAPS[0], -1, True, b""), "")], comment="", taps=TAPS)
     assert not path.exists()
 
 

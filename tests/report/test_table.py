@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
-from niclab.report.table import table
+from niclab.report.matrix import table
 
 WORDS = st.lists(st.text("abc", min_size=1, max_size=12), max_size=12).map(" ".join)
 

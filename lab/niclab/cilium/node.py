@@ -72,6 +72,10 @@ class NodeDecision:
         """Why the agent refuses to run, and where Cilium has that; None when it runs."""
         return refused(self.settings, self.version, self.drd)
 
+    @property
+    def routing(self) -> str:
+        return f"tunnel ({self.settings.tunnel_protocol})" if self.tunnels else "native"
+
     @cached_property
     def families(self) -> tuple[Family, ...]:
         """The families in which pods of this node have addresses."""

@@ -34,7 +34,7 @@ class NodeReport:
             direct_routing_device=decision.drd.device if decision.agent_exits is None else None,
             agent_exits=decision.agent_exits,
             masquerading=decision.masquerading,
-            routing=f"tunnel ({decision.settings.tunnel_protocol})" if decision.tunnels else "native",
+            routing=decision.routing,
             host_routing=decision.host_routing,
             node_ips=tuple(str(address) for address in decision.node_ips.values()),
             reasons={device.name: device.reason for device in decision.devices},

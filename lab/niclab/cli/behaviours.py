@@ -12,7 +12,7 @@ from typing import Any
 
 from niclab.cilium.behaviours import Behaviour, changes
 from niclab.cilium.version import VERSIONS, Version, modelled_version
-from niclab.report.table import table
+from niclab.report.matrix import table
 
 _INTRODUCTION = f"""\
 # What differs between Cilium versions
@@ -27,9 +27,9 @@ changes.
 
 def run(options: argparse.Namespace) -> int:
     """Exit 0. Raises InputError for a version that the model does not know."""
-    before = modelled_version(options.before, "--from") if options.before else None
-    after = modelled_version(options.after, "--to") if options.after else None
-    span = None if before is None and after is None else (before or VERSIONS[0], after or VERSIONS[-1])
+    before = modelled_version(options.before, "--from") if options.before else VERSIONS[0]
+    after = modelled_version(options.after, "--to") if options.after else VERSIONS[-1]
+    span = (before, after) if options.before or options.after else None
     behaviours = tuple(Behaviour) if span is None else changes(*span)
     if options.output == "json":
         json.dump(_document(behaviours, span), sys.stdout, indent=2)
@@ -45,24 +45,15 @@ Span = tuple[Version, Version]
 
 
 def _document(behaviours: Sequence[Behaviour], span: Span | None) -> dict[str, Any]:
-    rows = []
-    for behaviour in behaviours:
+    def row(behaviour: Behaviour) -> dict[str, str | None]:
         fact = behaviour.fact
-        row: dict[str, Any] = {
-            "behaviour": behaviour.value,
-            "area": fact.area,
-            "since": str(fact.since) if fact.since else None,
-            "until": str(fact.until) if fact.until else None,
-            "words": fact.words,
-            "otherwise": fact.otherwise,
-            "source": fact.source,
-            "known": fact.known,
-        }
-        if span is not None:
-            row |= {"before": behaviour.words_in(span[0]), "after": behaviour.words_in(span[1])}
-        rows.append(row)
+        texts = {key: str(getattr(fact, key) or "") or None for key in ("area", "since", "until")}
+        texts |= {key: getattr(fact, key) for key in ("words", "otherwise", "source", "known")}
+        changed = {"before": behaviour.words_in(span[0]), "after": behaviour.words_in(span[1])} if span else {}
+        return {"behaviour": behaviour.value, **texts, **changed}
+
     ends = {"from": str(span[0]), "to": str(span[1])} if span else {}
-    return {**ends, "behaviours": rows}
+    return {**ends, "behaviours": list(map(row, behaviours))}
 
 
 def _columns(span: Span | None) -> tuple[str, ...]:

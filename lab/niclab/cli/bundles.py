@@ -14,7 +14,7 @@ from niclab.errors import LabError
 
 
 def _product(options: argparse.Namespace) -> Product:
-    return CILIUM if options.product == "cilium" else KUBERNETES
+    return CILIUM if options.verb == "cilium" else KUBERNETES
 
 
 def _say(line: str) -> None:
@@ -69,12 +69,11 @@ def ls(options: argparse.Namespace) -> int:
         return PASS
     table = [("NAME", "VERSION", "KIND", "DIGEST", "SOURCE")]
     table += [(r["name"], r["version"] or "?", r["kind"], r["digest"][:19] or "-", r["source"]) for r in rows]
-    widths = [max(len(line[column]) for line in table) for column in range(4)]
-    for line, row in zip(table, [None, *rows], strict=True):
-        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
-        print("  ".join([*cells, line[4]]))
-        if row and row["problem"]:
-            print(f"  cannot be used: {row['problem']}")
+    widths = [*(max(map(len, column)) for column in list(zip(*table, strict=True))[:4]), 0]
+    for line, problem in zip(table, ["", *(row["problem"] for row in rows)], strict=True):
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)))
+        if problem:
+            print(f"  cannot be used: {problem}")
     return PASS
 
 

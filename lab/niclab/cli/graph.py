@@ -17,17 +17,14 @@ _USUAL_MTU = 1500
 _FABRIC_COLOUR, _POD_COLOUR = "#e8f0fe", "#e6f4ea"
 
 
-def mermaid(topology: Topology) -> str:
+def run(options: argparse.Namespace) -> int:
+    draw = mermaid if options.format == "mermaid" else dot
+    print(*draw(load(options.topology)), sep="\n")
+    return PASS
+
+
+def mermaid(topology: Topology) -> Lines:
     """A flowchart: nodes on the left, fabrics in the middle, routers and externals on the right."""
-    return "\n".join(_mermaid(topology)) + "\n"
-
-
-def dot(topology: Topology) -> str:
-    """An undirected graph for `dot`, laid out as Mermaid's."""
-    return "\n".join(_dot(topology)) + "\n"
-
-
-def _mermaid(topology: Topology) -> Lines:
     yield from ("---", f"title: {topology.name}", "---", "flowchart LR")
     pods = topology.pod_addresses()
     for host_name, host in topology.hosts.items():
@@ -46,7 +43,8 @@ def _mermaid(topology: Topology) -> Lines:
     yield f"  classDef pod fill:{_POD_COLOUR},stroke:#34a853"
 
 
-def _dot(topology: Topology) -> Lines:
+def dot(topology: Topology) -> Lines:
+    """An undirected graph for `dot`, laid out as Mermaid's."""
     yield f"graph {_quoted(topology.name)} {{"
     yield '  rankdir=LR; ranksep=1.2; fontname="sans-serif";'
     yield '  node [shape=box, fontname="sans-serif", fontsize=11];'
@@ -80,7 +78,7 @@ def _nic_lines(host: Host, name: str, nic: Nic) -> Sequence[str]:
     unusual = [f"MTU {nic.mtu}"] if nic.mtu != _USUAL_MTU else []
     unusual += [] if nic.up else ["down"]
     node_ips = {host.node_ip_of(family) for family in FAMILIES} if isinstance(host, Node) else set()
-    addresses = [f"{one} (node IP)" if one.ip in node_ips else str(one) for one in nic.addresses]
+    addresses = [f"{own} (node IP)" if own.ip in node_ips else str(own) for own in nic.addresses]
     return [" · ".join([name, *unusual]), *addresses]
 
 
@@ -98,9 +96,3 @@ def _quoted(*lines: str) -> str:
     r"""A DOT string; a label's lines are separated by `\n`, an escape of DOT's own."""
     escaped = (line.replace("\\", "\\\\").replace('"', '\\"') for line in lines)
     return '"' + "\\n".join(escaped) + '"'
-
-
-def run(options: argparse.Namespace) -> int:
-    draw = mermaid if options.format == "mermaid" else dot
-    print(draw(load(options.topology)).rstrip())
-    return PASS

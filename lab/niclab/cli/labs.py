@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,26 +39,17 @@ def up(options: argparse.Namespace) -> int:
     return PASS
 
 
-def _entrance() -> str:
-    """What to put before `ip netns exec` when the labs stand in a user namespace of this user's."""
-    return "".join(f"{shlex.quote(word)} " for word in userns.entrance())
-
-
 def _chosen(lab_id: str | None) -> Owned:
     labs = ledgers.labs()
+    chosen = [lab for lab in labs if (lab.kept if lab_id is None else lab.id == lab_id)]
+    if len(chosen) == 1:
+        return chosen[0]
     if lab_id is not None:
-        found = [lab for lab in labs if lab.id == lab_id]
-        if not found:
-            names = ", ".join(lab.id for lab in labs) or "none"
-            raise LabError(f"there is no lab {lab_id!r}", why=f"labs of this machine: {names}", fix="niclab ls")
-        return found[0]
-    standing = [lab for lab in labs if lab.kept]
-    if not standing:
+        names = ", ".join(lab.id for lab in labs) or "none"
+        raise LabError(f"there is no lab {lab_id!r}", why=f"labs of this machine: {names}", fix="niclab ls")
+    if not chosen:
         raise LabError("no lab is up", fix="niclab up two-nic")
-    if len(standing) > 1:
-        names = ", ".join(lab.id for lab in standing)
-        raise LabError("several labs are up", why=names, fix="say which one")
-    return standing[0]
+    raise LabError("several labs are up", why=", ".join(lab.id for lab in chosen), fix="say which one")
 
 
 def down(options: argparse.Namespace) -> int:
@@ -83,13 +75,8 @@ def ls(options: argparse.Namespace) -> int:
 
 def _summary(lab: Owned) -> dict[str, str]:
     about = lab.about
-    if not about:
-        return {}
-    return {
-        "topology": about["topology"]["name"],
-        "datapath": about["datapath"],
-        "cilium_version": about["cilium_version"],
-    }
+    topology = {"topology": about["topology"]["name"]} if about else {}
+    return {**topology, **{key: about[key] for key in ("datapath", "cilium_version") if about}}
 
 
 def _namespace(lab: Owned, host: str) -> str:
@@ -104,7 +91,7 @@ def inspect(options: argparse.Namespace) -> int:
     about = lab.about
     if not about:
         raise LabError(f"lab {lab.id} was never finished", fix=f"niclab down {lab.id}")
-    reported = {node: _said(one) for node, one in about["nodes"].items()}
+    reported = {node: _report(stored_report) for node, stored_report in about["nodes"].items()}
     print(f"{lab.id}: {about['topology']['name']} · {about['description']}")
     if options.host is None:
         print(*(f"  {line}" for line in formats.lines(about["settings"])), *text.reasons(reported), sep="\n")
@@ -112,23 +99,19 @@ def inspect(options: argparse.Namespace) -> int:
     name = _namespace(lab, options.host)
     if options.host in reported:
         print(*text.reasons({options.host: reported[options.host]}), sep="\n")
+    routes = "route show table all type unicast"
+    for command in ("ip -br address", "ip rule", f"ip {routes}", f"ip -6 {routes}", "nft list ruleset"):
+        _show(["ip", "netns", "exec", name, *command.split()], userns.entrance())
     view = _view(lab, options.host)
-    commands = [
-        ["ip", "-br", "address"],
-        ["ip", "rule"],
-        ["ip", "route", "show", "table", "all", "type", "unicast"],
-        ["ip", "-6", "route", "show", "table", "all", "type", "unicast"],
-        ["nft", "list", "ruleset"],
-    ]
-    for command in commands:
-        line = ["ip", "netns", "exec", name, *command]
-        print(f"\n$ {_entrance()}{shlex.join(line)}")
-        print(process.run(line).rstrip())
-    for command in (["status", "--verbose"], ["service", "list"], ["bpf", "lb", "list"]) if view else ():
-        line = [*view, about["dbg"], *command]
-        print(f"\n$ {shlex.join(line)}")
-        print(process.run(line).rstrip())
+    for command in ("status --verbose", "service list", "bpf lb list") if view else ():
+        _show([*view, about["dbg"], *command.split()])
     return PASS
+
+
+def _show(line: list[str], entrance: Sequence[str] = ()) -> None:
+    """A command as it can be pasted, and its output; `entrance` leads into the user namespace of this user's labs."""
+    print(f"\n$ {shlex.join([*entrance, *line])}")
+    print(process.run(line).rstrip())
 
 
 def _view(lab: Owned, host: str) -> list[str]:
@@ -137,10 +120,10 @@ def _view(lab: Owned, host: str) -> list[str]:
     return daemons.entrance(holder.pid) if holder is not None else []
 
 
-def _said(stored: dict[str, Any]) -> NodeReport:
-    """What a node's agent said, back from lab.json, where tuples are lists."""
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
-    return NodeReport(**fields)
+def _report(stored_report: dict[str, Any]) -> NodeReport:
+    """What a node's agent reported, back from lab.json, where tuples are lists."""
+    lists = {key: tuple(value) for key, value in stored_report.items() if isinstance(value, list)}
+    return NodeReport(**{**stored_report, **lists})
 
 
 def execute(options: argparse.Namespace) -> int:

@@ -11,13 +11,13 @@ from niclab import settings
 from niclab.check import check_flow, load
 from niclab.check.amend import Amendments, amend
 from niclab.cilium.reported import NodeReport
-from niclab.errors import InputError, Problem, nearest
+from niclab.errors import InputError, Problem, Problems, nearest
 from niclab.request import Request, resolve
 from niclab.topology import Flow, Topology
 
 
 def requested(options: argparse.Namespace) -> Request:
-    """What the command line asks for. Raises LabError."""
+    """What the command line asks for; predictions have no options of a datapath. Raises LabError."""
     topology = amend(
         load(options.topology),
         Amendments(
@@ -29,14 +29,13 @@ def requested(options: argparse.Namespace) -> Request:
         ),
     )
     parts = [settings.load(path) for path in options.settings]
-    parts.append(settings.parse_assignments(options.set))
-    parts.append(settings.parse_node_assignments(options.node_set))
+    parts += [settings.parse_assignments(options.set), settings.parse_node_assignments(options.node_set)]
     return resolve(
         topology,
         settings.effective(parts),
-        datapath=options.datapath,
+        datapath=getattr(options, "datapath", "builtin"),
         cilium_version=options.cilium_version,
-        control_plane=options.control_plane,
+        control_plane=getattr(options, "control_plane", None),
     )
 
 
@@ -50,22 +49,34 @@ def warn(request: Request, reported: Mapping[str, NodeReport] | None = None) -> 
         print(f"not modelled{by}: {', '.join(request.unmodelled)}", file=sys.stderr)
 
 
-def flows(options: argparse.Namespace, topology: Topology) -> list[Flow]:
-    """The flows asked for, else the topology's own."""
-    if not options.flow and not options.expect and not topology.flows:
+@dataclass(frozen=True, slots=True)
+class Expectation:
+    """`--expect FLOW=NIC`: the flow's requests leave this node by this NIC and no other."""
+
+    flow: Flow
+    node: str
+    nic: str
+
+
+def asked_flows(options: argparse.Namespace, topology: Topology) -> tuple[list[Flow], list[Expectation]]:
+    """The flows asked for, else the topology's own, those of expectations last; and what must hold of them."""
+    expects: list[str] = getattr(options, "expect", [])
+    if not options.flow and not expects and not topology.flows:
         raise InputError([Problem(topology.name, 0, "flows", "the topology has no flows", "give --flow 'FROM -> TO'")])
-    problems: list[Problem] = []
-    parsed = [_flow(text, text, topology, problems, option="--flow") for text in options.flow]
-    if problems:
-        raise InputError(problems)
-    asked = [flow for flow in parsed if flow is not None]
-    return list(dict.fromkeys(asked or topology.flows))
+    problems = Problems()
+    flows = [_flow(text, text, topology, problems, option="--flow") for text in options.flow]
+    problems.finish()
+    expected = [_expectation(text, topology, problems) for text in expects]
+    problems.finish()
+    met = [expectation for expectation in expected if expectation is not None]
+    asked = [flow for flow in flows if flow is not None] or topology.flows
+    return list(dict.fromkeys((*asked, *(expectation.flow for expectation in met)))), met
 
 
 _EXAMPLES = {"--flow": "e.g. 'pod1 -> ext1:udp:53'", "--expect": "e.g. 'pod1 -> ext1=eth1'"}
 
 
-def _flow(whole: str, text: str, topology: Topology, problems: list[Problem], *, option: str) -> Flow | None:
+def _flow(whole: str, text: str, topology: Topology, problems: Problems, *, option: str) -> Flow | None:
     try:
         flow = Flow.parse(text)
     except ValueError as error:
@@ -77,35 +88,20 @@ def _flow(whole: str, text: str, topology: Topology, problems: list[Problem], *,
     return flow
 
 
-@dataclass(frozen=True, slots=True)
-class Expectation:
-    """`--expect FLOW=NIC`: the flow's requests leave this node by this NIC and no other."""
-
-    flow: Flow
-    node: str
-    nic: str
-
-
-def expectations(options: argparse.Namespace, topology: Topology) -> list[Expectation]:
-    """What must hold; NIC is the name of one of the sender's node's, or NODE.NIC."""
-    problems: list[Problem] = []
-    made: list[Expectation] = []
-    for text in options.expect:
-        words, _, nic = (part.strip() for part in text.rpartition("="))
-        if not words or not nic:
-            problems.append(Problem("--expect", 0, text, "it is not FLOW=NIC", _EXAMPLES["--expect"]))
-            continue
-        flow = _flow(text, words, topology, problems, option="--expect")
-        if flow is None:
-            continue
-        sender = flow.source.partition(".")[0]
-        home = topology.pods[sender][0] if sender in topology.pods else sender
-        node, name = nic.split(".", 1) if nic.partition(".")[0] in topology.hosts else (home, nic)
-        if name not in topology.hosts[node].nics:
-            fix = nearest(name, topology.hosts[node].nics)
-            problems.append(Problem("--expect", 0, text, f"{node} has no NIC {name!r}", fix))
-            continue
-        made.append(Expectation(flow, node, name))
-    if problems:
-        raise InputError(problems)
-    return made
+def _expectation(text: str, topology: Topology, problems: Problems) -> Expectation | None:
+    """NIC is the name of one of the sender's node's, or NODE.NIC."""
+    words, _, nic = (part.strip() for part in text.rpartition("="))
+    if not words or not nic:
+        problems.append(Problem("--expect", 0, text, "it is not FLOW=NIC", _EXAMPLES["--expect"]))
+        return None
+    flow = _flow(text, words, topology, problems, option="--expect")
+    if flow is None:
+        return None
+    sender = flow.source.partition(".")[0]
+    home = topology.pods[sender][0] if sender in topology.pods else sender
+    node, name = nic.split(".", 1) if nic.partition(".")[0] in topology.hosts else (home, nic)
+    if name not in topology.hosts[node].nics:
+        fix = nearest(name, topology.hosts[node].nics)
+        problems.append(Problem("--expect", 0, text, f"{node} has no NIC {name!r}", fix))
+        return None
+    return Expectation(flow, node, name)

@@ -9,35 +9,32 @@ from dataclasses import replace
 from pathlib import Path
 
 from niclab.cli import FAIL, PASS
-from niclab.cli.request import Expectation, expectations, requested, warn
-from niclab.cli.request import flows as flows_of
+from niclab.cli.request import Expectation, asked_flows, requested, warn
 from niclab.errors import LabError
 from niclab.flow.verdict import FlowResult, NicMismatch
 from niclab.lab import Lab
-from niclab.report import captures, text
+from niclab.report import pcapng, text
 from niclab.report.record import Record
 
 
 def run(options: argparse.Namespace) -> int:
     """Exit 0: every flow was measured, whatever the verdicts; 1: one was not, or an --expect was not met."""
-    asked = requested(options)
-    flows = flows_of(options, asked.topology)
-    expected = expectations(options, asked.topology)
-    flows += [one.flow for one in expected if one.flow not in flows]
+    request = requested(options)
+    flows, expected = asked_flows(options, request.topology)
     pcap = _new_place(options.pcap, "the capture")
     artifacts = _new_place(options.artifacts, "the artifacts")
-    with Lab.of(asked) as lab:
+    with Lab.of(request) as lab:
         results = lab.send_all(flows, count=options.count, size=options.size)
         unmet = _judge(results, expected)
         if pcap:
-            captures.write(lab, pcap)
+            pcapng.write(lab, pcap)
         if artifacts:
             lab.collect(artifacts)
         if options.output == "json":
             sys.stdout.write(Record.of(lab, results).to_json())
         else:
             print(*text.trace(lab.title, results, lab.reported), sep="\n")
-    warn(asked, lab.reported)
+    warn(request, lab.reported)
     for line in (*unmet, *(unmeasured := _unmeasured(results))):
         print(line, file=sys.stderr)
     return FAIL if unmet or unmeasured else PASS
@@ -70,17 +67,18 @@ def _new_place(name: str | None, what: str) -> Path | None:
 def _judge(results: list[FlowResult], expected: Sequence[Expectation]) -> list[str]:
     """The expectations that were not met, in words; a flow that left by another NIC has leaked."""
     unmet = []
-    for one in expected:
-        index = next(i for i, result in enumerate(results) if result.flow == one.flow)
+    indices = {result.flow: index for index, result in enumerate(results)}
+    for must in expected:
+        index = indices[must.flow]
         result = results[index]
         if result.verdict == "unmeasured":
-            unmet.append(f"{result.name} must leave {one.node} by {one.nic}, and was not measured: {result.why}")
+            unmet.append(f"{result.name} must leave {must.node} by {must.nic}, and was not measured: {result.why}")
             continue
-        left = result.left(one.node)
-        if left != {one.nic}:
-            results[index] = replace(result, leaks=tuple(f"{one.node}.{name}" for name in sorted(left - {one.nic})))
+        if (left := result.left(must.node)) != {must.nic}:
+            leaks = tuple(f"{must.node}.{name}" for name in sorted(left - {must.nic}))
+            results[index] = replace(result, leaks=leaks)
         try:
-            result.must_leave(one.node, by=one.nic)
+            result.must_leave(must.node, by=must.nic)
         except NicMismatch as mismatch:
             unmet.append(str(mismatch))
     return unmet

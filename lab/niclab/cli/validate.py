@@ -4,31 +4,20 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
 import sys
 from pathlib import Path
 
 from niclab import check, settings, topology
 from niclab.cli import COULD_NOT_RUN, PASS
 from niclab.errors import LabError
+from niclab.report.contract import Document
 
 
 def run(options: argparse.Namespace) -> int:
     """Exit 0 when every file is right, 2 when one is not; without files every topology that can be named."""
     if options.schema:
-        if options.schema == "trace":
-            from niclab.report import record
-
-            sys.stdout.write(record.schema())
-        elif options.schema == "explain":
-            from niclab.report import explained
-
-            sys.stdout.write(explained.schema())
-        elif options.schema == "predict":
-            from niclab.report import forecast
-
-            sys.stdout.write(forecast.schema())
-        else:
-            sys.stdout.write(topology.schema())
+        sys.stdout.write(_schema(options.schema))
         return PASS
     if options.format:
         return _rewrite(options.file, options.format)
@@ -40,6 +29,18 @@ def run(options: argparse.Namespace) -> int:
             print(error, file=sys.stderr)
             status = COULD_NOT_RUN
     return status
+
+
+def _schema(name: str) -> str:
+    if name == "topology":
+        return topology.schema()
+    module, document = {
+        "trace": ("record", "Record"),
+        "explain": ("predicted", "Explanation"),
+        "predict": ("predicted", "Forecast"),
+    }[name]
+    answer: type[Document] = getattr(importlib.import_module(f"niclab.report.{module}"), document)
+    return answer.contract(f"niclab {name}")
 
 
 def _rewrite(names: list[str], wanted: str) -> int:
@@ -60,9 +61,9 @@ def _rewrite(names: list[str], wanted: str) -> int:
 def _describe(name: str) -> str:
     path = topology.find(name)
     if topology.is_topology(path):
-        found = check.load(path)
-        nics = sum(len(node.nics) for node in found.nodes.values())
-        return f"a topology of {len(found.nodes)} nodes with {nics} NICs on {len(found.fabrics)} fabrics"
+        named = check.load(path)
+        nics = sum(len(node.nics) for node in named.nodes.values())
+        return f"a topology of {len(named.nodes)} nodes with {nics} NICs on {len(named.fabrics)} fabrics"
     chosen = settings.load(path)
     warnings = "".join(f"\n  warning: {line}" for line in chosen.warnings)
     unmodelled = settings.unmodelled(chosen)

@@ -29,7 +29,7 @@ class Ordering:
         self,
         flow: Flow,
         *,
-        count: int,
+        count: int = 5,
         size: int | None = None,
         vary_ports: bool = False,
         vary_addresses: bool = False,

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import re
 import tempfile
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import EllipsisType
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from niclab.errors import LabError
+from niclab.plugin.marks import parameters
 
 if TYPE_CHECKING:
     from niclab.check.amend import Amendments
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 LISTS = ("routes", "rules", "sysctls", "node_ips")
 """What the topology mark adds to a topology, in lists of lines."""
 NUMBER = "niclab.mutation"
-"""Property of an item's reports: which of the scenario's mutations it is, counted from the decorator nearest to it."""
+"""Property of an item's reports: which of the scenario's mutations it is."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,16 @@ class Mutation:
     instead: Mapping[str, Any]
     at: str
     version: str
+    number: int = 0
+    """Which of the scenario's mutations it is, counted from the decorator nearest to it."""
 
     def __str__(self) -> str:
         return f"without {self.cause}" + (f" at {self.at}" if self.at else "")
 
     @property
-    def call(self) -> str:
-        """The method that does nothing; empty for none."""
-        return str(self.taken.get("call", ""))
+    def id(self) -> str:
+        words = re.sub(r"[^\w=.,:+ -]+", "", f"without {self.cause}")
+        return f"{self.number}: {words[:60].strip()}"
 
     def applied(self, wanted: Wanted, directory: Path) -> Wanted:
         """The lab a scenario asks for, without the cause. Edited topologies are written below `directory`.
@@ -65,18 +68,15 @@ class Mutation:
     def _settings(self, settings: Settings) -> Settings:
         from niclab.settings import LAB_BASELINE, Settings, Values
 
-        flags = {key: value for key, value in self.taken.items() if key not in _NOT_SETTINGS}
         values = dict(settings.values)
-        for key, value in Settings.of(**flags).values.items():
+        for key, value in Settings.of(**_flags(self.taken)).values.items():
             if values.get(key) != value:
                 raise self._nothing(f"{key} is {values.get(key)!r}, not {value!r}")
             del values[key]
             if key in LAB_BASELINE.values:
                 values[key] = LAB_BASELINE.values[key]
         left = Settings(Values(values), settings.per_node, settings.warnings, settings.base)
-        if "settings" in self.instead:
-            left = left.merged(self.instead["settings"])
-        return left.merged(Settings.of(**{key: v for key, v in self.instead.items() if key not in _NOT_SETTINGS}))
+        return left.merged(self.instead.get("settings", Settings())).merged(Settings.of(**_flags(self.instead)))
 
     def _amendments(self, amendments: Amendments) -> Amendments:
         changed: dict[str, Any] = {}
@@ -114,7 +114,10 @@ class Mutation:
         return LabError(f"there is nothing to take away: {self}", why=why, fix="say what the scenario has")
 
 
-_NOT_SETTINGS = (*LISTS, "default_routes", "topology", "call", "run", "settings")
+def _flags(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Those keywords that are settings of Cilium's."""
+    others = (*LISTS, "default_routes", "topology", "call", "run", "settings")
+    return {key: value for key, value in given.items() if key not in others}
 
 
 def fails_without(
@@ -180,20 +183,14 @@ def _words(taken: Mapping[str, Any]) -> str:
 
 def mutations_of(marks: Iterable[pytest.Mark]) -> list[Mutation]:
     """The mutations among a test's marks, the decorator nearest to it first."""
-    return [mark.args[0] for mark in marks if mark.name == "fails_without"]
+    mutations = (mark.args[0] for mark in marks if mark.name == "fails_without")
+    return [replace(mutation, number=number) for number, mutation in enumerate(mutations)]
 
 
 def mutation_of(item: pytest.Item) -> Mutation | None:
     """The mutation an item is run with; None in an ordinary run."""
-    chosen = _parameters(item).get("mutation")
-    return chosen.mutation if isinstance(chosen, _Numbered) else None
-
-
-@dataclass(frozen=True)
-class _Numbered:
-    number: int
-    mutation: Mutation
-    id: str
+    mutation = parameters(item).get("mutation")
+    return mutation if isinstance(mutation, Mutation) else None
 
 
 EDITED: pytest.StashKey[Path] = pytest.StashKey()
@@ -215,47 +212,37 @@ class Mutations:
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         mutations = mutations_of(metafunc.definition.iter_markers("fails_without"))
-        if not mutations:
-            return
-        numbered = [_Numbered(number, each, _id(each, number)) for number, each in enumerate(mutations)]
-        metafunc.fixturenames.append("mutation")
-        metafunc.parametrize("mutation", numbered, ids=[each.id for each in numbered])
+        if mutations:
+            metafunc.fixturenames.append("mutation")
+            metafunc.parametrize("mutation", mutations, ids=[mutation.id for mutation in mutations])
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         newest = _newest(items)
-        chosen = [item for item in items if self._is_chosen(item, newest)]
-        versions = config.getoption("--cilium") or ()
-        missing = [
-            f"{item.nodeid.partition('[')[0]}: {mutation}, version {mutation.version or 'any'}"
-            for item, mutation in _missing(items, chosen)
-            if not versions or mutation.version in ("", *versions)
-        ]
+        chosen = {item: mutation for item in items if (mutation := _chosen(item, newest))}
+        named = {(_function(item), mutation.number) for item, mutation in chosen.items()}
+        versions = config.getoption("--cilium")
+        missing: dict[object, str] = {}
+        for item in items:
+            mutation = mutation_of(item)
+            if mutation is None or (versions and mutation.version not in ("", *versions)):
+                continue
+            if (scenario := (_function(item), mutation.number)) not in named:
+                missing[scenario] = f"{scenario[0][1]}: {mutation}, version {mutation.version or 'any'}"
         if missing and not any("[" in argument for argument in config.args):
-            raise pytest.UsageError("no row or version of the scenario is meant by: " + "; ".join(missing))
+            raise pytest.UsageError("no row or version of the scenario is meant by: " + "; ".join(missing.values()))
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = chosen
-        for item in items:
-            item.user_properties.append((NUMBER, str(_parameters(item)["mutation"].number)))
-
-    def _is_chosen(self, item: pytest.Item, newest: Mapping[object, str]) -> bool:
-        numbered = _parameters(item).get("mutation")
-        if not isinstance(numbered, _Numbered):
-            return False
-        mutation, version = numbered.mutation, str(_parameters(item).get("cilium_version", ""))
-        if version != (mutation.version or newest[_function(item)]):
-            return False
-        row = item.name.partition("[")[2].removesuffix("]")
-        row = row.replace(numbered.id, "").replace(f"cilium-{version}", "").strip("-")
-        return mutation.at in ("", row)
+        for item, mutation in chosen.items():
+            item.user_properties.append((NUMBER, str(mutation.number)))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None]:
         mutation = mutation_of(item)
         with pytest.MonkeyPatch.context() as patch:
-            if mutation is not None and mutation.call:
-                for holder in _holders(mutation.call):
-                    patch.setattr(holder, mutation.call, lambda *_, **__: contextlib.nullcontext())
+            if mutation is not None and "call" in mutation.taken:
+                for holder in _holders(mutation.taken["call"]):
+                    patch.setattr(holder, mutation.taken["call"], lambda *_, **__: contextlib.nullcontext())
             if mutation is not None and "run" in mutation.instead:
                 host, _, words = str(mutation.instead["run"]).partition(": ")
                 lab = cast("Lab", cast("pytest.Function", item).funcargs["lab"])
@@ -303,14 +290,14 @@ def _holders(call: str) -> tuple[type, ...]:
     return holders
 
 
-def _id(mutation: Mutation, number: int) -> str:
-    words = re.sub(r"[^\w=.,:+ -]+", "", f"without {mutation.cause}")
-    return f"{number}: {words[:60].strip()}"
-
-
-def _parameters(item: pytest.Item) -> Mapping[str, Any]:
-    parameters: dict[str, Any] = getattr(getattr(item, "callspec", None), "params", {})
-    return parameters
+def _chosen(item: pytest.Item, newest: Mapping[object, str]) -> Mutation | None:
+    """An item's mutation, if it is about this row and this version."""
+    mutation, version = mutation_of(item), str(parameters(item).get("cilium_version", ""))
+    if mutation is None or version != (mutation.version or newest[_function(item)]):
+        return None
+    row = item.name.partition("[")[2].removesuffix("]")
+    row = row.replace(mutation.id, "").replace(f"cilium-{version}", "").strip("-")
+    return mutation if mutation.at in ("", row) else None
 
 
 def _function(item: pytest.Item) -> tuple[Path, str]:
@@ -323,18 +310,8 @@ def _newest(items: Iterable[pytest.Item]) -> Mapping[object, str]:
 
     newest: dict[object, str] = {}
     for item in items:
-        version = str(_parameters(item).get("cilium_version", ""))
+        version = str(parameters(item).get("cilium_version", ""))
         before = newest.setdefault(_function(item), version)
         if version and Version.parse(before) < Version.parse(version):
             newest[_function(item)] = version
     return newest
-
-
-def _missing(items: Iterable[pytest.Item], chosen: Iterable[pytest.Item]) -> Iterator[tuple[pytest.Item, Mutation]]:
-    """Mutations of which no row of the scenario is chosen, each with one of its rows."""
-    named = {(_function(item), _parameters(item)["mutation"].number) for item in chosen}
-    for item in items:
-        numbered = _parameters(item).get("mutation")
-        if isinstance(numbered, _Numbered) and (_function(item), numbered.number) not in named:
-            named.add((_function(item), numbered.number))
-            yield item, numbered.mutation

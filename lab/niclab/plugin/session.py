@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -15,11 +16,11 @@ import pytest
 from niclab.errors import LabError
 from niclab.flow.verdict import FlowResult
 from niclab.host import ledgers, userns
-from niclab.lab import Lab
-from niclab.plugin.claims import claims
+from niclab.lab import Lab, datapath_class
+from niclab.plugin.marks import claims
 from niclab.plugin.mutations import mutated
 from niclab.plugin.pool import Pool, Wanted
-from niclab.report import captures, run, summary
+from niclab.report import pcapng, run, summary
 from niclab.report.matrix import row
 from niclab.report.record import Record
 from niclab.request import Decided, Request, choose
@@ -33,20 +34,18 @@ _WANTED: pytest.StashKey[Wanted] = pytest.StashKey()
 class Session:
     """State of one pytest process. Under pytest-xdist each worker has one, and the controller, which collects."""
 
-    def __init__(self, config: pytest.Config, decided: Decided, run: Callable[[], str | None]) -> None:
-        """`run`: what the processes of a run under pytest-xdist have in common, in its controller."""
+    def __init__(self, config: pytest.Config, decided: Decided, shared_run: Callable[[], str | None]) -> None:
+        """`shared_run`: what the processes of a run under pytest-xdist have in common; None for one process."""
         self._config = config
         self._decided = decided
-        self._controlled_run = run
+        self._shared_run = shared_run
+        self._is_worker = hasattr(config, "workerinput")
+        self._artifacts = Path(config.invocation_params.dir, config.getoption("--artifacts"))
         self._pool = Pool(decided.datapath, config.getoption("--control-plane"), self._put_away)
         self._records: list[dict[str, Any]] = []
         self._directory: Path | None = None
         self._kept: list[str] = []
         self._complaint = ""
-
-    @property
-    def _is_worker(self) -> bool:
-        return hasattr(self._config, "workerinput")
 
     def check_options(self) -> None:
         """Raises LabError for what would make every lab test fail."""
@@ -63,8 +62,10 @@ class Session:
         places: dict[pytest.Item, tuple[int, ...]] = {}
         for number, item in enumerate(items):
             first.setdefault(item.path, number)
-            wanted = self._likeness(item) if uses_lab(item) else item
-            keys = self._pool.order(wanted, item.path) if isinstance(wanted, Wanted) else (item.path, item)
+            keys: tuple[object, object] = (item.path, item)
+            if uses_lab(item):
+                with contextlib.suppress(LabError):  # said when the test runs
+                    keys = self._pool.order(self._wanted(item), item.path)
             places[item] = tuple(first.setdefault(key, number) for key in keys)
         items.sort(key=places.__getitem__)
         for number, item in enumerate(items):
@@ -79,23 +80,17 @@ class Session:
         """What the test's marks ask for, in full. Raises LabError."""
         return self._pool.request(self._wanted(item))
 
-    def _likeness(self, item: pytest.Item) -> Wanted | pytest.Item:
-        try:
-            return self._wanted(item)
-        except LabError:  # told when the test runs
-            return item
-
     def begin(self, item: pytest.Item) -> Lab:
         """A lab as the test's marks ask for. Raises LabError."""
         lab = self._pool.lab(self._wanted(item))
-        lab.forget_captures()
+        lab.captures.clear()
         item.stash[_BEGUN] = (lab, len(lab.flows), len(lab.commands))
         item.stash[_RECORD] = {}
         return lab
 
     def _put_away(self, lab: Lab) -> None:
         """Before a lab is taken down: keep what real agents logged and said."""
-        if lab.keeps_logs:
+        if datapath_class(lab.datapath).KEEPS_LOGS:
             lab.collect(self.directory / f"{lab.topology.name}-cilium-{lab.version}-{lab.id}")
 
     def end(self, item: pytest.Item) -> None:
@@ -109,8 +104,8 @@ class Session:
         if not (results or ran or answered):
             return
         first = lab.settings.for_node(next(iter(lab.topology.nodes)))
-        distinct = {(f"{who}: {key}" if who else key): value for who, key, value in _settings(lab)}
-        distinct |= self._wanted(item).amendments.described
+        own = {f"{node.name}: {key}": value for node in lab.settings.per_node for key, value in node.values.items()}
+        distinct = {**lab.settings.values, **own, **self._wanted(item).amendments.described}
         # The matrix shows settings, not what a test did to the lab.
         shown = results if lab.changed_after is None else results[: max(0, lab.changed_after - start)]
         cells = row(lab.title, ",".join(first.devices) or "(unset)", shown, distinct).folded()
@@ -140,31 +135,30 @@ class Session:
         if report.when == "call" or report.failed:
             record["outcome"] = report.outcome
         if report.failed or (report.when == "call" and self._config.getoption("--pcap")):
-            self._capture(item, lab, report, record)
+            report.sections.append(("niclab pcapng", self._capture(item, lab, record)))
         if report.failed:
             self._failed(lab, results, report, record)
         if report.when == "teardown":
             item.stash[_RECORD] = {}
             vars(report)["niclab"] = record  # pytest-xdist hands over whatever a report holds
 
-    def _capture(self, item: pytest.Item, lab: Lab, report: pytest.TestReport, record: dict[str, Any]) -> None:
+    def _capture(self, item: pytest.Item, lab: Lab, record: dict[str, Any]) -> str:
+        """Where the capture is, or why there is none."""
         if not lab.captures:
-            report.sections.append(("niclab pcapng", "none: the test ended before a frame was captured"))
-            return
+            return "none: the test ended before a frame was captured"
         path = self.directory / f"{_file_name(item.nodeid)}.pcapng"
         try:
-            captures.write(lab, path, exist_ok=True)
+            pcapng.write(lab, path, exist_ok=True)
         except LabError as error:
-            report.sections.append(("niclab pcapng", str(error)))
-            return
+            return str(error)
         record["pcapng"] = path.name
-        report.sections.append(("niclab pcapng", str(path)))
+        return str(path)
 
     def _failed(self, lab: Lab, results: list[FlowResult], report: pytest.TestReport, record: dict[str, Any]) -> None:
         shown = {line.removeprefix("E").strip() for line in report.longreprtext.splitlines()}
-        unshown = [one for one in results if not shown.issuperset(map(str.strip, one.explanation.splitlines()))]
+        unshown = [flow for flow in results if not shown.issuperset(map(str.strip, flow.explanation.splitlines()))]
         if unshown:
-            text = "\n".join(f"{one.name}: {one.outcome}\n{one.explanation}" for one in unshown)
+            text = "\n".join(f"{flow.name}: {flow.outcome}\n{flow.explanation}" for flow in unshown)
             report.sections.append(("niclab flows", text))
         enter = [f"{host}: {lab.exec_line(host)}" for host in lab.namespaces]
         if self._config.getoption("--keep"):
@@ -191,19 +185,8 @@ class Session:
     def directory(self) -> Path:
         """This run's own directory under --artifacts; older runs' are never overwritten. Raises LabError."""
         if self._directory is None:
-            parent, shared = self._artifacts, self._run
-            self._directory = run.shared_directory(parent, shared) if shared else run.new_directory(parent)
+            self._directory = run.directory(self._artifacts, self._shared_run())
         return self._directory
-
-    @property
-    def _artifacts(self) -> Path:
-        return Path(self._config.invocation_params.dir, self._config.getoption("--artifacts"))
-
-    @property
-    def _run(self) -> str | None:
-        """What the processes of a run under pytest-xdist have in common; None for a run of one process."""
-        found: str | None = getattr(self._config, "workerinput", {}).get("niclab_run")
-        return found or self._controlled_run()
 
     def absorb(self, record: dict[str, Any]) -> None:
         """Take a test's record over from its report."""
@@ -220,12 +203,12 @@ class Session:
         self._records.sort(key=lambda record: int(record["order"]))
         try:
             if self._records:
-                tests = [{key: value for key, value in one.items() if key != "order"} for one in self._records]
+                tests = [{key: value for key, value in test.items() if key != "order"} for test in self._records]
                 run.write(self.directory / "run.json", datapath=self._decided.datapath, tests=tests)
         except LabError as error:
             self._complaint = str(error)
-        if self._run:
-            run.end_sharing(self._artifacts, self._run)
+        if shared := self._shared_run():
+            run.end_sharing(self._artifacts, shared)
         if not self._kept:
             userns.end_if_unused(ledgers.labs)
 
@@ -248,31 +231,21 @@ class Session:
 
     def _warnings(self) -> Iterator[str]:
         """What was noticed about the settings of all tests, and about the datapath: each thing once."""
-        model = (
-            [f"not real agents but the built-in model: {self._decided.not_agents}"] if self._decided.not_agents else []
-        )
-        lines = dict.fromkeys((*model, *(line for record in self._records for line in record["warnings"])))
-        yield from (f"warning: {line}" for line in lines)
-
-
-def _settings(lab: Lab) -> Iterator[tuple[str, str, str]]:
-    """(node or nothing, key, value) of every setting."""
-    for key, value in lab.settings.values.items():
-        yield "", key, value
-    for node in lab.settings.per_node:
-        for key, value in node.values.items():
-            yield node.name, key, value
+        if self._decided.not_agents:
+            yield f"warning: not real agents but the built-in model: {self._decided.not_agents}"
+        for line in dict.fromkeys(line for record in self._records for line in record["warnings"]):
+            yield f"warning: {line}"
 
 
 def _properties(lab: Lab, results: list[FlowResult]) -> list[tuple[str, object]]:
-    return [
-        ("niclab.reported", "; ".join(f"{node}: {reported}" for node, reported in lab.reported.items())),
-        ("niclab.expected", "; ".join(f"{r.name}: {' or '.join(map(str, r.expected)) or 'not sent'}" for r in results)),
-        (
-            "niclab.observed",
-            "; ".join(f"{r.name}: {r.verdict} by {', '.join(r.transmitted_by) or 'no NIC'}" for r in results),
-        ),
-    ]
+    lines = {
+        "reported": [f"{node}: {reported}" for node, reported in lab.reported.items()],
+        "expected": [f"{flow.name}: {' or '.join(map(str, flow.expected)) or 'not sent'}" for flow in results],
+        "observed": [
+            f"{flow.name}: {flow.verdict} by {', '.join(flow.transmitted_by) or 'no NIC'}" for flow in results
+        ],
+    }
+    return [(f"niclab.{name}", "; ".join(each)) for name, each in lines.items()]
 
 
 def _file_name(nodeid: str) -> str:

@@ -66,18 +66,13 @@ def proofs(tests: Sequence[Mapping[str, Any]], kind: str) -> list[Proof]:
 
 def _proof(version: str, together: list[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Proof:
     tests = [test for _, test in together]
+    commands = [command for test in tests for command in test["commands"]]
     return Proof(
         claim=together[0][0],
         version=version,
         outcomes=tuple(str(test.get("outcome", "unknown")) for test in tests),
         seen=tuple(dict.fromkeys(line for test in tests for line in _seen(test))),
-        ran=tuple(
-            dict.fromkeys(
-                f"{command['host']}$ {command['line']}\n{command['output']}"
-                for test in tests
-                for command in test["commands"]
-            )
-        ),
+        ran=tuple(dict.fromkeys(f"{ran['host']}$ {ran['line']}\n{ran['output']}" for ran in commands)),
         tests=tuple(str(test["test"]) for test in tests),
     )
 
@@ -89,10 +84,8 @@ def _seen(test: Mapping[str, Any]) -> Iterator[str]:
     for cell in matrix.get("cells", ()):
         yield f"devices {label}: {cell['flow']} {cell['text']}"
     for name, node in test.get("nodes", {}).items() if not matrix.get("cells") else ():
-        exits = node["agent_exits"]
-        yield f"devices {label}: {name} " + (
-            f"agent exits: {exits}" if exits else f"selects {' '.join(node['devices'])}"
-        )
+        exits = f"agent exits: {node['agent_exits']}" if node["agent_exits"] else ""
+        yield f"devices {label}: {name} {exits or 'selects ' + ' '.join(node['devices'])}"
 
 
 _SEEN = 6
@@ -138,13 +131,12 @@ def text(proofs: Sequence[Proof], *, width: int = 120) -> str:
         claim = versions[0].claim
         head = f"#{claim['number']}" if claim["kind"] == "issue" else f"{number:2} {verdict(versions).upper()}"
         lines = _wrapped(f"{head}  {claim['says']}", width, "")
-        if claim["truth"] if claim["kind"] == "claim" else "":
+        if claim.get("truth"):
             lines += _wrapped(f"so: {claim['truth']}", width, "    ")
         for proof in versions:
             outcome = "" if proof.proved else f" ({', '.join(dict.fromkeys(proof.outcomes))})"
             lines += [f"    {proof.version}{outcome}:", *(f"      {line}" for line in _few(proof.seen))]
-        for proof in versions[:1]:
-            lines += [f"      {line}" for ran in proof.ran for line in _few(ran.splitlines())]
+        lines += [f"      {line}" for ran in versions[0].ran for line in _few(ran.splitlines())]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
@@ -171,23 +163,17 @@ def markdown(proofs: Sequence[Proof], *, title: str, measured: str) -> str:
         by_version = {proof.version: proof for proof in group}
         cells += [_cell(by_version.get(version)) for version in versions]
         lines.append(_line(cells))
-    printed = [group for group in _together(proofs) if any(proof.ran for proof in group)]
-    if printed:
+    if any(proof.ran for proof in proofs):
         lines += ["", "## What the commands printed"]
-    for group in printed:
-        lines += ["", f"### {group[0].claim['says']}"]
-        for output, on in _outputs(group).items():
+    for group in _together(proofs):
+        outputs: dict[str, list[str]] = {}
+        for proof in group:
+            for output in proof.ran:
+                outputs.setdefault(output, []).append(proof.version)
+        lines += ["", f"### {group[0].claim['says']}"] if outputs else []
+        for output, on in outputs.items():
             lines += ["", f"{' and '.join(on)}:", "", *(f"    {line}".rstrip() for line in output.splitlines())]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _outputs(group: Sequence[Proof]) -> dict[str, list[str]]:
-    """What was printed → the versions it was the same on."""
-    outputs: dict[str, list[str]] = {}
-    for proof in group:
-        for output in dict.fromkeys(proof.ran):
-            outputs.setdefault(output, []).append(proof.version)
-    return outputs
 
 
 def _cell(proof: Proof | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -11,6 +12,11 @@ class Model(BaseModel):
     """A part of an answer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @classmethod
+    def like(cls, source: object, /, **others: Any) -> Self:
+        """Made from what has attributes of the same names, and from others."""
+        return cls(**{name: getattr(source, name) for name in cls.model_fields if name not in others}, **others)
 
 
 class Document(Model):

@@ -63,53 +63,52 @@ def versions(tests: Iterable[Mapping[str, Any]]) -> list[str]:
 def compare(before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, Any]]) -> Difference:
     """What changed from one record to the other."""
     old, new = _flows(before), _flows(after)
-    changes: list[Change] = []
-    for key in old:
-        if key in new:
-            first, second = old[key], new[key]
-            changes += [
-                Change(*key, what, first[what], second[what]) for what in first if first[what] != second.get(what, "")
-            ]
+    both = [key for key in old if key in new]
     return Difference(
-        tuple(changes),
-        sum(key in new for key in old),
+        tuple(
+            Change(*key, what, value, new[key][what])
+            for key in both
+            for what, value in old[key].items()
+            if value != new[key][what]
+        ),
+        len(both),
         tuple(" · ".join(key) for key in old if key not in new),
         tuple(" · ".join(key) for key in new if key not in old),
     )
 
 
 def _flows(tests: Iterable[Mapping[str, Any]]) -> dict[Key, dict[str, str]]:
-    found: dict[Key, dict[str, str]] = {}
+    facts: dict[Key, dict[str, str]] = {}
     for test in tests:
         settings = ", ".join(f"{key}={value}" for key, value in sorted(test.get("settings", {}).items()))
         names = {address: name for name, address in test.get("addresses", {}).items()}
         for node, reported in test.get("nodes", {}).items():
-            found[test["topology"], settings, node] = {
+            facts[test["topology"], settings, node] = {
                 "devices": " ".join(reported["devices"]) or "none",
                 "direct routing device": reported["direct_routing_device"] or "none",
                 "agent": reported["agent_exits"] or "runs",
             }
         for flow in test["flows"]:
             end = flow["to"] + ("" if flow["protocol"] == "icmp" else f":{flow['protocol']}")
-            found[test["topology"], settings, f"{flow['from']} → {end}"] = _facts(flow, names)
-    return found
+            facts[test["topology"], settings, f"{flow['from']} → {end}"] = _facts(flow, names)
+    return facts
 
 
 def _facts(flow: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, str]:
-    def told(addresses: Iterable[str]) -> str:
-        return ", ".join(sorted({names.get(address, address) for address in addresses})) or "none"
+    def named(sources: Iterable[Iterable[str]]) -> str:
+        return ", ".join(sorted({names.get(address, address) for each in sources for address in each})) or "none"
 
     sent = flow["transmitted_by"]
-    outer = {f"{names.get(a, a)}→{names.get(b, b)}" for one in sent.values() for a, b in one["outer"]}
+    requests = {tap: nic["inner_src"] for tap, nic in sent.items() if nic["requests"]}
+    replies = {tap: nic["inner_src"] for tap, nic in sent.items() if nic["replies"]}
+    outer = {f"{names.get(a, a)}→{names.get(b, b)}" for nic in sent.values() for a, b in nic["outer"]}
     return {
-        "requests by": ", ".join(sorted(tap for tap, one in sent.items() if one["requests"])) or "no NIC",
-        "replies by": ", ".join(sorted(tap for tap, one in sent.items() if one["replies"])) or "no NIC",
-        "source": told(source for one in sent.values() if one["requests"] for source in one["inner_src"]),
-        "source of replies": told(
-            source for one in sent.values() if one["replies"] and not one["requests"] for source in one["inner_src"]
-        ),
+        "requests by": ", ".join(sorted(requests)) or "no NIC",
+        "replies by": ", ".join(sorted(replies)) or "no NIC",
+        "source": named(requests.values()),
+        "source of replies": named(sources for tap, sources in replies.items() if tap not in requests),
         "tunnel": ", ".join(sorted(outer)) or "none",
-        "seen by the server": told(source for seen in flow["server_saw_source"].values() for source in seen),
+        "seen by the server": named(flow["server_saw_source"].values()),
         "verdict": flow["verdict"],
     }
 

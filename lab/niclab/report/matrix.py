@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import operator
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +68,8 @@ def seen(flow: Flow, traces: Sequence[Trace], context: Context, *, served: bool,
     """The traces of a flow's probes, or one predicted trace, seen from the node that matters: the sending pod's, or for
     flows from outside the receiving pod's. `served`: does the flow go to a service?
     """
-    taken_in = _taken_in(traces, context) if served else None
+    hosts = (host_of(step.tap) for trace in traces for step in trace.request.entered)
+    taken_in = next((host for host in hosts if host in context.nodes), None) if served else None
     if _is_pod(flow.source, context) or not (_is_pod(flow.destination, context) or taken_in):
         words, loud = _outward(flow, traces, context)
     else:
@@ -116,12 +119,6 @@ def _is_pod(end: str, context: Context) -> bool:
     return host_of(end) in context.pod_node
 
 
-def _taken_in(traces: Iterable[Trace], context: Context) -> str | None:
-    """The node that took in a request to a service."""
-    hosts = (host_of(step.tap) for trace in traces for step in trace.request.entered)
-    return next((host for host in hosts if host in context.nodes), None)
-
-
 def _left(traces: Iterable[Trace], node: str, kind: Kind) -> frozenset[str]:
     return frozenset[str]().union(*(trace.path(kind).nics_left(node) for trace in traces))
 
@@ -157,11 +154,9 @@ def _labelled(rows: list[Row]) -> Iterable[tuple[Row, str]]:
     for each in rows:
         namesakes.setdefault((each.table, each.label), []).append(dict(each.settings))
     for each in rows:
-        mine, others = dict(each.settings), namesakes[each.table, each.label]
-        keys = sorted(
-            {key for other in others for key in other.keys() | mine.keys() if other.get(key) != mine.get(key)}
-        )
-        different = [f"{key}={mine[key]}" for key in keys if key in mine]
+        mine = set(each.settings)
+        keys = {key for other in namesakes[each.table, each.label] for key, _ in mine ^ set(other.items())}
+        different = [f"{key}={value}" for key, value in sorted(mine) if key in keys]
         yield each, " ".join([each.label, *(different or (["(nothing else)"] if keys else []))])
 
 
@@ -180,12 +175,12 @@ def _with_notes(labels: dict[str, dict[str, Cell]]) -> tuple[dict[str, dict[str,
     short: dict[str, dict[str, Cell]] = {}
     notes: list[str] = []
     for label, cells in labels.items():
-        if len(label) <= _LONGEST_LABEL:
-            short[label] = cells
-            continue
-        number = f"[{len(notes) + 1}]"
-        short[f"{label.partition(' ')[0]} {number}"] = cells
-        notes.append(f"{number} {label.partition(' ')[2]}")
+        shown = label
+        if len(label) > _LONGEST_LABEL:
+            first, _, rest = label.partition(" ")
+            notes.append(f"[{len(notes) + 1}] {rest}")
+            shown = f"{first} [{len(notes)}]"
+        short[shown] = cells
     return short, notes
 
 
@@ -199,12 +194,36 @@ def _blocks(labels: dict[str, dict[str, Cell]], columns: list[str], width: int, 
         while columns and (not block or used + widths[columns[0]] + 2 <= width):
             used += widths[columns[0]] + 2
             block.append(columns.pop(0))
-        lines.append(
-            "  ".join([first.ljust(label_width), *(column.ljust(widths[column]) for column in block)]).rstrip()
-        )
-        for label, cells in labels.items():
-            if not any(c in cells for c in block):
-                continue
-            shown = [(cells[c].text if c in cells else "·").ljust(widths[c]) for c in block]
+        rows = [(first, {column: column for column in block})]
+        rows += [(label, {c: cells[c].text for c in block if c in cells}) for label, cells in labels.items()]
+        for label, texts in filter(operator.itemgetter(1), rows):
+            shown = (texts.get(column, "·").ljust(widths[column]) for column in block)
             lines.append("  ".join([label.ljust(label_width), *shown]).rstrip())
     return lines
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, width: int) -> Iterator[str]:
+    """The lines of a table at most `width` characters wide; a column is no wider than its longest cell."""
+    longest = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    widths = _widths(longest, width - 2 * (len(head) - 1))
+    for number, row in enumerate((head, *rows)):
+        folded = [textwrap.wrap(cell, size) or [""] for cell, size in zip(row, widths, strict=True)]
+        for line in range(max(map(len, folded))):
+            cells = (cell[line] if line < len(cell) else "" for cell in folded)
+            yield "  ".join(cell.ljust(size) for cell, size in zip(cells, widths, strict=True)).rstrip()
+        if number == 0:
+            yield "  ".join("─" * size for size in widths)
+
+
+def _widths(longest: Sequence[int], room: int) -> list[int]:
+    """Short columns get what they need; the others share what is left."""
+    widths = dict.fromkeys(range(len(longest)), 0)
+    open_columns, left = set(widths), room
+    while open_columns:
+        fair = max(1, left // len(open_columns))
+        short = {column for column in open_columns if longest[column] <= fair}
+        for column in short or open_columns:
+            widths[column] = max(1, longest[column] if short else fair)
+            left -= widths[column]
+        open_columns -= short or open_columns
+    return [widths[column] for column in range(len(longest))]

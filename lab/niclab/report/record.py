@@ -6,13 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from niclab.cilium.node import ROUTER_DEVICE
-from niclab.cilium.reported import NodeReport
 from niclab.flow.compare import compare
 from niclab.flow.explain import protocol_of
 from niclab.flow.trace import host_of
@@ -78,14 +76,12 @@ class TracedFlow(Model):
         sent = flow.model_copy(update={"protocol": served.protocol, "port": served.port}) if served else flow
         ends = served.pods if served else tuple(externals & {host_of(flow.destination)})
         comparison = compare(result)
-        return cls(
+        return cls.like(
+            result,
             source=flow.source,
             destination=flow.destination,
             protocol=protocol_of(flow, sent),
-            sent=result.sent,
-            received=result.received,
-            verdict=result.verdict,
-            transmitted_by={tap: Transmitted(**asdict(sent_by)) for tap, sent_by in result.transmitted_by.items()},
+            transmitted_by={tap: Transmitted.like(sent_by) for tap, sent_by in result.transmitted_by.items()},
             server_saw_source={end: tuple(sorted(sources)) for end in ends if (sources := result.sources_at(end))},
             refusal=result.refusal or None,
             expected=tuple(map(str, result.expected)),
@@ -114,11 +110,6 @@ class TracedNode(Model):
         dict[str, tuple[str, ...]], Field(description="interface → eBPF programs that real agents attached to it")
     ] = {}
 
-    @classmethod
-    def of(cls, reported: NodeReport) -> TracedNode:
-        named = {name: getattr(reported, name) for name in cls.model_fields if name != "addresses"}
-        return cls(addresses=reported.node_ips, **named)
-
 
 class TracedMeasurement(Model):
     """What vouches for the flows: canaries seen at every tap before and after, frames dropped by the taps."""
@@ -126,11 +117,6 @@ class TracedMeasurement(Model):
     canaries: Annotated[str, Field(description="ok, or which are missing")]
     drops: int
     without_carrier: Annotated[tuple[str, ...], Field(description="NICs that are down: they carry nothing")] = ()
-
-    @classmethod
-    def of(cls, measurements: list[Measurement]) -> TracedMeasurement:
-        together = Measurement.together(measurements)
-        return cls(canaries=together.canaries, drops=together.drops, without_carrier=together.without_carrier)
 
 
 class Record(Document):
@@ -162,12 +148,14 @@ class Record(Document):
             datapath=lab.datapath,
             cilium_version=str(lab.version),
             settings=dict(lab.settings.values),
-            unmodelled=lab.unmodelled,
+            unmodelled=lab.request.unmodelled,
             warnings=lab.request.warnings,
-            nodes={name: TracedNode.of(reported) for name, reported in lab.reported.items()},
+            nodes={
+                name: TracedNode.like(reported, addresses=reported.node_ips) for name, reported in lab.reported.items()
+            },
             addresses=first,
             flows=tuple(TracedFlow.of(result, externals) for result in results),
-            measurement=TracedMeasurement.of([result.measurement for result in results]),
+            measurement=TracedMeasurement.like(Measurement.together([result.measurement for result in results])),
         )
 
 
@@ -178,8 +166,3 @@ def _routers(lab: Lab) -> Iterator[tuple[str, str]]:
         planned = lab.topology.router_address(name, 4) if not reported.agent_exits else None
         if address := next((row for row in rows if "." in row), planned):
             yield f"{name}.{ROUTER_DEVICE}", str(address)
-
-
-def schema() -> str:
-    """The JSON Schema of `niclab trace -o json`."""
-    return Record.contract("niclab trace")

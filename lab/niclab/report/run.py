@@ -4,41 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import itertools
 import json
 import platform
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from niclab.errors import LabError
+from niclab.errors import LabError, lab_error
 
 _RECORDS = "pytest lab/ writes one: artifacts/run-N/run.json; niclab trace -o json prints one"
 
 
-def new_directory(parent: Path) -> Path:
-    """The first of `run-1`, `run-2` … that is not there yet; made here, so that two runs never share one."""
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while True:
-            path = parent / f"run-{number}"
-            with contextlib.suppress(FileExistsError):
-                path.mkdir()
-                return path
-            number += 1
-    except OSError as error:
-        raise LabError(
-            f"cannot make a directory for this run in {parent}",
-            why=error.strerror or str(error),
-            fix="--artifacts DIR names another place",
-        ) from None
+def directory(parent: Path, shared: str | None = None) -> Path:
+    """The first of `run-1`, `run-2` … that is not there yet; made here, so that two runs never share one.
 
-
-def shared_directory(parent: Path, run: str) -> Path:
-    """The same new directory for every process of one run; whichever asks first makes it."""
-    link = _link(parent, run)
+    `shared`: what processes of one run have in common: whichever asks first makes the directory of all.
+    """
+    if shared is None:
+        with lab_error(f"cannot make a directory for this run in {parent}", fix="--artifacts DIR names another place"):
+            parent.mkdir(parents=True, exist_ok=True)
+            for number in itertools.count(1):
+                with contextlib.suppress(FileExistsError):
+                    (parent / f"run-{number}").mkdir()
+                    return parent / f"run-{number}"
+    link = _link(parent, shared)
     if not link.is_symlink():
-        made = new_directory(parent)
+        made = directory(parent)
         try:
             link.symlink_to(made.name)
         except FileExistsError:
@@ -50,16 +42,15 @@ def end_sharing(parent: Path, run: str) -> None:
     _link(parent, run).unlink(missing_ok=True)
 
 
-def _link(parent: Path, run: str) -> Path:
-    return parent / f".{run}"
+def _link(parent: Path, shared: str | None) -> Path:
+    return parent / f".{shared}"
 
 
 def read(path: Path) -> dict[str, Any]:
     """A run's record, with its `tests`. Raises LabError for a file that is none."""
     try:
-        record: Any = json.loads(path.read_text())
-    except OSError as error:
-        raise LabError(f"cannot read {path}", why=error.strerror or str(error)) from None
+        with lab_error(f"cannot read {path}"):
+            record: Any = json.loads(path.read_text())
     except ValueError as error:
         raise LabError(f"{path} is no record", why=str(error), fix=_RECORDS) from None
     if not isinstance(record, dict) or not isinstance(tests := record.get("tests"), list):
@@ -75,11 +66,10 @@ def check_test(path: Path, test: object, where: str) -> None:
 
     from niclab.report.record import Record
 
-    known = (
-        {key: value for key, value in test.items() if key in Record.model_fields} if isinstance(test, dict) else test
-    )
     try:
-        Record.model_validate(known)
+        if isinstance(test, dict):
+            test = {key: value for key, value in test.items() if key in Record.model_fields}
+        Record.model_validate(test)
     except ValidationError as error:
         first = error.errors()[0]
         why = f"{where}: {'.'.join(map(str, first['loc']))}: {first['msg']}"
@@ -96,7 +86,5 @@ def write(path: Path, *, datapath: str, tests: list[dict[str, Any]]) -> None:
         "datapath": datapath,
         "tests": tests,
     }
-    try:
+    with lab_error(f"cannot write the record {path}"):
         path.write_text(json.dumps(run, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise LabError(f"cannot write the record {path}", why=error.strerror or str(error)) from None

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from niclab.flow.shares import Shares
 from niclab.report import claims
-from niclab.report.charts import charts
 from niclab.report.matrix import Row, render, unfolded
 
 Tests = Sequence[Mapping[str, Any]]
@@ -22,13 +22,15 @@ _ROWS = 10
 """Flows and rows of the headline's matrix: more is for `niclab matrix`."""
 _LISTED = 5
 """Unpredicted flows that are named; the rest are counted."""
+MANY = 100
+"""Probes of a flow from which on its shares are worth a picture: an interval of ten per cent either way."""
 
 
 def screen(tests: Tests, *, width: int) -> Iterator[str]:
     """What a run found, in the order in which people ask: the matrix first."""
     headline = _headline(tests)
     yield from render(_headline_rows(tests, headline), width=width).splitlines()
-    if others := [name for name in _topologies(tests) if name != headline]:
+    if others := list(dict.fromkeys(test["topology"] for test in tests if test["topology"] != headline)):
         yield ""
         names = max(len(name) for name in others)
         for name in others:
@@ -51,10 +53,6 @@ def whole(tests: Tests, *, width: int) -> Iterator[str]:
         yield from ("", f"not as predicted ({len(different)}):", *(f"  {line}" for line in different))
 
 
-def _topologies(tests: Tests) -> list[str]:
-    return list(dict.fromkeys(str(test["topology"]) for test in tests))
-
-
 def _rows(tests: Tests) -> list[Row]:
     return [unfolded(test["matrix"]) for test in tests if test.get("matrix", {}).get("cells")]
 
@@ -62,9 +60,7 @@ def _rows(tests: Tests) -> list[Row]:
 def _headline(tests: Tests) -> str:
     """The topology whose matrix is shown: the one everybody knows, else the one with the most tests."""
     counts = Counter(str(test["topology"]) for test in tests if test.get("matrix", {}).get("cells"))
-    if not counts:
-        return ""
-    return _HEADLINE if _HEADLINE in counts else counts.most_common(1)[0][0]
+    return _HEADLINE if _HEADLINE in counts else next((name for name, _ in counts.most_common(1)), "")
 
 
 def _headline_rows(tests: Tests, topology: str) -> list[Row]:
@@ -120,3 +116,26 @@ def _unpredicted(tests: Tests) -> Iterator[str]:
         for flow in test["flows"]:
             if flow.get("unpredicted"):
                 yield f"{test['test']}: {flow['from']} → {flow['to']}: {flow['unpredicted']}"
+
+
+def shares(record: Mapping[str, Any]) -> Iterator[Shares]:
+    """Of each flow of a test's record with MANY probes: the shares of every node that sent its requests on."""
+    for flow in record["flows"]:
+        if flow["sent"] < MANY:
+            continue
+        sent: dict[str, dict[str, int]] = {}
+        for tap, seen in flow["transmitted_by"].items():
+            node, _, nic = tap.partition(".")
+            if seen["requests"]:
+                sent.setdefault(node, {})[nic] = seen["requests"]
+        for node, counts in sent.items():
+            selected = record["nodes"][node]["devices"] if node in record["nodes"] else ()
+            every = sorted({*counts, *(nic for nic in selected if not nic.startswith("cilium_"))})
+            yield Shares(f"{flow['from']} → {flow['to']}", node, {nic: counts.get(nic, 0) for nic in every})
+
+
+def charts(records: Tests) -> Iterator[str]:
+    """A chart for each such flow of a run, under its test's name; nothing when there is none."""
+    for record in records:
+        bars = [line for split in shares(record) for line in split.chart().splitlines()]
+        yield from (f"  {record['test']}", *(f"    {line}" for line in bars)) if bars else ()

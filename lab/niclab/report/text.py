@@ -14,8 +14,8 @@ from niclab.flow.compare import compare
 from niclab.flow.explain import ASIDE
 from niclab.flow.picture import INDENT, WIDTH, counters
 from niclab.flow.verdict import FlowResult
-from niclab.report.explained import ExplainedFlow, ExplainedNode, Explanation, Packet, Step
 from niclab.report.matrix import cell
+from niclab.report.predicted import ExplainedFlow, ExplainedNode, Explanation, Packet, Step
 
 _WIDE = 118
 

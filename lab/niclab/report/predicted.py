@@ -1,21 +1,26 @@
-"""The machine-readable contract of `niclab explain -o json`; its JSON Schema is committed."""
+"""What is predicted: the answers of `niclab explain` and `niclab predict`, and the rows of the matrix. Pure.
+
+The JSON Schemas of their `-o json` are committed.
+"""
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from niclab.cilium.node import NodeDecision
 from niclab.cilium.refusals import fix
-from niclab.cilium.selection.devices import Device
 from niclab.flow.explain import chain, protocol_of
-from niclab.flow.predict import World
-from niclab.flow.trace import Decided, Path, Trace, shown
+from niclab.flow.predict import World, interchangeable
+from niclab.flow.trace import Decided, Path, Trace, host_of, shown
 from niclab.report.contract import Document, Model
+from niclab.report.matrix import Cell, Row, not_sent, seen
 from niclab.settings import Settings, unmodelled
 from niclab.topology import Flow
-from niclab.topology.model import as_sent
+from niclab.topology.model import as_sent, service_of
 
 
 class Step(Model):
@@ -52,14 +57,13 @@ class Packet(Model):
 
     @classmethod
     def of(cls, path: Path) -> Packet:
-        return cls(
+        return cls.like(
+            path,
             steps=tuple(Step.of(where, step) for where, step in path.decided),
             left_by=tuple(
                 Leaving(nic=step.tap, source=step.header.source, outer=next(iter(step.header.outer), None))
                 for step in path.left
             ),
-            arrived=path.arrived,
-            source=path.source,
             lost=path.lost or None,
         )
 
@@ -111,16 +115,6 @@ class ExplainedDevice(Model):
     number: Annotated[int, Field(description="the rule's place in the version's order, from 1")]
     source: Annotated[str, Field(description="Cilium's file and function")]
 
-    @classmethod
-    def of(cls, device: Device) -> ExplainedDevice:
-        return cls(
-            selected=device.selected,
-            reason=device.reason,
-            rule=str(device.rule),
-            number=device.number,
-            source=device.source,
-        )
-
 
 class ExplainedNode(Model):
     """What one node's agent decides before any packet flows."""
@@ -142,19 +136,16 @@ class ExplainedNode(Model):
     @classmethod
     def of(cls, node: NodeDecision, warnings: tuple[str, ...]) -> ExplainedNode:
         exits = node.agent_exits
-        return cls(
-            agent_exits=exits,
-            exits_in=refusal.source if (refusal := node.refused) else None,
+        return cls.like(
+            node,
+            exits_in=node.refused.source if node.refused else None,
             fix=(fix(exits) or None) if exits else None,
-            devices={device.name: ExplainedDevice.of(device) for device in node.devices},
+            devices={device.name: ExplainedDevice.like(device) for device in node.devices},
             direct_routing_device=node.drd.device if exits is None else None,
             direct_routing_reason=node.drd.reason,
             direct_routing_rule=str(node.drd.rule),
             direct_routing_source=node.drd.source,
             node_ips=tuple(map(str, node.node_ips.values())),
-            routing=f"tunnel ({node.settings.tunnel_protocol})" if node.tunnels else "native",
-            host_routing=node.host_routing,
-            masquerading=node.masquerading,
             warnings=warnings,
         )
 
@@ -184,6 +175,125 @@ class Explanation(Document):
         )
 
 
-def schema() -> str:
-    """The JSON Schema of `niclab explain -o json`."""
-    return Explanation.contract("niclab explain")
+class ForecastWay(Model):
+    """One way a flow may go; several where a hash decides."""
+
+    carried: bool
+    requests_by: Annotated[tuple[str, ...], Field(description="every node.nic that sends the request, in order")]
+    replies_by: Annotated[tuple[str, ...], Field(description="every node.nic that sends the reply, in order")]
+    arrived: Annotated[str | None, Field(description="where the request ends; null when it is lost")]
+    source: Annotated[str, Field(description="the source address that is seen there")]
+
+
+class ForecastFlow(Model):
+    """One cell of the matrix. `text`: as a person reads it; `loud`: something people do not expect."""
+
+    source: Annotated[str, Field(alias="from")]
+    destination: Annotated[str, Field(alias="to")]
+    stands_for: Annotated[int, Field(description="how many flows are like this one, itself included")]
+    text: str
+    loud: bool
+    not_sent: Annotated[str | None, Field(description="why nothing is sent, else null")]
+    ways: tuple[ForecastWay, ...]
+
+
+class ForecastRow(Model):
+    """One row of the matrix: the settings, and what becomes of every flow."""
+
+    devices: Annotated[str, Field(description="the `devices` setting; empty where it is unset")]
+    settings: dict[str, str]
+    agent_exits: Annotated[dict[str, str], Field(description="node → its agent's last words, where it refuses to run")]
+    flows: tuple[ForecastFlow, ...]
+
+
+class Forecast(Document):
+    """The whole matrix, without a packet sent."""
+
+    topology: str
+    cilium_version: Annotated[str, Field(description="the version modelled")]
+    nodes: int
+    rows: tuple[ForecastRow, ...]
+
+
+def columns(world: World) -> Mapping[Flow, int]:
+    """All pairs of nodes' representatives (a node's first pod, else its first NIC), and how many flows are like each.
+
+    Interchangeable nodes are as one.
+    """
+    pairs: dict[Flow, int] = {}
+
+    def representative(name: str) -> str:
+        node = world.topology.nodes[name]
+        return next(iter(node.pods), None) or f"{name}.{next(iter(node.nics))}"
+
+    groups = interchangeable.classes(world.decisions)
+    for mine, theirs in itertools.product(groups, groups):
+        others = theirs[1:] if mine is theirs else theirs
+        if others:
+            flow = Flow(source=representative(mine[0]), destination=representative(others[0]))
+            pairs[flow] = len(mine) * len(others)
+    return pairs
+
+
+def row(world: World, flows: Mapping[Flow, int]) -> ForecastRow:
+    decisions = world.decisions
+    return ForecastRow(
+        devices=decisions.settings.values.get("devices", ""),
+        settings=dict(decisions.settings.values),
+        agent_exits={name: node.agent_exits for name, node in decisions.nodes.items() if node.agent_exits is not None},
+        flows=tuple(_flow(world, flow, alike) for flow, alike in flows.items()),
+    )
+
+
+def _flow(world: World, flow: Flow, alike: int) -> ForecastFlow:
+    traces = world.predict(flow)
+
+    def sent_by(path: Path | None) -> tuple[str, ...]:
+        return tuple(step.tap for step in path.left if host_of(step.tap) in world.context.nodes) if path else ()
+
+    return ForecastFlow.like(
+        cell(world, flow, traces),
+        source=flow.source,
+        destination=str(flow).partition(" -> ")[2],
+        stands_for=alike,
+        not_sent=world.why_not(flow) or None,
+        ways=tuple(
+            ForecastWay.like(
+                trace.request,
+                carried=trace.carried,
+                requests_by=sent_by(trace.request),
+                replies_by=sent_by(trace.reply),
+            )
+            for trace in traces
+        ),
+    )
+
+
+def cell(world: World, flow: Flow, traces: Sequence[Trace]) -> Cell:
+    """A flow's cell: where chance decides, the words of every trace."""
+    if not traces:
+        return not_sent(flow, world.context, "not sent")
+    served = service_of(world.topology, flow) is not None
+    cells = [seen(flow, [trace], world.context, served=served) for trace in traces]
+    return Cell(" or ".join(dict.fromkeys(each.text for each in cells)), any(each.loud for each in cells))
+
+
+def rows(forecast: Forecast, title: str) -> Iterator[Row]:
+    """The rows of the table; where there are many flows, those that share their cell in every row are one column."""
+    every = forecast.rows
+    shared: dict[object, list[int]] = {}
+    for index in range(len(every[0].flows)):
+        looks = tuple((each.flows[index].text, each.flows[index].loud) for each in every)
+        shared.setdefault(looks if len(every[0].flows) > _MANY else index, []).append(index)
+    for each in every:
+        cells = []
+        for indices in shared.values():
+            first = each.flows[indices[0]]
+            count = sum(each.flows[index].stands_for for index in indices)
+            more = f" and {count - 1} like it" if count > 1 else ""
+            cells.append((f"{first.source}→{first.destination}{more}", Cell(first.text, first.loud)))
+        yield Row(title, each.devices or "(unset)", tuple(cells), tuple(sorted(each.settings.items())))
+
+
+_MANY = 16
+"""More columns than a person reads."""

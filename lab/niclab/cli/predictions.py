@@ -1,0 +1,77 @@
+"""`niclab explain` and `niclab predict`: why each flow goes where it goes, and the NIC matrix.
+
+Nothing is built and no kernel is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from niclab.cilium.decisions import Decisions
+from niclab.cli import FAIL, PASS
+from niclab.cli.request import Expectation, asked_flows, requested, warn
+from niclab.flow.predict import World
+from niclab.report import predicted, text
+from niclab.report.matrix import render
+from niclab.report.predicted import Explanation, Forecast
+from niclab.request import Request
+
+
+def explain(options: argparse.Namespace) -> int:
+    """Exit 0: explained; 1: an --expect is not what is predicted."""
+    request = requested(options)
+    flows, expected = asked_flows(options, request.topology)
+    world = _world(request)
+    explanation = Explanation.of(world, flows, request.settings)
+    if options.output == "json":
+        sys.stdout.write(explanation.to_json())
+    else:
+        print(*text.explanation(explanation), sep="\n")
+    warn(request)
+    unmet = [line for expectation in expected for line in _unmet(world, expectation)]
+    for line in unmet:
+        print(line, file=sys.stderr)
+    return FAIL if unmet else PASS
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Exit 0: predicted, whatever becomes of the flows."""
+    request = requested(options)
+    values = ({} if devices is None else {"devices": devices} for devices in options.devices or [None])
+    rows = [request.with_settings(request.settings.with_values(row)) if row else request for row in values]
+    worlds = list(map(_world, rows))
+    own = options.flow or request.topology.flows
+    flows = dict.fromkeys(asked_flows(options, request.topology)[0], 1) if own else predicted.columns(worlds[0])
+    forecast = Forecast(
+        topology=request.topology.name,
+        cilium_version=str(request.version),
+        nodes=len(request.topology.nodes),
+        rows=tuple(predicted.row(world, flows) for world in worlds),
+    )
+    if options.output == "json":
+        sys.stdout.write(forecast.to_json())
+    else:
+        routing = next(iter(worlds[0].decisions.nodes.values())).routing
+        title = f"{request.topology.name} · {routing} · model of Cilium {request.version}, no packet sent"
+        print(render(predicted.rows(forecast, title), width=140).rstrip())
+    warn(request)
+    return PASS
+
+
+def _world(request: Request) -> World:
+    return World(Decisions(request.topology, request.settings, request.version))
+
+
+def _unmet(world: World, expected: Expectation) -> list[str]:
+    """Why an expectation is not what is predicted; where a hash decides, every trace must be as expected."""
+    must = f"{expected.flow} must leave {expected.node} by {expected.nic}"
+    traces = world.predict(expected.flow)
+    if not traces:
+        return [f"{must}, and is not sent: {world.why_not(expected.flow)}"]
+    wanted = {f"{expected.node}.{expected.nic}"}
+    left = [{f"{expected.node}.{nic}" for nic in trace.request.nics_left(expected.node)} for trace in traces]
+    if all(nics == wanted for nics in left):
+        return []
+    names = " or ".join(dict.fromkeys(" and ".join(sorted(nics)) or "no NIC" for nics in left))
+    return [f"{must}, it is predicted to leave by {names}"]
