@@ -163,8 +163,12 @@ class Controller:
             links = {number: other for number, other in self.links.items() if number != index}
             devices = {number: device for number, device in self.devices.items() if number != index}
             return replace(self, links=links, devices=devices, rows=frozenset(rows), dead=frozenset(dead))
-        state = replace(self, rows=frozenset(rows), dead=frozenset(dead))
-        return state._looked_at(link, updated=updated)
+        state = replace(self, links={**self.links, index: link}, rows=frozenset(rows), dead=frozenset(dead))
+        before = self.devices.get(index)
+        if before is not None and before.selected and not updated:
+            return replace(state, links=self.links)
+        device = decide(link, state.rows, state.links, self.choice)
+        return replace(state, devices={**self.devices, index: device})
 
     def _addresses(self, link: Link, event: Event, address: LinkAddress) -> tuple[LinkAddress, ...] | None:
         """The link's addresses after the message, None when the agent takes no notice of it."""
@@ -176,14 +180,6 @@ class Controller:
             return None
         return link.addresses if len(others) < len(link.addresses) else (*link.addresses, address)
 
-    def _looked_at(self, link: Link, *, updated: bool) -> Controller:
-        before = self.devices.get(link.index)
-        links = {**self.links, link.index: link}
-        if before is not None and before.selected and not updated:
-            return self
-        device = decide(link, self.rows, links, self.choice)
-        return replace(self, links=links, devices={**self.devices, link.index: device})
-
 
 def _index(event: Event) -> int:
     match event:
@@ -191,10 +187,7 @@ def _index(event: Event) -> int:
             return link.index
         case RouteAdded(row=row) | RouteRemoved(row=row):
             return row.link
-        case LinkRemoved() | AddressAdded() | AddressRemoved() | NeighbourChanged():
-            return event.index
-        case Resync():
-            return 0
+    return 0 if isinstance(event, Resync) else event.index
 
 
 def _key(address: LinkAddress) -> tuple[object, ...]:
@@ -204,16 +197,9 @@ def _key(address: LinkAddress) -> tuple[object, ...]:
 
 def events(
     before: Sequence[Link], after: Sequence[Link], rows_before: frozenset[RouteRow], rows_after: frozenset[RouteRow]
-) -> tuple[Event, ...]:
-    """The messages of one change, in one batch: the controller collects for 100 ms, a change takes less."""
-    old = {link.index: link for link in before}
-    new = {link.index: link for link in after}
-    return tuple(_events(old, new, rows_before, rows_after))
-
-
-def _events(
-    old: Mapping[int, Link], new: Mapping[int, Link], rows_before: frozenset[RouteRow], rows_after: frozenset[RouteRow]
 ) -> Iterator[Event]:
+    """The messages of one change, in one batch: the controller collects for 100 ms, a change takes less."""
+    old, new = ({link.index: link for link in links} for links in (before, after))
     for index in old.keys() - new.keys():
         yield LinkRemoved(index)
     for index, link in new.items():
@@ -221,17 +207,12 @@ def _events(
         if was is None or replace(was, addresses=()) != replace(link, addresses=()):
             yield LinkChanged(link)
         had = was.addresses if was else ()
-        for address in had:
-            if address not in link.addresses:
-                yield AddressRemoved(index, address)
-        for address in link.addresses:
-            if address not in had:
-                yield AddressAdded(index, address)
+        yield from (AddressRemoved(index, address) for address in had if address not in link.addresses)
+        yield from (AddressAdded(index, address) for address in link.addresses if address not in had)
     for row in sorted(rows_before - rows_after, key=str):
         if row.link not in old or row.link not in new or not _silent(row, old[row.link], new[row.link]):
             yield RouteRemoved(row)
-    for row in sorted(rows_after - rows_before, key=str):
-        yield RouteAdded(row)
+    yield from map(RouteAdded, sorted(rows_after - rows_before, key=str))
 
 
 def _silent(row: RouteRow, was: Link, link: Link) -> bool:
@@ -243,8 +224,5 @@ def _silent(row: RouteRow, was: Link, link: Link) -> bool:
         return True
     removed = [address for address in was.addresses if address not in link.addresses and address.version == 4]
     last = bool(removed) and not any(address.version == 4 for address in link.addresses)
-    return last and not any(row.destination in _own(address) for address in removed)
-
-
-def _own(address: LinkAddress) -> tuple[object, object]:
-    return address.network, ipaddress.ip_network(address.ip)
+    own = {network for address in removed for network in (address.network, ipaddress.ip_network(address.ip))}
+    return last and row.destination not in own

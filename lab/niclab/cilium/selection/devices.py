@@ -51,17 +51,17 @@ class Rule(StrEnum):
     @property
     def source(self) -> str:
         """The Cilium file and function that has it."""
-        if self in (Rule.LISTED, Rule.EXCLUDED_BY_LIST, Rule.NOT_LISTED):
-            return f"{SOURCE}; pkg/datapath/tables/device.go DeviceFilter.Match"
-        if self is Rule.EXCLUDED_PREFIX:
-            return f"{SOURCE}; pkg/defaults/node.go ExcludedDevicePrefixes"
-        if self is Rule.VETH_WITHOUT_DEFAULT_ROUTE:
-            return f"{SOURCE}; pkg/datapath/tables/route.go HasDefaultRoute"
-        if self is Rule.NO_GLOBAL_ROUTE:
-            return "pkg/datapath/linux/devices_controller.go isSelectedDevice, hasGlobalRoute"
-        return SOURCE
+        return SOURCE + _SOURCES.get(self, "")
 
 
+_SOURCES = {
+    **dict.fromkeys(
+        (Rule.LISTED, Rule.EXCLUDED_BY_LIST, Rule.NOT_LISTED), "; pkg/datapath/tables/device.go DeviceFilter.Match"
+    ),
+    Rule.EXCLUDED_PREFIX: "; pkg/defaults/node.go ExcludedDevicePrefixes",
+    Rule.VETH_WITHOUT_DEFAULT_ROUTE: "; pkg/datapath/tables/route.go HasDefaultRoute",
+    Rule.NO_GLOBAL_ROUTE: ", hasGlobalRoute",
+}
 _USABLE = ((Rule.NO_ADDRESSES,), (Rule.NOT_UP,))
 _LIST = ((Rule.LISTED, Rule.EXCLUDED_BY_LIST, Rule.NOT_LISTED),)
 _DETECTION = (
@@ -184,7 +184,7 @@ def usable(addresses: Iterable[LinkAddress], version: Version) -> tuple[LinkAddr
 
 
 def decide(link: Link, rows: Collection[RouteRow], known: Mapping[int, Link], choice: Choice) -> Device:
-    """The first test that applies decides (see `rule.order`). `known`: index → interface, for the parent's kind."""
+    """The first test that applies decides (see `order`). `known`: index → interface, for the parent's kind."""
     rule, reason = _first(link, rows, known, choice)
     selected = rule in (Rule.LISTED, Rule.DETECTED)
     return Device(link.name, selected, reason, rule, rule.number(choice.version))
@@ -200,13 +200,24 @@ def _first(link: Link, rows: Collection[RouteRow], known: Mapping[int, Link], ch
     for decided in reversed(tests) if choice.version.has(Behaviour.LIST_BEFORE_STATE) else tests:
         if decided is not None:
             return decided
-    return (
-        _excluded(link)
-        or _enslaved(link, known, choice.version)
-        or _prefixed(link)
-        or _unlikely(link, rows, bool(choice.entries))
-        or (Rule.DETECTED, "auto-detected: up, with an address and a global unicast route")
-    )
+    flags = link.raw_flags
+    if flags & _EXCLUDED_FLAGS:
+        return Rule.EXCLUDED_FLAG, f"excluded flag set (mask={_EXCLUDED_FLAGS:#x}, flags={flags:#x})"
+    if (decided := _enslaved(link, known, choice.version)) is not None:
+        return decided
+    for prefix in EXCLUDED_PREFIXES:
+        if link.name.startswith(prefix):
+            return Rule.EXCLUDED_PREFIX, f'excluded prefix "{prefix}"'
+    match link.kind:
+        case "veth" if not choice.entries and not has_default_route(link.index, rows):
+            return Rule.VETH_WITHOUT_DEFAULT_ROUTE, "veth without default route"
+        case "bridge" | "openvswitch":
+            return Rule.BRIDGE_LIKE, "bridge-like device, use --devices to override"
+        case "ipoib":
+            return Rule.IPOIB, "IPoIB device, use --devices to override"
+    if not has_global_route(link.index, rows):
+        return Rule.NO_GLOBAL_ROUTE, "no global unicast routes"
+    return Rule.DETECTED, "auto-detected: up, with an address and a global unicast route"
 
 
 def _unusable(link: Link) -> _Verdict | None:
@@ -218,49 +229,22 @@ def _unusable(link: Link) -> _Verdict | None:
 
 
 def _chosen(link: Link, choice: Choice) -> _Verdict | None:
-    if not choice.entries:
-        return None
     match = first_match(choice.entries, (link.name, *link.altnames), choice.version)
     if match is None:
         # Only force-device-detection adds auto-detection to a list; there is no falling back to it.
-        return None if choice.forced else (Rule.NOT_LISTED, f"not matching user filter {choice}")
+        unlisted = choice.entries and not choice.forced
+        return (Rule.NOT_LISTED, f"not matching user filter {choice}") if unlisted else None
     if match.excluded:
         return Rule.EXCLUDED_BY_LIST, f"excluded by {match.entry} of devices {choice}"
     return Rule.LISTED, f"matches devices {choice}"
 
 
-def _excluded(link: Link) -> _Verdict | None:
-    if link.raw_flags & _EXCLUDED_FLAGS:
-        return Rule.EXCLUDED_FLAG, f"excluded flag set (mask={_EXCLUDED_FLAGS:#x}, flags={link.raw_flags:#x})"
-    return None
-
-
 def _enslaved(link: Link, known: Mapping[int, Link], version: Version) -> _Verdict | None:
     """A device with a parent is out; from 1.20 on one in a VRF is not (bac08dfb5c)."""
-    if not link.master:
-        return None
     parent = known.get(link.master)
-    if version.has(Behaviour.VRF_PORTS):
+    if link.master and version.has(Behaviour.VRF_PORTS):
         if parent is None:
             return Rule.PARENT_NOT_FOUND, f"device has parent but parent device could not be found: {link.master}"
         if parent.kind == "vrf":
             return None
-    return Rule.BRIDGED_OR_BONDED, f"bridged or bonded to ifindex {link.master}"
-
-
-def _prefixed(link: Link) -> _Verdict | None:
-    prefix = next((prefix for prefix in EXCLUDED_PREFIXES if link.name.startswith(prefix)), None)
-    return (Rule.EXCLUDED_PREFIX, f'excluded prefix "{prefix}"') if prefix else None
-
-
-def _unlikely(link: Link, rows: Collection[RouteRow], listed: bool) -> _Verdict | None:
-    match link.kind:
-        case "veth" if not listed and not has_default_route(link.index, rows):
-            return Rule.VETH_WITHOUT_DEFAULT_ROUTE, "veth without default route"
-        case "bridge" | "openvswitch":
-            return Rule.BRIDGE_LIKE, "bridge-like device, use --devices to override"
-        case "ipoib":
-            return Rule.IPOIB, "IPoIB device, use --devices to override"
-    if not has_global_route(link.index, rows):
-        return Rule.NO_GLOBAL_ROUTE, "no global unicast routes"
-    return None
+    return (Rule.BRIDGED_OR_BONDED, f"bridged or bonded to ifindex {link.master}") if link.master else None

@@ -60,47 +60,30 @@ def direct_routing(
     selected = sorted((link for link in links if link.name in names), key=lambda link: link.index)
     old = not version.has(Behaviour.DIRECT_ROUTING_ALWAYS)
     source = "pkg/datapath/linux/devices.go Detect" if old else SOURCE
+
+    def chosen(link: Link, reason: str, rule: DirectRoutingRule) -> DirectRouting:
+        return DirectRouting(link.name, reason, rule=rule, source=source)
+
     if old and not requires_direct_routing(settings, version):
         return DirectRouting(None, "nothing needs one", rule=DirectRoutingRule.NOT_NEEDED, source=source)
     wanted = settings.direct_routing_device
     entries = tuple(wanted.split(",")) if old else (wanted,)
-    chosen: Link | None = None
-    if wanted:
-        chosen = next((link for link in selected if _wanted(entries, link, version)), None)
-        if chosen is not None:
-            reason = f"direct-routing-device is {wanted}"
-            return DirectRouting(chosen.name, reason, rule=DirectRoutingRule.CONFIGURED, source=source)
-    elif len(selected) == 1:
-        return DirectRouting(
-            selected[0].name, "the only selected device", rule=DirectRoutingRule.ONLY_DEVICE, source=source
-        )
-    if node_ip is not None and not (wanted and old):
-        chosen = next((link for link in selected if node_ip in _ips(link, version)), None)
-        if chosen is not None:
-            reason = f"the selected device with the node IP {node_ip}"
-            return DirectRouting(chosen.name, reason, rule=DirectRoutingRule.NODE_IP, source=source)
-    return _none(tuple(link.name for link in selected), settings, node_ip, version, source)
-
-
-def _wanted(entries: Sequence[str], link: Link, version: Version) -> bool:
-    match = first_match(entries, (link.name,), version)
-    return match is not None and not match.excluded
-
-
-def _ips(link: Link, version: Version) -> frozenset[Address]:
-    return frozenset(address.ip for address in usable(link.addresses, version))
-
-
-def _none(
-    selected: Sequence[str], settings: NodeView, node_ip: Address | None, version: Version, source: str
-) -> DirectRouting:
-    reason = f"none of [{' '.join(selected)}] has the node IP {node_ip}" if selected else "no device is selected"
-    if settings.direct_routing_device and selected:
-        reason = f"direct-routing-device {settings.direct_routing_device} is no selected device, and {reason}"
+    for link in selected if wanted else ():
+        match = first_match(entries, (link.name,), version)
+        if match is not None and not match.excluded:
+            return chosen(link, f"direct-routing-device is {wanted}", DirectRoutingRule.CONFIGURED)
+    if not wanted and len(selected) == 1:
+        return chosen(selected[0], "the only selected device", DirectRoutingRule.ONLY_DEVICE)
+    for link in selected if node_ip is not None and not (wanted and old) else ():
+        if any(address.ip == node_ip for address in usable(link.addresses, version)):
+            return chosen(link, f"the selected device with the node IP {node_ip}", DirectRoutingRule.NODE_IP)
+    shown = " ".join(link.name for link in selected)
+    reason = f"none of [{shown}] has the node IP {node_ip}" if selected else "no device is selected"
+    if wanted and selected:
+        reason = f"direct-routing-device {wanted} is no selected device, and {reason}"
     exits = warning = None
     if requires_devices(settings, version):
-        prefix = "" if version.has(Behaviour.DIRECT_ROUTING_ALWAYS) else "failed to detect devices: "
-        exits = f"{prefix}{NO_DIRECT_ROUTING_DEVICE}"
+        exits = f"{'failed to detect devices: ' if old else ''}{NO_DIRECT_ROUTING_DEVICE}"
     elif version.has(Behaviour.DEVICES_WARNING):
         warning = NO_DEVICES
     return DirectRouting(None, reason, exits, warning=warning, source=source)
