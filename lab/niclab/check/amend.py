@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from niclab.check.topology import check_route
 from niclab.errors import InputError, Problem, nearest
 from niclab.kernel import sysctl
 from niclab.kernel.linkchange import with_
-from niclab.kernel.routing import check_rule
+from niclab.kernel.routing import check_route, check_rule
 from niclab.net.route import parse_route, parse_rule
 from niclab.topology.model import Host, Node, Topology
 

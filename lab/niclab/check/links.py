@@ -88,6 +88,3 @@ def _stands(host: Host, link: Link, path: Field) -> Iterator[Finding]:
         yield Finding(
             (*path, "mtu"), f"{link.mtu} is more than the {lowest} bytes below it", "lower it, or raise those"
         )
-
-
-__all__ = ["RESERVED_PREFIXES", "check"]

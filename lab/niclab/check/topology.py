@@ -14,7 +14,6 @@ from niclab.check import bgp, egress, ipam, links, services
 from niclab.check.links import RESERVED_PREFIXES
 from niclab.errors import Finding, nearest
 from niclab.kernel import routing, sysctl
-from niclab.kernel.routing import check_route, check_rule
 from niclab.net.route import Address
 from niclab.topology.fields import Interface
 from niclab.topology.file import find, parse
@@ -192,6 +191,3 @@ def _flows(topology: Topology) -> Iterator[Finding]:
         problem = check_flow(topology, flow)
         if problem:
             yield Finding(("flows", index), *problem)
-
-
-__all__ = ["MIN_MTU", "Finding", "check", "check_flow", "check_route", "check_rule", "end_exists", "ends", "nearest"]

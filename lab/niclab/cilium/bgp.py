@@ -10,13 +10,14 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import NodeDecision
-from niclab.net.route import FAMILIES, PROTOCOLS, Address, Family, Network, NextHop, Route, Why, family_of
+from niclab.cilium.tables import reason
+from niclab.net.route import FAMILIES, PROTOCOLS, Address, Family, Network, NextHop, Route, family_of
 from niclab.settings.flags import parse_bool
-from niclab.topology import Host, Interface, Service, Topology
+from niclab.topology import Topology
 
 _Place = tuple[str, Address]
 """A NIC's name, and an address it has."""
@@ -79,35 +80,25 @@ def sessions(topology: Topology) -> tuple[Session, ...]:
 
 def _ends(topology: Topology, host: str, other: str) -> Iterator[tuple[_Place, _Place]]:
     """Where two speakers meet: on each fabric they share, once for each family in which they have a common network."""
-    for fabric in topology.fabrics:
-        for family in FAMILIES:
-            places = (
-                ((mine, near.ip), (theirs, far.ip))
-                for mine, near in _on(topology.hosts[host], fabric, family)
-                for theirs, far in _on(topology.hosts[other], fabric, family)
-                if near.ip in far.network and far.ip in near.network
-            )
-            met = next(places, None)
-            if met is not None:
-                yield met
-
-
-def _on(host: Host, fabric: str, family: Family) -> Iterator[tuple[str, Interface]]:
-    """A host's addresses on one fabric, with the NICs that have them."""
-    for name, nic in host.nics.items():
-        if nic.fabric == fabric and nic.up:
-            for interface in nic.addresses_of(family):
-                yield name, interface
+    for fabric, family in product(topology.fabrics, FAMILIES):
+        near, far = (
+            [
+                (name, interface)
+                for name, nic in topology.hosts[end].nics.items()
+                if nic.fabric == fabric and nic.up
+                for interface in nic.addresses_of(family)
+            ]
+            for end in (host, other)
+        )
+        for (mine, own), (theirs, peer) in product(near, far):
+            if own.ip in peer.network and peer.ip in own.network:
+                yield (mine, own.ip), (theirs, peer.ip)
+                break
 
 
 Rib = Mapping[Network, frozenset[Address]]
 """Prefix → the next hops in use."""
 
-_LEARNED = Why(
-    "route.bgp",
-    "{destination}: {route}, which BGP taught this router: the next hop is the peer's own address",
-    "RFC 4271",
-)
 METRIC = 20
 """With which zebra installs BGP's routes (zebra/zebra_rib.c: the distance of external BGP)."""
 SWITCH = "enable-bgp-control-plane"
@@ -133,18 +124,18 @@ def advertised(decisions: Decisions) -> Mapping[str, tuple[Network, ...]]:
     bgp = decisions.topology.bgp
     if bgp is None:
         return {}
-    advertised_by: dict[str, tuple[Network, ...]] = dict.fromkeys(decisions.topology.nodes, ())
+    prefixes: dict[str, dict[Network, None]] = {name: {} for name in decisions.topology.nodes}
     for name in decisions.running:
         node = decisions.nodes[name]
-        if not speaks(node):
-            continue
-        prefixes: list[Network] = []
-        if "pod-cidrs" in bgp.advertise:
-            prefixes += [node.pod_cidrs[family] for family in node.families]
-        if "services" in bgp.advertise:
-            prefixes += _services(decisions.topology, node)
-        advertised_by[name] = tuple(dict.fromkeys(prefixes))
-    return advertised_by
+        if speaks(node) and "pod-cidrs" in bgp.advertise:
+            prefixes[name] |= {node.pod_cidrs[family]: None for family in node.families}
+        for service in decisions.topology.services.values():
+            local = service.external_traffic_policy == "Local"
+            here = not local or any(pod in decisions.topology.nodes[name].pods for pod in service.pods)
+            if speaks(node) and "services" in bgp.advertise and here:
+                own = (address for address in service.outside if address.version in node.families)
+                prefixes[name] |= {ipaddress.ip_network(address): None for address in own}
+    return {name: tuple(mine) for name, mine in prefixes.items()}
 
 
 def originated(decisions: Decisions) -> Mapping[str, tuple[Network, ...]]:
@@ -159,57 +150,33 @@ def speaks(node: NodeDecision) -> bool:
     return parse_bool(node.settings.values.get(SWITCH, "true")) is True
 
 
-def _services(topology: Topology, node: NodeDecision) -> list[Network]:
-    return [
-        ipaddress.ip_network(address)
-        for service in topology.services.values()
-        if _serves(topology, service, node.node)
-        for address in service.outside
-        if address.version in node.families
-    ]
-
-
-def _serves(topology: Topology, service: Service, node: str) -> bool:
-    local = service.external_traffic_policy == "Local"
-    return not local or any(pod in topology.nodes[node].pods for pod in service.pods)
-
-
 def ribs(decisions: Decisions) -> Mapping[str, Rib]:
     """Speaker → what it learns. A node learns nothing: agents reject whatever they hear (pkg/bgpv1/gobgp/server.go)."""
-    return {
-        **{
-            router: {
-                prefix: frozenset(hop.via for hop in best.hops if hop.via)
-                for prefix, best in sorted(table.items(), key=_rank)
-            }
-            for router, table in _learned(decisions).items()
-        },
-        **{node: {} for node in advertised(decisions) if speaks(decisions.nodes[node])},
+    learned = {
+        router: {prefix: frozenset(hop.via for hop in best.hops if hop.via) for prefix, best in table.items()}
+        for router, table in _learned(decisions).items()
     }
+    return {**learned, **{node: {} for node in advertised(decisions) if speaks(decisions.nodes[node])}}
 
 
 def learned_routes(decisions: Decisions) -> Mapping[str, tuple[Route, ...]]:
     """Router → the routes it installs, as zebra does; {} without BGP."""
     return {
         router: tuple(
-            Route(prefix, best.hops, protocol=PROTOCOLS["bgp"], metric=METRIC, why=_LEARNED)
-            for prefix, best in sorted(table.items(), key=_rank)
+            Route(prefix, best.hops, protocol=PROTOCOLS["bgp"], metric=METRIC, why=reason("route.bgp"))
+            for prefix, best in table.items()
         )
         for router, table in _learned(decisions).items()
     }
 
 
-def _rank(entry: tuple[Network, _Best]) -> tuple[int, int, int]:
-    prefix = entry[0]
-    return prefix.version, int(prefix.network_address), prefix.prefixlen
-
-
 def _learned(decisions: Decisions) -> _Table:
+    """Router → the paths that it uses, in the order of their prefixes."""
     topology = decisions.topology
     numbers = speakers(topology)
     routers = [name for name in numbers if name in topology.routers]
     every = [session for session in sessions(topology) if session.own.host in routers]
-    own = _own(decisions)
+    own = {name: dict.fromkeys(prefixes, _Best(())) for name, prefixes in originated(decisions).items()}
     tables: _Table = {router: {} for router in routers}
     # A path is at most as long as there are speakers, and each round makes all paths of one more length known.
     for _ in numbers:
@@ -220,11 +187,11 @@ def _learned(decisions: Decisions) -> _Table:
         if news == tables:
             break
         tables = news
-    return tables
 
+    def rank(prefix: Network) -> tuple[int, int, int]:
+        return prefix.version, int(prefix.network_address), prefix.prefixlen
 
-def _own(decisions: Decisions) -> _Table:
-    return {name: dict.fromkeys(prefixes, _Best(())) for name, prefixes in originated(decisions).items()}
+    return {router: {prefix: table[prefix] for prefix in sorted(table, key=rank)} for router, table in tables.items()}
 
 
 def _heard(mine: list[Session], tables: _Table, own: _Table) -> dict[Network, _Best]:

@@ -7,25 +7,14 @@ nor undone twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from niclab.kernel import linkchange
 from niclab.kernel.plan import Cable, bridges
 from niclab.kernel.routing import kept
-from niclab.net.operation import (
-    AddAddress,
-    AddCable,
-    AddNeighbour,
-    AddRoute,
-    AddRule,
-    DelLink,
-    Operation,
-    Remove,
-    SetLink,
-    SetPacketRules,
-    SetSysctl,
-)
+from niclab.net import operation as op
+from niclab.net.operation import AddAddress, AddRoute, AddRule, Operation, Remove, SetPacketRules
 from niclab.topology import Host, Nic, Topology
 from niclab.topology.stacking import is_up
 
@@ -45,10 +34,10 @@ def difference(before: Topology, after: Topology, cables: Sequence[Cable]) -> tu
     return tuple(operations)
 
 
-def _host(name: str, host: Host, target: Host, plugs: Mapping[str, AddCable]) -> Iterator[Operation]:
+def _host(name: str, host: Host, target: Host, plugs: Mapping[str, op.AddCable]) -> Iterator[Operation]:
     """`plugs`: tap → what plugs its cable."""
     for nic in [nic for nic, cable in host.nics.items() if _replaced(cable, target.nics.get(nic))]:
-        yield DelLink(name, nic)
+        yield op.DelLink(name, nic)
         host = linkchange.unplugged(host, nic)
     for nic, planned in target.nics.items():
         if nic not in host.nics:
@@ -63,7 +52,7 @@ def _host(name: str, host: Host, target: Host, plugs: Mapping[str, AddCable]) ->
             host = linkchange.with_(host, routes=tuple(other for other in host.routes if other != route))
     for nic, wanted in target.interfaces.items():
         if host.interfaces[nic].up and not wanted.up:
-            yield SetLink(name, nic, up=False)
+            yield op.SetLink(name, nic, up=False)
             host = linkchange.link_down(host, nic)
     for nic, wanted in target.interfaces.items():
         for interface in host.interfaces[nic].addresses:
@@ -75,11 +64,11 @@ def _host(name: str, host: Host, target: Host, plugs: Mapping[str, AddCable]) ->
                 yield AddAddress(name, nic, interface)
                 host = linkchange.address_added(host, nic, interface)
         if wanted.up and not host.interfaces[nic].up:
-            yield SetLink(name, nic)
+            yield op.SetLink(name, nic)
             host = linkchange.link_up(host, nic)
     for key, value in target.sysctls.items():
         if host.sysctls.get(key) != value:
-            yield SetSysctl(name, key, value)
+            yield op.SetSysctl(name, key, value)
     for route in target.routes:
         if route not in host.routes:
             yield AddRoute(name, route)
@@ -105,48 +94,33 @@ def update(before: Sequence[Operation], after: Sequence[Operation], flushed: Flu
 
     Interfaces, namespaces and pods are what they were: an agent does not plug a pod again.
     """
-    return (*_removals(before, after, flushed), *_additions(before, after, flushed))
 
+    def dropped(operation: Operation) -> bool:
+        devices = operation.route.devices if isinstance(operation, AddRoute) else ()
+        return any((operation.namespace, device) in flushed for device in devices)
 
-def _removals(before: Sequence[Operation], after: Sequence[Operation], flushed: Flushed) -> Iterator[Operation]:
-    wanted, places = set(after), set(_places(after))
-    for operation in _standing(before, flushed):
-        match operation:
-            case AddRoute(namespace, route) if (namespace, route.key) not in places:
-                yield Remove(operation)
-            case AddRule() | AddAddress() | AddNeighbour() if operation not in wanted:
-                yield Remove(operation)
-            case _:
-                pass
-
-
-def _additions(before: Sequence[Operation], after: Sequence[Operation], flushed: Flushed) -> Iterator[Operation]:
-    standing = set(_standing(before, flushed))
-    ruled = {operation.namespace for operation in after if isinstance(operation, SetPacketRules)}
+    standing = [operation for operation in before if not dropped(operation)]  # equal ones may be of two families
+    places = {(add.namespace, add.route.key) for add in after if isinstance(add, AddRoute)}
+    wanted, there, operations = set(after), set(standing), list[Operation]()
+    for operation in standing:
+        if isinstance(operation, AddRoute):
+            gone = (operation.namespace, operation.route.key) not in places
+        else:
+            gone = operation not in wanted
+        if gone and isinstance(operation, op.Entry):
+            operations.append(Remove(operation))
     for operation in after:
-        if operation in standing:
+        if operation in there:
             continue
         match operation:
             case AddRoute():
-                yield replace(operation, replace=True)
-            case AddRule() | AddAddress() | AddNeighbour() | SetSysctl():
-                yield operation
+                operations.append(replace(operation, replace=True))
+            case AddRule() | AddAddress() | op.AddNeighbour() | op.SetSysctl():
+                operations.append(operation)
             case SetPacketRules():
-                yield replace(operation, again=True)
+                operations.append(replace(operation, again=True))
             case _:
                 pass
-    for operation in before:
-        if isinstance(operation, SetPacketRules) and operation.namespace not in ruled:
-            yield SetPacketRules(operation.namespace, (), again=True)
-
-
-def _standing(before: Iterable[Operation], flushed: Flushed) -> Iterator[Operation]:
-    """What is still there."""
-    for operation in before:
-        devices = operation.route.devices if isinstance(operation, AddRoute) else ()
-        if not any((operation.namespace, device) in flushed for device in devices):
-            yield operation
-
-
-def _places(operations: Iterable[Operation]) -> Iterator[tuple[object, ...]]:
-    return ((add.namespace, add.route.key) for add in operations if isinstance(add, AddRoute))
+    ruled = {operation.namespace for operation in after if isinstance(operation, SetPacketRules)}
+    unruled = [rules for rules in before if isinstance(rules, SetPacketRules) and rules.namespace not in ruled]
+    return (*operations, *(SetPacketRules(rules.namespace, (), again=True) for rules in unruled))

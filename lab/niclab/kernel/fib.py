@@ -157,6 +157,3 @@ def _matches(
         and (rule.mark is None or (rule.mark[0] ^ mark) & rule.mark[1] == 0)
     )
     return hit != rule.negated
-
-
-__all__ = ["Fib", "Lookup", "connected"]

@@ -8,19 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from niclab.errors import LabError
-from niclab.net.operation import (
-    AddAddress,
-    AddCable,
-    AddLink,
-    AddNamespace,
-    AddNeighbour,
-    AddRoute,
-    AddRule,
-    Operation,
-    SetLink,
-    SetMaster,
-    SetSysctl,
-)
+from niclab.net import operation as op
+from niclab.net.operation import AddCable, AddLink, AddNeighbour, Operation
 from niclab.net.route import numbered
 from niclab.topology import Host, Nic, Topology
 from niclab.topology.stacking import mtu_of
@@ -67,10 +56,8 @@ class Cable:
 
     def plugged(self, bridges: Mapping[str, str]) -> AddCable:
         """What plugs it; `bridges`: fabric → its bridge."""
-        bridge = bridges[self.nic.fabric]
-        return AddCable(
-            FABRIC, self.port, self.port_mac, self.host, self.nic_name, self.mac, self.nic.mtu, master=bridge
-        )
+        inner = (self.host, self.nic_name, self.mac, self.nic.mtu)
+        return AddCable(FABRIC, self.port, self.port_mac, *inner, master=bridges[self.nic.fabric])
 
 
 NIC, PORT, BRIDGE, POD, POD_PORT, TUNNEL, ROUTER, LINK = range(8)
@@ -121,13 +108,15 @@ class Plan:
 
     @cached_property
     def operations(self) -> tuple[Operation, ...]:
-        return tuple(self._operations())
+        return tuple(self._made())
 
-    def _operations(self) -> Iterator[Operation]:
+    def _made(self) -> Iterator[Operation]:
         topology = self.topology
-        yield AddNamespace(FABRIC)
+        yield op.AddNamespace(FABRIC)
         for name in topology.hosts:
-            yield AddNamespace(name, host_sysctls(topology, name))
+            # Its own keys come after its links.
+            forwards = name not in topology.externals
+            yield op.AddNamespace(name, {**BASE_SYSCTLS, **(_FORWARDING if forwards else {})})
         names = bridges(topology)
         for number, name in enumerate(names.values()):
             yield AddLink.bridge(FABRIC, name, mac(BRIDGE, 0, number))
@@ -168,55 +157,46 @@ def bridges(topology: Topology) -> Mapping[str, str]:
     return {name: name if len(name) <= _IFNAMSIZ else f"fabric{n}" for n, name in enumerate(topology.fabrics)}
 
 
-def host_sysctls(topology: Topology, name: str) -> Mapping[str, str]:
-    """What a host's namespace starts with: forwarding on nodes and routers. Its own keys come after its links."""
-    forwards = name not in topology.externals
-    return {**BASE_SYSCTLS, **(_FORWARDING if forwards else {})}
-
-
 def _host(name: str, host: Host, cables: Mapping[str, Cable], number: int) -> Iterator[Operation]:
     macs = link_macs(host, cables, number)
     for link_name in _from_below(host):
         yield from _link(name, host, link_name, macs)
     for dev, interface in host.interfaces.items():
         for address in interface.addresses:
-            yield AddAddress(name, dev, address)
+            yield op.AddAddress(name, dev, address)
         # A VLAN goes up with its parent.
         if interface.up and dev != "lo":
-            yield SetLink(name, dev)
+            yield op.SetLink(name, dev)
         elif dev in host.links and host.links[dev].kind == "bridge":
-            yield SetLink(name, dev, up=False)
+            yield op.SetLink(name, dev, up=False)
     for key, value in host.sysctls.items():
-        yield SetSysctl(name, key.replace("/", ".") if "." not in key else key, value)
+        yield op.SetSysctl(name, key.replace("/", ".") if "." not in key else key, value)
     for route in host.routes:
-        yield AddRoute(name, route)
+        yield op.AddRoute(name, route)
     for rule in numbered(host.rules):
-        yield AddRule(name, rule)
+        yield op.AddRule(name, rule)
 
 
 def _nics_below(host: Host, name: str) -> Iterator[str]:
     if name in host.nics:
         yield name
-    elif name in host.links:
-        for under in host.links[name].below:
-            yield from _nics_below(host, under)
+    for under in host.links[name].below if name in host.links else ():
+        yield from _nics_below(host, under)
 
 
 def _from_below(host: Host) -> list[str]:
     """The links in an order in which each stands on what is there."""
-    order: list[str] = []
+    order: dict[str, None] = {}
 
     def add(name: str) -> None:
-        link = host.links.get(name)
-        if link is None or name in order or name == "lo":
-            return
-        for under in link.below:
-            add(under)
-        order.append(name)
+        if name in host.links and name not in order and name != "lo":
+            for under in host.links[name].below:
+                add(under)
+            order[name] = None
 
     for name in host.links:
         add(name)
-    return order
+    return list(order)
 
 
 def _link(host_name: str, host: Host, name: str, macs: Mapping[str, str]) -> Iterator[Operation]:
@@ -240,7 +220,7 @@ def _link(host_name: str, host: Host, name: str, macs: Mapping[str, str]) -> Ite
         case _:
             pass
     for member in link.members:
-        yield SetMaster(host_name, member, name)
+        yield op.SetMaster(host_name, member, name)
 
 
 def link_macs(host: Host, cables: Mapping[str, Cable], number: int) -> Mapping[str, str]:
@@ -251,6 +231,3 @@ def link_macs(host: Host, cables: Mapping[str, Cable], number: int) -> Mapping[s
         below = next((cables[under].mac if under in cables else macs.get(under) for under in link.below), None)
         macs[name] = link.mac or (below if link.kind != "vrf" else None) or mac(LINK, number, place)
     return macs
-
-
-__all__ = ["FABRIC", "Cable", "Plan", "bridges", "cables", "host_sysctls", "mac"]
