@@ -25,7 +25,7 @@ from niclab.cilium.version import Version
 from niclab.kernel.difference import Flushed
 from niclab.kernel.fib import Fib
 from niclab.net.route import FAMILIES, PROTOCOLS, TABLES, Address, Encap, Family, Network, NextHop, Route, family_of
-from niclab.settings import NodeView, Settings
+from niclab.settings import Settings
 from niclab.topology import Node, Topology
 from niclab.topology.stacking import is_up
 
@@ -122,10 +122,8 @@ class Decisions:
     def _decide(self, name: str) -> NodeDecision:
         node = self.topology.nodes[name]
         view = self.settings.for_node(name, {"kubernetes.io/hostname": name, **node.labels})
-        given = {4: view.ipv4_node, 6: view.ipv6_node}
         node_ips: dict[Family, Address] = {}
-        for family in FAMILIES:
-            text = given[family]
+        for family, text in ((FAMILIES[0], view.ipv4_node), (FAMILIES[1], view.ipv6_node)):
             address = ipaddress.ip_address(text) if text else node.node_ip_of(family)
             if address is not None:
                 node_ips[family] = address
@@ -181,10 +179,8 @@ class Decisions:
             cidrs = {cidr.version: cidr for cidr in reversed(peer.announced)}
             for family in node.families:
                 if family in peer.node_ips and family in cidrs:
-                    alone = ipaddress.ip_network(peer.node_ips[family])
-                    yield from _into_tunnel(
-                        node, peer, alone, cidrs[family], table=table, why=reason("tunnel.pod-cidr")
-                    )
+                    alone, why = ipaddress.ip_network(peer.node_ips[family]), reason("tunnel.pod-cidr")
+                    yield from _into_tunnel(node, peer, alone, cidrs[family], table=table, why=why)
 
     def warnings(self, name: str) -> tuple[str, ...]:
         """What a node's agent warns of while it runs."""
@@ -218,7 +214,14 @@ class Decisions:
                     continue
                 hop, direct = way.hops[0], NextHop(via=target, dev=way.hops[0].dev)
                 if hop.via is not None and hop.via != target:
-                    warnings.append(_gateway_warning(node.settings, target, hop.via))
+                    warning = (
+                        f"Unable to install direct node route: route to destination {target} contains gateway "
+                        f"{hop.via}, must be directly reachable. Add `direct-routing-skip-unreachable` to skip "
+                        "unreachable routes"
+                    )
+                    if node.settings.direct_routing_skip_unreachable:
+                        warning = "route to destination contains gateway, skipping route as not directly reachable"
+                    warnings.append(warning)
                     continue
                 why = reason("route.direct-node-route")
                 routes.append(Route(cidr, (direct,), protocol=PROTOCOLS["kernel"], why=why))
@@ -240,13 +243,9 @@ class Decisions:
         pkg/node/manager/manager.go backgroundSync, about once a minute (backoff.go ClusterSizeDependantInterval).
         """
         fresh = replace(self, memory={})
-        return replace(
-            self,
-            memory={
-                name: replace(memory, direct_routes=fresh.direct_routes(name)[0])
-                for name, memory in self.memory.items()
-            },
-        )
+        routes = {name: fresh.direct_routes(name)[0] for name in self.memory}
+        memory = {name: replace(known, direct_routes=routes[name]) for name, known in self.memory.items()}
+        return replace(self, memory=memory)
 
     def _memory(self, name: str, node: Node, gone: Flushed) -> Memory:
         known, before = self.memory.get(name) or self._start(name), self.topology.nodes[name]
@@ -297,22 +296,12 @@ def _indices(known: Mapping[str, int], node: Node) -> Mapping[str, int]:
 def _without_subnets(fib: Fib, node: Node) -> Fib:
     """The FIB without the routes of ENIs' subnets, which agents take out of table main (pkg/ipam/crd_eni.go)."""
     own = {(interface.network, name) for name, nic in node.enis.items() for interface in nic.addresses_of(4)[:1]}
-    main = TABLES["main"]
-    gone = [
+    main, kernel = TABLES["main"], PROTOCOLS["kernel"]
+    kept = tuple(
         route
         for route in fib.routes
-        if route.table == main
-        and route.protocol == PROTOCOLS["kernel"]
-        and route.nexthops
-        and (route.destination, route.nexthops[0].dev) in own
-    ]
-    return Fib(tuple(route for route in fib.routes if route not in gone), fib.rules) if gone else fib
-
-
-def _gateway_warning(settings: NodeView, target: Address, gateway: Address) -> str:
-    if settings.direct_routing_skip_unreachable:
-        return "route to destination contains gateway, skipping route as not directly reachable"
-    return (
-        f"Unable to install direct node route: route to destination {target} contains gateway {gateway}, "
-        "must be directly reachable. Add `direct-routing-skip-unreachable` to skip unreachable routes"
+        if (route.table, route.protocol) != (main, kernel)
+        or not route.nexthops
+        or (route.destination, route.nexthops[0].dev) not in own
     )
+    return Fib(kept, fib.rules) if len(kept) < len(fib.routes) else fib

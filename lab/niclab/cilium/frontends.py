@@ -7,7 +7,7 @@ Follows pkg/loadbalancer/reflectors/conversions.go (which frontends a service ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -82,8 +82,8 @@ def frontends(topology: Topology, node: NodeDecision, plugged: Plugged) -> tuple
     own = topology.nodes[node.node].pods
     served: list[Frontend] = []
     for name, service in topology.services.items():
-        every = tuple(_backends(service, plugged))
-        local = tuple(_backends(service, {pod: addresses for pod, addresses in plugged.items() if pod in own}))
+        every = [Backend(ip, service.backend_port) for pod in service.pods for ip in plugged.get(pod, ())]
+        local = {ip for pod in service.pods if pod in own for ip in plugged.get(pod, ())}
         places: list[tuple[Kind, Address, int]] = [("ClusterIP", address, service.port) for address in virtual[name]]
         if node.serves_node_ports:
             if name in ports:
@@ -92,21 +92,13 @@ def frontends(topology: Topology, node: NodeDecision, plugged: Plugged) -> tuple
             places += [("LoadBalancer", address, service.port) for address in service.load_balancer_ip]
             places += [("ExternalIPs", address, service.port) for address in service.external_ips]
         for kind, address, port in places:
-            if (family := family_of(address)) in node.families:
-                of_all = tuple(backend for backend in every if backend.address.version == family)
-                of_node = tuple(backend for backend in local if backend.address.version == family)
-                local_outside, local_inside = _locality(node, service, kind)
-                frontend = Frontend(
-                    service=name,
-                    kind=kind,
-                    address=address,
-                    port=port,
-                    protocol=service.protocol,
-                    outside=of_node if local_outside else of_all,
-                    inside=of_node if local_inside else of_all,
-                    split=local_outside != local_inside,
-                )
-                served.append(frontend)
+            if family_of(address) in node.families:
+                of_all = tuple(backend for backend in every if backend.address.version == address.version)
+                of_node = tuple(backend for backend in of_all if backend.address in local)
+                at_home = _locality(node, service, kind)
+                outside, inside = (of_node if here else of_all for here in at_home)
+                split = len({*at_home}) > 1
+                served.append(Frontend(name, kind, address, port, service.protocol, outside, inside, split))
     return tuple(served)
 
 
@@ -129,12 +121,5 @@ def outside(served: tuple[Frontend, ...], node: NodeDecision) -> tuple[Frontend,
 
 def node_port_addresses(node: NodeDecision, family: Family) -> tuple[Address, ...]:
     """The addresses that the agent's table `node-addresses` marks for node ports."""
-    rows = (row.address for row in node.node_addresses if row.node_port and row.address.version == family)
+    rows = [row.address for row in node.node_addresses if row.node_port and row.address.version == family]
     return tuple(dict.fromkeys(rows))
-
-
-def _backends(service: Service, plugged: Plugged) -> Iterator[Backend]:
-    """The pods behind a service that are plugged."""
-    for pod in service.pods:
-        for address in plugged.get(pod, ()):
-            yield Backend(address, service.backend_port)

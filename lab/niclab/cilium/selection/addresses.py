@@ -161,34 +161,32 @@ def _scope(word: str, version: Version) -> int:
 
 def _fallback(links: Iterable[Link], selected: Collection[str]) -> tuple[Address, ...]:
     """The best address of each family on any device: up to 1.18 of all devices, from 1.19 on of those in the table."""
-    candidates = [
-        (link, address)
+    ranked = sorted(
+        (
+            link.name not in selected,
+            not is_public(address.ip),
+            address.distance,
+            link.index,
+            int(address.ip),
+            address.ip,
+        )
         for link in links
         if not link.name.startswith("lxc") and link.name != HOST_DEVICE
         for address in link.addresses
         if not address.secondary
-    ]
-
-    def rank(row: tuple[Link, LinkAddress]) -> tuple[object, ...]:
-        link, address = row
-        return link.name not in selected, not is_public(address.ip), address.distance, link.index, int(address.ip)
-
-    ranked = sorted(candidates, key=rank)
-    best = (next((address.ip for _, address in ranked if address.version == family), None) for family in FAMILIES)
+    )
+    best = (next((row[-1] for row in ranked if row[-1].version == family), None) for family in FAMILIES)
     return tuple(ip for ip in best if ip is not None)
 
 
 def _add_local_routes(table: dict[str, list[NodeAddress]], routes: Iterable[Route], rules: _Rules) -> None:
     there = {row.address for rows in table.values() for row in rows}
-    local = [
-        route
-        for route in routes
-        if route.table == TABLES["local"] and route.effective_scope == "host" and route.source is None
-        if route.family == 4 and len(route.nexthops) == 1  # [kernel] IPv6 routes have no scope but the global one
-    ]
-    for route in local:
-        ip = route.destination.network_address
-        name = route.nexthops[0].dev or ""
+    for route in routes:
+        if route.table != TABLES["local"] or route.effective_scope != "host" or route.source is not None:
+            continue
+        if route.family == 6 or len(route.nexthops) != 1:  # [kernel] IPv6 routes have no scope but the global one
+            continue
+        ip, name = route.destination.network_address, route.nexthops[0].dev or ""
         rows = table.get(name)
         if rows is None or ip in there or ip.is_loopback or ip.is_unspecified:
             continue
