@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from niclab.errors import Finding, nearest
-from niclab.topology.model import Bgp, Topology
+from niclab.topology.model import Topology
 
 
 def check(topology: Topology) -> Iterator[Finding]:
@@ -21,9 +21,14 @@ def check(topology: Topology) -> Iterator[Finding]:
         if name not in topology.routers:
             why = f"{name!r} is no router of this topology"
             yield Finding(("bgp", "routers", name), why, nearest(name, topology.routers))
+    networks = {
+        name: {(nic.fabric, own.network) for nic in host.nics.values() if nic.up for own in nic.addresses}
+        for name, host in topology.hosts.items()
+    }
     known = [name for name in bgp.routers if name in topology.routers]
+    speakers = {**{name: bgp.routers[name].asn for name in known}, **dict.fromkeys(topology.nodes, bgp.nodes.asn)}
     for name in known:
-        peers = list(_peers(topology, bgp, name, known))
+        peers = [(other, asn) for other, asn in speakers.items() if other != name and networks[name] & networks[other]]
         if not peers:
             why = f"{name} shares no network with a node or another router that speaks BGP"
             yield Finding(("bgp", "routers", name), why, "give it a NIC on a fabric of theirs, or leave it out")
@@ -32,21 +37,3 @@ def check(topology: Topology) -> Iterator[Finding]:
         if same is not None:
             why = f"{same} is in AS {asn} too, and the lab knows external sessions only"
             yield Finding(("bgp", "routers", name, "asn"), why, "give every router a number of its own")
-
-
-def _peers(topology: Topology, bgp: Bgp, router: str, routers: list[str]) -> Iterator[tuple[str, int]]:
-    """The other speakers on the router's fabrics, with their AS numbers."""
-    mine = _networks(topology, router)
-    others = {**{name: bgp.routers[name].asn for name in routers}, **dict.fromkeys(topology.nodes, bgp.nodes.asn)}
-    for name, asn in others.items():
-        if name != router and mine & _networks(topology, name):
-            yield name, asn
-
-
-def _networks(topology: Topology, host: str) -> set[tuple[str, object]]:
-    return {
-        (nic.fabric, interface.network)
-        for nic in topology.hosts[host].nics.values()
-        if nic.up
-        for interface in nic.addresses
-    }

@@ -9,7 +9,7 @@ from ipaddress import IPv4Interface, IPv4Network
 from niclab.errors import Finding, nearest
 from niclab.net.route import Address, Network
 from niclab.topology.fields import Interface
-from niclab.topology.model import DEFAULT_POOL, Host, Nic, Node, Topology, pod_hosts
+from niclab.topology.model import DEFAULT_POOL, Host, Node, Topology, pod_hosts
 from niclab.topology.yamlfile import Field
 
 Seen = dict[Address, str]
@@ -19,7 +19,6 @@ def check(topology: Topology, seen: Seen) -> Iterator[Finding]:
     """What is wrong with the topology's pod addresses. `seen`: the NICs' addresses, to which the pods' are added."""
     yield from _cidrs(topology, seen)
     for name, node in topology.nodes.items():
-        yield from _kinds(name, node)
         yield from _enis(topology, name, node)
         yield from _pods(name, node, seen)
     yield from _pools(topology)
@@ -79,19 +78,14 @@ def _cidrs(topology: Topology, nics: Seen) -> Iterator[Finding]:
                 yield Finding(path, why, "use a larger pod CIDR")
 
 
-def _kinds(name: str, node: Node) -> Iterator[Finding]:
+def _enis(topology: Topology, name: str, node: Node) -> Iterator[Finding]:
+    """A cloud's subnet has its router at the first address, and Cilium takes it to be there."""
     if node.enis and (node.pod_cidrs or node.pools):
-        field = "pod_cidrs" if node.pod_cidrs else "pools"
-        why = (
-            f"the pods' addresses belong to {next(iter(node.enis))} (pod_addresses): there are no pod CIDRs beside them"
-        )
+        field, nic_name = "pod_cidrs" if node.pod_cidrs else "pools", next(iter(node.enis))
+        why = f"the pods' addresses belong to {nic_name} (pod_addresses): there are no pod CIDRs beside them"
         yield Finding(("nodes", name, field), why, f"leave {field} out, or the NIC's pod_addresses")
     elif node.pods and not node.every_pod_cidr:
-        why = "the node has pods but no pod CIDR"
-        yield Finding(("nodes", name, "pods"), why, "add pod_cidrs: 10.244.1.0/24")
-
-
-def _enis(topology: Topology, name: str, node: Node) -> Iterator[Finding]:
+        yield Finding(("nodes", name, "pods"), "the node has pods but no pod CIDR", "add pod_cidrs: 10.244.1.0/24")
     for nic_name, nic in node.enis.items():
         path: Field = ("nodes", name, "nics", nic_name, "pod_addresses")
         for index, cidr in enumerate(nic.pod_addresses):
@@ -100,19 +94,12 @@ def _enis(topology: Topology, name: str, node: Node) -> Iterator[Finding]:
             elif not any(isinstance(own, IPv4Interface) and cidr.subnet_of(own.network) for own in nic.addresses):
                 why = f"{cidr} is outside {nic_name}'s subnet"
                 yield Finding((*path, index), why, "an ENI's pods have addresses of its own subnet")
-        yield from _gateway(topology, nic, path)
-
-
-def _gateway(topology: Topology, nic: Nic, path: Field) -> Iterator[Finding]:
-    """A cloud's subnet has its router at the first address, and Cilium takes it to be there."""
-    first = next(iter(nic.addresses_of(4)), None)
-    if first is None:
-        return
-    gateway = first.network.network_address + 1
-    others = [interface.ip for _, _, other in topology.nic_pairs() for interface in other.addresses]
-    if gateway not in others:
-        why = f"nobody has {gateway}, where Cilium takes the gateway of {first.network} to be"
-        yield Finding(path, why, f"give a router's NIC on {nic.fabric} the address {gateway}/{first.network.prefixlen}")
+        for subnet in [interface.network for interface in nic.addresses_of(4)[:1]]:
+            gateway = subnet.network_address + 1
+            if gateway not in {interface.ip for _, _, other in topology.nic_pairs() for interface in other.addresses}:
+                why = f"nobody has {gateway}, where Cilium takes the gateway of {subnet} to be"
+                fix = f"give a router's NIC on {nic.fabric} the address {gateway}/{subnet.prefixlen}"
+                yield Finding(path, why, fix)
 
 
 def _pods(node_name: str, node: Node, seen: Seen) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
 
 from niclab.errors import Finding, nearest
 from niclab.topology.model import Host, Link
@@ -58,13 +59,11 @@ def _below(host: Host, name: str, link: Link, path: Field, owners: dict[str, str
             owners[lower] = name
         if link.kind == "bond" and lower not in host.nics:
             yield Finding(where, f"{lower} is no NIC", "a bond holds NICs")
-    same = next((other for other, its in host.links.items() if other != name and _same_vlan(its, link)), None)
-    if same is not None and list(host.links).index(same) < list(host.links).index(name):
+    earlier = takewhile(lambda other: other != name, host.links)
+    tag = (link.vlan, link.parent)
+    same = next((other for other in earlier if (host.links[other].vlan, host.links[other].parent) == tag), None)
+    if same is not None and link.vlan is not None:
         yield Finding((*path, "vlan"), f"{same} is VLAN {link.vlan} of {link.parent} already", "use another tag")
-
-
-def _same_vlan(link: Link, other: Link) -> bool:
-    return link.vlan is not None and (link.vlan, link.parent) == (other.vlan, other.parent)
 
 
 def _circle(host: Host, name: str, seen: tuple[str, ...] = ()) -> bool:

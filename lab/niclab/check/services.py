@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from niclab.check.ipam import addresses, pod_networks
 from niclab.errors import Finding, nearest
 from niclab.net.route import Address, family_of
-from niclab.topology.model import NODE_PORTS, SERVICE_CIDRS, Service, Topology
+from niclab.topology.model import NODE_PORTS, SERVICE_CIDRS, Topology
 from niclab.topology.yamlfile import Field
 
 _API_SERVER = "kubernetes"
@@ -19,7 +19,6 @@ def check(topology: Topology) -> Iterator[Finding]:
         return
     yield from _names(topology)
     yield from _fields(topology)
-    yield from _ports(topology)
     yield from _addresses(topology)
     yield from _ranges(topology)
 
@@ -61,18 +60,14 @@ def _fields(topology: Topology) -> Iterator[Finding]:
             families = [address.version for address in getattr(service, field)]
             if len(set(families)) != len(families):
                 yield Finding((*path, field), "more than one address of a family", "give one IPv4 and one IPv6 address")
-
-
-def _ports(topology: Topology) -> Iterator[Finding]:
     seen: dict[tuple[str, int], str] = {}
     for name, service in topology.services.items():
-        if service.node_port is None:
-            continue
-        key = service.protocol, service.node_port
-        if key in seen:
+        key = service.protocol, service.node_port or 0
+        if service.node_port is not None and key in seen:
             why = f"{seen[key]} has node port {service.protocol} {service.node_port} already"
             yield Finding(("services", name, "node_port"), why, "a node port belongs to one service")
-        seen.setdefault(key, name)
+        elif service.node_port is not None:
+            seen[key] = name
 
 
 def _addresses(topology: Topology) -> Iterator[Finding]:
@@ -85,13 +80,25 @@ def _addresses(topology: Topology) -> Iterator[Finding]:
         for field in ("cluster_ip", "load_balancer_ip", "external_ips"):
             for index, address in enumerate(getattr(service, field)):
                 path: Field = ("services", name, field, index)
-                why = _not_free(topology, address, owners)
-                if why:
+                cidr, key = SERVICE_CIDRS[family_of(address)], (address, service.protocol, service.port)
+                if why := _not_free(topology, address, owners):
                     yield Finding(path, why, "an address of a service is nobody's own")
                 elif field == "cluster_ip":
-                    yield from _cluster_ip(address, path, name, virtual)
+                    if address in virtual:
+                        why = f"{address} is already used by {virtual[address]}"
+                        yield Finding(path, why, "a cluster IP belongs to one service")
+                    elif not 2 <= int(address) - int(cidr.network_address) < cidr.num_addresses - 1:
+                        why = f"{address} is outside the service CIDR {cidr}, or one of its reserved addresses"
+                        yield Finding(path, why, f"use {cidr.network_address + 2} or a later one, or leave it out")
+                    virtual.setdefault(address, name)
                 else:
-                    yield from _outside(address, path, name, service, outside)
+                    if address in cidr:
+                        why = f"{address} is inside the service CIDR"
+                        yield Finding(path, why, "clients outside the cluster need another address, e.g. 192.0.2.80")
+                    elif key in outside:
+                        why = f"{outside[key]} has {service.protocol} port {service.port} of {address} already"
+                        yield Finding(path, why, "give one of them another address or port")
+                    outside.setdefault(key, name)
 
 
 def _not_free(topology: Topology, address: Address, owners: dict[Address, str]) -> str | None:
@@ -104,29 +111,6 @@ def _not_free(topology: Topology, address: Address, owners: dict[Address, str]) 
     if address.is_multicast or address.is_loopback or address.is_unspecified or address.is_link_local:
         return f"{address} is not an address that a service can have"
     return None
-
-
-def _cluster_ip(address: Address, path: Field, name: str, seen: dict[Address, str]) -> Iterator[Finding]:
-    cidr = SERVICE_CIDRS[family_of(address)]
-    if address in seen:
-        yield Finding(path, f"{address} is already used by {seen[address]}", "a cluster IP belongs to one service")
-    elif address not in cidr or not 2 <= int(address) - int(cidr.network_address) < cidr.num_addresses - 1:
-        why = f"{address} is outside the service CIDR {cidr}, or one of its reserved addresses"
-        yield Finding(path, why, f"use {cidr.network_address + 2} or a later one, or leave it out")
-    seen.setdefault(address, name)
-
-
-def _outside(
-    address: Address, path: Field, name: str, service: Service, seen: dict[tuple[Address, str, int], str]
-) -> Iterator[Finding]:
-    key = address, service.protocol, service.port
-    if address in SERVICE_CIDRS[family_of(address)]:
-        why = f"{address} is inside the service CIDR"
-        yield Finding(path, why, "clients outside the cluster need another address, e.g. 192.0.2.80")
-    elif key in seen:
-        why = f"{seen[key]} has {service.protocol} port {service.port} of {address} already"
-        yield Finding(path, why, "give one of them another address or port")
-    seen.setdefault(key, name)
 
 
 def _ranges(topology: Topology) -> Iterator[Finding]:

@@ -168,6 +168,7 @@ def _fallback(links: Iterable[Link], selected: Collection[str]) -> tuple[Address
             address.distance,
             link.index,
             int(address.ip),
+            address.version,
             address.ip,
         )
         for link in links
