@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import pytest
-from niclab.agents import cni
+from niclab.agents import agent
 from niclab.agents.agent import Agent
 from niclab.errors import LabError
 from niclab.net.route import Address
@@ -20,7 +19,7 @@ EXHAUSTED = 'unable to allocate IP via local cilium agent: [POST /ipam][502] pos
 RESULT = '{"cniVersion": "0.3.1", "ips": [{"version": "4", "address": "10.244.1.10/32"}]}'
 
 
-class Plugin:
+class Plugin(Agent):
     """In the place of an agent's cilium-cni: it fails with these words, one after the other, then plugs the pod."""
 
     def __init__(self, *failures: str) -> None:
@@ -34,7 +33,7 @@ class Plugin:
 
 
 def plug(plugin: Plugin) -> tuple[Address, ...]:
-    return cni.plug(cast(Agent, plugin), "pod1", Path("/run/netns/pod1"), {})
+    return plugin.plug("pod1", Path("/run/netns/pod1"), {})
 
 
 def test_an_agent_that_has_not_heard_of_the_pod_yet_is_asked_again() -> None:
@@ -50,7 +49,7 @@ def test_other_failures_are_told_at_once() -> None:
 
 
 def test_an_agent_that_never_hears_of_it_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cni, "PATIENCE", 0.3)
+    monkeypatch.setattr(agent, "POD_PATIENCE", 0.3)
     with pytest.raises(LabError) as caught:
         plug(Plugin(*[UNHEARD_OF] * 99))
     assert "default/pod1" in caught.value.why

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_interface
 from pathlib import Path
 from typing import Any
 
-from niclab.agents import api, compiler
+from niclab.agents import compiler
 from niclab.agents.bundle import Bundle
+from niclab.agents.client import Client
 from niclab.agents.reported import last_words
 from niclab.errors import LabError, NoAnswer
 from niclab.host import daemons, syscalls
 from niclab.host.daemons import Daemon
 from niclab.host.ledgers import Ledger
 from niclab.host.process import UNKNOWN, environment, run
-from niclab.host.waiting import wait_until
+from niclab.host.waiting import try_until, wait_until
+from niclab.net.route import Address
 
 _SANDBOX_LOG = "sandbox.log"
 _SANDBOX_READY = ".sandbox"
@@ -32,13 +38,24 @@ loses a race for its CiliumNode looks again only after a minute (pkg/ipam/multip
 DBG_TIMEOUT = 20.0
 SANDBOX_DEADLINE = 10.0
 LINK_PATIENCE = 5.0
+API_TIMEOUT = 5.0
+"""Seconds; the agent answers in milliseconds or is not ready."""
+_SHELL_END = b"<<end>>\n"
+"""What the agent's shell writes behind an answer."""
 CNI_TIMEOUT = 100.0
 """Seconds for a pod to be plugged. The plugin itself gives up after 90 (pkg/client), with words of its own."""
+POD_PATIENCE = 5.0
+"""Seconds for an agent to hear of a new pod; it needs milliseconds, but may be asked before them."""
+_CNI = json.dumps({"cniVersion": "0.3.1", "name": "cilium", "type": "cilium-cni", "enable-debug": False})
 _UNHURRIED = {"GOGC": "400"}
 """A starting agent spends a fifth of its time collecting garbage (Go's runtime); it may keep some."""
 _IP = (("addr",), ("route", "show", "table", "all"), ("-6", "route", "show", "table", "all"), ("rule",), ("-6", "rule"))
 _NO_ANSWER = "the agent did not answer\n"
 _NOT_IN_AGENTS = ("tests", "complexity-tests", "Documentation")
+
+
+class _UnheardOf(LabError):
+    """The agent has not heard of the pod yet."""
 
 
 @dataclass
@@ -271,35 +288,67 @@ class Agent:
         status = self.get("healthz")
         return status if isinstance(status, dict) else {}
 
+    def _connected(self, name: str) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connection.settimeout(API_TIMEOUT)
+        connection.connect(str(self.rundir / name))
+        return connection
+
+    def _ask(self, method: str, resource: str) -> tuple[int, bytes]:
+        """The agent's REST API (api/v1/openapi.yaml): what `cilium-dbg` asks, which costs a tenth of a second of CPU a
+        time; a lab that waits for its agents asks dozens of times. Raises OSError."""
+        with contextlib.closing(Client(lambda: self._connected("cilium.sock"), timeout=API_TIMEOUT)) as client:
+            return client.ask(method, f"/v1/{resource}")
+
+    def _get(self, resource: str) -> Any:
+        status, body = self._ask("GET", resource)
+        return json.loads(body) if status == 200 else None
+
     def get(self, resource: str) -> Any:
         """As `answer`; None without an answer."""
         with contextlib.suppress(OSError, ValueError):
-            return api.answer(self.socket, resource)
+            return self._get(resource)
         return None
 
     def answer(self, resource: str) -> Any:
         """The JSON behind a resource of the agent's API, None for an error it answers with. Raises NoAnswer: silence is
         not an empty list."""
         with self._answering(f"answer GET /v1/{resource}"):
-            return api.answer(self.socket, resource)
+            return self._get(resource)
+
+    def claim(self, address: Address) -> bool:
+        """Take an address of the node's pods, so that no pod gets it; False when it is taken."""
+        return self._done("POST", f"ipam/{address}?owner=lab&pool=default")
+
+    def release(self, address: Address) -> bool:
+        """Give an address back."""
+        return self._done("DELETE", f"ipam/{address}?pool=default")
+
+    def _done(self, method: str, resource: str) -> bool:
+        with contextlib.suppress(OSError):
+            return self._ask(method, resource)[0] == 200
+        return False
 
     def table(self, name: str) -> str:
         """As `answered_table`; "" without an answer."""
         with contextlib.suppress(OSError):
-            return self._shown(name)
+            return self._table(name)
         return ""
 
     def answered_table(self, name: str) -> str:
         """A table of the agent's StateDB, as JSON objects one after the other. Raises NoAnswer."""
         with self._answering(f"show its table {name}"):
-            return self._shown(name)
+            return self._table(name)
 
-    def _shown(self, table: str) -> str:
-        return api.shell(self.rundir / "shell.sock", f"db/show {table} --format=json")
-
-    @property
-    def socket(self) -> Path:
-        return self.rundir / "cilium.sock"
+    def _table(self, name: str) -> str:
+        """What the agent's shell (`cilium-dbg shell`) prints of it. Raises OSError."""
+        with contextlib.closing(self._connected("shell.sock")) as connection:
+            connection.sendall(f"db/show {name} --format=json\n".encode())
+            connection.shutdown(socket.SHUT_WR)
+            data = bytearray()
+            while not data.endswith(_SHELL_END) and (part := connection.recv(65536)):
+                data += part
+        return data.removesuffix(_SHELL_END).decode(errors="replace")
 
     @contextlib.contextmanager
     def _answering(self, how: str) -> Iterator[None]:
@@ -309,6 +358,38 @@ class Agent:
             logged = (self.daemon.tail(3) if self.daemon else "") or "nothing"
             why = f"{error}; it last logged: {logged}"
             raise NoAnswer(f"the agent on {self.node} does not {how}", why=why) from None
+
+    def plug(self, pod: str, netns: Path, extra: Mapping[str, str]) -> tuple[Address, ...]:
+        """Plug a pod's namespace into the node as a kubelet does; `extra` names the pod to the plugin. Its addresses,
+        IPv4 first.
+
+        Raises LabError with the plugin's words. An agent that has not heard of the pod yet is asked again, as kubelets
+        do with everything that fails.
+        """
+        variables = {
+            "CNI_COMMAND": "ADD",
+            # It must look real: from a short one the plugin makes interface names that the kernel refuses.
+            "CNI_CONTAINERID": hashlib.sha256(f"{netns}/{pod}".encode()).hexdigest(),
+            "CNI_NETNS": str(netns),
+            "CNI_IFNAME": "eth0",
+            "CNI_PATH": "/opt/cni/bin",
+            **extra,
+        }
+
+        def ask() -> str:
+            try:
+                return self.run_cni(_CNI, variables)
+            except LabError as error:
+                # Of pools agents look the pod up first (pkg/ipam/metadata): `resource Pod "default/pod1" not found`.
+                unheard_of = re.search(r'resource Pod "[^"]+" not found', error.why)
+                raise _UnheardOf(error.what, why=error.why) if unheard_of else error from None
+
+        text = try_until(ask, POD_PATIENCE, retry=_UnheardOf, every=0.1)
+        try:
+            found = [ip_interface(entry["address"]).ip for entry in json.loads(text)["ips"]]
+        except (ValueError, KeyError, TypeError):
+            raise LabError(f"cilium-cni plugged {pod} and answered what is no CNI result", why=text[:500]) from None
+        return tuple(sorted(found, key=lambda address: address.version))
 
     def run_cni(self, stdin: str, cni_environment: Mapping[str, str]) -> str:
         """The CNI plugin's result, run on the node. Raises LabError with the plugin's own words.
@@ -326,7 +407,9 @@ class Agent:
                 text=True,
                 errors="replace",
                 timeout=CNI_TIMEOUT,
-                env=environment({**self.extra_environment, **cni_environment, "CILIUM_SOCK": str(self.socket)}),
+                env=environment(
+                    {**self.extra_environment, **cni_environment, "CILIUM_SOCK": str(self.rundir / "cilium.sock")}
+                ),
                 check=False,
             )
         except subprocess.TimeoutExpired:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from niclab.agents import api, bgp, cni, configuration, controlplane, egress, ipam, kube, reported, seed, services
+from niclab.agents import bgp, configuration, controlplane, egress, ipam, kube, reported, seed, services
 from niclab.agents.agent import Agent, cgroup_of
 from niclab.agents.bundle import Bundle, held
 from niclab.agents.controlplane import ControlPlane, Kind, Kubernetes
@@ -231,7 +231,7 @@ class Cilium:
 
         def plug(pair: tuple[str, Agent]) -> tuple[str, tuple[Address, ...]]:
             pod, agent = pair
-            return pod, cni.plug(agent, pod, self._substrate[pod].path, environments[pod])
+            return pod, agent.plug(pod, self._substrate[pod].path, environments[pod])
 
         plugged = self._plugged_in_turn(pods, plug) if self.topology.ipam == "eni" else _each(pods, plug)
         for pod, addresses in plugged:
@@ -248,16 +248,16 @@ class Cilium:
 
         def on(agent: Agent) -> list[tuple[str, tuple[Address, ...]]]:
             claimed = ipam.claimed(self.topology, agent.node)
-            held = [address for address in claimed if api.claim(agent.socket, address, "lab")]
+            held = [address for address in claimed if agent.claim(address)]
             plugged = []
             for pod in [pair for pair in pods if pair[1] is agent]:
                 for address in planned[pod[0]]:
-                    api.release(agent.socket, address)
+                    agent.release(address)
                 plugged.append(plug(pod))
             taken = {address for _, addresses in plugged for address in addresses}
             for address in held:
                 if address not in taken:
-                    api.release(agent.socket, address)
+                    agent.release(address)
             return plugged
 
         return list(itertools.chain(*_each({id(agent): agent for _, agent in pods}.values(), on)))

@@ -27,16 +27,16 @@ def reported(
     frontends: str = "",
     attachments: Mapping[str, tuple[str, ...]] | None = None,
 ) -> NodeReport:
-    """From the agent's status and its tables `devices` (JSON, or as printed), `node-addresses` and `frontends`."""
+    """From the agent's status and its tables `devices`, `node-addresses` and `frontends`."""
     replacement = status.get("kube-proxy-replacement") or {}
     masquerading = status.get("masquerading") or {}
     routing = status.get("routing") or {}
-    rows = device_rows(devices)
-    selected = tuple(str(row["Name"]) for row in rows if row.get("Selected"))
+    rows = sorted(json_rows(devices), key=lambda row: int(row.get("Index", 0)))
     reasons = {
         str(row["Name"]): "selected" if row.get("Selected") else str(row.get("NotSelectedReason") or "not selected")
         for row in rows
     }
+    selected = tuple(name for name, reason in reasons.items() if reason == "selected")
     mode = str(routing.get("inter-host-routing-mode", ""))
     protocol = routing.get("tunnel-protocol")
     return NodeReport(
@@ -80,27 +80,6 @@ def json_rows(text: str) -> list[dict[str, Any]]:
     return rows
 
 
-def device_rows(text: str) -> list[dict[str, Any]]:
-    """The rows of StateDB's table `devices`, in the order of their indices: from JSON, else from the printed table."""
-    return sorted(json_rows(text) or _printed(text), key=lambda row: int(row.get("Index", 0)))
-
-
-def _printed(text: str) -> list[dict[str, Any]]:
-    """The table as `db/show` prints it: columns apart by two or more blanks."""
-    lines = [line for line in text.splitlines() if line.strip()]
-    if not lines:
-        return []
-    names = re.split(r"\s{2,}", lines[0].strip())
-    rows: list[dict[str, Any]] = []
-    for line in lines[1:]:
-        row: dict[str, Any] = dict(zip(names, re.split(r"\s{2,}", line.strip()), strict=False))
-        if not str(row.get("Index", "")).isdecimal():
-            continue
-        row["Selected"] = row.get("Selected") == "true"
-        rows.append(row)
-    return rows
-
-
 def address_rows(text: str) -> list[str]:
     """`ADDRESS on DEVICE (primary, nodeport)` for each row of the table `node-addresses`."""
     found = []
@@ -122,9 +101,11 @@ def frontend_rows(text: str) -> list[str]:
 
 def attached(bpffs: Path) -> dict[str, tuple[str, ...]]:
     """Interface → the programs whose links an agent has pinned below its bpffs (pkg/datapath/loader, tcx and XDP)."""
-    links = sorted((bpffs / "cilium" / "devices").glob("*/links/*"))
-    names = dict.fromkeys(link.parent.parent.name for link in links)
-    return {name: tuple(link.name for link in links if link.parent.parent.name == name) for name in names}
+    found: dict[str, tuple[str, ...]] = {}
+    for link in sorted((bpffs / "cilium" / "devices").glob("*/links/*")):
+        name = link.parent.parent.name
+        found[name] = (*found.get(name, ()), link.name)
+    return found
 
 
 def last_words(log: str) -> str | None:

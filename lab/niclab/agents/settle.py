@@ -11,11 +11,10 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
 from niclab.agents.agent import Agent
-from niclab.agents.reported import device_rows, json_rows
+from niclab.agents.reported import json_rows
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import NodeDecision
 from niclab.host.waiting import wait_until
@@ -29,34 +28,6 @@ QUIET = 1.0
 """Seconds without news: collecting messages (0.1) and the orchestrator's rate limit (0.5), with room to spare."""
 _POLL = 0.2
 _ORCHESTRATOR = ("orchestrator", "job-reinitialize")
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """What an agent shows of its own state. Times in seconds since the epoch; 0: never."""
-
-    devices: tuple[str, ...]
-    served: tuple[str, ...]
-    """The devices its status names, and the direct routing device: asked for only now and then."""
-    direct_routing_device: str | None
-    began: float
-    loaded: float
-
-    @property
-    def is_loading(self) -> bool:
-        return self.began > self.loaded
-
-
-def look(agent: Agent) -> Seen:
-    status = agent.status().get("kube-proxy-replacement") or {}
-    header = agent.rundir / "state" / "globals" / "node_config.h"
-    return Seen(
-        devices=tuple(sorted(str(row["Name"]) for row in device_rows(agent.table("devices")) if row.get("Selected"))),
-        served=tuple(sorted(status.get("devices") or ())),
-        direct_routing_device=status.get("directRoutingDevice") or None,
-        began=header.stat().st_mtime if header.exists() else 0.0,
-        loaded=loaded(agent.table("health")),
-    )
 
 
 def loaded(health: str) -> float:
@@ -92,41 +63,46 @@ class Settling:
         self._marks = {agent.node: loaded(agent.table("health")) for agent in self._agents}
 
     def wait(self, before: Decisions, after: Decisions) -> bool:
-        """Return when every agent is as predicted and at rest; False when it is not by DEADLINE."""
+        """Return when every agent is as predicted and was at rest for QUIET seconds on end; False by DEADLINE."""
+        streak = 0
 
-        def settled(agent: Agent) -> bool:
-            expected = after.nodes[agent.node]
-            seen = look(agent)
-            fresh = not reloads(before.nodes[agent.node], expected) or seen.loaded > self._marks[agent.node]
-            selected = tuple(sorted(expected.selected))
-            served = seen.served == selected or not seen.served
-            drd = seen.direct_routing_device in (None, expected.drd.device)
-            return fresh and served and drd and seen.devices == selected and not seen.is_loading
+        def rests() -> bool:
+            nonlocal streak
+            settled = all(self._settled(agent, before, after) for agent in self._agents if agent.exited is None)
+            streak = streak + 1 if settled else 0
+            return streak > round(QUIET / _POLL)
 
-        return self._hold(settled, DEADLINE)
+        return wait_until(rests, DEADLINE, every=_POLL)
+
+    def _settled(self, agent: Agent, before: Decisions, after: Decisions) -> bool:
+        expected = after.nodes[agent.node]
+        selected = sorted(expected.selected)
+        # Asked for only now and then: it may lag behind, or name none.
+        status = agent.status().get("kube-proxy-replacement") or {}
+        served, drd = sorted(status.get("devices") or ()), status.get("directRoutingDevice") or None
+        header = agent.rundir / "state" / "globals" / "node_config.h"
+        began = header.stat().st_mtime if header.exists() else 0.0
+        last = loaded(agent.table("health"))
+        fresh = last > self._marks[agent.node] or not reloads(before.nodes[agent.node], expected)
+        devices = sorted(str(row["Name"]) for row in json_rows(agent.table("devices")) if row.get("Selected"))
+        return (
+            fresh
+            and (not served or served == selected)
+            and drd in (None, expected.drd.device)
+            and devices == selected
+            and began <= last
+        )
 
     def wait_for_routes(self, wanted: Mapping[str, tuple[Route, ...]]) -> bool:
         """Return when every node has these routes, node by node; False by VALIDATION_DEADLINE."""
-        return _until(lambda: all(has_routes(one, wanted[one.node]) for one in self._agents), VALIDATION_DEADLINE)
 
-    def _hold(self, settled: Callable[[Agent], bool], deadline: float) -> bool:
-        """Was it true of every agent for QUIET seconds on end, before the deadline?"""
-        needed = max(1, round(QUIET / _POLL))
-        streak = 0
+        def there() -> bool:
+            return all(_has_routes(agent, wanted[agent.node]) for agent in self._agents)
 
-        def done() -> bool:
-            nonlocal streak
-            streak = streak + 1 if all(settled(agent) for agent in self._agents if agent.exited is None) else 0
-            return streak > needed
-
-        return _until(done, deadline)
+        return wait_until(there, VALIDATION_DEADLINE, every=_POLL)
 
 
-def _until(done: Callable[[], bool], deadline: float) -> bool:
-    return wait_until(done, deadline, every=_POLL)
-
-
-def has_routes(agent: Agent, wanted: Iterable[Route]) -> bool:
+def _has_routes(agent: Agent, wanted: Iterable[Route]) -> bool:
     rows = [row for family in ("-4", "-6") for row in agent.listed("ip", "-j", family, "route", "show")]
     found = {(row.get("dst"), row.get("gateway"), row.get("dev")) for row in rows}
     return all(

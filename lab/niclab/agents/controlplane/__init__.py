@@ -67,7 +67,7 @@ def start(
         run.relay(nodes, programs.APISERVER_PORT)
         key = prepared.key(
             {
-                "etcd": programs.etcd_version(etcd),
+                "etcd": prepared.fingerprint(etcd),
                 "kube-apiserver": prepared.fingerprint(server),
                 "operator": prepared.fingerprint(cilium),
                 "versions": sorted(versions),
@@ -75,8 +75,8 @@ def start(
                 "services": [str(SERVICE_CIDRS[family]) for family in families],
             }
         )
-        store = prepared.Store(home or default_home())
-        restored = store.restore(key, run.data)
+        store, data = prepared.Store(home or default_home()), run.directory / "etcd"
+        restored = store.restore(key, data)
         try:
             run.etcd(etcd)
         except LabError as error:
@@ -91,7 +91,7 @@ def start(
         if not restored:
             run.define(api, cilium, features, settings)
             run.running["etcd"].stop()  # what etcd has written is whole then
-            store.save(key, run.data)
+            store.save(key, data)
             run.etcd(etcd)  # the API server finds it again by itself
             run.wait_for_apiserver()
         if programs.needs_operator(features, settings):

@@ -10,7 +10,6 @@ import base64
 import contextlib
 import json
 import operator
-import os
 import re
 import secrets
 import shutil
@@ -21,7 +20,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from niclab.agents.bundle.store import remembered
 from niclab.agents.client import Client
 from niclab.agents.controlplane import forwarder
 from niclab.agents.kubeapi import TIMEOUT, Api, Refused
@@ -30,7 +28,7 @@ from niclab.host import daemons, syscalls
 from niclab.host.daemons import Daemon
 from niclab.host.ledgers import Ledger
 from niclab.host.netns import Namespace
-from niclab.host.process import environment, run
+from niclab.host.process import environment
 from niclab.host.substrate import Substrate
 from niclab.host.waiting import wait_until
 from niclab.net.route import Family
@@ -40,11 +38,8 @@ CONTROL = "control"
 """The role of the namespace the control plane runs in; no host of a topology can have this name."""
 LOOPBACK = "127.0.0.1"
 ETCD_PORT, _PEER_PORT, APISERVER_PORT = 2379, 2380, 6443
-_QUICK = 5.0
-"""Seconds for a program to tell its version."""
 _GLANCE = 2.0
 """Seconds for one look at whether a program is ready."""
-_HARMLESS = "--unsafe-no-fsync"
 # The hook sleeps for a second before it looks; nothing in a lab has a priority class.
 _READY = "/readyz?exclude=poststarthook/scheduling/bootstrap-system-priority-classes"
 _SYSTEM = "kube-system"
@@ -81,11 +76,6 @@ class Programs:
     @property
     def directory(self) -> Path:
         return directory_of(self.ledger)
-
-    @property
-    def data(self) -> Path:
-        """etcd's."""
-        return self.directory / "etcd"
 
     @property
     def control(self) -> Namespace:
@@ -125,12 +115,13 @@ class Programs:
 
     def etcd(self, program: Path) -> None:
         """etcd on `data`: 0.2 s on a quiet machine."""
-        self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        data = self.directory / "etcd"
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
         client, peer = f"http://{LOOPBACK}:{ETCD_PORT}", f"http://{LOOPBACK}:{_PEER_PORT}"
         arguments = [
             str(program),
             "--name=niclab",
-            f"--data-dir={self.data}",
+            f"--data-dir={data}",
             f"--listen-client-urls={client}",
             f"--advertise-client-urls={client}",
             f"--listen-peer-urls={peer}",
@@ -141,7 +132,8 @@ class Programs:
             "--election-timeout=100",
             "--logger=zap",
             "--log-level=warn",
-            *([_HARMLESS] if _knows_no_fsync(program) else []),
+            # A lab's data need not survive the machine. Debian's 3.4 has the flag and does not list it in its help.
+            "--unsafe-no-fsync",
         ]
         daemon = self._start("etcd", arguments)
 
@@ -162,10 +154,10 @@ class Programs:
         for path in (kubeconfig_of(self.directory).parent, private):
             path.mkdir(mode=0o700, exist_ok=True)
         key = private / "account.key"
-        _write(private / "token", token)
-        _write(private / "tokens.csv", f'{token},niclab,niclab,"system:masters"\n')
-        _write(key, _signing_key())
-        _write(kubeconfig_of(self.directory), kubeconfig(token))
+        (private / "token").write_text(token)
+        (private / "tokens.csv").write_text(f'{token},niclab,niclab,"system:masters"\n')
+        key.write_text(_signing_key())
+        kubeconfig_of(self.directory).write_text(_kubeconfig(token))
         arguments = [
             str(program),
             f"--etcd-servers=http://{LOOPBACK}:{ETCD_PORT}",
@@ -304,28 +296,6 @@ def find_etcd(chosen: Path | None = None) -> Path:
     return Path(found)
 
 
-def etcd_version(program: Path) -> str:
-    """What `etcd --version` says in its first line. Raises LabError."""
-
-    def ask() -> str:
-        return run([str(program), "--version"], timeout=_QUICK).partition("\n")[0].rpartition(" ")[2]
-
-    return remembered(program, "version of etcd", ask)
-
-
-def _knows_no_fsync(program: Path) -> bool:
-    """A lab's data need not survive the machine. Debian's 3.4 has the flag and does not list it in its help."""
-
-    def ask() -> str:
-        try:
-            run([str(program), _HARMLESS, "--version"], timeout=_QUICK)
-        except LabError:
-            return "no"
-        return "yes"
-
-    return remembered(program, f"does it know {_HARMLESS}", ask) == "yes"
-
-
 def _lacks(api: Api) -> str:
     """What /readyz of the API server lacks, in words; nothing when all is ready."""
     try:
@@ -351,24 +321,12 @@ def connect(substrate: Substrate, directory: Path, *, timeout: float = TIMEOUT) 
     )
 
 
-def kubeconfig(token: str) -> str:
+def _kubeconfig(token: str) -> str:
     """A kubeconfig for the agents and the operator; JSON, which every reader of YAML reads."""
     cluster = {"server": f"https://{LOOPBACK}:{APISERVER_PORT}", "insecure-skip-tls-verify": True}
-    found = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "niclab", "cluster": cluster}],
-        "users": [{"name": "niclab", "user": {"token": token}}],
-        "contexts": [{"name": "niclab", "context": {"cluster": "niclab", "user": "niclab"}}],
-        "current-context": "niclab",
-    }
-    return json.dumps(found, indent=1) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
-    handle = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "w") as file:
-        file.write(text)
+    parts = {"cluster": cluster, "user": {"token": token}, "context": {"cluster": "niclab", "user": "niclab"}}
+    lists = {f"{kind}s": [{"name": "niclab", kind: content}] for kind, content in parts.items()}
+    return json.dumps({"apiVersion": "v1", "kind": "Config", **lists, "current-context": "niclab"}, indent=1) + "\n"
 
 
 def _signing_key() -> str:
@@ -390,10 +348,8 @@ def lacking_definitions(api: Api) -> str:
     """Which of the operator's definitions are not there yet, in words; "" when all are."""
     definitions = api.objects("apiextensions.k8s.io/v1", "CustomResourceDefinition")
     established = {
-        one["metadata"]["name"]: any(
-            condition["type"] == "Established" and condition["status"] == "True"
-            for condition in one.get("status", {}).get("conditions") or ()
-        )
+        one["metadata"]["name"]: ("Established", "True")
+        in [(condition["type"], condition["status"]) for condition in one.get("status", {}).get("conditions") or ()]
         for one in definitions
     }
     if _LAST_DEFINITION not in established:
