@@ -20,7 +20,8 @@ from typing import Any
 from niclab.agents import compiler
 from niclab.agents.bundle import Bundle
 from niclab.agents.client import Client
-from niclab.agents.reported import last_words
+from niclab.agents.reported import attached, exited, last_words, reported
+from niclab.cilium.reported import NodeReport
 from niclab.errors import LabError, NoAnswer
 from niclab.host import daemons, syscalls
 from niclab.host.daemons import Daemon
@@ -349,6 +350,19 @@ class Agent:
             while not data.endswith(_SHELL_END) and (part := connection.recv(65536)):
                 data += part
         return data.removesuffix(_SHELL_END).decode(errors="replace")
+
+    def reported(self) -> NodeReport:
+        """What it reports now; its raw outputs are kept in `artifacts`. Raises NoAnswer."""
+        if self.exited is not None:
+            return exited(self.exited)
+        status = self.answer("healthz")
+        if not isinstance(status, dict):
+            raise NoAnswer(f"the agent on {self.node} does not say how it is", why="GET /v1/healthz: an error")
+        devices, addresses = self.answered_table("devices"), self.answered_table("node-addresses")
+        raw = {"devices": devices, "node-addresses": addresses, "frontends": self.table("frontends")}
+        for name, text in {"status": json.dumps(status, indent=1), **raw}.items():
+            (self.directory / "artifacts" / f"{name}.json").write_text(text)
+        return reported(status, devices, addresses, raw["frontends"], attached(self.bpffs))
 
     @contextlib.contextmanager
     def _answering(self, how: str) -> Iterator[None]:

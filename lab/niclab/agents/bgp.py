@@ -105,20 +105,17 @@ def next_hops(routes: Iterable[Mapping[str, Any]]) -> dict[Network, frozenset[Ad
     found: dict[Network, frozenset[Address]] = {}
     for route in routes:
         paths = [path.get("path-attributes") or () for path in route.get("paths") or ()]
-        hops = [_next_hop(dict(_attribute(base64.b64decode(one["base64"])) for one in path)) for path in paths]
+        hops = [_next_hop([base64.b64decode(one["base64"]) for one in path]) for path in paths]
         known = frozenset(hop for hop in hops if hop is not None and not hop.is_unspecified)
         if known:
             found[ip_network(str(route["prefix"]))] = known
     return found
 
 
-def _attribute(data: bytes) -> tuple[int, bytes]:
-    """A path attribute's type and value (RFC 4271, 4.3)."""
-    return data[1], data[4:] if data[0] & _LONG else data[3:]
-
-
-def _next_hop(attributes: Mapping[int, bytes]) -> Address | None:
-    if _NEXT_HOP in attributes:
-        return ipaddress.ip_address(attributes[_NEXT_HOP])
-    reach = attributes.get(_MP_REACH, b"")  # RFC 4760: family, subfamily, length of the next hop, next hop
+def _next_hop(attributes: Iterable[bytes]) -> Address | None:
+    """From path attributes: flags, type, length, value (RFC 4271, 4.3)."""
+    values = {data[1]: data[4:] if data[0] & _LONG else data[3:] for data in attributes}
+    if _NEXT_HOP in values:
+        return ipaddress.ip_address(values[_NEXT_HOP])
+    reach = values.get(_MP_REACH, b"")  # RFC 4760: family, subfamily, length of the next hop, next hop
     return ipaddress.ip_address(reach[4 : 4 + min(reach[3], 16)]) if len(reach) > 4 else None

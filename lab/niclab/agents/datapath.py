@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import itertools
-import json
 import logging
 import operator
 import shutil
@@ -24,7 +23,7 @@ from niclab.agents.settle import Settling
 from niclab.cilium.bgp import SWITCH
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.reported import NodeReport
-from niclab.errors import LabError, NoAnswer
+from niclab.errors import LabError
 from niclab.host import neighbours, readiness
 from niclab.host.datapath import AgentBgp
 from niclab.host.ledgers import Ledger
@@ -57,12 +56,7 @@ class Cilium:
     KEEPS_LOGS: ClassVar[bool] = True
 
     def __init__(
-        self,
-        substrate: Substrate,
-        ledger: Ledger,
-        bundle: Bundle,
-        kubernetes: Bundle | None,
-        kind: Kind,
+        self, substrate: Substrate, ledger: Ledger, bundle: Bundle, kubernetes: Bundle | None, kind: Kind
     ) -> None:
         self._substrate = substrate
         self._ledger = ledger
@@ -175,8 +169,10 @@ class Cilium:
             # Links are numbered as they come, and programs are compiled with the tunnel's number: pods come after it.
             if node.tunnels:
                 agent.wait_for_link(f"cilium_{node.settings.tunnel_protocol}")
-        pods = [(pod, node) for pod, (node, _) in self.topology.pods.items() if pod not in self.addresses]
-        self._plug([(pod, self.agents[node]) for pod, node in pods if self.agents[node] in self._running])
+        nodes = {agent.node for agent in self._running}
+        pods = [pod for pod, (node, _) in self.topology.pods.items() if node in nodes and pod not in self._substrate]
+        self._substrate.apply(AddNamespace(pod, BASE_SYSCTLS) for pod in pods)
+        _each(self._running, self._plug)
         _STEPS.debug("pods")
         wanted = services.deployed(self.topology, self.addresses, self.families)
         self.control_plane.apply(itertools.chain.from_iterable(service.objects() for service in wanted))
@@ -215,52 +211,26 @@ class Cilium:
         enabled = any(node.settings.egress_gateway for node in decisions.nodes.values())
         return enabled and bool(self.topology.egress_policies) and bool(self._running)
 
-    def _plug(self, pods: Sequence[tuple[str, Agent]]) -> None:
-        self._substrate.apply(AddNamespace(pod, BASE_SYSCTLS) for pod, _ in pods if pod not in self._substrate)
-        environments = {
-            pod: self.control_plane.add_pod(
-                kube.pod(
-                    pod,
-                    agent.node,
-                    labels=egress.pod_labels(self.topology, pod),
-                    annotations=ipam.pod_annotations(self.topology, pod),
-                )
-            )
-            for pod, agent in pods
-        }
+    def _plug(self, agent: Agent) -> None:
+        """Plug the pods of a node that are not, one after the other.
 
-        def plug(pair: tuple[str, Agent]) -> tuple[str, tuple[Address, ...]]:
-            pod, agent = pair
-            return pod, agent.plug(pod, self._substrate[pod].path, environments[pod])
-
-        plugged = self._plugged_in_turn(pods, plug) if self.topology.ipam == "eni" else _each(pods, plug)
-        for pod, addresses in plugged:
-            self.addresses[pod] = addresses
-            self.control_plane.pod_running(pod, addresses)
-
-    def _plugged_in_turn(
-        self,
-        pods: Sequence[tuple[str, Agent]],
-        plug: Callable[[tuple[str, Agent]], tuple[str, tuple[Address, ...]]],
-    ) -> list[tuple[str, tuple[Address, ...]]]:
-        """Each pod with the address that is planned for it: nothing else is free when it is its turn."""
-        planned = self.topology.pod_addresses()
-
-        def on(agent: Agent) -> list[tuple[str, tuple[Address, ...]]]:
-            claimed = ipam.claimed(self.topology, agent.node)
-            held = [address for address in claimed if agent.claim(address)]
-            plugged = []
-            for pod in [pair for pair in pods if pair[1] is agent]:
-                for address in planned[pod[0]]:
-                    agent.release(address)
-                plugged.append(plug(pod))
-            taken = {address for _, addresses in plugged for address in addresses}
-            for address in held:
-                if address not in taken:
-                    agent.release(address)
-            return plugged
-
-        return list(itertools.chain(*_each({id(agent): agent for _, agent in pods}.values(), on)))
+        An agent with ENIs takes any address of any of them: so each pod is given the address that is planned for it by
+        claiming all others, and nothing else is free when it is its turn.
+        """
+        topology, planned = self.topology, self.topology.pod_addresses()
+        pods = [pod for pod, (node, _) in topology.pods.items() if node == agent.node and pod not in self.addresses]
+        claimed = ipam.claimed(topology, agent.node) if pods and topology.ipam == "eni" else ()
+        held = {address for address in claimed if agent.claim(address)}
+        for pod in pods:
+            labels, annotations = egress.pod_labels(topology, pod), ipam.pod_annotations(topology, pod)
+            known = self.control_plane.add_pod(kube.pod(pod, agent.node, labels=labels, annotations=annotations))
+            for address in planned[pod] if claimed else ():
+                agent.release(address)
+            self.addresses[pod] = agent.plug(pod, self._substrate[pod].path, known)
+            held.difference_update(planned[pod], self.addresses[pod])
+            self.control_plane.pod_running(pod, self.addresses[pod])
+        for address in held:
+            agent.release(address)
 
     def _wait_for_traffic(self, served: Sequence[services.Deployed], decisions: Decisions) -> None:
         """Every agent that runs has its endpoints ready, knows the pods of every other, and serves these services.
@@ -308,20 +278,7 @@ class Cilium:
         Raises NoAnswer for a silent agent: it has not selected nothing.
         """
 
-        def ask(agent: Agent) -> tuple[str, NodeReport]:
-            if agent.exited is not None:
-                return agent.node, reported.exited(agent.exited)
-            status = agent.answer("healthz")
-            if not isinstance(status, dict):
-                raise NoAnswer(f"the agent on {agent.node} does not say how it is", why="GET /v1/healthz: an error")
-            devices, addresses = agent.answered_table("devices"), agent.answered_table("node-addresses")
-            frontends, attached = agent.table("frontends"), reported.attached(agent.bpffs)
-            raw = {"status.json": json.dumps(status, indent=1), "devices.json": devices, "frontends.json": frontends}
-            for name, text in {**raw, "node-addresses.json": addresses}.items():
-                (agent.directory / "artifacts" / name).write_text(text)
-            return agent.node, reported.reported(status, devices, addresses, frontends, attached)
-
-        return dict(_each(self.agents.values(), ask))
+        return dict(zip(self.agents, _each(self.agents.values(), Agent.reported), strict=True))
 
     def follow(self, before: Decisions, after: Decisions, change: Callable[[], None]) -> None:
         settling = Settling(self._running)
