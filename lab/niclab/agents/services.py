@@ -35,60 +35,45 @@ class Deployed:
 
     def objects(self) -> list[Object]:
         """The Service, then one EndpointSlice per family: without backends too, for agents must know of none."""
-        families = self.families
-        spec = self.spec
+        spec, families = self.spec, self.families
         port: Object = {"name": f"{spec.protocol}-{spec.port}", "port": spec.port, "protocol": self.protocol}
+        node_port = {} if self.node_port is None else {"nodePort": self.node_port}
+        addresses = list(map(str, self.cluster_ips))
         optional = {
-            "clusterIP": str(self.cluster_ips[0]) if self.cluster_ips else None,
-            "clusterIPs": [str(address) for address in self.cluster_ips],
-            "externalIPs": [str(address) for address in self.external_ips],
+            "clusterIP": addresses[0] if addresses else None,
+            "clusterIPs": addresses,
+            "externalIPs": list(map(str, self.external_ips)),
             "externalTrafficPolicy": spec.external_traffic_policy,
             "internalTrafficPolicy": spec.internal_traffic_policy,
         }
-        service = made(
-            "v1",
-            "Service",
-            self.name,
-            spec={
-                "type": spec.type,
-                "ipFamilies": [f"IPv{family}" for family in families],
-                "ipFamilyPolicy": "RequireDualStack" if len(families) > 1 else "SingleStack",
-                # No selector: its EndpointSlices are written beside it.
-                "ports": [
-                    {
-                        **port,
-                        "targetPort": spec.backend_port,
-                        **({} if self.node_port is None else {"nodePort": self.node_port}),
-                    }
-                ],
-                **{key: value for key, value in optional.items() if value},
-            },
-        )
+        # It has no selector: its EndpointSlices are written beside it.
+        content = {
+            "type": spec.type,
+            "ipFamilies": [f"IPv{family}" for family in families],
+            "ipFamilyPolicy": "RequireDualStack" if len(families) > 1 else "SingleStack",
+            "ports": [{**port, "targetPort": spec.backend_port, **node_port}],
+            **{key: value for key, value in optional.items() if value},
+        }
+        service = made("v1", "Service", self.name, spec=content)
         if self.ingress:
             entries = [{"ip": str(address), "ipMode": "VIP"} for address in self.ingress]
             service["status"] = {"loadBalancer": {"ingress": entries}}
-        slices = [
-            made(
-                "discovery.k8s.io/v1",
-                "EndpointSlice",
-                f"{self.name}-v{family}",
-                labels={"kubernetes.io/service-name": self.name},
-                addressType=f"IPv{family}",
-                ports=[{**port, "port": spec.backend_port}],
-                endpoints=[
-                    {
-                        "addresses": [str(address)],
-                        "conditions": {"ready": True, "serving": True, "terminating": False},
-                        "nodeName": node,
-                        "targetRef": {"kind": "Pod", "name": pod, "namespace": NAMESPACE},
-                    }
-                    for address, node, pod in self.backends
-                    if address.version == family
-                ],
-            )
-            for family in families
+        return [service, *(self._slice(family, {**port, "port": spec.backend_port}) for family in families)]
+
+    def _slice(self, family: Family, port: Object) -> Object:
+        endpoints = [
+            {
+                "addresses": [str(address)],
+                "conditions": {"ready": True, "serving": True, "terminating": False},
+                "nodeName": node,
+                "targetRef": {"kind": "Pod", "name": pod, "namespace": NAMESPACE},
+            }
+            for address, node, pod in self.backends
+            if address.version == family
         ]
-        return [service, *slices]
+        parts: Object = {"addressType": f"IPv{family}", "ports": [port], "endpoints": endpoints}
+        labels = {"kubernetes.io/service-name": self.name}
+        return made("discovery.k8s.io/v1", "EndpointSlice", f"{self.name}-v{family}", labels=labels, **parts)
 
     def frontends(self, *, node_ports: bool) -> list[str]:
         """Its addresses on every node, as StateDB writes them; those of single NICs follow from 0.0.0.0."""
