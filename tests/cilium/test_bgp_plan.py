@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from niclab import LAB_BASELINE, Flow, Settings, Topology, Version, World, load
 from niclab.agents.frr import config
 from niclab.check import loads
-from niclab.cilium.bgp import SWITCH, advertised, learned_routes, originated, ribs, sessions, speakers
+from niclab.cilium.bgp import SWITCH, advertised, learned_routes, ribs, sessions, speakers
 from niclab.cilium.decisions import Decisions
 from niclab.settings import NodeSettings
 from niclab.topology import find
@@ -195,29 +195,17 @@ def _meshed(count: int, links: list[tuple[int, int]]) -> Topology:
     )
 
 
-def written(topology: Topology, name: str, **more: bool) -> str:
-    decisions = decided(topology)
-    mine = [session for session in sessions(topology) if session.own.host == name]
-    assert topology.bgp is not None
-    return config.configuration(
-        name,
-        mine,
-        asn=speakers(topology)[name],
-        router_id=config.router_id(1, mine),
-        timers=topology.bgp.timers,
-        advertised=originated(decisions)[name],
-        imports=name not in topology.nodes,
-    )
-
-
 def test_configurations() -> None:
     """To be read as a whole: a router's, which passes on what it hears, and a node's, which rejects it."""
     topology = load("two-tors")
-    assert_golden("two-tors.bgpd.conf", "!\n".join(written(topology, name) for name in ("tor0", "spine", "node1")))
+    assert_golden(
+        "two-tors.bgpd.conf",
+        "!\n".join(config.configuration(decided(topology), name) for name in ("tor0", "spine", "node1")),
+    )
 
 
 def test_each_family_is_configured_apart() -> None:
-    lines = written(loads(DUAL, "dual.yaml"), "tor").splitlines()
+    lines = config.configuration(decided(loads(DUAL, "dual.yaml")), "tor").splitlines()
     blocks = [
         lines[start:end]
         for start, end in pairwise(

@@ -5,13 +5,12 @@ Every session has timers of seconds and no pause before what is to be told: a la
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from niclab.cilium.bgp import Session
+from niclab.cilium.bgp import Session, originated, sessions, speakers
+from niclab.cilium.decisions import Decisions
 from niclab.errors import LabError
-from niclab.net.route import FAMILIES, Family, Network
-from niclab.topology.model import BgpTimers
 
 HOME = Path("/usr/lib/frr")
 """Where Debian, Ubuntu and FRR's own packages have the daemons; they are not on PATH."""
@@ -31,26 +30,21 @@ def find() -> Path:
     return HOME
 
 
-def configuration(
-    name: str,
-    mine: Sequence[Session],
-    *,
-    asn: int,
-    router_id: str,
-    timers: BgpTimers,
-    advertised: Iterable[Network] = (),
-    imports: bool = True,
-) -> str:
-    """bgpd.conf of one speaker. `mine` are its sessions, `advertised` the prefixes it originates.
+def configuration(decisions: Decisions, name: str) -> str:
+    """bgpd.conf of one speaker.
 
-    Without `imports` it rejects all it hears and only remembers it, as Cilium does (pkg/bgpv1/gobgp/server.go).
+    A node rejects all it hears and only remembers it, as Cilium does (pkg/bgpv1/gobgp/server.go).
     """
+    topology, numbers = decisions.topology, speakers(decisions.topology)
+    assert topology.bgp is not None
+    timers, imports = topology.bgp.timers, name in topology.bgp.routers
+    mine = [session for session in sessions(topology) if session.own.host == name]
     lines = [f"hostname {name}"]
     if not imports:
         lines += [f"{words} prefix-list {_NOTHING} seq 5 deny any" for words in ("ip", "ipv6")]
     lines += [
-        f"router bgp {asn}",
-        f" bgp router-id {router_id}",
+        f"router bgp {numbers[name]}",
+        f" bgp router-id {router_id(1 + list(numbers).index(name), mine)}",
         " no bgp default ipv4-unicast",
         # RFC 8212 would have a filter on every external session.
         " no bgp ebgp-requires-policy",
@@ -67,25 +61,17 @@ def configuration(
             f"{peer} description {session.peer.tap}",
             f"{peer} timers connect {timers.connect}",
             f"{peer} advertisement-interval 0",
+            *([f"{peer} passive"] if session.passive else []),
         ]
-        if session.passive:
-            lines.append(f"{peer} passive")
-    for family in FAMILIES:
-        lines += _family(family, [one for one in mine if one.family == family], advertised, imports=imports)
+    for family in sorted({session.family for session in mine}):
+        lines.append(f" address-family ipv{family} unicast")
+        lines += [f"  network {prefix}" for prefix in originated(decisions)[name] if prefix.version == family]
+        for peer in [f"  neighbor {session.peer.address}" for session in mine if session.family == family]:
+            lines += [f"{peer} activate", f"{peer} next-hop-self"]
+            if not imports:
+                lines += [f"{peer} soft-reconfiguration inbound", f"{peer} prefix-list {_NOTHING} in"]
+        lines.append(" exit-address-family")
     return "\n".join(lines) + "\n"
-
-
-def _family(family: Family, mine: Sequence[Session], advertised: Iterable[Network], *, imports: bool) -> list[str]:
-    if not mine:
-        return []
-    lines = [f" address-family ipv{family} unicast"]
-    lines += [f"  network {prefix}" for prefix in advertised if prefix.version == family]
-    for session in mine:
-        peer = f"  neighbor {session.peer.address}"
-        lines += [f"{peer} activate", f"{peer} next-hop-self"]
-        if not imports:
-            lines += [f"{peer} soft-reconfiguration inbound", f"{peer} prefix-list {_NOTHING} in"]
-    return [*lines, " exit-address-family"]
 
 
 def router_id(number: int, mine: Sequence[Session]) -> str:

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from niclab.agents.frr import config, vty
-from niclab.cilium.bgp import Rib, Session, originated, ribs, sessions, speakers
+from niclab.cilium.bgp import Rib, Session, ribs, sessions, speakers
 from niclab.cilium.decisions import Decisions
 from niclab.errors import LabError, NoAnswer, nearest
 from niclab.host import daemons, syscalls
@@ -47,6 +47,7 @@ class Speaker:
         self.name = name
         self._lab = lab
         self.directory = lab.ledger.path / "bgp" / name
+        self._bgpd, self._zebra = self.directory / "bgpd.vty", self.directory / "zebra.vty"
         self.daemons: dict[str, Daemon] = {}
         self.away = False
         """Its bgpd does not run, or stands still."""
@@ -139,14 +140,6 @@ class Speaker:
     def _sessions(self) -> list[Session]:
         return [session for session in self._lab.sessions if session.own.host == self.name]
 
-    @property
-    def _bgpd(self) -> Path:
-        return self.directory / "bgpd.vty"
-
-    @property
-    def _zebra(self) -> Path:
-        return self.directory / "zebra.vty"
-
     def rib(self) -> Rib:
         """What it has learned from others and would use. Raises NoAnswer where it is silent."""
         if self._ended:
@@ -179,19 +172,7 @@ class Speaker:
 
     def configure(self) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        decisions = self._lab.decisions
-        numbers, bgp = speakers(decisions.topology), decisions.topology.bgp
-        assert bgp is not None
-        text = config.configuration(
-            self.name,
-            self._sessions,
-            asn=numbers[self.name],
-            router_id=config.router_id(1 + list(numbers).index(self.name), self._sessions),
-            timers=bgp.timers,
-            advertised=originated(decisions)[self.name],
-            imports=self._is_router,
-        )
-        (self.directory / "bgpd.conf").write_text(text)
+        (self.directory / "bgpd.conf").write_text(config.configuration(self._lab.decisions, self.name))
         (self.directory / "zebra.conf").write_text(f"hostname {self.name}\n")
 
     def start_bgpd(self) -> None:
