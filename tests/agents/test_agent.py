@@ -369,8 +369,8 @@ def test_an_image_is_not_removed_while_a_room_stands_on_it(tmp_path: Path) -> No
         os.environ["NICLAB_HOME"] = str(tmp_path / "home")
         image = store.place(CILIUM) / "v1"
         (image / "rootfs").mkdir(parents=True)
-        store.write_record(image, store.Record("v1", "image", "1.20.7", image, "a test"))
-        bundle = Bundle(CILIUM, "v1", "1.20.7", image, "image")
+        bundle = Bundle(CILIUM, "v1", "1.20.7", image, "image", "a test")
+        store.write_record(image, bundle)
         ledger = Ledger.open_new()
         substrate = NetnsSubstrate(ledger)
         cgroup = tmp_path / "cgroup"

@@ -105,7 +105,7 @@ def test_a_version_comes_with_its_operator(registry: Registry, capsys: pytest.Ca
     found = bundle.find(CILIUM, "1.18")
     assert str(found.companion) == "/usr/bin/cilium-operator-generic"
     (record,) = store.records(CILIUM)
-    assert (record.digest, record.companion) == (digest, beside)
+    assert (record.digest, record.companion_digest) == (digest, beside)
     asked = len(registry.asked)
     assert install.pull(CILIUM, "v1.18.10", digest=digest) == found
     assert len(registry.asked) == asked

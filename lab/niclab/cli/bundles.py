@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from niclab.agents.bundle import CILIUM, KUBERNETES, Bundle, Product, install, store
-from niclab.agents.bundle.store import Record, environment, opened
+from niclab.agents.bundle.store import environment, usable
 from niclab.cli import PASS
 from niclab.errors import LabError
 
@@ -59,8 +59,8 @@ def rm(options: argparse.Namespace) -> int:
 
 def ls(options: argparse.Namespace) -> int:
     product = _product(options)
-    rows = [_row(product, record, product.variable) for record in environment(product)]
-    rows += [_row(product, record, "store") for record in store.records(product)]
+    rows = [_row(record, product.variable) for record in environment(product)]
+    rows += [_row(record, "store") for record in store.records(product)]
     if options.output == "json":
         print(json.dumps(rows, indent=1))
         return PASS
@@ -77,11 +77,11 @@ def ls(options: argparse.Namespace) -> int:
     return PASS
 
 
-def _row(product: Product, record: Record, known_by: str) -> dict[str, str]:
+def _row(record: Bundle, known_by: str) -> dict[str, str]:
     """A line of the list; a directory tells its version now, whatever it was when it was added."""
     version, problem = record.version, ""
     try:
-        version = opened(product, record).version
+        version = usable(record).version
     except LabError as error:
         problem = error.why or error.what
     return {

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from niclab.agents.bundle import images, store
 from niclab.agents.bundle.images import Archived, Reference
 from niclab.agents.bundle.model import ROOTFS, Bundle, Product
-from niclab.agents.bundle.store import Record
 from niclab.agents.drafts import erase
 from niclab.cilium.version import minor_of
 from niclab.errors import LabError
@@ -39,7 +38,7 @@ def add(product: Product, name: str, path: Path) -> Bundle:
     with store.work(product) as work:
         made = work / "bundle"
         made.mkdir()
-        store.publish(product, made, Record(name, "directory", bundle.version, bundle.path, source=str(bundle.path)))
+        store.publish(made, replace(bundle, source=str(bundle.path)))
     return bundle
 
 
@@ -84,8 +83,8 @@ def pull(
     if main.version is not None and (old := store.record(product, name or main.version)) is not None:
         same = old.kind == "image" and old.version == main.version and not old.problem
         if not same or (digest is not None and digest != old.digest):
-            raise store.taken(product, old)
-        return Bundle(product, old.name, old.version, old.path, "image")
+            raise store.taken(old)
+        return old
     _check_early(name)
     with store.work(product) as work:
         unpacked, unpacked_beside = _fetch(product, main, work / "main", say), None
@@ -181,9 +180,10 @@ def _install(
         _check_companion(made, version)
     chosen = store.check_name(name or version)
     final = store.place(product) / chosen
-    digests = {"digest": main.digest, "companion": beside.digest if beside else ""}
-    store.publish(product, path, Record(chosen, "image", version, final, origin, **digests))
-    return Bundle(product, chosen, version, final, "image")
+    beside_digest = beside.digest if beside else ""
+    bundle = Bundle(product, chosen, version, final, "image", origin, main.digest, beside_digest)
+    store.publish(path, bundle)
+    return bundle
 
 
 def _check(made: Bundle, title: str) -> None:

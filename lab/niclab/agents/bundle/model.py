@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
 
@@ -102,13 +102,22 @@ KUBERNETES = Product(
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Paths of programs are as seen inside `root`; without a root (a directory bundle) they are the host's."""
+    """Paths of programs are as seen inside `root`; without a root (a directory bundle) they are the host's.
+
+    And what the store knows of it: `digest` of the manifest that was pulled, or that was made of a loaded archive, and
+    its companion's; `problem` says why it cannot be used, and is empty otherwise.
+    """
 
     product: Product
     name: str
     version: str
     path: Path
     kind: Kind
+    source: str = field(default="", compare=False)
+    digest: str = field(default="", compare=False)
+    companion_digest: str = field(default="", compare=False)
+    when: str = field(default="", compare=False)
+    problem: str = field(default="", compare=False)
 
     @property
     def minor(self) -> str:

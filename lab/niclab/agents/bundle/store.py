@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,27 +28,11 @@ from niclab.host.waiting import wait_until
 PATIENCE = 30.0
 """Seconds to wait for another niclab that is just renaming something in the store."""
 _RECORD = "bundle.json"
+_TEXTS = {"source": "source", "digest": "digest", "when": "when", "companion": "companion_digest"}
+"""Key in a record → field of a bundle."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}")
 _ANSWERS = 200
 """What programs said of themselves, of a few bytes each, that are kept; the oldest go."""
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """What the store knows of one bundle. `problem` says why it cannot be used, and is empty otherwise.
-
-    `digest`: of the manifest that was pulled, or that was made of a loaded archive; `companion`: its companion's.
-    """
-
-    name: str
-    kind: Kind
-    version: str
-    path: Path
-    source: str
-    digest: str = ""
-    when: str = ""
-    companion: str = ""
-    problem: str = ""
 
 
 def home() -> Path:
@@ -108,36 +92,36 @@ def check_name(name: str) -> str:
     return name
 
 
-def records(product: Product) -> list[Record]:
+def records(product: Product) -> list[Bundle]:
     """Every bundle in the store, by name."""
     with lab_error(f"cannot read {place(product)}"):
         names = sorted(path.name for path in place(product).iterdir()) if place(product).exists() else []
     return [found for found in (record(product, name) for name in names) if found is not None]
 
 
-def record(product: Product, name: str) -> Record | None:
+def record(product: Product, name: str) -> Bundle | None:
+    """A bundle as the store remembers it: see `usable`."""
     path = place(product) / name
-    return _read(path) if _NAME.fullmatch(name) and path.is_dir() else None
-
-
-def _read(path: Path) -> Record | None:
+    if not _NAME.fullmatch(name) or not path.is_dir():
+        return None
     try:
         kept = json.loads((path / _RECORD).read_text())
-        texts = {key: str(kept.get(key, "")) for key in ("source", "digest", "when", "companion")}
+        texts = {field: str(kept.get(key, "")) for key, field in _TEXTS.items()}
         kind: Kind = "image" if kept["kind"] == "image" else "directory"
-        return Record(path.name, kind, str(kept["version"]), Path(kept["path"]), **texts)
+        return Bundle(product, name, str(kept["version"]), Path(kept["path"]), kind, **texts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         # Removed since the directory was listed.
         if not path.exists():
             return None
         why = f"{path / _RECORD} cannot be read: {error}"
-        return Record(path.name, "image" if (path / "rootfs").exists() else "directory", "", path, "", problem=why)
+        return Bundle(product, name, "", path, "image" if (path / "rootfs").exists() else "directory", problem=why)
 
 
-def write_record(directory: Path, new: Record) -> None:
+def write_record(directory: Path, new: Bundle) -> None:
     """Leave `new` in the directory that is to become the bundle. Raises OSError."""
-    kept = asdict(new) | {"path": str(new.path), "when": datetime.now(UTC).isoformat(timespec="seconds")}
-    del kept["name"], kept["problem"]
+    new = replace(new, when=datetime.now(UTC).isoformat(timespec="seconds"))
+    texts = {key: getattr(new, field) for key, field in _TEXTS.items()}
+    kept = {"kind": new.kind, "version": new.version, "path": str(new.path), **texts}
     (directory / _RECORD).write_text(json.dumps(kept, indent=1) + "\n")
 
 
@@ -160,18 +144,18 @@ def work(product: Product) -> Iterator[Path]:
         ) from None
 
 
-def publish(product: Product, made: Path, new: Record) -> None:
-    """Let the directory `made`, in a work directory, become the bundle of `new`.
+def publish(made: Path, new: Bundle) -> None:
+    """Let the directory `made`, in a work directory, become the bundle `new`.
 
     The same again is no error. Raises LabError when another bundle has that name.
     """
     write_record(made, new)
-    with _renaming(product) as store:
+    with _renaming(new.product) as store:
         target = store / new.name
-        old = _read(target)
+        old = record(new.product, new.name)
         if old is not None and not old.problem:
             if (old.kind, old.path, old.digest) != (new.kind, new.path, new.digest):
-                raise taken(product, old)
+                raise taken(old)
             if new.kind == "image":
                 return
         if old is not None:
@@ -179,15 +163,15 @@ def publish(product: Product, made: Path, new: Record) -> None:
         made.rename(target)
 
 
-def taken(product: Product, old: Record) -> LabError:
+def taken(old: Bundle) -> LabError:
     return LabError(
-        f"there is a {product.title} bundle {old.name!r} already",
+        f"there is a {old.product.title} bundle {old.name!r} already",
         why=f"it is version {old.version}, from {old.source}, {old.digest or 'a directory'}",
-        fix=f"niclab {product.name} rm {old.name}, or give the new one another name",
+        fix=f"niclab {old.product.name} rm {old.name}, or give the new one another name",
     )
 
 
-def remove(product: Product, name: str) -> Record:
+def remove(product: Product, name: str) -> Bundle:
     """Forget a bundle, and remove what the store made of it: never a directory that was added.
 
     Raises LabError when there is none, or when a lab uses it.
@@ -241,9 +225,9 @@ def _renaming(product: Product) -> Iterator[Path]:
         os.close(handle)
 
 
-def environment(product: Product) -> list[Record]:
-    """What the product's variable names, as records; an entry that is wrong has a `problem`."""
-    found: list[Record] = []
+def environment(product: Product) -> list[Bundle]:
+    """What the product's variable names; an entry that is wrong has a `problem`, others see `usable`."""
+    found: list[Bundle] = []
     for entry in filter(None, os.environ.get(product.variable, "").split(os.pathsep)):
         path = Path(entry).absolute()
         named = None if os.sep in entry else record(product, entry)
@@ -252,7 +236,7 @@ def environment(product: Product) -> list[Record]:
             named, problem = None, f"{product.variable} has two entries of this name"
         elif named is None and not path.is_dir():
             name, problem = entry, "neither a directory nor a bundle of the store"
-        found.append(named or Record(name, "directory", "", path, product.variable, problem=problem))
+        found.append(named or Bundle(product, name, "", path, "directory", product.variable, problem=problem))
     return found
 
 
@@ -277,18 +261,18 @@ def directory(product: Product, name: str, path: Path) -> Bundle:
     return Bundle(product, name, version, unread.path, "directory")
 
 
-def opened(product: Product, record: Record) -> Bundle:
-    """The bundle of a record. Raises LabError."""
-    if record.problem:
-        raise LabError(f"the {product.title} bundle {record.name!r} cannot be used", why=record.problem)
-    if record.kind == "directory":
-        return directory(product, record.name, record.path)
-    bundle = Bundle(product, record.name, record.version, record.path, "image")
+def usable(bundle: Bundle) -> Bundle:
+    """A bundle as it is now. Raises LabError when it cannot be used."""
+    product, name = bundle.product, bundle.name
+    if bundle.problem:
+        raise LabError(f"the {product.title} bundle {name!r} cannot be used", why=bundle.problem)
+    if bundle.kind == "directory":
+        return directory(product, name, bundle.path)
     if lacking := bundle.missing():
         raise LabError(
-            f"the {product.title} bundle {record.name!r} is broken",
+            f"the {product.title} bundle {name!r} is broken",
             why=f"missing in it: {', '.join(lacking)}",
-            fix=f"niclab {product.name} rm {record.name}, and pull or load it again",
+            fix=f"niclab {product.name} rm {name}, and pull or load it again",
         )
     return bundle
 
@@ -302,16 +286,16 @@ def find(product: Product, wanted: str | None = None) -> Bundle:
     for by_hand, known in ((True, environment(product)), (False, records(product))):
         fitting: list[Bundle] = []
         # A name is meant more exactly than a version; and it saves asking all the others for theirs.
-        for record in [record for record in known if record.name == wanted] or known:
+        for kept in [kept for kept in known if kept.name == wanted] or known:
             try:
-                bundle = opened(product, record)
+                bundle = usable(kept)
             except LabError as error:
                 # One that was asked for by name, or named in the environment, must not be passed over silently.
-                if record.name == wanted or by_hand:
+                if kept.name == wanted or by_hand:
                     raise
-                listed.append(f"{record.name} ({error.why or error.what})")
+                listed.append(f"{kept.name} ({error.why or error.what})")
                 continue
-            listed.append(record.name if record.name == bundle.version else f"{record.name} ({bundle.version})")
+            listed.append(bundle.name if bundle.name == bundle.version else f"{bundle.name} ({bundle.version})")
             if wanted in (None, bundle.name) or str(wanted).removeprefix("v") in (bundle.version, bundle.minor):
                 fitting.append(bundle)
         if fitting:
@@ -328,10 +312,10 @@ def find(product: Product, wanted: str | None = None) -> Bundle:
 def every(product: Product) -> tuple[Bundle, ...]:
     """Every bundle that can be used, newest first, a name once. Raises LabError when the variable is wrong."""
     found: dict[str, Bundle] = {}
-    for record in records(product):
+    for kept in records(product):
         with contextlib.suppress(LabError):
-            found[record.name] = opened(product, record)
-    found |= {record.name: opened(product, record) for record in environment(product)}
+            found[kept.name] = usable(kept)
+    found |= {named.name: usable(named) for named in environment(product)}
     return tuple(sorted(found.values(), key=_rank, reverse=True))
 
 
