@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from niclab import LAB_BASELINE, InputError, Lab, LabError, Settings, Trace, World
 from niclab.agents.agent import cgroup_hierarchy
+from niclab.agents.objects import Deployed, deployed, lacking_services
 from niclab.agents.reported import json_rows
-from niclab.agents.services import Deployed, deployed, lacking
 from niclab.check import check_flow, load, loads
 from niclab.flow.ordering import Ordering
 from niclab.flow.verdict import FlowResult, Served
@@ -170,7 +170,7 @@ def test_a_pod_that_is_not_plugged_is_no_backend(topology: Topology) -> None:
 def test_an_agent_that_serves_everything_lacks_nothing(topology: Topology, version: str) -> None:
     rows = json_rows((DATA / f"frontends-{version}.json").read_text())
     wanted = deployed(topology, pods(topology, pod2=POD2[version]), IPV4)
-    assert lacking(rows, wanted, node="node1", node_ports=True) == []
+    assert lacking_services(rows, wanted, node="node1", node_ports=True) == []
 
 
 @pytest.mark.parametrize("version", POD2)
@@ -180,15 +180,17 @@ def test_what_an_agent_lacks_is_named(topology: Topology, version: str) -> None:
     without = [row for row in rows if row["Address"] != "0.0.0.0:30080/TCP"]
     pending = [{**row, "Status": {"kind": "Pending"}} if row["Type"] == "LoadBalancer" else row for row in rows]
     bare = [{**row, "Backends": None} if row["Address"].startswith("10.96.0.12:") else row for row in rows]
-    assert lacking(without, wanted, node="node1", node_ports=True) == [
+    assert lacking_services(without, wanted, node="node1", node_ports=True) == [
         "node1 does not serve web at 0.0.0.0:30080/TCP yet"
     ]
-    assert lacking(without, wanted, node="node1", node_ports=False) == []
-    assert lacking(pending, wanted, node="node1", node_ports=True) == [
+    assert lacking_services(without, wanted, node="node1", node_ports=False) == []
+    assert lacking_services(pending, wanted, node="node1", node_ports=True) == [
         "node1 does not serve shop at 10.0.1.200:443/TCP yet"
     ]
-    assert lacking(bare, wanted, node="node1", node_ports=True) == ["node1 does not have the IPv4 backends of dns yet"]
-    assert len(lacking([], wanted, node="node1", node_ports=True)) == 11
+    assert lacking_services(bare, wanted, node="node1", node_ports=True) == [
+        "node1 does not have the IPv4 backends of dns yet"
+    ]
+    assert len(lacking_services([], wanted, node="node1", node_ports=True)) == 11
 
 
 def test_local_backends_only_where_the_policy_says_so(topology: Topology) -> None:
@@ -197,8 +199,10 @@ def test_local_backends_only_where_the_policy_says_so(topology: Topology) -> Non
         replace(one, spec=one.spec.model_copy(update={"internal_traffic_policy": "Local"}))
         for one in deployed(topology, pods(topology, pod2=POD2["1.20"]), IPV4)
     ]
-    assert lacking(rows, wanted, node="node2", node_ports=True) == []
-    assert "node1 does not have the IPv4 backends of web yet" in lacking(rows, wanted, node="node1", node_ports=True)
+    assert lacking_services(rows, wanted, node="node2", node_ports=True) == []
+    assert "node1 does not have the IPv4 backends of web yet" in lacking_services(
+        rows, wanted, node="node1", node_ports=True
+    )
 
 
 def test_each_family_has_its_own_backends() -> None:
@@ -213,9 +217,11 @@ def test_each_family_has_its_own_backends() -> None:
             ("[fd00:10:96::a]:80/TCP", "[fd00:244::a]:8080/TCP"),
         )
     ]
-    assert lacking(ready, [one], node="node1", node_ports=True) == []
+    assert lacking_services(ready, [one], node="node1", node_ports=True) == []
     late = [ready[0], {**ready[1], "Backends": None}]
-    assert lacking(late, [one], node="node1", node_ports=True) == ["node1 does not have the IPv6 backends of web yet"]
+    assert lacking_services(late, [one], node="node1", node_ports=True) == [
+        "node1 does not have the IPv6 backends of web yet"
+    ]
 
 
 def forwarded(note: str = "syn-ack") -> list[Sighting]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from niclab import LAB_BASELINE, InputError, Lab, Settings, Version, load
-from niclab.agents import egress, ipam
+from niclab.agents import ipam, objects
 from niclab.check import loads
 from niclab.cilium import eni
 from niclab.cilium.decisions import Decisions
@@ -89,22 +89,22 @@ def test_the_cloud_brings_a_pods_packets_to_its_nic() -> None:
 
 def test_egress_policies_select_pods_by_a_label_of_their_name() -> None:
     found = topology(GATED)
-    (policy,) = egress.policies(found)
+    (policy,) = objects.policies(found)
     assert policy["spec"]["selectors"] == [
-        {"podSelector": {"matchExpressions": [{"key": egress.POD_LABEL, "operator": "In", "values": ["pod1"]}]}}
+        {"podSelector": {"matchExpressions": [{"key": objects.POD_LABEL, "operator": "In", "values": ["pod1"]}]}}
     ]
-    assert egress.pod_labels(found, "pod1") == {egress.POD_LABEL: "pod1"}
-    assert egress.pod_labels(found, "pod2") == {}
+    assert objects.pod_labels(found, "pod1") == {objects.POD_LABEL: "pod1"}
+    assert objects.pod_labels(found, "pod2") == {}
 
 
 def test_an_agent_lacks_a_policy_until_its_map_has_every_network() -> None:
     found = topology(GATED)
     pods = found.pod_addresses()
-    assert egress.lacking([], found, pods, node="node1", ipv6=False) == [
+    assert objects.lacking_policies([], found, pods, node="node1", ipv6=False) == [
         "node1 does not know egress policy out of pod1"
     ]
     row = {"SourceIP": "10.244.1.10", "DestCIDR": "10.0.1.0/24", "EgressIP": "0.0.0.0", "GatewayIP": "10.0.0.2"}
-    assert egress.lacking([row], found, pods, node="node1", ipv6=False) == []
+    assert objects.lacking_policies([row], found, pods, node="node1", ipv6=False) == []
 
 
 @privileged

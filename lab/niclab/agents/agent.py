@@ -301,21 +301,18 @@ class Agent:
         with contextlib.closing(Client(lambda: self._connected("cilium.sock"), timeout=API_TIMEOUT)) as client:
             return client.ask(method, f"/v1/{resource}")
 
-    def _get(self, resource: str) -> Any:
-        status, body = self._ask("GET", resource)
-        return json.loads(body) if status == 200 else None
-
-    def get(self, resource: str) -> Any:
-        """As `answer`; None without an answer."""
-        with contextlib.suppress(OSError, ValueError):
-            return self._get(resource)
-        return None
-
     def answer(self, resource: str) -> Any:
         """The JSON behind a resource of the agent's API, None for an error it answers with. Raises NoAnswer: silence is
         not an empty list."""
         with self._answering(f"answer GET /v1/{resource}"):
-            return self._get(resource)
+            status, body = self._ask("GET", resource)
+            return json.loads(body) if status == 200 else None
+
+    def get(self, resource: str) -> Any:
+        """As `answer`; None without an answer."""
+        with contextlib.suppress(NoAnswer):
+            return self.answer(resource)
+        return None
 
     def claim(self, address: Address) -> bool:
         """Take an address of the node's pods, so that no pod gets it; False when it is taken."""
@@ -330,26 +327,25 @@ class Agent:
             return self._ask(method, resource)[0] == 200
         return False
 
-    def table(self, name: str) -> str:
-        """As `answered_table`; "" without an answer."""
-        with contextlib.suppress(OSError):
-            return self._table(name)
-        return ""
-
     def answered_table(self, name: str) -> str:
-        """A table of the agent's StateDB, as JSON objects one after the other. Raises NoAnswer."""
-        with self._answering(f"show its table {name}"):
-            return self._table(name)
-
-    def _table(self, name: str) -> str:
-        """What the agent's shell (`cilium-dbg shell`) prints of it. Raises OSError."""
-        with contextlib.closing(self._connected("shell.sock")) as connection:
+        """A table of the agent's StateDB, as JSON objects one after the other: what the agent's shell (`cilium-dbg
+        shell`) prints of it. Raises NoAnswer."""
+        data = bytearray()
+        with (
+            self._answering(f"show its table {name}"),
+            contextlib.closing(self._connected("shell.sock")) as connection,
+        ):
             connection.sendall(f"db/show {name} --format=json\n".encode())
             connection.shutdown(socket.SHUT_WR)
-            data = bytearray()
             while not data.endswith(_SHELL_END) and (part := connection.recv(65536)):
                 data += part
         return data.removesuffix(_SHELL_END).decode(errors="replace")
+
+    def table(self, name: str) -> str:
+        """As `answered_table`; "" without an answer."""
+        with contextlib.suppress(NoAnswer):
+            return self.answered_table(name)
+        return ""
 
     def reported(self) -> NodeReport:
         """What it reports now; its raw outputs are kept in `artifacts`. Raises NoAnswer."""

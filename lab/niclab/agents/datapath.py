@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from niclab.agents import bgp, configuration, controlplane, egress, ipam, kube, reported, seed, services
+from niclab.agents import bgp, configuration, controlplane, ipam, kube, objects, reported, seed
 from niclab.agents.agent import Agent, cgroup_of
 from niclab.agents.bundle import Bundle, held
 from niclab.agents.controlplane import ControlPlane, Kind, Kubernetes
@@ -174,10 +174,10 @@ class Cilium:
         self._substrate.apply(AddNamespace(pod, BASE_SYSCTLS) for pod in pods)
         _each(self._running, self._plug)
         _STEPS.debug("pods")
-        wanted = services.deployed(self.topology, self.addresses, self.families)
+        wanted = objects.deployed(self.topology, self.addresses, self.families)
         self.control_plane.apply(itertools.chain.from_iterable(service.objects() for service in wanted))
         if self._applies_egress_policies(decisions):
-            self.control_plane.apply(egress.policies(self.topology))
+            self.control_plane.apply(objects.policies(self.topology))
         self._wait_for_traffic(wanted, decisions)
         _STEPS.debug("traffic")
         return replace(decisions, plugged=dict(self.addresses))
@@ -222,7 +222,7 @@ class Cilium:
         claimed = ipam.claimed(topology, agent.node) if pods and topology.ipam == "eni" else ()
         held = {address for address in claimed if agent.claim(address)}
         for pod in pods:
-            labels, annotations = egress.pod_labels(topology, pod), ipam.pod_annotations(topology, pod)
+            labels, annotations = objects.pod_labels(topology, pod), ipam.pod_annotations(topology, pod)
             known = self.control_plane.add_pod(kube.pod(pod, agent.node, labels=labels, annotations=annotations))
             for address in planned[pod] if claimed else ():
                 agent.release(address)
@@ -232,8 +232,8 @@ class Cilium:
         for address in held:
             agent.release(address)
 
-    def _wait_for_traffic(self, served: Sequence[services.Deployed], decisions: Decisions) -> None:
-        """Every agent that runs has its endpoints ready, knows the pods of every other, and serves these services.
+    def _wait_for_traffic(self, served: Sequence[objects.Deployed], decisions: Decisions) -> None:
+        """Every agent that runs has its endpoints ready, knows the pods of every other, and serves these objects.
         Raises LabError.
         """
         nodes = {agent.node for agent in self._running}
@@ -251,11 +251,11 @@ class Cilium:
             if egress_gateway:
                 listed = agent.listed(agent.dbg, "bpf", "egress", "list", "-o", "json")
                 ipv6 = decisions.nodes[agent.node].settings.enable_ipv6
-                missing += egress.lacking(listed, self.topology, self.addresses, node=agent.node, ipv6=ipv6)
+                missing += objects.lacking_policies(listed, self.topology, self.addresses, node=agent.node, ipv6=ipv6)
             if served:
                 node_ports = decisions.nodes[agent.node].settings.kube_proxy_replacement
                 rows = reported.json_rows(agent.table("frontends"))
-                missing += services.lacking(rows, served, node=agent.node, node_ports=node_ports)
+                missing += objects.lacking_services(rows, served, node=agent.node, node_ports=node_ports)
             return missing
 
         def late() -> list[str]:

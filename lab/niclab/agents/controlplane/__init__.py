@@ -13,8 +13,7 @@ from typing import Literal, TypeAlias
 
 from niclab.agents.bundle.store import home as default_home
 from niclab.agents.controlplane import prepared, programs
-from niclab.agents.controlplane.kubernetes import Kubernetes
-from niclab.agents.controlplane.kvstore import Kvstore
+from niclab.agents.controlplane.planes import Kubernetes, Kvstore
 from niclab.agents.controlplane.programs import CONTROL, Programs, directory_of
 from niclab.errors import LabError
 from niclab.host.ledgers import Ledger
@@ -25,7 +24,6 @@ from niclab.topology.model import SERVICE_CIDRS
 
 Kind = Literal["kubernetes", "kvstore"]
 ControlPlane: TypeAlias = Kubernetes | Kvstore
-"""Both offer the same to agents and to the lab; what it means is written at Kubernetes."""
 
 
 def start(
