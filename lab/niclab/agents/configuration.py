@@ -45,12 +45,9 @@ def of_agent(
     values = {**_LEAN, **_NODE_SETTINGS, **plane_settings, "lib-dir": library}
     values.update(ipam.agent_settings(decisions.topology, view.ipam))
     if plane == "kvstore":
-        for family, address in decision.node_ips.items():
-            if family == 4 or view.enable_ipv6:
-                values[f"ipv{family}-node"] = str(address)
-        for family, cidr in decision.pod_cidrs.items():
-            if family == 4 or view.enable_ipv6:
-                values[f"ipv{family}-range"] = str(cidr)
+        for key, given in (("node", decision.node_ips), ("range", decision.pod_cidrs)):
+            families = [family for family in given if family == 4 or view.enable_ipv6]
+            values.update({f"ipv{family}-{key}": str(given[family]) for family in families})
     if decisions.topology.bgp is not None:
         values[SWITCH] = "true"
     values.update(view.values)

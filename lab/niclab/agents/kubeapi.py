@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -43,9 +43,9 @@ class Api:
         """One object; None when there is none."""
         return self._if_there("GET", self._path(api_version, kind, namespace, name))
 
-    def objects(self, api_version: str, kind: str, *, namespace: str | None = None) -> list[Object]:
-        """All objects of a kind, of one namespace or (None) of all."""
-        found = self._request("GET", self._path(api_version, kind, namespace))
+    def objects(self, api_version: str, kind: str) -> list[Object]:
+        """All objects of a kind, of every namespace."""
+        found = self._request("GET", self._path(api_version, kind))
         return [{"apiVersion": api_version, "kind": kind, **item} for item in found.get("items") or ()]
 
     def apply(self, wanted: Object) -> Object:
@@ -66,9 +66,6 @@ class Api:
             found = self._request("PATCH", f"{path}/status", _MANAGER, body=status, content=_MERGED, what=what)
         return found
 
-    def apply_all(self, objects: Iterable[Object]) -> list[Object]:
-        return [self.apply(wanted) for wanted in objects]
-
     def delete(self, api_version: str, kind: str, name: str, *, namespace: str | None = None) -> bool:
         """Delete one object at once; False when there was none."""
         query = {"gracePeriodSeconds": "0", "propagationPolicy": "Background"}
@@ -81,7 +78,7 @@ class Api:
             raise Refused(f"{path} answers {status}", status, data.decode(errors="replace"))
         return data.decode(errors="replace")
 
-    def _path(self, api_version: str, kind: str, namespace: str | None, name: str | None = None) -> str:
+    def _path(self, api_version: str, kind: str, namespace: str | None = None, name: str | None = None) -> str:
         path = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
         if (api_version, kind) not in self._kinds:
             self._kinds[api_version, kind] = self._discovered(path, api_version, kind)

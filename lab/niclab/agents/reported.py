@@ -37,12 +37,14 @@ def reported(
         for row in rows
     }
     selected = tuple(name for name, reason in reasons.items() if reason == "selected")
+    # Agents spell it `IPTables` in words and `iptables` in JSON.
+    how = "BPF" if str(masquerading.get("mode", "")).upper() == "BPF" else "iptables"
     mode = str(routing.get("inter-host-routing-mode", ""))
     protocol = routing.get("tunnel-protocol")
     return NodeReport(
         devices=selected or tuple(replacement.get("devices") or ()),
         direct_routing_device=replacement.get("directRoutingDevice") or None,
-        masquerading=_masquerading(masquerading),
+        masquerading=how if masquerading.get("enabled") else "disabled",
         routing=f"tunnel ({protocol})" if mode.lower() == "tunnel" else mode.lower(),
         host_routing=str(routing.get("intra-host-routing-mode", "")),
         node_ips=tuple(address_rows(node_addresses)),
@@ -55,14 +57,6 @@ def reported(
 def exited(words: str) -> NodeReport:
     """What is left of an agent that exited."""
     return NodeReport(devices=(), direct_routing_device=None, agent_exits=words)
-
-
-def _masquerading(found: Mapping[str, Any]) -> str:
-    """`BPF`, `iptables` or `disabled`: agents spell the second one `IPTables` in words and `iptables` in JSON."""
-    if not found.get("enabled"):
-        return "disabled"
-    mode = str(found.get("mode", ""))
-    return "BPF" if mode.upper() == "BPF" else "iptables"
 
 
 def json_rows(text: str) -> list[dict[str, Any]]:

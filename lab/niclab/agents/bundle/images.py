@@ -309,11 +309,10 @@ def copy(reference: str, layout: Path) -> None:
     _skopeo([f"--tmpdir={layout.parent}"], command, timeout=_COPY)
 
 
-def unpack(layout: Path, directory: Path) -> Path:
-    """The root file system of the image in a layout, under `directory`. Raises LabError."""
+def unpack(layout: Path, directory: Path) -> None:
+    """Unpack the image in a layout to `rootfs` in `directory`. Raises LabError."""
     # --rootless also for root: no devices are made, and no file belongs to a user of the image's.
     _tool(["umoci", "unpack", "--rootless", "--image", f"{_plain(layout)}:image", str(directory)], _UNPACK)
-    return directory / "rootfs"
 
 
 def _full_disk(why: str) -> str:

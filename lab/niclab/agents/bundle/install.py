@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from niclab.agents.bundle import images, store
@@ -22,14 +22,6 @@ def _silently(_: str) -> None: ...
 
 _KERNELS_OWN = ("proc", "sys", "dev", "run")
 """What the lab mounts in an image's root file system."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Unpacked:
-    """An image's root file system, still without a name; `digest` is of its manifest."""
-
-    root: Path
-    digest: str
 
 
 def add(product: Product, name: str, path: Path) -> Bundle:
@@ -58,9 +50,10 @@ def load(
                 raise LabError(f"{companion} holds {len(second)} images", fix="save one image in an archive")
             beside = second[0]
         say(f"unpacking {main.title}")
-        unpacked = _from_archive(main, work / "main")
-        unpacked_beside = _from_archive(beside, work / "beside") if beside else None
-        return _install(product, work, unpacked, unpacked_beside, name=name, origin=str(path.absolute()))
+        origin = str(path.absolute())
+        unpacked = _from_archive(product, main, work / "main", origin)
+        unpacked_beside = _from_archive(product, beside, work / "beside", origin) if beside else None
+        return _install(work, unpacked, unpacked_beside, name=name)
 
 
 def pull(
@@ -95,7 +88,7 @@ def pull(
                 noun = product.companion.noun
                 fix = f"say where it is with --{noun} IMAGE, or do without: --no-{noun}"
                 raise LabError(error.what, why=error.why, fix=fix) from None
-        return _install(product, work, unpacked, unpacked_beside, name=name, origin=str(main), expected=main.version)
+        return _install(work, unpacked, unpacked_beside, name=name, expected=main.version)
 
 
 def _check_early(name: str | None) -> None:
@@ -121,17 +114,16 @@ def _chosen(product: Product, path: Path, work: Path) -> tuple[Archived, Archive
     return main[0], beside[0]
 
 
-def _from_archive(image: Archived, work: Path) -> _Unpacked:
+def _from_archive(product: Product, image: Archived, work: Path, origin: str) -> Bundle:
     work.mkdir()
     try:
         images.copy(image.reference, work / "layout")
-        digest = images.digest_of(f"oci:{work / 'layout'}:image")
-        return _Unpacked(_unpacked(work), digest)
+        return _unpacked(product, work, origin, images.digest_of(f"oci:{work / 'layout'}:image"))
     except LabError as error:
         raise LabError(f"cannot unpack {image.title}", why=error.why, fix=error.fix) from None
 
 
-def _fetch(product: Product, wanted: Reference, work: Path, say: Say) -> _Unpacked:
+def _fetch(product: Product, wanted: Reference, work: Path, say: Say) -> Bundle:
     """Raises LabError: one that names every other way, for the commonest reason is a machine without a network."""
     work.mkdir()
     say(f"pulling {wanted}")
@@ -146,66 +138,54 @@ def _fetch(product: Product, wanted: Reference, work: Path, say: Say) -> _Unpack
             fix=f"find out why first; what has that digest is {wanted.name}@{wanted.digest}",
         )
     say(f"unpacking {wanted}")
-    return _Unpacked(_unpacked(work), digest)
+    return _unpacked(product, work, str(wanted), digest)
 
 
-def _unpacked(work: Path) -> Path:
-    root = images.unpack(work / "layout", work / "unpacked")
+def _unpacked(product: Product, work: Path, origin: str, digest: str) -> Bundle:
+    """The image in a layout, still without a name and a version."""
+    images.unpack(work / "layout", work / "unpacked")
     erase(work / "layout")
-    return root
+    return Bundle(product, "", "", work / "unpacked", "image", origin, digest)
 
 
 def _install(
-    product: Product,
-    work: Path,
-    main: _Unpacked,
-    beside: _Unpacked | None,
-    *,
-    name: str | None,
-    origin: str,
-    expected: str | None = None,
+    work: Path, main: Bundle, beside: Bundle | None, *, name: str | None, expected: str | None = None
 ) -> Bundle:
     """Check what was unpacked, and let it become a bundle of the store."""
-    path = work / "bundle"
-    path.mkdir()
-    main.root.rename(path / ROOTFS)
-    made = Bundle(product, "", "", path, "image")
-    _check(made, origin)
-    if beside is not None:
-        _merge(beside, made)
-    version = made.printed_version(made.required(product.program))
-    if expected is not None and version != expected:
-        raise LabError(f"{origin} holds {product.title} {version}", why=f"{expected} was asked for")
-    if beside is not None:
-        _check_companion(made, version)
-    chosen = store.check_name(name or version)
-    final = store.place(product) / chosen
-    beside_digest = beside.digest if beside else ""
-    bundle = Bundle(product, chosen, version, final, "image", origin, main.digest, beside_digest)
-    store.publish(path, bundle)
-    return bundle
-
-
-def _check(made: Bundle, title: str) -> None:
-    product = made.product
-    if lacking := made.missing():
+    product = main.product
+    if lacking := main.missing():
         raise LabError(
-            f"{title} is no image of {product.title}",
+            f"{main.source} is no image of {product.title}",
             why=f"missing in it: {', '.join(lacking)}",
             fix=f"{product.repository}:v{product.example} is one",
         )
     # A mount follows links, and as the host does: out of the image.
-    linked = [name for name in _KERNELS_OWN if (made.path / ROOTFS / name).is_symlink()]
+    linked = [name for name in _KERNELS_OWN if (main.path / ROOTFS / name).is_symlink()]
     if linked:
-        raise LabError(f"{title} cannot be used", why=f"/{linked[0]} is a symbolic link in it")
+        raise LabError(f"{main.source} cannot be used", why=f"/{linked[0]} is a symbolic link in it")
+    if beside is not None:
+        _merge(beside, main)
+    version = main.printed_version(main.required(product.program))
+    if expected is not None and version != expected:
+        raise LabError(f"{main.source} holds {product.title} {version}", why=f"{expected} was asked for")
+    if beside is not None:
+        _check_companion(main, version)
+    chosen = store.check_name(name or version)
+    made = work / "bundle"
+    made.mkdir()
+    (main.path / ROOTFS).rename(made / ROOTFS)
+    digest = beside.digest if beside else ""
+    path = store.place(product) / chosen
+    bundle = replace(main, name=chosen, version=version, path=path, companion_digest=digest)
+    store.publish(made, bundle)
+    return bundle
 
 
-def _merge(beside: _Unpacked, made: Bundle) -> None:
+def _merge(beside: Bundle, main: Bundle) -> None:
     """Put the companion's program into the product's root file system: it is one static file, so one root will do."""
-    companion = made.product.companion
-    its = Bundle(made.product, "", "", beside.root.parent, "image")
-    found = its.outside(its.companion)
-    target = made.outside(made.required(made.product.program).parent)
+    companion = main.product.companion
+    found = beside.outside(beside.companion)
+    target = main.outside(main.required(main.product.program).parent)
     if found is None or target is None:
         raise LabError(
             f"this is no image of {companion.noun}",
@@ -213,17 +193,17 @@ def _merge(beside: _Unpacked, made: Bundle) -> None:
             fix=f"--{companion.noun} IMAGE",
         )
     # Copied outside the image first: a link that lies in it must not be written through.
-    fresh = made.path.with_name("companion")
+    fresh = main.path / "companion"
     shutil.copyfile(found, fresh)
     fresh.chmod(0o755)
     fresh.replace(target / companion.programs[0])
 
 
-def _check_companion(made: Bundle, version: str) -> None:
+def _check_companion(main: Bundle, version: str) -> None:
     """Raises LabError when it does not run, or is of another minor version where both have the same numbers."""
-    product = made.product
-    assert made.companion is not None, "merged"
-    its = made.printed_version(made.companion)
+    product = main.product
+    assert main.companion is not None, "merged"
+    its = main.printed_version(main.companion)
     if product.companion.derived and minor_of(its) != minor_of(version):
         raise LabError(
             f"the {product.companion.noun} is not of this {product.title}",

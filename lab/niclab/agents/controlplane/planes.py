@@ -50,7 +50,8 @@ class Kubernetes:
 
     def apply(self, objects: Iterable[Object]) -> None:
         """Make objects be as given, new or not. Raises LabError, without Kubernetes for what agents cannot read."""
-        self.api.apply_all(objects)
+        for wanted in objects:
+            self.api.apply(wanted)
 
     def add_pod(self, pod: Object) -> Mapping[str, str]:
         """Make a pod known; the environment variables to add when its CNI plugin is called."""
