@@ -243,7 +243,7 @@ def default_versions(decided: Decided) -> tuple[str, ...]:
 
 def only_in_kubernetes(topology: Topology, settings: Settings) -> str:
     """What of this agents read in Kubernetes objects alone, in words; empty when a kvstore will do."""
-    from niclab.agents.ipam import ALLOCATED
+    from niclab.agents.kube import ALLOCATED
 
     if topology.bgp is not None:
         return "BGP"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from niclab import LAB_BASELINE, Lab, LabError, Settings, World, load
-from niclab.agents import bgp as cilium_bgp
-from niclab.agents.frr import config, vty
+from niclab.agents import kube, reported
+from niclab.agents.frr import programs
 from niclab.errors import NoAnswer
 from niclab.flow.trace import transmitted
 from niclab.host import ledgers
@@ -188,13 +188,15 @@ def _dual() -> Topology:
 
 
 def test_frr_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(config, "HOME", tmp_path)
+    monkeypatch.setattr(programs, "HOME", tmp_path)
     with pytest.raises(LabError, match="FRR is not installed") as caught:
-        config.find()
+        programs.find()
     assert "apt-get install frr" in caught.value.fix
 
 
-@pytest.mark.parametrize("ask", [vty.rib, vty.installed, vty.states, lambda path: vty.heard(path, [PEER])])
+@pytest.mark.parametrize(
+    "ask", [programs.rib, programs.installed, programs.states, lambda path: programs.heard(path, [PEER])]
+)
 @pytest.mark.parametrize("there", ["nobody", "closes", "no JSON"])
 def test_a_daemon_that_is_silent_has_not_learned_nothing(
     tmp_path: Path, ask: Callable[[Path], object], there: str
@@ -237,7 +239,7 @@ def test_paths_in_use() -> None:
             ],
         }
     }
-    assert vty.used(table) == {
+    assert programs.used(table) == {
         ip_network("10.244.1.0/24"): {ip_address("10.0.0.1")},
         ip_network("192.0.2.80/32"): {ip_address("10.0.0.1"), ip_address("10.0.0.2")},
         ip_network("fd00:1::/64"): {ip_address("fd00::1")},
@@ -246,7 +248,7 @@ def test_paths_in_use() -> None:
 
 def test_ciliums_objects() -> None:
     """Both nodes have the same peers, so one cluster configuration serves both; the node's address is nowhere."""
-    found = list(cilium_bgp.objects(load("two-tors"), V4))
+    found = list(kube.bgp_objects(load("two-tors"), V4))
     assert [one["kind"] for one in found] == ["CiliumBGPAdvertisement", "CiliumBGPPeerConfig", "CiliumBGPClusterConfig"]
     assert [one["advertisementType"] for one in found[0]["spec"]["advertisements"]] == ["PodCIDR", "Service"]
     assert found[1]["spec"]["timers"] == {
@@ -261,7 +263,7 @@ def test_ciliums_objects() -> None:
         ("10.0.1.254", 65011),
     ]
     assert "10.0.0.1" not in json.dumps([one["spec"] for one in found]).split('"')
-    assert list(cilium_bgp.objects(load("two-nic"), V4)) == []
+    assert list(kube.bgp_objects(load("two-nic"), V4)) == []
 
 
 def test_what_an_agent_has_heard() -> None:
@@ -274,7 +276,7 @@ def test_what_an_agent_has_heard() -> None:
         _route("10.244.1.0/24", [b"\x40\x03\x04\0\0\0\0"]),
         _route("fd00:9::/64", [reach]),
     ]
-    assert cilium_bgp.next_hops(routes) == {
+    assert reported.next_hops(routes) == {
         ip_network("10.9.0.0/24"): {ip_address("10.0.0.254"), ip_address("10.0.1.254")},
         ip_network("fd00:9::/64"): {ip_address("fd00::1")},
     }

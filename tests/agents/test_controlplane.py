@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from niclab.agents import controlplane, kube
 from niclab.agents.controlplane.programs import needs_operator
-from niclab.agents.objects import Deployed
+from niclab.agents.kube import Deployed
 from niclab.errors import LabError
 from niclab.topology import Service
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from niclab.agents import kube, objects
-from niclab.agents.objects import Deployed
+from niclab.agents import kube
+from niclab.agents.kube import Deployed
 from niclab.check import loads
 from niclab.topology import Service
 
@@ -181,7 +181,7 @@ egress_policies:
 """,
         "egress.yaml",
     )
-    one, two = objects.policies(topology)
+    one, two = kube.policies(topology)
     gateway = {"nodeSelector": {"matchLabels": {"kubernetes.io/hostname": "node2"}}, "egressIP": "10.0.0.2"}
     assert (one["apiVersion"], one["kind"], one["metadata"]) == (
         "cilium.io/v2",

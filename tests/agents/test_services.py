@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from niclab import LAB_BASELINE, InputError, Lab, LabError, Settings, Trace, World
 from niclab.agents.agent import cgroup_hierarchy
-from niclab.agents.objects import Deployed, deployed, lacking_services
+from niclab.agents.kube import Deployed, deployed, lacking_services
 from niclab.agents.reported import json_rows
 from niclab.check import check_flow, load, loads
 from niclab.flow.ordering import Ordering

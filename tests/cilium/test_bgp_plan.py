@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from niclab import LAB_BASELINE, Flow, Settings, Topology, Version, World, load
-from niclab.agents.frr import config
+from niclab.agents.frr import programs
 from niclab.check import loads
 from niclab.cilium.bgp import SWITCH, advertised, learned_routes, ribs, sessions, speakers
 from niclab.cilium.decisions import Decisions
@@ -200,12 +200,12 @@ def test_configurations() -> None:
     topology = load("two-tors")
     assert_golden(
         "two-tors.bgpd.conf",
-        "!\n".join(config.configuration(decided(topology), name) for name in ("tor0", "spine", "node1")),
+        "!\n".join(programs.configuration(decided(topology), name) for name in ("tor0", "spine", "node1")),
     )
 
 
 def test_each_family_is_configured_apart() -> None:
-    lines = config.configuration(decided(loads(DUAL, "dual.yaml")), "tor").splitlines()
+    lines = programs.configuration(decided(loads(DUAL, "dual.yaml")), "tor").splitlines()
     blocks = [
         lines[start:end]
         for start, end in pairwise(
@@ -220,4 +220,4 @@ def test_each_family_is_configured_apart() -> None:
 
 def test_a_speaker_without_ipv4_has_an_id_all_the_same() -> None:
     ends = [one for one in sessions(loads(DUAL, "dual.yaml")) if one.family == 6]
-    assert config.router_id(258, ends) == "0.0.1.2"
+    assert programs.router_id(258, ends) == "0.0.1.2"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from niclab import LAB_BASELINE, InputError, Lab, Settings, Version, load
-from niclab.agents import ipam, objects
+from niclab.agents import kube
 from niclab.check import loads
 from niclab.cilium import eni
 from niclab.cilium.decisions import Decisions
@@ -56,7 +56,7 @@ def test_pods_of_a_pool_have_its_addresses() -> None:
 
 
 def test_pools_as_objects() -> None:
-    first, disks, *nodes = ipam.objects(decisions(topology(POOLED)), "multi-pool")
+    first, disks, *nodes = kube.allocations(decisions(topology(POOLED)), "multi-pool")
     assert (first["metadata"]["name"], first["spec"]["ipv4"]["cidrs"]) == (
         "default",
         ["10.244.1.0/24", "10.244.2.0/24"],
@@ -67,11 +67,11 @@ def test_pools_as_objects() -> None:
         ("default", ["10.244.1.0/24"]),
         ("disks", ["10.245.1.0/24"]),
     ]
-    assert ipam.pod_annotations(topology(POOLED), "pod1") == {"ipam.cilium.io/ip-pool": "disks"}
+    assert kube.pod_annotations(topology(POOLED), "pod1") == {"ipam.cilium.io/ip-pool": "disks"}
 
 
 def test_enis_as_objects() -> None:
-    (node,) = ipam.objects(decisions(topology(CLOUD)), "eni")
+    (node,) = kube.allocations(decisions(topology(CLOUD)), "eni")
     (eni,) = node["status"]["eni"]["enis"].values()
     assert {entry["type"]: entry["ip"] for entry in node["spec"]["addresses"]}["CiliumInternalIP"] == "10.0.0.17"
     assert eni["vpc"]["id"] == "vpc-niclab"
@@ -89,22 +89,22 @@ def test_the_cloud_brings_a_pods_packets_to_its_nic() -> None:
 
 def test_egress_policies_select_pods_by_a_label_of_their_name() -> None:
     found = topology(GATED)
-    (policy,) = objects.policies(found)
+    (policy,) = kube.policies(found)
     assert policy["spec"]["selectors"] == [
-        {"podSelector": {"matchExpressions": [{"key": objects.POD_LABEL, "operator": "In", "values": ["pod1"]}]}}
+        {"podSelector": {"matchExpressions": [{"key": kube.POD_LABEL, "operator": "In", "values": ["pod1"]}]}}
     ]
-    assert objects.pod_labels(found, "pod1") == {objects.POD_LABEL: "pod1"}
-    assert objects.pod_labels(found, "pod2") == {}
+    assert kube.pod_labels(found, "pod1") == {kube.POD_LABEL: "pod1"}
+    assert kube.pod_labels(found, "pod2") == {}
 
 
 def test_an_agent_lacks_a_policy_until_its_map_has_every_network() -> None:
     found = topology(GATED)
     pods = found.pod_addresses()
-    assert objects.lacking_policies([], found, pods, node="node1", ipv6=False) == [
+    assert kube.lacking_policies([], found, pods, node="node1", ipv6=False) == [
         "node1 does not know egress policy out of pod1"
     ]
     row = {"SourceIP": "10.244.1.10", "DestCIDR": "10.0.1.0/24", "EgressIP": "0.0.0.0", "GatewayIP": "10.0.0.2"}
-    assert objects.lacking_policies([row], found, pods, node="node1", ipv6=False) == []
+    assert kube.lacking_policies([row], found, pods, node="node1", ipv6=False) == []
 
 
 @privileged

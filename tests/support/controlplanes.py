@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from niclab.agents import controlplane
 from niclab.agents.controlplane import ControlPlane
-from niclab.agents.objects import Deployed
+from niclab.agents.kube import Deployed
 from niclab.host import ledgers
 from niclab.host.ledgers import Ledger
 from niclab.host.netns import NetnsSubstrate

@@ -20,7 +20,7 @@ from typing import Any
 from niclab.agents import compiler
 from niclab.agents.bundle import Bundle
 from niclab.agents.client import Client
-from niclab.agents.reported import attached, exited, last_words, reported
+from niclab.agents.reported import attached, exited, last_words, next_hops, reported
 from niclab.cilium.reported import NodeReport
 from niclab.errors import LabError, NoAnswer
 from niclab.host import daemons, syscalls
@@ -28,7 +28,7 @@ from niclab.host.daemons import Daemon
 from niclab.host.ledgers import Ledger
 from niclab.host.process import UNKNOWN, environment, run
 from niclab.host.waiting import try_until, wait_until
-from niclab.net.route import Address
+from niclab.net.route import Address, Network, ip_address
 
 _SANDBOX_LOG = "sandbox.log"
 _SANDBOX_READY = ".sandbox"
@@ -359,6 +359,31 @@ class Agent:
         for name, text in {"status": json.dumps(status, indent=1), **raw}.items():
             (self.directory / "artifacts" / f"{name}.json").write_text(text)
         return reported(status, devices, addresses, raw["frontends"], attached(self.bpffs))
+
+    def rib(self) -> dict[Network, frozenset[Address]]:
+        """What the agent has accepted from its peers: prefix → next hops. What it originates itself is not in it.
+
+        By `/bgp/routes` of its API, as `/bgp/peers` deprecated in 1.20, and still there.
+        """
+        found: dict[Network, frozenset[Address]] = {}
+        for family in (4, 6):
+            query = f"bgp/routes?table_type=loc-rib&afi=ipv{family}&safi=unicast"
+            found |= next_hops(self.answer(query) or ())
+        return found
+
+    def heard(self) -> dict[Network, frozenset[Address]]:
+        """What the agent's peers have told it: prefix → the next hops they gave."""
+        found: dict[Network, frozenset[Address]] = {}
+        for peer in self.states():
+            query = f"bgp/routes?table_type=adj-rib-in&afi=ipv{peer.version}&safi=unicast&neighbor={peer}"
+            for prefix, hops in next_hops(self.answer(query) or ()).items():
+                found[prefix] = found.get(prefix, frozenset()) | hops
+        return found
+
+    def states(self) -> dict[Address, str]:
+        """Peer → the state of its session, in FRR's spelling."""
+        peers = self.answer("bgp/peers") or ()
+        return {ip_address(one["peer-address"]): str(one.get("session-state", "")).capitalize() for one in peers}
 
     @contextlib.contextmanager
     def _answering(self, how: str) -> Iterator[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from niclab.agents import ipam
+from niclab.agents import kube
 from niclab.agents.controlplane import Kind
 from niclab.cilium.bgp import SWITCH
 from niclab.cilium.decisions import Decisions
@@ -43,7 +43,7 @@ def of_agent(
     decision = decisions.nodes[node]
     view = decision.settings
     values = {**_LEAN, **_NODE_SETTINGS, **plane_settings, "lib-dir": library}
-    values.update(ipam.agent_settings(decisions.topology, view.ipam))
+    values.update(kube.ipam_settings(decisions.topology, view.ipam))
     if plane == "kvstore":
         for key, given in (("node", decision.node_ips), ("range", decision.pod_cidrs)):
             families = [family for family in given if family == 4 or view.enable_ipv6]
@@ -58,7 +58,7 @@ def of_agent(
 
 def of_operator(values: Mapping[str, str]) -> dict[str, str]:
     """What of the agents' settings the operator is told too; where the lab allocates addresses, it has not to."""
-    lab_allocates = values.get("ipam") in ipam.ALLOCATED
+    lab_allocates = values.get("ipam") in kube.ALLOCATED
     wanted = [key for key in _OPERATOR_SETTINGS if not (lab_allocates and key == "ipam")]
     return {key: values[key] for key in wanted if key in values}
 

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from niclab.agents import bgp, configuration, controlplane, ipam, kube, objects, reported, seed
+from niclab.agents import configuration, controlplane, kube, reported, seed
 from niclab.agents.agent import Agent, cgroup_of
 from niclab.agents.bundle import Bundle, held
 from niclab.agents.controlplane import ControlPlane, Kind, Kubernetes
@@ -106,7 +106,7 @@ class Cilium:
         self._undo.callback(self._end_agents)
         _STEPS.debug("control plane")
         substrate.apply(seed.links(decisions))
-        plane.apply(ipam.objects(decisions, values.get("ipam", "")))
+        plane.apply(kube.allocations(decisions, values.get("ipam", "")))
         for name, node in decisions.nodes.items():
             addresses = tuple(node.node_ips.values())
             pod_cidrs = tuple(node.pod_cidrs[family] for family in node.families)
@@ -118,7 +118,7 @@ class Cilium:
         for agent in self.agents.values():
             agent.wait_for_sandbox()
         if topology.bgp is not None and SWITCH in configuration.features_of(decisions):
-            plane.apply(bgp.objects(topology, self.families))
+            plane.apply(kube.bgp_objects(topology, self.families))
         _STEPS.debug("sandboxes")
 
     def attach(self, decisions: Decisions, kept: Mapping[str, Any]) -> Decisions:
@@ -174,10 +174,10 @@ class Cilium:
         self._substrate.apply(AddNamespace(pod, BASE_SYSCTLS) for pod in pods)
         _each(self._running, self._plug)
         _STEPS.debug("pods")
-        wanted = objects.deployed(self.topology, self.addresses, self.families)
+        wanted = kube.deployed(self.topology, self.addresses, self.families)
         self.control_plane.apply(itertools.chain.from_iterable(service.objects() for service in wanted))
         if self._applies_egress_policies(decisions):
-            self.control_plane.apply(objects.policies(self.topology))
+            self.control_plane.apply(kube.policies(self.topology))
         self._wait_for_traffic(wanted, decisions)
         _STEPS.debug("traffic")
         return replace(decisions, plugged=dict(self.addresses))
@@ -219,10 +219,10 @@ class Cilium:
         """
         topology, planned = self.topology, self.topology.pod_addresses()
         pods = [pod for pod, (node, _) in topology.pods.items() if node == agent.node and pod not in self.addresses]
-        claimed = ipam.claimed(topology, agent.node) if pods and topology.ipam == "eni" else ()
+        claimed = kube.claimed(topology, agent.node) if pods and topology.ipam == "eni" else ()
         held = {address for address in claimed if agent.claim(address)}
         for pod in pods:
-            labels, annotations = objects.pod_labels(topology, pod), ipam.pod_annotations(topology, pod)
+            labels, annotations = kube.pod_labels(topology, pod), kube.pod_annotations(topology, pod)
             known = self.control_plane.add_pod(kube.pod(pod, agent.node, labels=labels, annotations=annotations))
             for address in planned[pod] if claimed else ():
                 agent.release(address)
@@ -232,8 +232,8 @@ class Cilium:
         for address in held:
             agent.release(address)
 
-    def _wait_for_traffic(self, served: Sequence[objects.Deployed], decisions: Decisions) -> None:
-        """Every agent that runs has its endpoints ready, knows the pods of every other, and serves these objects.
+    def _wait_for_traffic(self, served: Sequence[kube.Deployed], decisions: Decisions) -> None:
+        """Every agent that runs has its endpoints ready, knows the pods of every other, and serves these kube.
         Raises LabError.
         """
         nodes = {agent.node for agent in self._running}
@@ -251,11 +251,11 @@ class Cilium:
             if egress_gateway:
                 listed = agent.listed(agent.dbg, "bpf", "egress", "list", "-o", "json")
                 ipv6 = decisions.nodes[agent.node].settings.enable_ipv6
-                missing += objects.lacking_policies(listed, self.topology, self.addresses, node=agent.node, ipv6=ipv6)
+                missing += kube.lacking_policies(listed, self.topology, self.addresses, node=agent.node, ipv6=ipv6)
             if served:
                 node_ports = decisions.nodes[agent.node].settings.kube_proxy_replacement
                 rows = reported.json_rows(agent.table("frontends"))
-                missing += objects.lacking_services(rows, served, node=agent.node, node_ports=node_ports)
+                missing += kube.lacking_services(rows, served, node=agent.node, node_ports=node_ports)
             return missing
 
         def late() -> list[str]:
@@ -267,7 +267,7 @@ class Cilium:
 
     @property
     def bgp(self) -> Mapping[str, AgentBgp]:
-        return {name: bgp.AgentBgp(agent) for name, agent in self.agents.items()}
+        return self.agents
 
     def cgroup(self, node: str) -> Path | None:
         return cgroup_of(self._ledger, node)

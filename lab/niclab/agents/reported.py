@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import ipaddress
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from niclab.cilium.reported import NodeReport
+from niclab.net.route import Address, Network, ip_network
 
 # What wraps the reason in the agent's last line: daemon/cmd/root.go, daemon_main.go and hive's start hooks.
 _WRAPPERS = re.compile(
@@ -18,6 +21,9 @@ _WRAPPERS = re.compile(
     re.IGNORECASE,
 )
 _MESSAGE = re.compile(r'(?:^|\s)(msg|error)="((?:[^"\\]|\\.)*)"')
+_NEXT_HOP, _MP_REACH = 3, 14
+_LONG = 0x10
+"""RFC 4271, 4.3: a path attribute whose length has two bytes."""
 
 
 def reported(
@@ -124,3 +130,24 @@ def _reason(line: str) -> str:
     while (shorter := _WRAPPERS.sub("", words)) != words:
         words = shorter
     return words
+
+
+def next_hops(routes: Iterable[Mapping[str, Any]]) -> dict[Network, frozenset[Address]]:
+    """From `/bgp/routes`: prefix → the next hops of its paths; what the agent originates itself has none."""
+    found: dict[Network, frozenset[Address]] = {}
+    for route in routes:
+        paths = [path.get("path-attributes") or () for path in route.get("paths") or ()]
+        hops = [_next_hop([base64.b64decode(one["base64"]) for one in path]) for path in paths]
+        known = frozenset(hop for hop in hops if hop is not None and not hop.is_unspecified)
+        if known:
+            found[ip_network(str(route["prefix"]))] = known
+    return found
+
+
+def _next_hop(attributes: Iterable[bytes]) -> Address | None:
+    """From path attributes: flags, type, length, value (RFC 4271, 4.3)."""
+    values = {data[1]: data[4:] if data[0] & _LONG else data[3:] for data in attributes}
+    if _NEXT_HOP in values:
+        return ipaddress.ip_address(values[_NEXT_HOP])
+    reach = values.get(_MP_REACH, b"")  # RFC 4760: family, subfamily, length of the next hop, next hop
+    return ipaddress.ip_address(reach[4 : 4 + min(reach[3], 16)]) if len(reach) > 4 else None

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from niclab.agents.frr import config, vty
+from niclab.agents.frr import programs
 from niclab.cilium.bgp import Rib, Session, ribs, sessions, speakers
 from niclab.cilium.decisions import Decisions
 from niclab.errors import LabError, NoAnswer, nearest
@@ -69,7 +69,7 @@ class Speaker:
         """What a node's peers have told it; it rejects all of it."""
         agent = self._lab.agents.get(self.name)
         peers = [session.peer.address for session in self._sessions]
-        return _text(agent.heard() if agent is not None else vty.heard(self._bgpd, peers))
+        return _text(agent.heard() if agent is not None else programs.heard(self._bgpd, peers))
 
     @property
     def sessions(self) -> Mapping[str, str]:
@@ -123,7 +123,7 @@ class Speaker:
         daemon.process.wait()
         self.away = self._ended = True
         # zebra takes its routes back a moment later.
-        _until_empty(lambda: list(map(str, vty.installed(self._zebra))), STARTING)
+        _until_empty(lambda: list(map(str, programs.installed(self._zebra))), STARTING)
         try:
             yield
         finally:
@@ -145,13 +145,13 @@ class Speaker:
         if self._ended:
             return {}
         agent = self._lab.agents.get(self.name)
-        return agent.rib() if agent is not None else vty.rib(self._bgpd)
+        return agent.rib() if agent is not None else programs.rib(self._bgpd)
 
     def has(self, wanted: Rib) -> bool:
         """Does a router use exactly this, and its kernel too?"""
         if self.rib() != wanted:
             return False
-        kernel = vty.installed(self._zebra)
+        kernel = programs.installed(self._zebra)
         # IPv6's gateways are link-local addresses there; the prefixes tell enough.
         return kernel.keys() == wanted.keys() and all(
             hops == wanted[prefix] for prefix, hops in kernel.items() if prefix.version == 4
@@ -161,7 +161,7 @@ class Speaker:
         found: Mapping[Address, str] = {}
         if not self._ended:
             agent = self._lab.agents.get(self.name)
-            found = agent.states() if agent is not None else vty.states(self._bgpd)
+            found = agent.states() if agent is not None else programs.states(self._bgpd)
         return [(session, found.get(session.peer.address, "down")) for session in self._sessions]
 
     def _own(self) -> Daemon:
@@ -172,7 +172,7 @@ class Speaker:
 
     def configure(self) -> None:
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (self.directory / "bgpd.conf").write_text(config.configuration(self._lab.decisions, self.name))
+        (self.directory / "bgpd.conf").write_text(programs.configuration(self._lab.decisions, self.name))
         (self.directory / "zebra.conf").write_text(f"hostname {self.name}\n")
 
     def start_bgpd(self) -> None:
@@ -190,7 +190,7 @@ class Speaker:
         directory = str(self.directory)
         (self.directory / f"{program}.vty").unlink(missing_ok=True)
         command = [
-            *(str(config.find() / program), "-f", f"{directory}/{program}.conf", *arguments),
+            *(str(programs.find() / program), "-f", f"{directory}/{program}.conf", *arguments),
             *("--vty_socket", directory, "--socket", f"{directory}/zserv.api"),
             *("--pid_file", f"{directory}/{program}.pid", "--vty_addr", "127.0.0.1", "--vty_port", "0"),
             *("--log", "stdout", "--log-level", "informational"),
@@ -263,7 +263,7 @@ class Speakers:
     def start(self, nodes: Iterable[str] = ()) -> None:
         """Start the routers' daemons, and one on each of these nodes. Raises LabError."""
         every = [*self._routers, *(self._speakers[name] for name in nodes)]
-        config.find()
+        programs.find()
         for speaker in every:
             speaker.configure()
         for router in self._routers:
