@@ -21,12 +21,11 @@ from niclab.flow.ordering import Ordering
 from niclab.flow.predict import World
 from niclab.flow.trace import Context
 from niclab.flow.verdict import FlowResult
-from niclab.host import command, ledgers, readiness, userns
-from niclab.host.command import Command
+from niclab.host import ledgers, readiness, userns
 from niclab.host.datapath import Datapath
 from niclab.host.ledgers import Ledger
 from niclab.host.netns import NetnsSubstrate
-from niclab.host.substrate import Substrate
+from niclab.host.substrate import Command, Substrate, run_command
 from niclab.kernel import edit
 from niclab.kernel.difference import difference
 from niclab.kernel.plan import Plan
@@ -35,11 +34,10 @@ from niclab.request import DatapathName, Request, resolve
 from niclab.settings import Settings
 from niclab.topology import Flow, Topology
 from niclab.topology.model import asked
-from niclab.wire.capture import Capture
 from niclab.wire.decode import Decoder
 from niclab.wire.measure import Measurer, Observed
 from niclab.wire.sighting import without_resets
-from niclab.wire.tap import Taps
+from niclab.wire.tap import Capture, Taps
 
 if TYPE_CHECKING:
     from niclab.agents.controlplane import Kind
@@ -272,7 +270,7 @@ class Lab:
         if host not in self.namespaces:
             raise LabError(f"there is no host {host!r} in this lab", fix=f"there are {', '.join(self.namespaces)}")
         inside = self._datapath.command(host, arguments)
-        ran = command.run(self._substrate, host, arguments, inside=inside)
+        ran = run_command(self._substrate, host, arguments, inside=inside)
         self.commands.append(ran)
         return ran.output
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from niclab import Lab
-from niclab.flow.compare import compare
+from niclab.flow.verdict import compare
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ import pytest
 from niclab import LAB_BASELINE, Flow, FlowResult, Settings, World, load
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.version import Version
-from niclab.flow.compare import AGREES, Comparison, compare, count
 from niclab.flow.trace import Trace
+from niclab.flow.verdict import AGREES, Comparison, compare, count
 from niclab.wire.sighting import Measurement, Sighting
 
 from tests.support.flows import result, seen, to_ext1, tunnelled

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from niclab import LAB_BASELINE, Lab, Settings, World
 from niclab.check import load
-from niclab.flow.compare import compare
+from niclab.flow.verdict import compare
 from niclab.topology import names
 from niclab.topology.stacking import needs
 from scenarios.common import DEVICES, NATIVE, VXLAN

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from importlib import resources
 
 import pytest
 from niclab import LAB_BASELINE, Flow, FlowResult, Lab, Settings, World
@@ -11,8 +13,9 @@ from niclab.cilium import operations
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.version import Version
 from niclab.flow import picture
-from niclab.flow.compare import compare
+from niclab.flow.predict import trip
 from niclab.flow.trace import Trace
+from niclab.flow.verdict import compare
 from niclab.kernel import edit
 from niclab.net.operation import AddLink
 from niclab.report import text
@@ -91,3 +94,13 @@ def test_an_operation_that_prediction_does_not_know_is_an_error(monkeypatch: pyt
     world = World(Decisions(load("two-nic"), LAB_BASELINE, Version(1, 20)))
     with pytest.raises(TypeError, match="prediction does not know AddLink"):
         world.predict(Flow.parse("pod1 -> ext1"))
+
+
+def test_every_reason_is_in_the_table_and_every_one_of_the_table_is_given() -> None:
+    """A decision is named by its id."""
+    package = resources.files("niclab.flow.predict")
+    rows = package.joinpath("data", "reasons.txt").read_text().splitlines()
+    table = {row.split(" | ")[0] for row in rows if not row.startswith("#")}
+    code = "".join(package.joinpath(name).read_text() for name in ("walk.py", "machine.py"))
+    assert table == {word for word in re.findall(r'"([a-z.-]+)"', code) if word in table}
+    assert all(trip.reason(rule).words for rule in table)

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 from niclab.flow.picture import WIDTH
 from niclab.flow.verdict import FlowResult, NicMismatch, NicSet, Unmeasured, compared
-from niclab.wire.capture import Capture
 from niclab.wire.decode import Decoder
 from niclab.wire.identity import Identity
 from niclab.wire.probe import build
 from niclab.wire.sighting import Measurement, sort
+from niclab.wire.tap import Capture
 
 from tests.support.flows import CONTEXT, HOLDS, result, seen, to_ext1, tunnelled
 

@@ -54,7 +54,8 @@ def test_a_module_whose_loading_shows_on_the_host_is_not_tried(monkeypatch: pyte
 
 
 def test_without_tools_nothing_is_taken_for_present(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(userns, "search_path", lambda: str(tmp_path))
+    for module in (features, userns):
+        monkeypatch.setattr(module, "search_path", lambda: str(tmp_path))
     missing = {feature.name for feature in required_missing(probe())}
     assert {"ip", "nft", "unshare", "veth", "AF_PACKET"} <= missing
 

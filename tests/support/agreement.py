@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from niclab import FlowResult, Lab
-from niclab.flow.compare import compare
+from niclab.flow.verdict import compare
 
 
 def disagreements(lab: Lab, results: list[FlowResult]) -> list[str]:

@@ -13,8 +13,8 @@ from random import Random
 
 from niclab import Flow, Lab
 from niclab.errors import LabError
-from niclab.flow.compare import compare
-from niclab.host import neighbours
+from niclab.flow.verdict import compare
+from niclab.host import readiness
 
 from tests.support.randomlab import random_lab
 
@@ -32,7 +32,7 @@ def disagreements(lab: Lab, flows: Sequence[Flow], counted: Counter[str]) -> Ite
             again.append(result.flow)
     counted["asked twice"] += len(again)
     if again:
-        neighbours.forget(lab._substrate, lab.topology.hosts)
+        readiness.forget_neighbours(lab._substrate, lab.topology.hosts)
     for result in lab.send_all(again, count=2) if again else ():
         if why := compare(result).unpredicted:
             yield {"flow": str(result.flow), "wrong": why}

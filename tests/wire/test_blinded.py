@@ -170,7 +170,7 @@ def test_every_tap_sees_its_own_canary(standing: Lab, monkeypatch: pytest.Monkey
 def test_trace_says_that_nothing_was_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], output: str, expect: bool
 ) -> None:
-    monkeypatch.setattr(tap, "bpf_filter", lambda: REJECT_ALL)
+    monkeypatch.setattr(tap, "FILTER", REJECT_ALL)
     words = ["--expect", "pod1 -> ext1=eth1"] if expect else []
     assert main(["trace", "two-nic", "--flow", "pod1 -> ext1", "-o", output, *words]) == FAIL
     out, err = capsys.readouterr()

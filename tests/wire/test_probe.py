@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from niclab.errors import LabError
 from niclab.wire import identity as ids
-from niclab.wire.identity import Identity
-from niclab.wire.probe import Probe, Protocol, build, canary, checksum, echo_payload
+from niclab.wire.identity import Identity, echo_payload
+from niclab.wire.probe import Probe, Protocol, build, canary, checksum
 
 from tests.support.busy import processor_time
 
@@ -74,10 +74,6 @@ def test_a_kind_that_does_not_exist_is_no_identity() -> None:
     assert ids.decode(ids.encode(Identity(1, 2, 3), kind=4)) is None
 
 
-def test_an_identity_says_who_it_is() -> None:
-    assert str(Identity(0xAB, 2, 3)) == "probe 3 of flow 2, lab 000000ab"
-
-
 @given(identities, st.binary(max_size=50))
 def test_a_responder_answers_a_request_with_its_own_bytes_as_a_reply(identity: Identity, padding: bytes) -> None:
     answer = echo_payload(ids.encode(identity) + padding)
@@ -109,12 +105,6 @@ def test_a_reset_leads_back_to_its_probe_for_every_payload(identity: Identity, l
 def test_sequence_numbers_are_one_to_one() -> None:
     seen = {ids.isn(Identity(9, flow, number)) for flow in range(0, 4096, 16) for number in range(256)}
     assert len(seen) == 256 * 256
-
-
-@pytest.mark.parametrize(("flow", "number"), [(4096, 0), (0, 256), (-1, 0)])
-def test_a_sequence_number_has_room_for_so_much(flow: int, number: int) -> None:
-    with pytest.raises(ValueError, match="does not fit"):
-        ids.isn(Identity(1, flow, number))
 
 
 def test_another_labs_sequence_number_is_none_but_for_token_collisions() -> None:
@@ -197,22 +187,21 @@ def test_checksum_is_the_textbook_one(data: bytes) -> None:
 
 def test_a_udp_checksum_of_zero_is_sent_as_ffff() -> None:
     """RFC 768: 0 says that there is none (and IPv6 drops such a packet)."""
-    sport = 40000
-    (probe,) = probes("udp", V6, count=1, sport=sport)
-    missing = parse(probe)["UDP"].chksum  # what the sum lacks to 0xffff: put it into the source port
-    (probe,) = probes("udp", V6, count=1, sport=(sport + missing) % 0xFFFF)
+    (probe,) = probes("udp", V6, count=1)
+    missing = parse(probe)["UDP"].chksum  # what the sum lacks to 0xffff: put it into the port
+    (probe,) = probes("udp", V6, count=1, port=(8080 + missing) % 0xFFFF)
     assert parse(probe)["UDP"].chksum == 0xFFFF
 
 
 @pytest.mark.parametrize("ends", [V4, V6], ids=["v4", "v6"])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_each_probe_has_its_own_identity(protocol: Protocol, ends: tuple[Any, Any]) -> None:
-    for number, probe in enumerate(probes(protocol, ends, ttl=17)):
+    for number, probe in enumerate(probes(protocol, ends)):
         assert probe.identity == Identity(0xABCDEF01, 5, number)
         assert (probe.protocol, probe.source, probe.destination) == (protocol, *ends)
         packet = parse(probe)
         assert (packet.src, packet.dst) == (str(ends[0]), str(ends[1]))
-        assert (packet.ttl if ends is V4 else packet.hlim) == 17
+        assert (packet.ttl if ends is V4 else packet.hlim) == 64
         assert ids.decode(probe.packet, probe.packet.index(ids.MAGIC)) == (probe.identity, ids.REQUEST, 0)
 
 
@@ -235,12 +224,11 @@ def test_tcp_probes_are_syns_numbered_by_identity_each_from_its_own_port() -> No
 @pytest.mark.parametrize(
     ("protocol", "options", "expected"),
     [
-        ("udp", {"sport": 50000}, [50000, 50000, 50000]),
-        ("udp", {"sport": 50000, "vary_ports": True}, [50000, 50001, 50002]),
-        ("udp", {"sport": 65535, "vary_ports": True}, [65535, 32768, 32769]),
         ("udp", {}, [33423, 33423, 33423]),
-        ("tcp", {"sport": 1000}, [1000, 1001, 1002]),
-        ("tcp", {"sport": 1000, "vary_ports": False}, [1000, 1000, 1000]),
+        ("udp", {"vary_ports": True}, [33423, 33424, 33425]),
+        ("udp", {"vary_ports": True, "flow": 12757}, [65535, 32768, 32769]),
+        ("tcp", {}, [33423, 33424, 33425]),
+        ("tcp", {"vary_ports": False}, [33423, 33423, 33423]),
     ],
 )
 def test_source_ports(protocol: Protocol, options: dict[str, Any], expected: list[int]) -> None:
@@ -258,9 +246,8 @@ def test_probes_go_to_each_destination_in_turn(protocol: Protocol, ends: tuple[A
         assert remade(probe) == probe.packet
 
 
-def test_dont_fragment_can_be_cleared() -> None:
+def test_dont_fragment_is_set() -> None:
     assert str(parse(probes("icmp")[0]).flags) == "DF"
-    assert str(parse(probes("icmp", dont_fragment=False)[0]).flags) == ""
 
 
 def test_ipv4_ids_are_never_left_to_the_kernel() -> None:
@@ -281,21 +268,9 @@ def test_flows_of_one_shape_do_not_share_their_bytes() -> None:
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ({"destination": V6[1]}, "IPv6"),
-        ({"lab": 1 << 32}, "32 bits"),
-        ({"lab": -1}, "32 bits"),
-        ({"flow": 65536}, "65536 flows"),
-        ({"protocol": "tcp", "port": 80, "flow": 4096}, "4096 flows"),
         ({"protocol": "tcp", "port": 80, "count": 257}, "room for 256"),
         ({"count": 65537}, "room for 65536"),
         ({"count": -1}, "room for"),
-        ({"port": 80}, "ICMP ones do not"),
-        ({"protocol": "udp", "port": None}, "go to a port"),
-        ({"protocol": "udp", "port": 65536}, "16 bits"),
-        ({"protocol": "udp", "port": 0}, "0 is reserved"),
-        ({"protocol": "udp", "port": 80, "sport": 70000}, "16 bits"),
-        ({"ttl": 0}, "TTL"),
-        ({"ttl": 256}, "TTL"),
         ({"size": 45}, "46 bytes"),
         ({"size": 65536}, "at most 65535"),
         ({"protocol": "tcp", "port": 80, "size": 4136}, "traced back"),
@@ -340,13 +315,3 @@ def test_a_canary_is_a_link_local_frame_of_an_experimental_type() -> None:
     assert len(frame) == 60
     assert frame[:14].hex() == "0180c200000e" + "020000000009" + "88b5"
     assert ids.decode(frame, 14) == (Identity(1, 2, 3), ids.CANARY, 2)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"source_mac": "02:00"}, {"source_mac": "no"}, {"tap": 65536}, {"lab": -1}, {"number": 65536}],
-)
-def test_a_canary_that_cannot_be_is_refused(options: dict[str, Any]) -> None:
-    valid: dict[str, Any] = {"lab": 1, "tap": 2, "number": 3, "direction": "out", "source_mac": "02:00:00:00:00:09"}
-    with pytest.raises(LabError, match="cannot build canary"):
-        canary(**(valid | options))

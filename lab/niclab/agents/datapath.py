@@ -24,7 +24,7 @@ from niclab.cilium.bgp import SWITCH
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.reported import NodeReport
 from niclab.errors import LabError
-from niclab.host import neighbours, readiness
+from niclab.host import readiness
 from niclab.host.datapath import AgentBgp
 from niclab.host.ledgers import Ledger
 from niclab.host.substrate import Substrate
@@ -284,7 +284,7 @@ class Cilium:
         settling = Settling(self._running)
         change()
         readiness.wait(self._substrate)
-        neighbours.forget(self._substrate, after.topology.hosts)
+        readiness.forget_neighbours(self._substrate, after.topology.hosts)
         settling.wait(before, after)
 
     def validate(self, before: Decisions, after: Decisions) -> None:  # noqa: ARG002

@@ -11,7 +11,7 @@ from niclab.cilium.bgp import speaks
 from niclab.cilium.decisions import Decisions, flushed
 from niclab.cilium.reported import NodeReport
 from niclab.errors import LabError
-from niclab.host import neighbours, readiness
+from niclab.host import readiness
 from niclab.host.datapath import AgentBgp
 from niclab.host.substrate import Substrate
 from niclab.kernel.difference import Flushed, update
@@ -72,7 +72,7 @@ class Builtin:
         change()
         self._update(before, after, flushed(before.topology, after.topology))
         readiness.wait(self._substrate)
-        neighbours.forget(self._substrate, after.topology.hosts)
+        readiness.forget_neighbours(self._substrate, after.topology.hosts)
 
     def validate(self, before: Decisions, after: Decisions) -> None:
         self._update(before, after, frozenset())

@@ -17,7 +17,7 @@ from pathlib import Path
 from niclab.errors import lab_error
 from niclab.host import syscalls
 from niclab.host.ledgers import Ledger
-from niclab.host.process import GRACE, Process, environment, start_time
+from niclab.host.process import GRACE, Adopted, environment, start_time
 
 SANDBOX = "sandbox of "
 """What the name of a process that holds a node's sandbox open begins with; the node's name follows."""
@@ -37,7 +37,7 @@ class Daemon:
     """A running program of the lab's. Its output goes to `log`."""
 
     name: str
-    process: Process
+    process: subprocess.Popen[bytes] | Adopted
     log: Path
     arguments: tuple[str, ...]
 

@@ -13,12 +13,14 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 from niclab.errors import LabError
 from niclab.host import userns
+from niclab.host.process import search_path
 
 BUILTIN = "the built-in datapath"
 ROOTLESS = "running without root"
@@ -27,7 +29,16 @@ CILIUM = "the cilium datapath"
 BUNDLES = "fetching cilium bundles"
 KIND = "the kind substrate"
 BY_HAND = "looking around by hand"
-PURPOSES = (BUILTIN, ROOTLESS, OPTIONAL_TOPOLOGY, CILIUM, BUNDLES, KIND, BY_HAND)
+_PURPOSES = {
+    "builtin": BUILTIN,
+    "rootless": ROOTLESS,
+    "topologies": OPTIONAL_TOPOLOGY,
+    "cilium": CILIUM,
+    "bundles": BUNDLES,
+    "kind": KIND,
+    "by-hand": BY_HAND,
+}
+PURPOSES = tuple(_PURPOSES.values())
 _APT = "apt-get install "
 _TRIAL = Path(__file__).with_name("feature_trial.py")
 
@@ -74,57 +85,22 @@ class Trial:
     module: str = ""
 
 
-def _trials(needed_for: str, *rows: tuple[str, ...]) -> list[Trial]:
-    """Rows of name, kernel options and commands; a name with a `/` has the module that must be loaded already."""
-    names = [row[0].partition("/") for row in rows]
-    return [
-        Trial(name, needed_for, row[1], row[2:], module) for (name, _, module), row in zip(names, rows, strict=True)
-    ]
+def _rows(name: str) -> Iterator[tuple[str, list[str]]]:
+    """Purpose and other columns of each row of a table."""
+    text = resources.files("niclab.host").joinpath("data", name).read_text(encoding="utf-8")
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            purpose, *columns = line.split(" | ")
+            yield _PURPOSES[purpose], columns
 
 
-_NAT = "add table {0} t; add chain {0} t c {{ type nat hook postrouting priority 100; }}; add rule {0} t c masquerade"
-_CABLE = ("ip link add p0 type veth peer name p1", "ip link set p1 up", "ip link set p0 up")
-_TWO_WAYS = "ip route add 10.7.0.0/24 nexthop via 10.9.0.2 dev p0 nexthop via 10.9.0.3 dev p0"
-_TUNNEL = "ip route add 10.8.0.0/24 encap ip id 5 dst 10.9.0.2 dev vx0"
-_RULES = ("ip -4 rule add fwmark 5 table 77", "ip -6 rule add fwmark 5 table 77")
-_IPVLAN = ("ip link add p2 type veth peer name p3", "ip link add iv0 link p2 type ipvlan mode l2")
-# Words are split at blanks, except for nft, which takes its whole script as one word.
-TRIALS = (
-    *_trials(
-        BUILTIN,
-        ("named network namespaces", "NET_NS", "ip netns add probe", "ip netns delete probe"),
-        ("veth", "VETH", *_CABLE, "ip address add 10.9.0.1/24 dev p0"),
-        ("IPv6", "IPV6", "ip address add fd09::1/64 dev p0 nodad"),
-        ("bridge", "BRIDGE", "ip link add br0 type bridge", "ip link set p1 master br0"),
-        ("vxlan with metadata", "VXLAN", "ip link add vx0 type vxlan external dstport 4789", "ip link set vx0 up"),
-        ("lightweight-tunnel routes", "LWTUNNEL", _TUNNEL),
-        ("multipath routes", "IP_ROUTE_MULTIPATH", _TWO_WAYS),
-        ("policy routing", "IP_MULTIPLE_TABLES, IPV6_MULTIPLE_TABLES", *_RULES),
-        ("nftables NAT", "NFT_NAT, NFT_MASQ", f"nft {_NAT.format('ip')}"),
-        ("nftables NAT for IPv6", "NFT_NAT, NFT_MASQ", f"nft {_NAT.format('ip6')}"),
-        ("AF_PACKET", "PACKET", "builtin:af_packet"),
-    ),
-    *_trials(
-        OPTIONAL_TOPOLOGY,
-        ("geneve", "GENEVE", "ip link add gn0 type geneve external"),
-        ("vlan", "VLAN_8021Q", "ip link add link p0 name p0.5 type vlan id 5"),
-        ("bond/bonding", "BONDING", "ip link add bd0 type bond"),
-        ("macvlan", "MACVLAN", "ip link add mv0 link p0 type macvlan mode bridge"),
-        ("ipvlan", "IPVLAN", *_IPVLAN),
-        ("vrf", "NET_VRF", "ip link add vrf0 type vrf table 10"),
-        ("dummy/dummy", "DUMMY", "ip link add dm0 type dummy"),
-        ("ifb/ifb", "IFB", "ip link add if0 type ifb"),
-        ("wireguard", "WIREGUARD", "ip link add wg0 type wireguard"),
-        ("netem", "NET_SCH_NETEM", "tc qdisc add dev p0 root netem delay 1ms"),
-    ),
-    *_trials(
-        CILIUM,
-        ("clsact", "NET_SCH_INGRESS", "tc qdisc add dev p0 clsact"),
-        ("eBPF programs", "BPF_SYSCALL, NET_CLS_BPF", "builtin:ebpf"),
-        ("tcx", "NET_XGRESS (Linux 6.6)", "builtin:tcx"),
-        ("cgroup v2", "CGROUPS", "builtin:cgroup2"),
-    ),
-)
+def _trials() -> Iterator[Trial]:
+    for purpose, (whole, config, commands) in _rows("trials.txt"):
+        name, _, module = whole.partition("/")
+        yield Trial(name, purpose, config, tuple(commands.split(" && ")), module)
+
+
+TRIALS = tuple(_trials())
 
 
 def probe_kernel() -> tuple[Feature, ...]:
@@ -148,38 +124,29 @@ def _feature(trial: Trial, answer: str) -> Feature:
     """The child answers with the empty string when all went well."""
     if not answer:
         return Feature(trial.name, trial.needed_for, True, "works", "")
-    if "not permitted" in answer:
-        return Feature(trial.name, trial.needed_for, False, answer, "run it as root (sudo)")
-    return Feature(trial.name, trial.needed_for, False, answer, f"a kernel with {_options(trial.config)}")
-
-
-def _options(config: str) -> str:
-    return ", ".join(f"CONFIG_{option}" for option in config.split(", "))
+    options = ", ".join(f"CONFIG_{option}" for option in trial.config.split(", "))
+    install = "run it as root (sudo)" if "not permitted" in answer else f"a kernel with {options}"
+    return Feature(trial.name, trial.needed_for, False, answer, install)
 
 
 def _user_namespaces() -> Feature:
-    able = userns.is_able()
-    needed_for = ROOTLESS if able else BUILTIN
+    name, able = "user namespaces", userns.is_able()
     if able:
-        refusing = userns.refusing_sysctl()
-        if refusing is None:
-            return Feature("user namespaces", needed_for, True, "no sysctl forbids them", "")
-        name, value, wanted = refusing
-        return Feature("user namespaces", needed_for, False, f"{name} is {value}", f"sysctl -w {name}={wanted}")
+        if (refusing := userns.refusing_sysctl()) is not None:
+            key, value, wanted = refusing
+            return Feature(name, ROOTLESS, False, f"{key} is {value}", f"sysctl -w {key}={wanted}")
+        return Feature(name, ROOTLESS, True, "no sysctl forbids them", "")
     try:
         userns.check()
     except LabError as error:
-        return Feature("user namespaces", needed_for, False, error.what, error.fix)
-    return Feature("user namespaces", needed_for, True, "works", "")
+        return Feature(name, BUILTIN, False, error.what, error.fix)
+    return Feature(name, BUILTIN, True, "works", "")
 
 
 def _try(trials: list[Trial]) -> dict[str, str]:
     request = json.dumps([[trial.name, [_words(command) for command in trial.commands]] for trial in trials])
     interpreter = [sys.executable, "-I", "-S", str(_TRIAL)]
-    missing = next(
-        (tool for tool in ("unshare", "mount", "ip") if not shutil.which(tool, path=userns.search_path())), ""
-    )
-    if missing:
+    if missing := userns.missing_tool():
         return {trial.name: f"not tried: the command {missing} is missing" for trial in trials}
     try:
         child = subprocess.run(
@@ -219,43 +186,8 @@ def _only_loadable(module: str) -> bool:
 # Programs
 
 
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """`names` are tried in order; `major`, when not 0, is the oldest version that will do.
-
-    `feature` is what it is called where not as its first name, `directory` where to look besides PATH.
-    """
-
-    names: tuple[str, ...]
-    needed_for: str
-    package: str
-    major: int = 0
-    feature: str = ""
-    directory: str = ""
-
-
-TOOLS = (
-    Tool(("ip",), BUILTIN, "iproute2"),
-    Tool(("nft",), BUILTIN, "nftables"),
-    Tool(("unshare",), BUILTIN, "util-linux"),
-    Tool(("mount",), BUILTIN, "mount"),
-    Tool(("nsenter",), ROOTLESS, "util-linux"),
-    Tool(("clang-19", "clang"), CILIUM, "clang-19", major=19),
-    Tool(("llc-19", "llc"), CILIUM, "llvm-19", major=19),
-    Tool(("etcd",), CILIUM, "etcd-server"),
-    Tool(("iptables",), CILIUM, "iptables"),
-    Tool(("ipset",), CILIUM, "ipset"),
-    Tool(("bgpd",), OPTIONAL_TOPOLOGY, "frr", feature="frr", directory="/usr/lib/frr"),
-    Tool(("skopeo",), BUNDLES, "skopeo"),
-    Tool(("umoci",), BUNDLES, "umoci"),
-    Tool(("docker",), KIND, "docker.io"),
-    Tool(("tcpdump",), BY_HAND, "tcpdump"),
-    Tool(("tshark",), BY_HAND, "tshark"),
-)
-
-
 def probe_tools() -> tuple[Feature, ...]:
-    return tuple(_find(tool) for tool in TOOLS)
+    return tuple(_find(purpose, *columns) for purpose, columns in _rows("tools.txt"))
 
 
 def probe_docker() -> Feature:
@@ -273,18 +205,20 @@ def probe_docker() -> Feature:
     return Feature("docker daemon", KIND, True, address, "")
 
 
-def _find(tool: Tool) -> Feature:
-    path = os.pathsep.join(filter(None, (userns.search_path(), tool.directory)))
-    programs = [program for name in tool.names if (program := shutil.which(name, path=path))]
-    name = tool.feature or tool.names[0]
+def _find(needed_for: str, words: str, package: str, feature: str = "", directory: str = "") -> Feature:
+    path = os.pathsep.join(filter(None, (search_path(), directory)))
+    names = words.split()
+    oldest = int(names.pop()) if names[-1].isdigit() else 0
+    programs = [program for name in names if (program := shutil.which(name, path=path))]
+    name = feature or names[0]
     too_old = ""
     for program in programs:
-        version = _major(program) if tool.major else None
-        if version is None or version >= tool.major:
-            return Feature(name, tool.needed_for, True, program, "")
+        version = _major(program) if oldest else None
+        if version is None or version >= oldest:
+            return Feature(name, needed_for, True, program, "")
         too_old = too_old or f"{program} is version {version}, too old"
-    detail = too_old or f"not on PATH{f' nor in {tool.directory}' if tool.directory else ''}"
-    return Feature(name, tool.needed_for, False, detail, f"apt-get install {tool.package}")
+    detail = too_old or f"not on PATH{f' nor in {directory}' if directory else ''}"
+    return Feature(name, needed_for, False, detail, f"{_APT}{package}")
 
 
 def _major(path: str) -> int | None:

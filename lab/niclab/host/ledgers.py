@@ -28,7 +28,7 @@ from typing import Any
 from niclab.errors import LabError, lab_error
 from niclab.host import namespace, process
 from niclab.host.process import Adopted
-from niclab.host.waiting import try_until
+from niclab.host.waiting import locked, try_until
 
 STATE = Path("/run/niclab")
 PATIENCE = 30.0
@@ -217,19 +217,12 @@ def _lock_state() -> int:
     try:
         fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # The last lab to leave may have removed the directory between our open and our lock.
-        if not _same_directory(directory, STATE):
+        if os.fstat(directory).st_ino != STATE.stat().st_ino:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(STATE))
     except BaseException:
         os.close(directory)
         raise
     return directory
-
-
-def _same_directory(handle: int, path: Path) -> bool:
-    try:
-        return os.fstat(handle).st_ino == path.stat().st_ino
-    except FileNotFoundError:
-        return False
 
 
 def _leave(state: Path) -> None:
@@ -286,7 +279,11 @@ def _clean(path: Path) -> tuple[list[str], list[str]]:
     """
     (path / "kept").unlink(missing_ok=True)  # killed half-way from here on, it is a sweep's business
     entries = _entries(path)[::-1]
-    stuck = _end_processes(entries)
+    started = [entry for entry in entries if entry["act"] == "started process"]
+    outright, gently = (
+        [_process(entry) for entry in started if bool(entry.get("outright")) is so] for so in (True, False)
+    )
+    stuck = [f"process {running.pid}" for running in process.end(gently, outright)]
     for entry in entries:
         if entry["act"] == "making cgroup" and not _remove_cgroup(Path(entry["path"])):
             stuck.append(f"cgroup {entry['path']}")
@@ -302,13 +299,6 @@ def _clean(path: Path) -> tuple[list[str], list[str]]:
     if not stuck:
         shutil.rmtree(path, ignore_errors=True)
     return foreign, stuck
-
-
-def _end_processes(entries: Iterable[dict[str, Any]]) -> list[str]:
-    started = [entry for entry in entries if entry["act"] == "started process"]
-    gently = [_process(entry) for entry in started if not entry.get("outright")]
-    outright = [_process(entry) for entry in started if entry.get("outright")]
-    return [f"process {running.pid}" for running in process.end(gently, outright)]
 
 
 def _remove_cgroup(path: Path) -> bool:
@@ -343,16 +333,12 @@ def _labs(state: Path) -> list[Owned]:
 
 def _is_locked(lock: Path) -> bool:
     try:
-        handle = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+        with locked(lock, 0):
+            return False
     except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         return True
-    finally:
-        os.close(handle)
-    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,19 +354,15 @@ def sweep(*, kept: bool = False) -> Swept:
     """Clean up after every lab whose process is gone; with `kept` also those that were meant to stay."""
     if not STATE.is_dir():
         return Swept((), ())
-    cleaned: list[str] = []
-    foreign: list[str] = []
-    stuck: list[str] = []
+    swept = Swept((), ())
     with _state() as state:
         for owned in _labs(state):
             if owned.alive or (owned.kept and not kept):
                 continue
             left, failed = _clean(owned.path)
-            foreign += left
-            stuck += failed
-            if not failed:
-                cleaned.append(owned.id)
-    return Swept(tuple(cleaned), tuple(foreign), tuple(stuck))
+            cleaned = () if failed else (owned.id,)
+            swept = Swept((*swept.labs, *cleaned), (*swept.foreign, *left), (*swept.stuck, *failed))
+    return swept
 
 
 def remove(lab_id: str) -> None:

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 from niclab.host import syscalls
-from niclab.host.waiting import try_until
+from niclab.host.waiting import locked
 
 NAMED = Path("/run/netns")
 _PATIENCE = 5.0
+"""Seconds to wait for others that mount there: iproute2 takes the same lock."""
 _MADE, _MOUNTED = "made-netns-directory", "mounted-netns-directory"
 
 
@@ -29,7 +28,7 @@ def prepare(notes: Path) -> None:
         (notes / _MADE).touch()
         with contextlib.suppress(FileExistsError):
             NAMED.mkdir(mode=0o755)
-    with _locked():
+    with locked(NAMED, _PATIENCE):
         if not syscalls.mounted_at(str(NAMED)):
             (notes / _MOUNTED).touch()
             syscalls.bind(str(NAMED), str(NAMED), recursive=True)
@@ -41,7 +40,7 @@ def leave(notes: Path) -> None:
     made, mounted = (notes / _MADE).exists(), (notes / _MOUNTED).exists()
     if not (made or mounted) or not NAMED.is_dir():
         return
-    with _locked():
+    with locked(NAMED, _PATIENCE):
         if any(NAMED.iterdir()):
             return
         if mounted and any(one.point == str(NAMED) for one in syscalls.mounted_at(str(NAMED))):
@@ -49,17 +48,6 @@ def leave(notes: Path) -> None:
         if made:
             with contextlib.suppress(OSError):
                 NAMED.rmdir()
-
-
-@contextlib.contextmanager
-def _locked() -> Iterator[None]:
-    """Alone among those that mount here: iproute2 takes the same lock. Raises BlockingIOError."""
-    handle = os.open(NAMED, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        try_until(lambda: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB), _PATIENCE, retry=BlockingIOError)
-        yield
-    finally:
-        os.close(handle)
 
 
 def bind_current(path: Path) -> None:

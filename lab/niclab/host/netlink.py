@@ -15,7 +15,7 @@ from dataclasses import dataclass
 # linux/netlink.h
 _NLM_F_ACK, _NLM_F_DUMP_INTR = 0x4, 0x10
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLM_F_ACK_TLVS, _NLM_F_CAPPED = 0x200, 0x100
+_NLM_F_ACK_TLVS = 0x200
 _SOL_NETLINK, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 270, 10, 11
 _HEADER = struct.Struct("=IHHII")
 """Length, type, flags, sequence number, port."""
@@ -134,9 +134,7 @@ def _extended_words(message: bytes, flags: int) -> str:
     """The text the kernel sent along with an error (NLMSGERR_ATTR_MSG), if any."""
     if not flags & _NLM_F_ACK_TLVS:
         return ""
-    at = 16 + 4 + 16
-    if not flags & _NLM_F_CAPPED:
-        at = 16 + 4 + ((struct.unpack_from("=I", message, 20)[0] + 3) & ~3)
+    at = 16 + 4 + 16  # behind the header of what was asked: NETLINK_CAP_ACK
     while at + 4 <= len(message):
         length, kind = struct.unpack_from("=HH", message, at)
         if kind == 1:

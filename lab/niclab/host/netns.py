@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,11 +40,9 @@ class Namespace:
     channel: netlink.Channel
     indices: dict[str, int] = field(default_factory=lambda: {"lo": 1})
 
-    @contextmanager
-    def entered(self) -> Iterator[None]:
+    def entered(self) -> AbstractContextManager[None]:
         """Run the block with the calling thread in this namespace."""
-        with syscalls.entered(self.fd):
-            yield
+        return syscalls.entered(self.fd)
 
     def index(self, name: str) -> int:
         """The index of an interface. Raises LabError."""
@@ -222,26 +220,16 @@ def _write_sysctls(values: Mapping[str, str], name: str) -> None:
 
     The kernel finds `net` in a list of all namespaces' directories of that name, so it is looked up once only.
     """
-    net = os.open("/proc/sys/net", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with contextlib.ExitStack() as undo:
+        net = os.open("/proc/sys/net", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        undo.callback(os.close, net)
         for key, value in values.items():
-            _write_sysctl(net, key, value, name)
-    finally:
-        os.close(net)
-
-
-def _write_sysctl(net: int, key: str, value: str, name: str) -> None:
-    path = key if "/" in key else key.replace(".", "/")
-    if not path.startswith("net/") or "/../" in path:
-        raise LabError(
-            f"the sysctl {key} is none of {name}'s own",
-            why="it would change the host",
-            fix="remove it: only net.* may be",
-        )
-    with lab_error(f"no sysctl {key} in {name}", fix="this kernel does not have it: remove it"):
-        handle = os.open(path[4:], os.O_WRONLY | os.O_CLOEXEC, dir_fd=net)
-    try:
-        with lab_error(f"the kernel refused {key}={value} in {name}"):
-            os.write(handle, value.encode())
-    finally:
-        os.close(handle)
+            path = key if "/" in key else key.replace(".", "/")
+            if not path.startswith("net/") or "/../" in path:
+                what, fix = f"the sysctl {key} is none of {name}'s own", "remove it: only net.* may be"
+                raise LabError(what, why="it would change the host", fix=fix)
+            with lab_error(f"no sysctl {key} in {name}", fix="this kernel does not have it: remove it"):
+                handle = os.open(path[4:], os.O_WRONLY | os.O_CLOEXEC, dir_fd=net)
+            undo.callback(os.close, handle)
+            with lab_error(f"the kernel refused {key}={value} in {name}"):
+                os.write(handle, value.encode())

@@ -16,22 +16,25 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from niclab.errors import LabError
 
-_SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin"
+_SYSTEM_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 UNKNOWN = 1000
 """The exit status of a process that another one has started: only its parent learns it."""
 GRACE = 5.0
 """Seconds from SIGTERM to SIGKILL."""
 
 
+def search_path() -> str:
+    """PATH with the system directories, which a user's shell may lack: Debian has nft there."""
+    path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join([*path, *(sbin for sbin in _SYSTEM_PATH if sbin not in path)])
+
+
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment with the system directories on PATH, which a user's shell may lack."""
-    variables = dict(os.environ)
-    variables["PATH"] = f"{variables.get('PATH', '/usr/bin:/bin')}:{_SYSTEM_PATH}"
-    return variables | dict(extra or {})
+    """This process's environment with `search_path` as PATH."""
+    return {**os.environ, "PATH": search_path(), **(extra or {})}
 
 
 def run(
@@ -73,20 +76,9 @@ def run(
     return done.stdout
 
 
-class Process(Protocol):
-    """As `subprocess.Popen`."""
-
-    @property
-    def pid(self) -> int: ...
-    def poll(self) -> int | None: ...
-    def terminate(self) -> None: ...
-    def kill(self) -> None: ...
-    def wait(self, timeout: float | None = None) -> int: ...
-
-
 @dataclass(frozen=True)
 class Adopted:
-    """A process that another one has started."""
+    """A process that another one has started, to be used as `subprocess.Popen` is."""
 
     pid: int
     started: int

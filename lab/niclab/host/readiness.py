@@ -12,20 +12,24 @@ Until then nobody can resolve the neighbour, and the next solicitation comes onl
 
 from __future__ import annotations
 
+import errno
 import operator
+import socket
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Any
 
 from niclab.errors import LabError
+from niclab.host.netlink import Refusal
 from niclab.host.netns import Namespace
 from niclab.host.substrate import Substrate
 from niclab.host.waiting import wait_until
 
-# linux/if.h, if_addr.h, rtnetlink.h
+# linux/if.h, if_addr.h, neighbour.h
 _IFF_UP, _IFF_LOOPBACK, _IFF_NOARP = 0x1, 0x8, 0x80
 _IFA_F_TENTATIVE, _IFA_F_DADFAILED = 0x40, 0x08
+_NUD_NOARP, _NUD_PERMANENT, _NTF_EXT_LEARNED = 0x40, 0x80, 0x10
 _SCOPE, _GLOBAL = 16 + 3, 0
 """Where in an answer `ifa_scope` is: most namespaces have link-local addresses only, which need not be decoded."""
 _ACTIVATED = ("veth", "bridge")
@@ -126,3 +130,28 @@ def wait(substrate: Substrate) -> None:
             f"links were not ready after {DEADLINE:g} s: {', '.join(missing)}",
             fix="is the machine overloaded? try again",
         )
+
+
+def forget_neighbours(substrate: Substrate, hosts: Iterable[str]) -> None:
+    """Remove what these hosts learnt by themselves: neither permanent entries, nor what agents put there.
+
+    They would forget it within seconds of a change to one of them. [kernel] An entry for a NIC that was down or
+    exchanged is used, then probed once a second, three times, and only then asked for anew (net/core/neighbour.c);
+    until that is over, packets are lost that nothing else loses. Raises LabError.
+    """
+    from niclab.host import messages  # pyroute2 takes a while to import
+
+    for name in hosts:
+        namespace = substrate[name]
+        for entry in map(messages.NEIGHBOURS.decoded, namespace.dump(messages.NEIGHBOURS.request)):
+            given = entry["state"] & (_NUD_NOARP | _NUD_PERMANENT) or entry["flags"] & _NTF_EXT_LEARNED
+            address = entry.get_attr("NDA_DST")
+            if given or address is None or entry["family"] not in (socket.AF_INET, socket.AF_INET6):
+                continue
+            try:
+                namespace.channel.send([messages.forget_neighbour(entry)])
+            except Refusal as refusal:
+                if refusal.errno != errno.ENOENT:  # it went by itself meanwhile
+                    raise LabError(
+                        f"{namespace.name} does not forget its neighbour {address}", why=str(refusal)
+                    ) from None

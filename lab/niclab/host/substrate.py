@@ -1,10 +1,13 @@
-"""Where nodes live. A lab needs no more of its substrate than this; `netns` has the one made of network namespaces."""
+"""Where nodes live. A lab needs no more of its substrate than `Substrate`; `netns` has the one made of namespaces."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
+from niclab.host import process
 from niclab.host.netns import Namespace
 from niclab.net.operation import Operation
 
@@ -26,3 +29,31 @@ class Substrate(Protocol):
     def close(self) -> None:
         """Let go of every handle. The namespaces stay until the ledger is released."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One that a test ran on a host, kept as evidence: `line` as a person would type it there, and its output."""
+
+    host: str
+    line: str
+    output: str
+
+    def folded(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def run_command(
+    substrate: Substrate, host: str, arguments: Sequence[str], *, inside: Sequence[str] | None = None
+) -> Command:
+    """Run a command in a host's network namespace. Raises LabError, KeyError.
+
+    `inside` is another command line for the same, e.g. one that also enters the mounts of the node's agent.
+    """
+    if inside is not None:
+        output = process.run(inside)
+    else:
+        namespace = substrate[host]
+        with namespace.entered():
+            output = process.run(arguments, namespace=namespace.name)
+    return Command(host, shlex.join(arguments), output)

@@ -9,7 +9,6 @@ exec` finds its lab again. The holder's pid and start time are recorded in a dir
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -18,11 +17,12 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Protocol, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from niclab.errors import LabError
 from niclab.host import process
-from niclab.host.process import Adopted
+from niclab.host.process import Adopted, search_path
+from niclab.host.waiting import locked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -41,10 +41,9 @@ mount -t tmpfs -o mode=755 tmpfs /run
 ip link set lo up
 exec "$@"
 """
-_CAP_NET_ADMIN = 1 << 12
-_CAP_SYS_ADMIN = 1 << 21
+_CAPABILITIES = 1 << 12 | 1 << 21
+"""NET_ADMIN and SYS_ADMIN (linux/capability.h)."""
 PROC_SYS = Path("/proc/sys")
-_SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 _AS_ROOT = "run it as root (sudo)"
 _RECORD = "holder.json"
 _PATIENCE = 5.0
@@ -71,15 +70,8 @@ def is_able() -> bool:
 
     Being uid 0 is not enough: root in an ordinary container lacks both capabilities and is no better off than a user.
     """
-    wanted = _CAP_NET_ADMIN | _CAP_SYS_ADMIN
-    return os.geteuid() == 0 and _effective_capabilities() & wanted == wanted
-
-
-def _effective_capabilities() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return int(line.split()[1], 16)
-    return 0
+    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return os.geteuid() == 0 and int(fields["CapEff"], 16) & _CAPABILITIES == _CAPABILITIES
 
 
 def is_inside() -> bool:
@@ -111,14 +103,10 @@ def enter_pytest(config: pytest.Config, *, persistent: bool = False) -> None:
     if is_able() or hasattr(config, "workerinput"):
         return
     check()
-    manager = config.pluginmanager.getplugin("capturemanager")
+    manager: Any = config.pluginmanager.getplugin("capturemanager")
     if manager is not None:
-        cast("_CaptureManager", manager).stop_global_capturing()
+        manager.stop_global_capturing()
     enter(persistent=persistent)
-
-
-class _CaptureManager(Protocol):
-    def stop_global_capturing(self) -> None: ...
 
 
 def unshare_command(command: Sequence[str], *, own_user: bool = True) -> list[str]:
@@ -150,12 +138,6 @@ def environment(mark: str) -> dict[str, str]:
     return {MARK: mark, "PATH": search_path(), **name}
 
 
-def search_path() -> str:
-    """In there we are root, and need what root finds: a user's PATH on Debian has no sbin, where nft lives."""
-    path = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    return os.pathsep.join([*path, *(sbin for sbin in _SBIN if sbin not in path)])
-
-
 def _own_command(argv: Sequence[str] | None) -> list[str]:
     """The command line that runs this program once more, by the very same interpreter."""
     return [sys.executable, *(sys.orig_argv if argv is None else argv)[1:]]
@@ -178,12 +160,11 @@ def check() -> None:
             why=f"${MARK} is set, but the capabilities NET_ADMIN and SYS_ADMIN are missing",
             fix=f"unset {MARK} when you set it yourself; else {_AS_ROOT}",
         )
-    for tool in ("unshare", "mount", "ip"):
-        if shutil.which(tool, path=search_path()) is None:
-            raise LabError(
-                f"cannot run without root: the command {tool} is missing",
-                fix=f"apt-get install {'iproute2' if tool == 'ip' else 'util-linux mount'}",
-            )
+    if tool := missing_tool():
+        raise LabError(
+            f"cannot run without root: the command {tool} is missing",
+            fix=f"apt-get install {'iproute2' if tool == 'ip' else 'util-linux mount'}",
+        )
     try:
         tried = subprocess.run(
             unshare_command(["true"]),
@@ -198,6 +179,11 @@ def check() -> None:
         raise LabError("cannot run without root: making a user namespace hangs", fix=_AS_ROOT) from error
     if tried.returncode != 0:
         raise explain_refusal(tried.stderr.strip())
+
+
+def missing_tool() -> str:
+    """A command that setting up a user namespace needs and this machine has not; empty when all are there."""
+    return next((tool for tool in ("unshare", "mount", "ip") if not shutil.which(tool, path=search_path())), "")
 
 
 def explain_refusal(reported: str, *, sysctls: Path = PROC_SYS) -> LabError:
@@ -226,16 +212,10 @@ def refusing_sysctl(sysctls: Path = PROC_SYS) -> tuple[str, str, str] | None:
         ("user.max_mnt_namespaces", "0", "10000"),
         ("kernel.apparmor_restrict_unprivileged_userns", "1", "0"),
     ):
-        if _sysctl(sysctls, name) == refuses:
-            return name, refuses, wanted
+        with contextlib.suppress(OSError):
+            if sysctls.joinpath(*name.split(".")).read_text().strip() == refuses:
+                return name, refuses, wanted
     return None
-
-
-def _sysctl(root: Path, name: str) -> str | None:
-    try:
-        return root.joinpath(*name.split(".")).read_text().strip()
-    except OSError:
-        return None
 
 
 # The holder
@@ -249,7 +229,7 @@ def find_holder() -> Holder | None:
 def holder() -> Holder:
     """This user's holder, started when there is none."""
     directory = _directory()
-    with _locked(directory):
+    with locked(directory):
         held = _read(directory / _RECORD)
         if held is None:
             held = _start()
@@ -347,16 +327,6 @@ def _directory() -> Path:
             fix=f"remove it, or chmod 700 {directory}",
         )
     return directory
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _user_namespace(pid: int) -> str:

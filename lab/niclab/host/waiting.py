@@ -1,8 +1,13 @@
-"""Waiting for a condition, with a deadline: the one rule of the package."""
+"""Waiting for a condition or a lock, with a deadline: the one rule of the package."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import fcntl
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import tenacity
@@ -42,3 +47,14 @@ def try_until(
     After `deadline` seconds the exception is raised.
     """
     return wait_until(act, deadline, done=lambda _: True, every=every, retry=retry)
+
+
+@contextlib.contextmanager
+def locked(path: Path, patience: float = math.inf) -> Iterator[None]:
+    """Hold the exclusive flock(2) of a file or directory. Raises BlockingIOError after `patience` seconds."""
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try_until(lambda: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB), patience, retry=BlockingIOError)
+        yield
+    finally:
+        os.close(handle)

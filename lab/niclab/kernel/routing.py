@@ -17,6 +17,7 @@ from niclab.topology.yamlfile import Field
 
 # Interfaces that the lab or Cilium adds to a node after its rules; a rule may name what is not there yet.
 _LATER = ("lxc", "cilium_")
+_LOOPBACK = ipaddress.IPv4Network("127.0.0.0/8"), ipaddress.IPv6Network("::1")
 
 
 def connected(host: Host) -> Iterator[Route]:
@@ -24,7 +25,7 @@ def connected(host: Host) -> Iterator[Route]:
 
     [kernel] a NIC that is down keeps the routes to its addresses in table local: the host answers on them.
     """
-    for loopback in (ipaddress.ip_network("127.0.0.0/8"), ipaddress.ip_network("::1")):
+    for loopback in _LOOPBACK:
         yield Route(loopback, (NextHop(dev="lo"),), "local", TABLES["local"], protocol=2)
     for name, device in host.interfaces.items():
         hop = (NextHop(dev=name),)
@@ -47,10 +48,11 @@ def connected(host: Host) -> Iterator[Route]:
 
 def kept(host: Host, routes: Iterable[Route]) -> tuple[Route, ...]:
     """The routes as the kernel keeps them: with a device for every gateway that is given without one."""
-    before: list[Route] = []
+    before = [*connected(host)]
+    own = len(before)
     for route in routes:
-        before.append(_kept(host, route, before))
-    return tuple(before)
+        before.append(_kept(route, before))
+    return tuple(before[own:])
 
 
 def alive(host: Host, routes: Iterable[Route]) -> Iterator[Route]:
@@ -68,7 +70,8 @@ def alive(host: Host, routes: Iterable[Route]) -> Iterator[Route]:
         stranded = route.family == 4 and len(route.nexthops) > 1 and hop.via is not None and not hop.onlink
         if not stranded or hop.dev not in bare:
             return False
-        return link_to(host, hop, [other for other in every if other is not route], route.table) is None
+        others = (other for other in every if other is not route)
+        return link_to(hop, [*connected(host), *others], route.table) is None
 
     for route in every:
         hops = tuple(hop for hop in route.nexthops if not dies(hop, route))
@@ -94,14 +97,15 @@ def addresses_elsewhere(host: Host, family: Family) -> Iterator[Address]:
         yield from (own.ip for own in interface.addresses_of(family) if not own.ip.is_link_local)
 
 
-def _kept(host: Host, route: Route, before: Sequence[Route]) -> Route:
-    hops = tuple(_kept_hop(host, hop, before, route.table) for hop in route.nexthops)
+def _kept(route: Route, before: Sequence[Route]) -> Route:
+    """`before`: every route that is there already, here and below with those the kernel adds by itself."""
+    hops = tuple(_kept_hop(hop, before, route.table) for hop in route.nexthops)
     onlink = [hop.via for hop in hops] != [hop.via for hop in route.nexthops]
     return replace(route, nexthops=hops, scope=route.effective_scope if onlink else route.scope)
 
 
-def _kept_hop(host: Host, hop: NextHop, before: Sequence[Route], table: int) -> NextHop:
-    link = link_to(host, hop, before, table) if hop.via and not hop.onlink else None
+def _kept_hop(hop: NextHop, before: Sequence[Route], table: int) -> NextHop:
+    link = link_to(hop, before, table) if hop.via and not hop.onlink else None
     if link is None:
         return hop
     # [kernel] an IPv4 gateway that is the host itself means that the destination is on-link (fib_nh_scope).
@@ -115,7 +119,7 @@ def check_route(host: Host, route: Route) -> str | None:
     same = next((other for other in before if other.key == route.key), None)
     if same:
         return f"it repeats {str(same)!r}: same destination, table and metric"
-    return _refusal(host, route, before)
+    return _refusal(host, route, (*connected(host), *before))
 
 
 def _refusal(host: Host, route: Route, before: Sequence[Route]) -> str | None:
@@ -123,12 +127,12 @@ def _refusal(host: Host, route: Route, before: Sequence[Route]) -> str | None:
         why = _hop(host, route, hop, before)
         if why:
             return why
-    hops = _kept(host, route, before).nexthops
+    hops = _kept(route, before).nexthops
     if route.family == 6 and len({(hop.via, hop.dev) for hop in hops}) < len(hops):
         return "two of its nexthops are the same"
     if route.source is not None and route.source not in host.addresses and not route.source.is_loopback:
         return f"src {route.source} is not an address of the host"
-    same = next((other for other in connected(host) if other.key == route.key), None)
+    same = next((other for other in before if other.key == route.key), None)
     return f"the kernel has {str(same)!r} by itself: give yours a metric" if same else None
 
 
@@ -144,8 +148,8 @@ def _hop(host: Host, route: Route, hop: NextHop, before: Sequence[Route]) -> str
     if hop.via.is_link_local and route.family == 6:
         return None
     if hop.onlink:
-        return _elsewhere(host, hop, before) if route.family == 6 else None
-    link = link_to(host, hop, before, route.table)
+        return _elsewhere(hop, before) if route.family == 6 else None
+    link = link_to(hop, before, route.table)
     up = {"lo", *(name for name in host.interfaces if is_up(host, name))}
     if link is None or link.devices.isdisjoint(up):
         down = [
@@ -159,21 +163,19 @@ def _hop(host: Host, route: Route, hop: NextHop, before: Sequence[Route]) -> str
     return None
 
 
-def _elsewhere(host: Host, hop: NextHop, before: Sequence[Route]) -> str | None:
+def _elsewhere(hop: NextHop, before: Sequence[Route]) -> str | None:
     """[kernel] IPv6's `onlink` is no way around a route to the gateway by another device, but for a default one."""
-    main = [route for route in (*connected(host), *before) if route.table == TABLES["main"] and not route.is_default]
+    main = [route for route in before if route.table == TABLES["main"] and not route.is_default]
     chosen = _best([route for route in main if hop.via in route.destination])
     if not chosen or any(route.kind != "unicast" or hop.dev in route.devices for route in chosen):
         return None
     return f"gateway {hop.via} is not on {hop.dev}: {str(chosen[0])!r}"
 
 
-def link_to(host: Host, hop: NextHop, before: Sequence[Route], table: int) -> Route | None:
+def link_to(hop: NextHop, before: Sequence[Route], table: int) -> Route | None:
     """The route to a hop's gateway, which must be a link's: as the kernel looks it up when a route is added."""
     every = [
-        route
-        for route in (*connected(host), *before)
-        if hop.via in route.destination and (hop.dev is None or hop.dev in route.devices)
+        route for route in before if hop.via in route.destination and (hop.dev is None or hop.dev in route.devices)
     ]
     # [kernel] IPv4 passes over what is no link, by scope; IPv6 takes the best route, and then that must be one.
     v4 = hop.via is not None and hop.via.version == 4
@@ -205,7 +207,7 @@ def _is_link(route: Route) -> bool:
 
 
 def routes(section: str, name: str, host: Host) -> Iterator[Finding]:
-    before: list[Route] = []
+    before = [*connected(host)]
     seen: dict[tuple[object, int, int], Route] = {}
     for index, route in enumerate(host.routes):
         path: Field = (section, name, "routes", index)
@@ -218,7 +220,7 @@ def routes(section: str, name: str, host: Host) -> Iterator[Finding]:
             unknown = [hop.dev for hop in route.nexthops if hop.dev not in (None, "lo", *host.interfaces)]
             fix = nearest(str(unknown[0]), host.interfaces) if unknown else f"its NICs: {_nics(host)}"
             yield Finding(path, f"route {str(route)!r}: {why}", fix)
-        before.append(_kept(host, route, before))
+        before.append(_kept(route, before))
 
 
 def _nics(host: Host) -> str:

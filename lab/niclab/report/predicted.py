@@ -13,7 +13,7 @@ from pydantic import Field
 
 from niclab.cilium.node import NodeDecision
 from niclab.cilium.refusals import fix
-from niclab.flow.explain import chain, protocol_of
+from niclab.flow.picture import chain, protocol_of
 from niclab.flow.predict import World, interchangeable
 from niclab.flow.trace import Decided, Path, Trace, host_of, shown
 from niclab.report.contract import Document, Model

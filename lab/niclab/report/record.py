@@ -11,10 +11,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from niclab.cilium.node import ROUTER_DEVICE
-from niclab.flow.compare import compare
-from niclab.flow.explain import protocol_of
+from niclab.flow.verdict import compare
+from niclab.flow.picture import protocol_of
 from niclab.flow.trace import host_of
-from niclab.flow.verdict import FlowResult
+from niclab.flow.verdict import FlowResult, compare
 from niclab.lab import Lab
 from niclab.report.contract import Document, Model
 from niclab.wire.sighting import Measurement

@@ -10,8 +10,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from niclab.cilium.reported import NodeReport
-from niclab.flow.compare import compare
-from niclab.flow.explain import ASIDE
+from niclab.flow.verdict import compare
+from niclab.flow.picture import ASIDE
 from niclab.flow.picture import INDENT, WIDTH, counters
 from niclab.flow.verdict import FlowResult
 from niclab.report.matrix import cell

@@ -516,6 +516,8 @@ class Topology(Model):
 
     def service_addresses(self) -> Mapping[str, tuple[Address, ...]]:
         """Service name → its virtual addresses (ClusterIPs), IPv4 first: as given, else one of each family."""
+        if not self.services:
+            return {}
         taken = {address for service in self.services.values() for address in service.cluster_ip}
         free = [_untaken(SERVICE_CIDRS[family], taken) for family in self.families]
         return {

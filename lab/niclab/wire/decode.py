@@ -1,8 +1,9 @@
 """What a tap saw: from a frame's bytes to the probe in it, however deep the tunnels around it go.
 
 Taps hand over thousands of frames and scapy needs about a millisecond for each, so this reads only the fields that
-count, with struct. Any bytes may arrive: what is not a probe, a reply, an ICMP error about one, or a canary of
-this very lab is None, never an exception.
+count, with struct: every function takes the whole frame and an offset, so that nothing is copied. Any bytes may arrive:
+what is not a probe, a reply, an ICMP error about one, or a canary of this very lab is None, never an exception. A frame
+shorter than its own headers raises struct.error or IndexError, which `Decoder.decode` turns into None.
 """
 
 from __future__ import annotations
@@ -10,31 +11,33 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from socket import AF_INET, AF_INET6, inet_ntop
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-from niclab.wire import headers
 from niclab.wire import identity as ids
-from niclab.wire.bpf import bpf_filter
+from niclab.wire.identity import Identity
 from niclab.wire.probe import CANARY_DIRECTIONS, CANARY_ETHERTYPE
-
-if TYPE_CHECKING:
-    from niclab.wire.identity import Identity
-    from niclab.wire.probe import Protocol
-
-__all__ = ["Decoded", "Decoder", "Kind", "Quote", "bpf_filter"]
 
 Kind = Literal["request", "reply", "error", "canary"]
 
-_MAX_TUNNELS: Final = 4
+_MAX_TUNNELS, _MAX_TAGS, _MAX_EXTENSIONS = 4, 4, 8
 _KINDS: Final[dict[int, Literal["request", "reply"]]] = {ids.REQUEST: "request", ids.REPLY: "reply"}
 _DIRECTIONS: Final = {number: direction for direction, number in CANARY_DIRECTIONS.items()}
 
-_UDP: Final = struct.Struct(">HH4x")
+_IPV4, _IPV6, _TRANSPARENT_ETHERNET = 0x0800, 0x86DD, 0x6558
+_VLANS: Final = (0x8100, 0x88A8, 0x9100)
+_ETHERTYPE: Final = struct.Struct(">H")
+_IPV4_HEADER: Final = struct.Struct(">BxHxxHxB10x")
+_IPV6_HEADER: Final = struct.Struct(">B3xHB33x")
+_EXTENSION: Final = struct.Struct(">BBH")
+_TUNNEL: Final = struct.Struct(">BBH")
 _ICMP: Final = struct.Struct(">BBxxHH")
-_TCP_START: Final = struct.Struct(">HHI")
-_TCP_REST: Final = struct.Struct(">IBB6x")
+_TCP: Final = struct.Struct(">IBB6x")
 _SYN, _RST, _ACK = 0x02, 0x04, 0x10
 _FLAGS: Final = 0x17  # FIN, SYN, RST, ACK
+
+# RFC 8200: hop-by-hop, routing, destination options; RFC 6275: mobility. All count 8 bytes beyond the first 8.
+_IPV6_OPTIONS: Final = frozenset((0, 43, 60, 135))
+_IPV6_FRAGMENT: Final = 44
 
 # RFC 792, RFC 1122 section 3.2.2.1, RFC 1812 section 5.2.7.1
 _UNREACHABLE_4: Final = {
@@ -62,64 +65,40 @@ _UNREACHABLE_6: Final = {
 _TIME: Final = {0: "time exceeded", 1: "reassembly time exceeded"}
 
 
-@dataclass(frozen=True, slots=True)
-class Quote:
-    """The packet an ICMP error is about, as far as it was quoted: our request, or the reply to it."""
-
-    kind: Literal["request", "reply"]
-    source: str
-    destination: str
-    encapsulation: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(NamedTuple):
     """A frame of this lab's.
 
-    `source`, `destination`, `ttl` (or hop limit) are those of the innermost IP header, of an ICMP error its own: who
-    reports. `protocol` and the ports (None for ICMP) are the probe's; for an error they are read from its `quote`.
-    `outer` has the address pairs of the tunnels and `encapsulation` their names, outermost first. The MAC addresses
-    and `vlan` ids are the frame's own, not those inside a tunnel; `length` is the frame's, in bytes. `note` has what
-    else a reader wants: "syn", "syn-ack", "rst", "port unreachable", "frag needed, mtu 1450", a canary's direction.
-    A canary has no addresses (""), no ports and `ttl` 0; its `identity.flow` is the tap's number.
+    `source` and `destination` are those of the innermost IP header, of an ICMP error its own: who reports. `outer` has
+    the address pairs of the tunnels and `encapsulation` their names, outermost first. `note` has what else a reader
+    wants: "syn", "syn-ack", "rst", "port unreachable", "frag needed, mtu 1450", a canary's direction. `about`: what an
+    ICMP error is about. A canary has no addresses (""); its `identity.flow` is the tap's number.
     """
 
     kind: Kind
     identity: Identity
-    protocol: Protocol | Literal[""]
-    source: str
-    destination: str
-    source_port: int | None
-    destination_port: int | None
-    outer: tuple[tuple[str, str], ...]
-    encapsulation: tuple[str, ...]
-    source_mac: str
-    destination_mac: str
-    vlan: tuple[int, ...]
-    ttl: int
-    length: int
     note: str
-    quote: Quote | None = None
+    source: str = ""
+    destination: str = ""
+    outer: tuple[tuple[str, str], ...] = ()
+    encapsulation: tuple[str, ...] = ()
+    destination_mac: str = ""
+    about: Literal["request", "reply", ""] = ""
 
 
-class _Leaf(NamedTuple):
-    """The transport header at the bottom, once it is known to be ours."""
+class _Network(NamedTuple):
+    """An IP header and its extensions: where the addresses are, what follows, and where that starts and ends."""
 
-    kind: Literal["request", "reply", "error"]
-    identity: Identity
-    protocol: Protocol
-    source_port: int | None
-    destination_port: int | None
-    note: str
-    quote: Quote | None = None
+    source_at: int
+    address_length: int
+    protocol: int
+    start: int
+    end: int
 
-
-class _Walk(NamedTuple):
-    """A leaf with the IP headers above it, outermost first, and the tunnels between them."""
-
-    leaf: _Leaf
-    layers: list[headers.Network]
-    encapsulation: tuple[str, ...]
+    def addresses(self, frame: bytes) -> tuple[str, str]:
+        start, length = self.source_at, self.address_length
+        family = AF_INET if length == 4 else AF_INET6
+        middle = start + length
+        return inet_ntop(family, frame[start:middle]), inet_ntop(family, frame[middle : middle + length])
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,180 +118,166 @@ class Decoder:
     def decode(self, frame: bytes) -> Decoded | None:
         """What `frame` (Ethernet, without FCS) carries of this lab; None when nothing. Never raises."""
         try:
-            ethertype, at, vlan = headers.ethernet(frame, 0)
+            ethertype, at = _ethernet(frame, 0)
             if ethertype == CANARY_ETHERTYPE:
-                return self._canary(frame, at, vlan)
-            walk = self._walk(frame, ethertype, at, len(frame), quoted=False)
-        except (struct.error, IndexError):  # shorter than its own headers claim
+                mark = ids.decode(frame, at)
+                if mark is None or mark.kind != ids.CANARY or mark.identity.lab != self.lab:
+                    return None
+                return Decoded("canary", mark.identity, _DIRECTIONS.get(mark.detail, ""))
+            decoded = self._walk(frame, ethertype, at, len(frame), quoted=False)
+        except (struct.error, IndexError):
             return None
-        if walk is None:
-            return None
-        leaf, layers, encapsulation = walk
-        inner = layers[-1]
-        source, destination = _addresses(frame, inner)
-        return Decoded(
-            kind=leaf.kind,
-            identity=leaf.identity,
-            protocol=leaf.protocol,
-            source=source,
-            destination=destination,
-            source_port=leaf.source_port,
-            destination_port=leaf.destination_port,
-            outer=tuple([_addresses(frame, layer) for layer in layers[:-1]]),
-            encapsulation=encapsulation,
-            source_mac=frame[6:12].hex(":"),
-            destination_mac=frame[:6].hex(":"),
-            vlan=vlan,
-            ttl=inner.ttl,
-            length=len(frame),
-            note=leaf.note,
-            quote=leaf.quote,
-        )
+        return None if decoded is None else decoded._replace(destination_mac=frame[:6].hex(":"))
 
-    def _canary(self, frame: bytes, at: int, vlan: tuple[int, ...]) -> Decoded | None:
-        mark = ids.decode(frame, at)
-        if mark is None or mark.kind != ids.CANARY or mark.identity.lab != self.lab:
-            return None
-        return Decoded(
-            kind="canary",
-            identity=mark.identity,
-            protocol="",
-            source="",
-            destination="",
-            source_port=None,
-            destination_port=None,
-            outer=(),
-            encapsulation=(),
-            source_mac=frame[6:12].hex(":"),
-            destination_mac=frame[:6].hex(":"),
-            vlan=vlan,
-            ttl=0,
-            length=len(frame),
-            note=_DIRECTIONS.get(mark.detail, ""),
-        )
-
-    def _walk(self, frame: bytes, ethertype: int, at: int, end: int, *, quoted: bool) -> _Walk | None:
-        """Down through the tunnels to a leaf of this lab, from the header at `at` that `ethertype` announces."""
-        layers: list[headers.Network] = []
+    def _walk(self, frame: bytes, ethertype: int, at: int, end: int, *, quoted: bool) -> Decoded | None:
+        """Down through the tunnels to a packet of this lab, from the header at `at` that `ethertype` announces."""
+        outer: list[_Network] = []
         encapsulation: tuple[str, ...] = ()
-        while len(layers) <= _MAX_TUNNELS:
-            if ethertype == headers.TRANSPARENT_ETHERNET:
-                ethertype, at, _ = headers.ethernet(frame, at)
-            if ethertype not in (headers.IPV4, headers.IPV6):
+        while len(outer) <= _MAX_TUNNELS:
+            if ethertype == _TRANSPARENT_ETHERNET:
+                ethertype, at = _ethernet(frame, at)
+            if ethertype not in (_IPV4, _IPV6):
                 return None
-            layer = headers.network(frame, at, end)
-            if layer is None or (layer.address_length == 4) != (ethertype == headers.IPV4):
+            layer = _network(frame, at, end)
+            if layer is None or (layer.address_length == 4) != (ethertype == _IPV4):
                 return None
-            layers.append(layer)
             tunnel = self._tunnel(frame, layer)
             if tunnel is None:
-                leaf = self._leaf(frame, layer, quoted=quoted)
-                return None if leaf is None else _Walk(leaf, layers, encapsulation)
+                decoded = self._transport(frame, layer, quoted=quoted)
+                if decoded is None:
+                    return None
+                kind, identity, note, about = decoded
+                pairs = tuple([above.addresses(frame) for above in outer])
+                return Decoded(kind, identity, note, *layer.addresses(frame), pairs, encapsulation, about=about)
+            outer.append(layer)
             name, ethertype, at = tunnel
             end = layer.end
             encapsulation += (name,)
         return None
 
-    def _tunnel(self, frame: bytes, layer: headers.Network) -> tuple[str, int, int] | None:
+    def _tunnel(self, frame: bytes, layer: _Network) -> tuple[str, int, int] | None:
         """(name, EtherType, offset) of what a tunnel carries; None when `layer` carries no tunnel."""
         protocol, at = layer.protocol, layer.start
+        over_ipv4 = layer.address_length == 4
         if protocol == 17:
             port = frame[at + 2] << 8 | frame[at + 3]
-            if port in self.vxlan_ports:
-                name, carried = "vxlan", headers.vxlan
-            elif port in self.geneve_ports:
-                name, carried = "geneve", headers.geneve
-            else:
-                return None
             # A probe may be sent to a tunnel's port, too.
-            if frame[at + 8 : at + 12] == ids.MAGIC:
-                return None
-            inner = carried(frame, at + 8)
-        elif protocol in (4, 41):
-            over_ipv4 = layer.address_length == 4
-            if protocol == 4:
-                name, inner = ("ipip" if over_ipv4 else "4in6"), (headers.IPV4, at)
-            else:
-                name, inner = ("6in4" if over_ipv4 else "ip6ip6"), (headers.IPV6, at)
+            if port in self.vxlan_ports and frame[at + 8 : at + 12] != ids.MAGIC:
+                # RFC 7348
+                return ("vxlan", _TRANSPARENT_ETHERNET, at + 16) if frame[at + 8] & 0x08 else None
+            if port in self.geneve_ports and frame[at + 8 : at + 12] != ids.MAGIC:
+                # RFC 8926: what is carried is behind its options.
+                first, _, ethertype = _TUNNEL.unpack_from(frame, at + 8)
+                return None if first >> 6 else ("geneve", ethertype, at + 16 + (first & 0x3F) * 4)
+        elif protocol == 4:
+            return ("ipip" if over_ipv4 else "4in6"), _IPV4, at
+        elif protocol == 41:
+            return ("6in4" if over_ipv4 else "ip6ip6"), _IPV6, at
         elif protocol == 47:
-            name, inner = "gre", headers.gre(frame, at)
-        else:
-            return None
-        return None if inner is None else (name, *inner)
+            # RFC 2784, with RFC 2890's key and sequence number; no source routing (RFC 1701), no version 1 (PPTP)
+            flags, low, ethertype = _TUNNEL.unpack_from(frame, at)
+            if not (flags & 0x40 or low & 0x07):
+                return "gre", ethertype, at + 4 + 4 * (flags & 0xB0).bit_count()
+        return None
 
-    def _leaf(self, frame: bytes, layer: headers.Network, *, quoted: bool) -> _Leaf | None:
+    def _transport(self, frame: bytes, layer: _Network, *, quoted: bool) -> _Transport | None:
         """The transport header of the innermost packet, when it is this lab's."""
-        protocol, at, end = layer.protocol, layer.start, layer.end
+        _, length, protocol, at, end = layer
         if protocol == 17:
-            source_port, destination_port = _UDP.unpack_from(frame, at)
             mark = ids.decode(frame, at + 8, end)
             kind = None if mark is None else _KINDS.get(mark.kind)
             if mark is None or kind is None or mark.identity.lab != self.lab:
                 return None
-            return _Leaf(kind, mark.identity, "udp", source_port, destination_port, "")
+            return kind, mark.identity, "", ""
         if protocol == 6:
             return self._tcp(frame, at, end, quoted=quoted)
-        if protocol == (1 if layer.address_length == 4 else 58):
+        if protocol == (1 if length == 4 else 58):
             return self._icmp(frame, at, end, ipv6=protocol == 58, quoted=quoted)
         return None
 
-    def _tcp(self, frame: bytes, at: int, end: int, *, quoted: bool) -> _Leaf | None:
-        source_port, destination_port, sequence = _TCP_START.unpack_from(frame, at)
-        identity: Identity | None
+    def _tcp(self, frame: bytes, at: int, end: int, *, quoted: bool) -> _Transport | None:
+        sequence = int.from_bytes(frame[at + 4 : at + 8], "big")
+        identity: Identity | None = None
         if quoted and end - at < 20:
             # RFC 792 promises only 8 bytes, which is just enough: the flags are cut off, the ISN is there.
-            identity, kind, note = ids.from_isn(sequence, self.lab), "request", "syn"
-        else:
-            acknowledged, offset, flags = _TCP_REST.unpack_from(frame, at + 8)
-            flags &= _FLAGS
-            if flags == _SYN:
-                mark = ids.decode(frame, at + (offset >> 4) * 4, end)
-                if mark is not None:
-                    ours = mark.kind == ids.REQUEST and mark.identity.lab == self.lab
-                    identity = mark.identity if ours else None
-                else:
-                    # Without its data a SYN may be anyone's; but errors may quote less than all of ours.
-                    identity = ids.from_isn(sequence, self.lab) if quoted else None
-                kind, note = "request", "syn"
-            elif flags == _SYN | _ACK:
-                identity = ids.from_isn(acknowledged - 1, self.lab, self.tcp_payloads)
-                kind, note = "reply", "syn-ack"
-            elif flags == _RST | _ACK and sequence == 0:
-                # The answer to a SYN has sequence number 0 (RFC 9293 section 3.10.7.1); other resets are not ours.
-                identity = ids.from_isn(acknowledged - 1, self.lab, self.tcp_payloads)
-                kind, note = "reply", "rst"
-            else:
-                return None
-        if identity is None:
-            return None
-        return _Leaf("reply" if kind == "reply" else "request", identity, "tcp", source_port, destination_port, note)
+            if end - at >= 8:
+                identity = ids.from_isn(sequence, self.lab)
+            return None if identity is None else ("request", identity, "syn", "")
+        acknowledged, offset, flags = _TCP.unpack_from(frame, at + 8)
+        flags &= _FLAGS
+        if flags == _SYN:
+            mark = ids.decode(frame, at + (offset >> 4) * 4, end)
+            if mark is not None:
+                ours = mark.kind == ids.REQUEST and mark.identity.lab == self.lab
+                identity = mark.identity if ours else None
+            elif quoted:
+                # Without its data a SYN may be anyone's; but errors may quote less than all of ours.
+                identity = ids.from_isn(sequence, self.lab)
+            return None if identity is None else ("request", identity, "syn", "")
+        # The answer to a SYN has sequence number 0 (RFC 9293 section 3.10.7.1); other resets are not ours.
+        if flags == _SYN | _ACK or (flags == _RST | _ACK and sequence == 0):
+            identity = ids.from_isn(acknowledged - 1, self.lab, self.tcp_payloads)
+        return None if identity is None else ("reply", identity, "rst" if flags & _RST else "syn-ack", "")
 
-    def _icmp(self, frame: bytes, at: int, end: int, *, ipv6: bool, quoted: bool) -> _Leaf | None:
+    def _icmp(self, frame: bytes, at: int, end: int, *, ipv6: bool, quoted: bool) -> _Transport | None:
         message, code, high, low = _ICMP.unpack_from(frame, at)
         request, reply = (128, 129) if ipv6 else (8, 0)
         if message in (request, reply):
             mark = ids.decode(frame, at + 8, end)
             if mark is None or mark.kind != ids.REQUEST or mark.identity.lab != self.lab:
                 return None
-            return _Leaf("request" if message == request else "reply", mark.identity, "icmp", None, None, "")
+            return ("request" if message == request else "reply"), mark.identity, "", ""
         note = _error_note(message, code, high << 16 | low, ipv6=ipv6)
         if note is None or quoted:  # no error is ever sent about an error
             return None
-        walk = self._walk(frame, headers.IPV6 if ipv6 else headers.IPV4, at + 8, end, quoted=True)
-        if walk is None:
+        quote = self._walk(frame, _IPV6 if ipv6 else _IPV4, at + 8, end, quoted=True)
+        if quote is None or quote.kind in ("error", "canary"):
             return None
-        leaf, layers, encapsulation = walk
-        if leaf.kind == "error":
-            return None
-        quote = Quote(leaf.kind, *_addresses(frame, layers[-1]), encapsulation)
-        return _Leaf("error", leaf.identity, leaf.protocol, leaf.source_port, leaf.destination_port, note, quote)
+        return "error", quote.identity, note, "reply" if quote.kind == "reply" else "request"
 
 
-def _addresses(frame: bytes, layer: headers.Network) -> tuple[str, str]:
-    start, length = layer.source_at, layer.address_length
-    family = AF_INET if length == 4 else AF_INET6
-    middle = start + length
-    return inet_ntop(family, frame[start:middle]), inet_ntop(family, frame[middle : middle + length])
+_Transport = tuple[Kind, Identity, str, Literal["request", "reply", ""]]
+"""A transport header that is known to be ours: kind, identity, note, and what an error is about."""
+
+
+def _ethernet(frame: bytes, at: int) -> tuple[int, int]:
+    """(EtherType, offset behind it and any VLAN tags) of the Ethernet header at `at`."""
+    at += 12
+    (ethertype,) = _ETHERTYPE.unpack_from(frame, at)
+    for _ in range(_MAX_TAGS):
+        if ethertype not in _VLANS:
+            break
+        at += 4
+        (ethertype,) = _ETHERTYPE.unpack_from(frame, at)
+    return ethertype, at + 2
+
+
+def _network(frame: bytes, at: int, end: int) -> _Network | None:
+    """The IP header at `at`, of either version; None for a fragment that is not the first (it has no ports)."""
+    if frame[at] >> 4 == 4:
+        first, total, fragment, protocol = _IPV4_HEADER.unpack_from(frame, at)
+        start = at + (first & 0xF) * 4
+        if start < at + 20 or fragment & 0x1FFF:
+            return None
+        # The total length cuts off Ethernet padding; a quote in an ICMP error is shorter than it claims.
+        return _Network(at + 12, 4, protocol, start, min(end, at + total) if total else end)
+    if frame[at] >> 4 != 6:
+        return None
+    _, length, protocol = _IPV6_HEADER.unpack_from(frame, at)
+    start = at + 40
+    end = min(end, start + length) if length else end
+    for _ in range(_MAX_EXTENSIONS):
+        if protocol in _IPV6_OPTIONS:
+            protocol, units, _ = _EXTENSION.unpack_from(frame, start)
+            start += 8 + units * 8
+        elif protocol == _IPV6_FRAGMENT:
+            protocol, _, fragment = _EXTENSION.unpack_from(frame, start)
+            if fragment & 0xFFF8:
+                return None
+            start += 8
+        else:
+            return _Network(at + 8, 16, protocol, start, end)
+    return None
 
 
 def _error_note(message: int, code: int, word: int, *, ipv6: bool) -> str | None:

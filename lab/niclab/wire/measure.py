@@ -15,13 +15,12 @@ from niclab.host.substrate import Substrate
 from niclab.kernel.plan import POD, mac
 from niclab.net.route import Address
 from niclab.topology import Flow
-from niclab.wire.capture import Capture
 from niclab.wire.decode import Decoder
 from niclab.wire.probe import Probe, build, canary
 from niclab.wire.sender import Responder, Sender, Service
 from niclab.wire.sighting import Macs, Measurement, Sighting, sort
 from niclab.wire.sockets import SocketSender
-from niclab.wire.tap import Taps
+from niclab.wire.tap import Capture, Taps
 
 QUIET = 0.2
 """Seconds without a new frame after which an unanswered probe is lost. All happens in this kernel: what is still

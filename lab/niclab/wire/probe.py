@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import functools
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from niclab.errors import LabError
+from niclab.net.route import Address
 from niclab.wire import identity as ids
-from niclab.wire.identity import Identity, echo_payload
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from ipaddress import IPv4Address, IPv6Address
-
-__all__ = ["CANARY_ETHERTYPE", "CANARY_GROUP", "Probe", "Protocol", "build", "canary", "checksum", "echo_payload"]
+from niclab.wire.identity import Identity
 
 Protocol = Literal["icmp", "udp", "tcp"]
 
@@ -45,8 +41,8 @@ class Probe:
 
     identity: Identity
     protocol: Protocol
-    source: IPv4Address | IPv6Address
-    destination: IPv4Address | IPv6Address
+    source: Address
+    destination: Address
     packet: bytes
 
 
@@ -64,45 +60,6 @@ def checksum(data: bytes | bytearray, pseudo: int = 0) -> int:
 
 def _refuse(what: str, why: str, fix: str) -> LabError:
     return LabError(f"cannot build the probes: {what}", why=why, fix=fix)
-
-
-def _check(
-    *,
-    lab: int,
-    flow: int,
-    count: int,
-    protocol: Protocol,
-    source: IPv4Address | IPv6Address,
-    destination: IPv4Address | IPv6Address,
-    port: int | None,
-    ttl: int,
-    sport: int | None,
-) -> None:
-    """Raise LabError for what no packet can express."""
-    flows, numbers = (ids.TCP_FLOWS, ids.TCP_NUMBERS) if protocol == "tcp" else (1 << 16, 1 << 16)
-    if source.version != destination.version:
-        raise _refuse(
-            f"from {source} to {destination}",
-            f"one is IPv{source.version}, the other IPv{destination.version}",
-            "name two addresses of one family",
-        )
-    if not 0 <= lab < 1 << 32:
-        raise _refuse(f"lab id {lab}", "a lab's id has 32 bits", "use 0 to 4294967295")
-    if not 0 <= flow < flows:
-        raise _refuse(f"flow {flow}", f"a {protocol} probe has room for {flows} flows", f"use 0 to {flows - 1}")
-    if not 0 <= count <= numbers:
-        raise _refuse(f"{count} of them", f"a {protocol} flow has room for {numbers}", "send them as several flows")
-    if (port is None) != (protocol == "icmp"):
-        raise _refuse(
-            f"{protocol} with {'no port' if port is None else f'port {port}'}",
-            "UDP and TCP probes go to a port, ICMP ones do not",
-            "write HOST, HOST:udp:PORT or HOST:tcp:PORT",
-        )
-    for name, value in (("port", port), ("source port", sport)):
-        if value is not None and not 1 <= value <= 65535:
-            raise _refuse(f"{name} {value}", "ports have 16 bits and 0 is reserved", "use 1 to 65535")
-    if not 1 <= ttl <= 255:
-        raise _refuse(f"TTL {ttl}", "a TTL has 8 bits and a packet with 0 is not sent", "use 1 to 255")
 
 
 def _payload_length(protocol: Protocol, headers: int, size: int | None) -> int:
@@ -133,19 +90,15 @@ def _shape(protocol: Protocol, version: int, length: int) -> bytes:
     from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
     from scapy.packet import Raw
 
-    if version == 4:
-        network = IP(src="0.0.0.0", dst="0.0.0.0", id=0, chksum=0)
-        echo = ICMP(type=8, chksum=0)
-    else:
-        network = IPv6(src="::", dst="::")
-        echo = ICMPv6EchoRequest(cksum=0)
-    if protocol == "icmp":
-        transport = echo
-    elif protocol == "udp":
-        transport = UDP(sport=0, dport=0, chksum=0)
-    else:
-        transport = TCP(sport=0, dport=0, flags="S", window=64240, chksum=0)
-    return bytes(network / transport / Raw(bytes(length)))
+    v4 = version == 4
+    # IPv4's DF is set, as Linux itself does.
+    network = IP(src="0.0.0.0", dst="0.0.0.0", id=0, flags="DF", chksum=0) if v4 else IPv6(src="::", dst="::")
+    transports = {
+        "icmp": ICMP(type=8, chksum=0) if v4 else ICMPv6EchoRequest(cksum=0),
+        "udp": UDP(sport=0, dport=0, chksum=0),
+        "tcp": TCP(sport=0, dport=0, flags="S", window=64240, chksum=0),
+    }
+    return bytes(network / transports[protocol] / Raw(bytes(length)))
 
 
 def build(
@@ -154,48 +107,31 @@ def build(
     flow: int,
     count: int,
     protocol: Protocol,
-    source: IPv4Address | IPv6Address,
-    destination: IPv4Address | IPv6Address,
-    destinations: Sequence[IPv4Address | IPv6Address] = (),
+    source: Address,
+    destination: Address,
+    destinations: Sequence[Address] = (),
     port: int | None = None,
     size: int | None = None,
-    ttl: int = 64,
-    sport: int | None = None,
     vary_ports: bool | None = None,
-    dont_fragment: bool = True,
 ) -> tuple[Probe, ...]:
     """The `count` probes of one flow, numbered from 0. Raises LabError for what no packet can express.
 
     ICMP probes are echo requests (id from the flow, sequence the number), TCP probes are SYNs with the identity
     as data and as initial sequence number. `size` is the whole IP packet in bytes; by default just its headers
-    and the identity. `ttl` is the TTL or hop limit. `sport` is the first source port (by default one derived from
-    the flow, in 32768-65535); with `vary_ports` each probe has the next one, so that per-flow ECMP may spread them.
-    `vary_ports` defaults to True for TCP, where a second SYN on a half-open connection gets a challenge ACK
-    (RFC 5961) instead of its own answer. With `destinations`, of the destination's family, each probe goes to the next
-    of them, so that a hash of address pairs may spread them too. `dont_fragment` is IPv4's DF, set as Linux itself
-    does.
+    and the identity. The first source port is derived from the flow, in 32768-65535; with `vary_ports` each probe has
+    the next one, so that per-flow ECMP may spread them. `vary_ports` defaults to True for TCP, where a second SYN on a
+    half-open connection gets a challenge ACK (RFC 5961) instead of its own answer. With `destinations`, of the
+    destination's family, each probe goes to the next of them, so that a hash of address pairs may spread them too.
     """
-    _check(
-        lab=lab,
-        flow=flow,
-        count=count,
-        protocol=protocol,
-        source=source,
-        destination=destination,
-        port=port,
-        ttl=ttl,
-        sport=sport,
-    )
+    numbers = ids.TCP_NUMBERS if protocol == "tcp" else 1 << 16
+    if not 0 <= count <= numbers:
+        raise _refuse(f"{count} of them", f"a {protocol} flow has room for {numbers}", "send them as several flows")
     version = source.version
     ip_header = _IPV4_HEADER if version == 4 else _IPV6_HEADER
     header = _HEADER[protocol]
     template = bytearray(_shape(protocol, version, _payload_length(protocol, ip_header + header, size)))
     # A zone index (fe80::1%eth0) is in the address object but not in `packed`, nor in a packet.
     template[ip_header - 2 * len(source.packed) : ip_header] = source.packed + destination.packed
-    if version == 4:
-        struct.pack_into(">HB", template, 6, 0x4000 if dont_fragment else 0, ttl)
-    else:
-        template[7] = ttl
     if port is None:
         # One-to-one for all flows, and for the first 32768 clear of 0 and of the low ids that NAT gives away.
         struct.pack_into(">H", template, ip_header + 4, flow ^ 0x8000)
@@ -205,7 +141,6 @@ def build(
     number = {"icmp": 1 if version == 4 else 58, "udp": 17, "tcp": 6}[protocol]
     checksum_at = ip_header + _CHECKSUM_AT[protocol]
     vary = protocol == "tcp" if vary_ports is None else vary_ports
-    first = _FIRST_PORT + flow * 131 % _PORTS if sport is None else sport
 
     probes = []
     for index in range(count):
@@ -220,7 +155,9 @@ def build(
         if protocol == "icmp":
             struct.pack_into(">H", packet, ip_header + 6, index)
         else:
-            struct.pack_into(">H", packet, ip_header, _source_port(first, index if vary else 0))
+            # Wrapping round to 32768: low ports belong to servers.
+            port_of_source = _FIRST_PORT + (flow * 131 + (index if vary else 0)) % _PORTS
+            struct.pack_into(">H", packet, ip_header, port_of_source)
             if protocol == "tcp":
                 struct.pack_into(">I", packet, ip_header + 4, ids.isn(identity))
         segment_sum = checksum(packet[ip_header:], pseudo)
@@ -235,31 +172,13 @@ def build(
     return tuple(probes)
 
 
-def _source_port(first: int, index: int) -> int:
-    """The port `index` after `first`, wrapping round to 32768: low ports belong to servers."""
-    port = first + index
-    return port if port < 65536 else _FIRST_PORT + (port - _FIRST_PORT) % _PORTS
-
-
 def canary(*, lab: int, tap: int, number: int, direction: Literal["out", "in"], source_mac: str) -> bytes:
     """An Ethernet frame (60 bytes, the least there is) that shows a tap sees what passes it.
 
     Its identity has the tap's number (16 bits) as flow. `direction` is as the node sees it: "out" leaves the node's
-    NIC, "in" is sent to it. Decoded as kind "canary" with the direction as note. Raises LabError for a number that
-    does not fit or a source address that is no MAC address.
+    NIC, "in" is sent to it. Decoded as kind "canary" with the direction as note.
     """
-    try:
-        mac = bytes.fromhex(source_mac.replace(":", ""))
-        mark = ids.encode(Identity(lab, tap, number), ids.CANARY, CANARY_DIRECTIONS[direction])
-    except (ValueError, struct.error) as error:
-        mac, mark, why = b"", b"", str(error)
-    else:
-        why = "a MAC address has 6 bytes"
-    if len(mac) != 6:
-        raise LabError(
-            f"cannot build canary {number} of tap {tap} from {source_mac}",
-            why=why,
-            fix="give a MAC address like 02:00:00:00:00:01, a 32-bit lab, and 16-bit tap and number",
-        )
+    mark = ids.encode(Identity(lab, tap, number), ids.CANARY, CANARY_DIRECTIONS[direction])
+    mac = bytes.fromhex(source_mac.replace(":", ""))
     group = bytes.fromhex(CANARY_GROUP.replace(":", ""))
     return (group + mac + CANARY_ETHERTYPE.to_bytes(2, "big") + mark).ljust(60, b"\0")

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from niclab.wire.capture import Capture
 from niclab.wire.decode import Decoded, Decoder
+from niclab.wire.tap import Capture
 
 _BROADCAST = "ff:ff:ff:ff:ff:ff"
 _MANY = 3
@@ -100,7 +100,7 @@ def sort(captures: Iterable[Capture], decoder: Decoder, macs: Macs, taps: Sequen
             if number < len(taps) and taps[number] == capture.tap:
                 canaries.add((number, decoded.note, decoded.identity.number, capture.outbound))
             continue
-        if decoded.quote is not None and decoded.quote.kind == "reply":
+        if decoded.about == "reply":
             # The sender's kernel knows nothing of a raw probe and refuses the reply: that says nothing of the probe.
             continue
         flows.setdefault(decoded.identity.flow, []).append(_sighting(capture, decoded, macs))

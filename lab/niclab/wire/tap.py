@@ -9,15 +9,15 @@ from __future__ import annotations
 import fcntl
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from niclab.host import syscalls
 from niclab.host.netns import Namespace
 from niclab.host.substrate import Substrate
 from niclab.kernel.plan import FABRIC, Cable, Plan
-from niclab.wire.bpf import Instruction, bpf_filter
-from niclab.wire.capture import Capture
+from niclab.wire.probe import CANARY_ETHERTYPE
 
 ETH_P_ALL = 0x0003
 _SOL_PACKET, _PACKET_STATISTICS, _PACKET_QDISC_BYPASS = 263, 6, 20
@@ -28,11 +28,57 @@ _SNAPLEN = 65535 + 64
 _BUFFER = 32 * 1024 * 1024
 
 
-def _packet_socket(program: Sequence[Instruction]) -> socket.socket:
+# The kernel filter: a classic BPF program, so that a neighbour's chatter never fills the tap's buffer.
+# linux/bpf_common.h: loads of a halfword or byte at a fixed offset, a byte relative to X, and so on.
+_LDH, _LDB, _LDB_X, _LSH, _TAX, _JEQ, _JGT, _JGE, _RET = 0x28, 0x30, 0x50, 0x64, 0x07, 0x15, 0x25, 0x35, 0x06
+FILTER = (
+    (_LDH, 0, 0, 12),  # EtherType
+    (_JEQ, 18, 0, 0x0800),
+    (_JEQ, 17, 0, CANARY_ETHERTYPE),
+    (_JEQ, 16, 0, 0x8100),
+    (_JEQ, 15, 0, 0x88A8),
+    (_JEQ, 0, 15, 0x86DD),
+    (_LDB, 0, 0, 20),  # 6: IPv6 next header
+    (_JEQ, 8, 0, 58),
+    (_JEQ, 0, 11, 0),
+    (_LDB, 0, 0, 54),  # 9: next header of the hop-by-hop header
+    (_JEQ, 0, 9, 58),
+    (_LDB, 0, 0, 55),  # 11: its length, in 8 bytes beyond the first 8
+    (_LSH, 0, 0, 3),
+    (_TAX, 0, 0, 0),
+    (_LDB_X, 0, 0, 54 + 8),  # 14: ICMPv6 type behind it
+    (_JEQ, 5, 2, 143),
+    (_LDB, 0, 0, 54),  # 16: ICMPv6 type
+    (_JEQ, 3, 0, 143),
+    (_JGE, 0, 1, 130),
+    (_JGT, 0, 1, 137),
+    (_RET, 0, 0, 0x40000),  # 20: keep, of the frame's bytes more than any frame has
+    (_RET, 0, 0, 0),  # 21: drop
+)
+"""(code, jumps if true and if false, operand) of each `struct sock_filter`, for an AF_PACKET SOCK_RAW socket.
+
+Keeps canaries, IPv4, IPv6 and frames whose VLAN tag is still in the frame; drops everything else, and of IPv6 neighbour
+discovery and multicast listener reports (ICMPv6 types 130-137 and 143, also behind a hop-by-hop header, where RFC 3810
+puts the latter). A frame too short for a load is dropped: that is classic BPF's rule. A tag the kernel has taken out of
+the frame (PACKET_AUXDATA has it) is not seen here: such a frame is judged by the EtherType behind the tag.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Capture:
+    """One frame as a tap saw it; `outbound` is seen from the tapped host: it sent the frame."""
+
+    tap: str
+    timestamp_ns: int
+    outbound: bool
+    data: bytes
+
+
+def _packet_socket() -> socket.socket:
     """A capturing socket of the calling thread's namespace: filtered before it is bound, so nothing else is queued."""
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
     try:
-        syscalls.attach_filter(sock, program)
+        syscalls.attach_filter(sock, FILTER)
         try:
             sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         except PermissionError:  # in a user namespace the limit net.core.rmem_max holds
@@ -56,7 +102,7 @@ class Tap:
         self._outside = outside
         self._drops = 0
         with namespace.entered():
-            self.socket = _packet_socket(bpf_filter())
+            self.socket = _packet_socket()
             interface = 0 if outside else socket.if_nametoindex(next(iter(names)))
         syscalls.bind_packet(self.socket, ETH_P_ALL, interface)
 
@@ -160,13 +206,13 @@ class Taps:
         """Put a frame on a cable: from the node's NIC (`outbound`) or from the fabric's end. Raises OSError."""
         if outbound:
             # Past the NIC's own qdisc and eBPF programs, which must not decide whether a canary is seen.
-            self._sender(cable.host, bypass=True).sendto(frame, (cable.nic_name, 0x88B5))
+            self._sender(cable.host, bypass=True).sendto(frame, (cable.nic_name, CANARY_ETHERTYPE))
         else:
-            self._sender(FABRIC, bypass=False).sendto(frame, (cable.port, 0x88B5))
+            self._sender(FABRIC, bypass=False).sendto(frame, (cable.port, CANARY_ETHERTYPE))
 
     def inject_at_pod(self, pod: str, frame: bytes) -> None:
         """Put a frame on a pod's cable, from the pod. Raises OSError."""
-        self._sender(pod, bypass=False).sendto(frame, ("eth0", 0x88B5))
+        self._sender(pod, bypass=False).sendto(frame, ("eth0", CANARY_ETHERTYPE))
 
     def _sender(self, role: str, *, bypass: bool) -> socket.socket:
         if role not in self._senders:

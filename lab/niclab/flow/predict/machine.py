@@ -1,26 +1,53 @@
-"""One host of the planned lab: what it routes, translates and answers for, and which addresses its kernel chooses."""
+"""One host of the planned lab: what it routes, translates and answers for, and which addresses its kernel chooses.
+
+Its hooks are netfilter's: a packet's connection first, then the host's packet rules.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 
+from niclab.flow.predict.trip import Connection, Tracking, Trip, known, translated
 from niclab.kernel.fib import Fib, Lookup
 from niclab.kernel.reversepath import OFF, believed
 from niclab.kernel.routing import address_on, addresses_elsewhere
-from niclab.net.packetrules import HOOKS, Hook, Packet, PacketRule
+from niclab.net.packetrules import (
+    EVERY_BIT,
+    HOOKS,
+    Accept,
+    Dnat,
+    Drop,
+    Exempt,
+    Hook,
+    Masquerade,
+    Packet,
+    PacketRule,
+    Passing,
+    Reject,
+    Rewrite,
+    SetConnectionMark,
+    SetMark,
+    Snat,
+    matches,
+    translation,
+)
 from niclab.net.route import FAMILIES, Address, Family, family_of
 from niclab.topology import Host
 
+_FILTERED: frozenset[Hook] = frozenset({"forward", "leaving"})
+_DESTINATION: frozenset[Hook] = frozenset({"prerouting", "output"})
+
 
 @dataclass(frozen=True, slots=True)
-class HookRules:
-    """One hook's rules for one family, in order."""
+class Between:
+    """The interfaces a packet is between, and the neighbour on `oif` whom it is handed to."""
 
-    filters: tuple[PacketRule, ...]
-    translations: tuple[PacketRule, ...]
+    iif: str | None = None
+    oif: str | None = None
+    neighbour: Address | None = None
 
 
 @dataclass(frozen=True)
@@ -41,22 +68,16 @@ class Machine:
     """Is the way back looked up with the packet's mark? [kernel] src_valid_mark"""
 
     @cached_property
-    def _hooks(self) -> Mapping[tuple[Hook, Family], HookRules]:
-        def rules(hook: Hook, family: Family, *, translate: bool) -> tuple[PacketRule, ...]:
-            return tuple(
-                rule
-                for rule in self.packet_rules
-                if rule.hook == hook and rule.applies_to(family) and rule.translates == translate
-            )
-
-        return {
-            (hook, family): HookRules(rules(hook, family, translate=False), rules(hook, family, translate=True))
-            for hook in HOOKS
-            for family in FAMILIES
+    def _rules(self) -> Mapping[tuple[Hook, Family, bool], list[PacketRule]]:
+        """The rules at a hook for a family, in order: those that translate, and those that filter."""
+        rules: dict[tuple[Hook, Family, bool], list[PacketRule]] = {
+            (hook, family, translates): [] for hook in HOOKS for family in FAMILIES for translates in (False, True)
         }
-
-    def rules_at(self, hook: Hook, family: Family) -> HookRules:
-        return self._hooks[hook, family]
+        for rule in self.packet_rules:
+            for family in FAMILIES:
+                if rule.applies_to(family):
+                    rules[rule.hook, family, rule.translates].append(rule)
+        return rules
 
     @cached_property
     def asks_routes(self) -> frozenset[Hook]:
@@ -114,3 +135,144 @@ class Machine:
             chain(elsewhere, (address for addresses in added for address in addresses if address.version == family)),
             None,
         )
+
+    def tracked(self, trip: Trip) -> Trip:
+        """The packet with its connection on this host: one it belongs to, or a new one."""
+        if not self.packet_rules:
+            return trip
+        connections = trip.tracked.get(self.name, ())
+        if (match := known(connections, trip.packet)) is not None:
+            connection, direction = match
+            return replace(trip, tracking=Tracking(connections.index(connection), direction))
+        if trip.packet.answer:
+            return trip
+        table = {**trip.tracked, self.name: (*connections, Connection.of(trip.packet))}
+        return replace(trip, tracked=table, tracking=Tracking(len(connections), "original"))
+
+    def through(self, hook: Hook, trip: Trip, between: Between) -> Iterator[Trip]:
+        """The packet after a hook; several where a hash chooses a backend, `dropped` where a rule ends it."""
+        if not self.packet_rules:
+            yield trip
+            return
+        after = self._filtered(hook, trip, between)
+        if after.dropped or after.tracking is None or hook in _FILTERED:
+            yield after
+            return
+        yield from self._translated(hook, after, between)
+
+    def _passing(self, hook: Hook, trip: Trip, between: Between) -> Passing:
+        connection = self._connection(trip)
+        return Passing(
+            trip.packet,
+            between.iif,
+            between.oif,
+            local=trip.packet.destination in self.own,
+            connection_mark=connection.mark if connection else 0,
+            translated=connection.translated if connection else False,
+            direction=trip.tracking.direction if trip.tracking else "original",
+            route=self.route_of(trip.packet) if hook in self.asks_routes else None,
+        )
+
+    def _connection(self, trip: Trip) -> Connection | None:
+        return trip.tracked[self.name][trip.tracking.index] if trip.tracking else None
+
+    def _with_connection(self, trip: Trip, connection: Connection) -> Trip:
+        assert trip.tracking is not None
+        connections = list(trip.tracked[self.name])
+        connections[trip.tracking.index] = connection
+        return replace(trip, tracked={**trip.tracked, self.name: tuple(connections)})
+
+    def _filtered(self, hook: Hook, trip: Trip, between: Between) -> Trip:
+        passing = None
+        for rule in self._rules[hook, trip.packet.family, False]:
+            if passing is None:
+                passing = self._passing(hook, trip, between)
+            if not matches(rule.match, passing):
+                continue
+            passing = None
+            packet, connection = trip.packet, self._connection(trip)
+            if rule.why.words:
+                trip = self._noting(trip, rule, between)
+            match rule.action:
+                case Drop(reason) | Reject(reason):
+                    return replace(trip, dropped=reason)
+                case Accept():
+                    return trip
+                case SetMark(value, mask):
+                    trip = replace(trip, packet=replace(packet, mark=packet.mark & ~mask & EVERY_BIT | value))
+                case SetConnectionMark(value) if connection is not None:
+                    trip = self._with_connection(trip, replace(connection, mark=value))
+                case Rewrite():
+                    trip = replace(trip, packet=_rewritten(packet, rule.action))
+        return trip
+
+    def _noting(self, trip: Trip, rule: PacketRule, between: Between) -> Trip:
+        packet = trip.packet
+        inputs = {"iif": between.iif, "oif": between.oif, "source": packet.source, "destination": packet.destination}
+        return trip.noting(self.name, rule.why, **inputs)
+
+    def _translated(self, hook: Hook, trip: Trip, between: Between) -> Iterator[Trip]:
+        connection, tracking = self._connection(trip), trip.tracking
+        assert connection is not None and tracking is not None
+        oif = between.oif
+        of_destination = hook in _DESTINATION
+        decided = connection.destination_decided if of_destination else connection.source_decided
+        if tracking.direction == "reply" or decided:
+            yield self._as_connection_says(hook, trip, oif)
+            return
+        rules = self._rules[hook, trip.packet.family, True]
+        rule = translation(rules, hook, self._passing(hook, trip, between))
+        action = rule.action if rule is not None else None
+        # That nothing is translated is a step only where it matters: out of a NIC.
+        leaving = oif in self.host.interfaces and trip.inner is None
+        if rule is not None and (leaving or not isinstance(action, Exempt)):
+            trip = self._noting(trip, rule, between)
+        elif hook == "postrouting" and leaving:
+            trip = trip.noting(self.name, "nat.none", source=trip.packet.source, oif=oif)
+        if isinstance(action, Dnat):
+            for backend in action.backends:
+                made = self._with_connection(trip, connection.to(backend.address, backend.port))
+                yield self._as_connection_says(hook, made, oif)
+            return
+        if isinstance(action, Snat):
+            connection = connection.from_(action.address)
+        elif isinstance(action, Masquerade):
+            address = self.masquerade_address(oif or "", between.neighbour or trip.packet.destination)
+            if address is None:
+                trip = trip.noting(self.name, "nat.no-address", oif=oif)
+                yield replace(trip, dropped=f"{oif} of {self.name} has no address to masquerade with")
+                return
+            connection = connection.from_(address)
+        elif of_destination:
+            connection = replace(connection, destination_decided=True)
+        else:
+            connection = replace(connection, source_decided=True)
+        yield self._as_connection_says(hook, self._with_connection(trip, connection), oif)
+
+    def _as_connection_says(self, hook: Hook, trip: Trip, oif: str | None) -> Trip:
+        connection, tracking = self._connection(trip), trip.tracking
+        assert connection is not None and tracking is not None
+        before = trip.packet
+        after = translated(before, connection, tracking.direction, destination=hook in _DESTINATION)
+        if tracking.direction == "reply":
+            if after != before:
+                trip = trip.noting(self.name, "nat.reverse", **_difference(before, after))
+            elif hook == "postrouting" and oif in self.host.interfaces and trip.inner is None:
+                trip = trip.noting(self.name, "nat.answer")
+        return replace(trip, packet=after)
+
+
+def _rewritten(packet: Packet, action: Rewrite) -> Packet:
+    return replace(
+        packet,
+        source=action.source or packet.source,
+        destination=action.destination or packet.destination,
+        source_port=packet.source_port if action.source_port is None else action.source_port,
+        note=packet.note if action.note is None else action.note,
+    )
+
+
+def _difference(before: Packet, after: Packet) -> dict[str, object]:
+    if before.destination != after.destination:
+        return {"before": before.destination, "after": after.destination}
+    return {"before": before.source, "after": after.source}

@@ -1,18 +1,110 @@
-"""A packet under way, and what every host remembers of it."""
+"""A packet under way, and what every host remembers of it: connection tracking as far as it decides addresses.
+
+[kernel] net/netfilter/nf_nat_core.c: a connection's translation is decided when its first packet passes prerouting or
+output (destination) and postrouting or input (source); every packet after it, and every answer, is translated by it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib import resources
 from types import MappingProxyType
 
-from niclab.flow.predict.conntrack import Connections
 from niclab.flow.trace import Decided, Entered, Header, Hop, Left, Path, Step
-from niclab.net.packetrules import Direction, Packet
-from niclab.net.route import Why
+from niclab.net.packetrules import Direction, Packet, Protocol
+from niclab.net.route import Address, Why
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """From where to where packets of one direction go."""
+
+    source: Address
+    source_port: int
+    destination: Address
+    port: int
+    protocol: Protocol
+
+    @classmethod
+    def of(cls, packet: Packet) -> Ends:
+        return cls(packet.source, packet.source_port, packet.destination, packet.port, packet.protocol)
+
+    @property
+    def turned(self) -> Ends:
+        return Ends(self.destination, self.port, self.source, self.source_port, self.protocol)
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """`original`: packets as they come in; `reply`: answers as they come in, which says how the packets went out."""
+
+    original: Ends
+    reply: Ends
+    mark: int = 0
+    source_decided: bool = False
+    destination_decided: bool = False
+
+    @classmethod
+    def of(cls, packet: Packet) -> Connection:
+        ends = Ends.of(packet)
+        return cls(ends, ends.turned)
+
+    @property
+    def translated(self) -> bool:
+        return self.reply != self.original.turned
+
+    def to(self, address: Address, port: int | None) -> Connection:
+        """With its destination translated."""
+        reply = replace(self.reply, source=address, source_port=self.reply.source_port if port is None else port)
+        return replace(self, reply=reply, destination_decided=True)
+
+    def from_(self, address: Address) -> Connection:
+        """With its source translated."""
+        return replace(self, reply=replace(self.reply, destination=address), source_decided=True)
+
+
+def known(connections: tuple[Connection, ...], packet: Packet) -> tuple[Connection, Direction] | None:
+    """The connection a packet belongs to and its direction; the latest one first."""
+    ends = Ends.of(packet)
+    for connection in reversed(connections):
+        if connection.original == ends:
+            return connection, "original"
+        if connection.reply == ends:
+            return connection, "reply"
+    return None
+
+
+def translated(packet: Packet, connection: Connection, direction: Direction, *, destination: bool) -> Packet:
+    """The packet with the destination, or else the source, that its connection gives it [kernel] nf_nat_packet."""
+    if direction == "original":
+        came, goes = connection.original, connection.reply.turned
+    else:
+        came, goes = connection.reply, connection.original.turned
+    if destination and (came.destination, came.port) != (goes.destination, goes.port):
+        return replace(packet, destination=goes.destination, port=goes.port)
+    if not destination and (came.source, came.source_port) != (goes.source, goes.source_port):
+        return replace(packet, source=goes.source, source_port=goes.source_port)
+    return packet
+
 
 HOPS = 32
-Tracked = Mapping[str, Connections]
+
+
+@cache
+def _reasons() -> Mapping[str, Why]:
+    text = resources.files("niclab.flow.predict").joinpath("data", "reasons.txt").read_text(encoding="utf-8")
+    rows = (line.split(" | ") for line in text.splitlines() if not line.startswith("#"))
+    return {rule: Why(rule, words, source) for rule, words, source in rows}
+
+
+def reason(rule: str) -> Why:
+    """A decision that is no packet rule, by its id in data/reasons.txt."""
+    return _reasons()[rule]
+
+
+Tracked = Mapping[str, tuple[Connection, ...]]
 """Host → the connections it knows; of hosts without packet rules nothing depends on them."""
 
 NOTHING: Tracked = MappingProxyType({})
@@ -74,9 +166,9 @@ class Trip:
         """At the next host, or once more at this one, as another packet."""
         return replace(self, packet=packet, inner=inner, tracking=None, left=self.left - 1)
 
-    def noting(self, where: str, why: Why, **inputs: object) -> Trip:
-        """With one more decision at a host."""
-        return self._with(where, Decided(why, tuple(inputs.items())))
+    def noting(self, where: str, rule: str | Why, /, **inputs: object) -> Trip:
+        """With one more decision at a host: by its id in the table of reasons, or with a reason of its own."""
+        return self._with(where, Decided(reason(rule) if isinstance(rule, str) else rule, tuple(inputs.items())))
 
     def crossing(self, tap: str, into: str, peer: str) -> Trip:
         """On a cable: out of one host's NIC and into another's."""

@@ -10,14 +10,12 @@ from functools import cached_property
 
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import TUNNEL_DEVICE, pod_interface
-from niclab.flow.predict import hooks, reasons
-from niclab.flow.predict.hooks import Between
-from niclab.flow.predict.machine import Machine
-from niclab.flow.predict.trip import NOTHING, Ended, Tracked, Trip
+from niclab.flow.predict.machine import Between, Machine
+from niclab.flow.predict.trip import NOTHING, Ended, Tracked, Trip, reason
 from niclab.flow.trace import Decided, Trace
 from niclab.kernel.fib import Lookup
 from niclab.net.packetrules import Packet
-from niclab.net.route import Address, NextHop
+from niclab.net.route import TABLES, Address, NextHop, Why
 from niclab.topology.stacking import Segment, carriers, is_up, listening, segment
 
 _TUNNEL_SOURCE_PORT = 50000
@@ -65,11 +63,11 @@ class Walker:
     def _leaves(self, host: str, trip: Trip) -> Iterator[Ended]:
         """A packet that the host itself made: it is routed, meets the output hook, and is routed again if changed."""
         machine = self.machines[host]
-        for routed, egress in self._routed(machine, None, hooks.tracked(machine, trip)):
+        for routed, egress in self._routed(machine, None, machine.tracked(trip)):
             if egress is None:
                 yield routed.ended(None, routed.dropped)
                 continue
-            for after in hooks.through(machine, "output", routed, Between(oif=egress.hop.dev)):
+            for after in machine.through("output", routed, Between(oif=egress.hop.dev)):
                 same = (after.packet.destination, after.packet.mark) == (routed.packet.destination, routed.packet.mark)
                 again = [(after, egress)] if same or after.dropped else self._routed(machine, None, after)
                 for rerouted, next_egress in again:
@@ -81,10 +79,10 @@ class Walker:
         here = (host, iif, trip.packet, trip.inner)
         if trip.left == 0 or here in trip.been:
             # What comes back as it was goes the same way again, until its TTL ends.
-            yield trip.noting(host, reasons.LOOP).ended(None, "the packet goes round in a loop")
+            yield trip.noting(host, "loop").ended(None, "the packet goes round in a loop")
             return
         trip = replace(trip, iif=iif, prefer=None, been=trip.been | {here})
-        for taken in hooks.through(machine, "prerouting", hooks.tracked(machine, trip), Between(iif=iif)):
+        for taken in machine.through("prerouting", machine.tracked(trip), Between(iif=iif)):
             if taken.dropped:
                 yield taken.ended(None, taken.dropped)
                 continue
@@ -92,7 +90,7 @@ class Walker:
                 if egress is None or egress.lookup.is_local:
                     yield from self._out(machine, egress, routed)
                     continue
-                for after in hooks.through(machine, "forward", routed, Between(iif=iif, oif=egress.hop.dev)):
+                for after in machine.through("forward", routed, Between(iif=iif, oif=egress.hop.dev)):
                     yield from self._out(machine, egress, after)
 
     def _routed(self, machine: Machine, iif: str | None, trip: Trip) -> Iterator[tuple[Trip, Egress | None]]:
@@ -102,12 +100,12 @@ class Walker:
             packet.destination, source=packet.source, iif=iif, mark=packet.mark, prefer=trip.prefer
         )
         if iif is not None and packet.family == 4 and packet.source in machine.own:
-            noted = trip.noting(host, reasons.MARTIAN, source=packet.source)
+            noted = trip.noting(host, "source.own", source=packet.source)
             yield replace(noted, dropped=f"{packet.source} is {host}'s own address: nobody else may send from it"), None
         elif iif is not None and not machine.forwards and not (lookup and lookup.is_local):
-            yield replace(trip.noting(host, reasons.NO_FORWARDING), dropped=f"{host} does not forward"), None
+            yield replace(trip.noting(host, "forward.none"), dropped=f"{host} does not forward"), None
         elif lookup is None or not lookup.hops:
-            why = reasons.REFUSED if lookup else reasons.NO_ROUTE
+            why = "route.refused" if lookup else "route.none"
             noted = trip.noting(host, why, destination=packet.destination, route=lookup.route if lookup else None)
             yield replace(noted, dropped=f"{host} has no route to {packet.destination}"), None
         else:
@@ -121,7 +119,7 @@ class Walker:
     def _noted(self, machine: Machine, trip: Trip, lookup: Lookup, hop: NextHop) -> Trip:
         """With the step that says which route was chosen, and why it is there."""
         route, host, to = lookup.route, machine.name, trip.packet.destination
-        why = reasons.of_route(lookup)
+        why = _reason_of_route(lookup)
         return trip.noting(
             host,
             why,
@@ -154,24 +152,22 @@ class Walker:
 
     def _post(self, machine: Machine, trip: Trip, between: Between) -> Iterator[Trip]:
         """The packet after postrouting, and after what is asked once it is translated."""
-        for after in hooks.through(machine, "postrouting", trip, between):
+        for after in machine.through("postrouting", trip, between):
             if after.dropped:
                 yield after
             else:
-                yield from hooks.through(machine, "leaving", after, between)
+                yield from machine.through("leaving", after, between)
 
     def _taken(self, machine: Machine, trip: Trip) -> Iterator[Ended]:
         """The packet is for the host itself; a tunnel's comes out of the tunnel's device."""
-        for after in hooks.through(machine, "input", trip, Between()):
+        for after in machine.through("input", trip, Between()):
             if after.dropped:
                 yield after.ended(None, after.dropped)
             elif after.inner is None:
                 yield self._seen(machine.name, after).ended(machine.name)
             else:
                 inner = after.inner
-                noted = after.noting(
-                    machine.name, reasons.DECAPSULATED, source=inner.source, destination=inner.destination
-                )
+                noted = after.noting(machine.name, "tunnel.end", source=inner.source, destination=inner.destination)
                 yield from self._arrives(machine.name, TUNNEL_DEVICE, noted.on(replace(inner, mark=0), None))
 
     def _encapsulated(self, machine: Machine, remote: Address, trip: Trip) -> Iterator[Ended]:
@@ -185,22 +181,22 @@ class Walker:
             assert lookup is not None
             source = machine.fib.source_for(remote, replace(lookup, hops=(hop,)), machine.host)
             if source is None:
-                noted = trip.noting(machine.name, reasons.NO_SOURCE, remote=remote)
+                noted = trip.noting(machine.name, "tunnel.no-source", remote=remote)
                 yield noted.ended(None, f"{machine.name} has no address for the tunnel to {remote}")
                 continue
             outer = Packet(source, remote, "udp", _TUNNEL_SOURCE_PORT, node.settings.tunnel_port, mark=trip.packet.mark)
             tunnelled = replace(trip.on(outer, trip.packet), tunnel=node.settings.tunnel_protocol)
             noted = self._noted(machine, tunnelled, lookup, hop).noting(
                 machine.name,
-                reasons.ENCAPSULATED,
+                "tunnel.outer",
                 protocol=node.settings.tunnel_protocol,
                 source=source,
                 remote=remote,
             )
-            for after in hooks.through(machine, "output", hooks.tracked(machine, noted), Between(oif=hop.dev)):
+            for after in machine.through("output", machine.tracked(noted), Between(oif=hop.dev)):
                 yield from self._out(machine, Egress(lookup, hop), after)
         if lookup is None or not lookup.hops:
-            noted = trip.noting(machine.name, reasons.NO_ROUTE, destination=remote)
+            noted = trip.noting(machine.name, "route.none", destination=remote)
             yield noted.ended(None, f"{machine.name} has no route to the tunnel's end {remote}")
 
     def _through(self, machine: Machine, device: str, to: Address, trip: Trip) -> Iterator[Ended]:
@@ -215,7 +211,7 @@ class Walker:
             return
         place = segment(machine.host, device)
         if place is None:
-            yield trip.noting(host, reasons.NOWHERE, device=device).ended(None, f"{device} of {host} leads nowhere")
+            yield trip.noting(host, "device.nowhere", device=device).ended(None, f"{device} of {host} leads nowhere")
             return
         nics = carriers(machine.host, device) if is_up(machine.host, device) else ()
         neighbours = self._neighbours(place, host, to) if nics else ()
@@ -223,18 +219,18 @@ class Walker:
         answering = tuple(end for end in neighbours if self._is_answered(asker, to, *end))
         if neighbours and not answering:
             # Unless the neighbour is known already: then it goes its way.
-            noted = trip.noting(host, reasons.ASKER_NOT_BELIEVED, address=to, asker=asker, end=neighbours[0][0])
+            noted = trip.noting(host, "neighbour.not-believed", address=to, asker=asker, end=neighbours[0][0])
             yield noted.ended(None, f"{neighbours[0][0]} does not answer who has {to}: rp_filter")
         neighbours = answering or neighbours
         if not neighbours:
-            noted = trip.noting(host, reasons.NO_NEIGHBOUR, fabric=str(place), address=to)
+            noted = trip.noting(host, "neighbour.none", fabric=str(place), address=to)
             yield noted.ended(None, f"nobody on {place} has {to}")
             return
         for nic, (peer, interface) in itertools.product(nics, neighbours):
             noted = trip
             if len(neighbours) > 1:
                 several = tuple(f"{host}.{name}" for host, name in neighbours)
-                noted = trip.noting(host, reasons.SEVERAL_ANSWER, address=to, several=several, into=interface)
+                noted = trip.noting(host, "neighbour.several", address=to, several=several, into=interface)
             sent = noted.crossing(f"{host}.{nic}", self._tap_of(peer, interface), peer)
             yield from self._arrives(peer, interface, sent.on(replace(trip.packet, mark=0), trip.inner))
 
@@ -245,17 +241,15 @@ class Walker:
         node = self.decisions.nodes.get(machine.name)
         chosen = next((each for each in node.devices if each.name == device), None) if node else None
         if chosen is None:
-            return trip.noting(machine.name, reasons.LEAVES, device=device)
-        why = reasons.of_device(chosen)
+            return trip.noting(machine.name, "device.other", device=device)
+        why = replace(reason("device.selected" if chosen.selected else "device.not-selected"), source=chosen.source)
         return trip.noting(
             machine.name, why, device=device, reason=chosen.reason, rule=str(chosen.rule), number=chosen.number
         )
 
     def _seen(self, where: str, trip: Trip) -> Trip:
         source = trip.packet.source
-        return trip.noting(
-            where, reasons.ARRIVED, end=where, source=source, whose=self._whose.get(source, "nobody's here")
-        )
+        return trip.noting(where, "arrived", end=where, source=source, whose=self._whose.get(source, "nobody's here"))
 
     @cached_property
     def _whose(self) -> Mapping[Address, str]:
@@ -264,8 +258,9 @@ class Walker:
         whose: dict[Address, str] = {}
         for host, name, link in topology.interface_pairs():
             whose.update({interface.ip: f"{host}'s on {name}" for interface in link.addresses})
+        families = topology.families
         for node in topology.nodes:
-            for family in topology.families:
+            for family in families:
                 if (router := topology.router_address(node, family)) is not None:
                     whose[router] = f"{node}'s router IP"
         for pod, addresses in self.decisions.pod_addresses.items():
@@ -324,11 +319,24 @@ class Walker:
         return holders
 
 
+def _reason_of_route(lookup: Lookup) -> str | Why:
+    """Why this route was chosen: its own reason where it has one, else the kernel's routing."""
+    route, rule = lookup.route, lookup.rule
+    if lookup.is_local:
+        return "route.local"
+    if len(lookup.hops) > 1 and (route.table in TABLES.values() or route.why is None):
+        return "route.multipath"
+    if route.why is not None:
+        return route.why
+    plain = rule.table in TABLES.values() and rule.source is None and rule.mark is None
+    return "route" if plain else "route.rule"
+
+
 def _disbelieved(machine: Machine, trip: Trip, iif: str, oif: str | None) -> Trip:
     source, mode = trip.packet.source, machine.filters[iif]
     lookup = machine.way_back(trip.packet, oif)
     back = ", ".join(sorted(lookup.devices)) if lookup and lookup.hops else "nothing"
-    noted = trip.noting(machine.name, reasons.REVERSE_PATH, source=source, iif=iif, back=back, mode=mode)
+    noted = trip.noting(machine.name, "source.reverse-path", source=source, iif=iif, back=back, mode=mode)
     return replace(noted, dropped=f"{machine.name} drops {source} that comes in by {iif}: rp_filter={mode}")
 
 
@@ -337,7 +345,7 @@ def _answered(request: Ended, answers: Collection[str]) -> Ended:
     where, packet = request.path.arrived, request.packet
     if where is None or where in answers:
         return request
-    decision = Decided(reasons.NO_SERVER, (("destination", packet.destination), ("port", packet.port)))
+    decision = Decided(reason("arrived.no-server"), (("destination", packet.destination), ("port", packet.port)))
     why = f"{where} itself has no server at {packet.destination} port {packet.port}"
     return replace(request, path=request.path.ended(why, where, decision))
 
