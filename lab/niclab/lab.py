@@ -312,7 +312,7 @@ class Lab:
             measured = (flow, each.sent, sightings, batch.measurement, context, each.refusal)
             results.append(FlowResult(*measured, served=served, expected=expected))
         sent = (result.name for result, order in zip(results, orders, strict=True) if not isinstance(order, str))
-        self._flow_names.update(zip(batch.numbers, sent, strict=True))
+        self._flow_names.update(zip((each.number for each in batch.observed), sent, strict=True))
         self.flows += results
         return results
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from niclab.errors import LabError
 from niclab.report.pcapng import write_pcapng
-from niclab.wire.capture import Capture
+from niclab.wire.tap import Capture
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from niclab.errors import LabError
 from niclab.lab import Lab
-from niclab.wire.capture import Capture
+from niclab.wire.tap import Capture
 
 _SECTION, _INTERFACE, _PACKET = 0x0A0D0D0A, 1, 6  # block types
 _COMMENT, _HARDWARE, _OS, _APPLICATION = 1, 2, 3, 4  # options of any block, of the section

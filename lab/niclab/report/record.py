@@ -11,7 +11,6 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from niclab.cilium.node import ROUTER_DEVICE
-from niclab.flow.verdict import compare
 from niclab.flow.picture import protocol_of
 from niclab.flow.trace import host_of
 from niclab.flow.verdict import FlowResult, compare

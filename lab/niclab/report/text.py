@@ -10,10 +10,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from niclab.cilium.reported import NodeReport
-from niclab.flow.verdict import compare
-from niclab.flow.picture import ASIDE
-from niclab.flow.picture import INDENT, WIDTH, counters
-from niclab.flow.verdict import FlowResult
+from niclab.flow.picture import ASIDE, INDENT, WIDTH, counters
+from niclab.flow.verdict import FlowResult, compare
 from niclab.report.matrix import cell
 from niclab.report.predicted import ExplainedFlow, ExplainedNode, Explanation, Packet, Step
 

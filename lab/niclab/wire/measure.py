@@ -6,7 +6,7 @@ import contextlib
 import select
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -15,10 +15,11 @@ from niclab.host.substrate import Substrate
 from niclab.kernel.plan import POD, mac
 from niclab.net.route import Address
 from niclab.topology import Flow
+from niclab.wire import identity as ids
 from niclab.wire.decode import Decoder
 from niclab.wire.probe import Probe, build, canary
 from niclab.wire.sender import Responder, Sender, Service
-from niclab.wire.sighting import Macs, Measurement, Sighting, sort
+from niclab.wire.sighting import Measurement, Sighting, sort
 from niclab.wire.sockets import SocketSender
 from niclab.wire.tap import Capture, Taps
 
@@ -69,22 +70,30 @@ class Order:
 
 @dataclass
 class Observed:
-    """What was seen of one order."""
+    """What was seen of one order; its probes carry the flow number `number`."""
 
+    number: int = 0
     sent: int = 0
     refusal: str = ""
     sightings: tuple[Sighting, ...] = ()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Batch:
     """What was seen of all orders of one measurement, and the frames themselves."""
 
     observed: list[Observed]
     measurement: Measurement
-    captures: list[Capture] = field(default_factory=list)
-    numbers: list[int] = field(default_factory=list)
-    """Each order's flow number, as its probes carry it."""
+    captures: list[Capture]
+
+
+@dataclass(frozen=True)
+class _Sending:
+    """An order with its probes, and what becomes of them."""
+
+    order: Order
+    probes: tuple[Probe, ...]
+    observed: Observed
 
 
 class Measurer:
@@ -109,34 +118,29 @@ class Measurer:
             for host in (order.source_host, *(answer.host for answer in order.answering)):
                 if not any(cable.host == host for cable in self._taps.cables):
                     self._taps.add_pod(host)
-        probes, flows = self._build(orders)
-        decoder = Decoder(
-            self._number,
-            vxlan_ports=self._vxlan_ports,
-            tcp_payloads=tuple({_tcp_payload(probe) for group in probes for probe in group if probe.protocol == "tcp"}),
-        )
+        sendings = [self._sending(order) for order in orders]
+        probes = [probe for sending in sendings for probe in sending.probes if probe.protocol == "tcp"]
+        payloads = {len(probe.packet) - (40 if probe.source.version == 4 else 60) for probe in probes}
+        decoder = Decoder(self._number, vxlan_ports=self._vxlan_ports, tcp_payloads=tuple(payloads))
         self._taps.drain()
         drops = self._taps.drops
         with contextlib.ExitStack() as undo:
             carriers = self._carriers()
-            responders = [undo.enter_context(contextlib.closing(one)) for one in self._responders(orders)]
+            responders = [undo.enter_context(contextlib.closing(responder)) for responder in self._responders(orders)]
             missing = self._canaries("before", decoder)
-            observed = [Observed() for _ in orders]
-            senders = [self._sender(order, group, undo) for order, group in zip(orders, probes, strict=True)]
-            captures = self._exchange(
-                orders, probes, observed, senders=senders, responders=responders, flows=flows, decoder=decoder
-            )
+            senders = [self._sender(sending, undo) for sending in sendings]
+            captures = self._exchange(sendings, senders, responders, decoder)
             # Who is blind already need not be asked twice.
             missing += [] if missing else self._canaries("after", decoder)
         changed = carriers ^ self._carriers()
         missing += [f"{cable.tap} (its carrier changed)" for cable in self._taps.cables if cable.tap in changed]
-        by_flow = sort(captures, decoder, self._macs, self._names).flows
-        for one, flow in zip(observed, flows, strict=True):
-            one.sightings = by_flow.get(flow, ())
+        by_flow = sort(captures, decoder, self._taps.macs, self._names).flows
+        for sending in sendings:
+            sending.observed.sightings = by_flow.get(sending.observed.number, ())
         live = self._carriers()
         dark = tuple(cable.tap for cable in self._taps.cables if cable.tap not in live)
         measurement = Measurement(tuple(missing), self._taps.drops - drops, len(live), dark)
-        return Batch(observed, measurement, captures, flows)
+        return Batch([sending.observed for sending in sendings], measurement, captures)
 
     @property
     def _names(self) -> list[str]:
@@ -146,32 +150,23 @@ class Measurer:
     def _carriers(self) -> set[str]:
         return {cable.tap for cable in self._taps.cables if self._taps.has_carrier(cable)}
 
-    @property
-    def _macs(self) -> Macs:
-        return self._taps.macs
-
-    def _build(self, orders: Sequence[Order]) -> tuple[list[tuple[Probe, ...]], list[int]]:
-        probes, flows = [], []
-        for order in orders:
-            flow = self._next_flow
-            # TCP's sequence numbers have room for 4096 flows; an older flow's probes are long gone by then.
-            self._next_flow = (self._next_flow + 1) % 4096
-            flows.append(flow)
-            probes.append(
-                build(
-                    lab=self._number,
-                    flow=flow,
-                    count=order.count,
-                    protocol=order.flow.protocol,
-                    source=order.source,
-                    destination=order.destination,
-                    port=order.flow.port,
-                    size=order.size,
-                    vary_ports=order.vary_ports or None,
-                    destinations=order.destinations,
-                )
-            )
-        return probes, flows
+    def _sending(self, order: Order) -> _Sending:
+        flow = self._next_flow
+        # TCP's sequence numbers have room for 4096 flows; an older flow's probes are long gone by then.
+        self._next_flow = (self._next_flow + 1) % ids.TCP_FLOWS
+        probes = build(
+            lab=self._number,
+            flow=flow,
+            count=order.count,
+            protocol=order.flow.protocol,
+            source=order.source,
+            destination=order.destination,
+            port=order.flow.port,
+            size=order.size,
+            vary_ports=order.vary_ports or None,
+            destinations=order.destinations,
+        )
+        return _Sending(order, probes, Observed(flow))
 
     def _responders(self, orders: Sequence[Order]) -> list[Responder]:
         wanted: dict[str, set[Service]] = {}
@@ -188,34 +183,31 @@ class Measurer:
 
     def _exchange(
         self,
-        orders: Sequence[Order],
-        probes: Sequence[tuple[Probe, ...]],
-        observed: Sequence[Observed],
-        *,
+        sendings: Sequence[_Sending],
         senders: Sequence[Sender | SocketSender],
         responders: Sequence[Responder],
-        flows: Sequence[int],
         decoder: Decoder,
     ) -> list[Capture]:
         """Send in turns small enough for the taps' buffers, draining after each, until all is answered or quiet."""
         captures: list[Capture] = []
         room = self._taps.capacity // 2
         spent = 0
-        for sender, group, one in zip(senders, probes, observed, strict=True):
-            for probe in group:
+        for sender, sending in zip(senders, sendings, strict=True):
+            observed = sending.observed
+            for probe in sending.probes:
                 refusal = sender.send(probe)
-                one.sent += 1
-                one.refusal = one.refusal or refusal or ""
+                observed.sent += 1
+                observed.refusal = observed.refusal or refusal or ""
                 spent += _SIGHTINGS * (len(probe.packet) + _OVERHEAD)
-                if one.sent % _UNANSWERED == 0:
+                if observed.sent % _UNANSWERED == 0:
                     _serve(responders)
                 if spent > room:
                     _serve(responders)
                     captures += self._taps.drain()
                     spent = 0
         # The answers to TCP and UDP are seen at the sender's own tap or NIC: nothing is asked of its kernel.
-        waiting = {(flow, probe.identity.number) for flow, group in zip(flows, probes, strict=True) for probe in group}
-        sources = {flow: order.source_host for flow, order in zip(flows, orders, strict=True)}
+        waiting = {probe.identity for sending in sendings for probe in sending.probes}
+        sources = {sending.observed.number: sending.order.source_host for sending in sendings}
         seen = 0
         quiet_until = time.monotonic() + QUIET
         deadline = time.monotonic() + DEADLINE
@@ -224,10 +216,10 @@ class Measurer:
             captures += self._taps.drain()
             for capture in captures[seen:]:
                 decoded = decoder.decode(capture.data)
-                if decoded and decoded.kind == "reply" and not capture.outbound:
-                    flow = decoded.identity.flow
-                    if capture.tap.partition(".")[0] == sources.get(flow):
-                        waiting.discard((flow, decoded.identity.number))
+                if decoded is None or decoded.kind != "reply" or capture.outbound:
+                    continue
+                if capture.tap.partition(".")[0] == sources.get(decoded.identity.flow):
+                    waiting.discard(decoded.identity)
             if len(captures) > seen:
                 quiet_until = time.monotonic() + QUIET
             seen = len(captures)
@@ -246,10 +238,10 @@ class Measurer:
                 poll.register(sock, select.POLLIN)
         poll.poll(max(1, seconds * 1000))
 
-    def _sender(self, order: Order, probes: Sequence[Probe], undo: contextlib.ExitStack) -> Sender | SocketSender:
-        host = order.source_host
-        if order.cgroup is not None:
-            return undo.enter_context(SocketSender(self._substrate[host], order.cgroup, probes))
+    def _sender(self, sending: _Sending, undo: contextlib.ExitStack) -> Sender | SocketSender:
+        host, cgroup = sending.order.source_host, sending.order.cgroup
+        if cgroup is not None:
+            return undo.enter_context(SocketSender(self._substrate[host], cgroup, sending.probes))
         if host not in self._senders:
             self._senders[host] = Sender(self._substrate[host])
         return self._senders[host]
@@ -287,14 +279,10 @@ class Measurer:
         seen: set[tuple[int, str, int, bool]] = set()
         deadline = time.monotonic() + CANARY_DEADLINE
         while True:
-            seen |= sort(self._taps.drain(), decoder, self._macs, self._names).canaries
+            seen |= sort(self._taps.drain(), decoder, self._taps.macs, self._names).canaries
             if wanted.keys() <= seen or time.monotonic() > deadline:
                 return missing + [name for key, name in wanted.items() if key not in seen]
             self._wait((), deadline - time.monotonic())
-
-
-def _tcp_payload(probe: Probe) -> int:
-    return len(probe.packet) - (40 if probe.source.version == 4 else 60)
 
 
 def _serve(responders: Sequence[Responder]) -> None:

@@ -37,7 +37,7 @@ class SocketSender:
 
     def __init__(self, namespace: Namespace, cgroup: Path, probes: Sequence[Probe]) -> None:
         """Raises LabError when the process that makes the sockets fails."""
-        kinds = {_Header.of(probe).source_port: probe for probe in probes}
+        kinds = {_header(probe)[0]: probe for probe in probes}
         wanted = [(probe.source.version, probe.protocol) for probe in kinds.values()]
         made = _made_in(namespace, cgroup, wanted)
         self._sockets = dict(zip(kinds, made, strict=True))
@@ -52,34 +52,30 @@ class SocketSender:
 
     def send(self, probe: Probe) -> str | None:
         """Send one probe. None, or why the sender's own kernel, or Cilium at its socket, refused it."""
-        header = _Header.of(probe)
-        sock = self._sockets[header.source_port]
-        target = (str(probe.destination), header.destination_port)
+        source_port, destination_port, sequence, payload = _header(probe)
+        sock = self._sockets[source_port]
+        target = (str(probe.destination), destination_port)
         try:
-            if header.source_port not in self._bound:
-                sock.bind((str(probe.source), header.source_port))
-                self._bound.add(header.source_port)
+            if source_port not in self._bound:
+                sock.bind((str(probe.source), source_port))
+                self._bound.add(source_port)
                 if probe.protocol == "udp":
                     sock.connect(target)
             if probe.protocol == "udp":
-                _send_udp(sock, header.payload)
+                _send_udp(sock, payload)
             else:
-                _send_syn(sock, header, target)
+                _send_syn(sock, sequence, payload, target)
         except OSError as error:
             return error.strerror or str(error)
         return None
 
 
-class _Header:
-    """What of a probe's packet a socket is set up with."""
-
-    def __init__(self, packet: bytes, at: int, *, tcp: bool) -> None:
-        self.source_port, self.destination_port, self.sequence = struct.unpack_from(">HHI", packet, at)
-        self.payload = packet[at + (20 if tcp else 8) :]
-
-    @classmethod
-    def of(cls, probe: Probe) -> Self:
-        return cls(probe.packet, 20 if probe.source.version == 4 else 40, tcp=probe.protocol == "tcp")
+def _header(probe: Probe) -> tuple[int, int, int, bytes]:
+    """What of a probe's packet a socket is set up with: source and destination port, sequence number, payload."""
+    at = 20 if probe.source.version == 4 else 40
+    payload = probe.packet[at + (20 if probe.protocol == "tcp" else 8) :]
+    source, destination, sequence = struct.unpack_from(">HHI", probe.packet, at)
+    return source, destination, sequence, payload
 
 
 def _send_udp(sock: socket.socket, payload: bytes) -> None:
@@ -89,7 +85,7 @@ def _send_udp(sock: socket.socket, payload: bytes) -> None:
         sock.send(payload)
 
 
-def _send_syn(sock: socket.socket, header: _Header, target: tuple[str, int]) -> None:
+def _send_syn(sock: socket.socket, sequence: int, payload: bytes, target: tuple[str, int]) -> None:
     """A SYN with the probe's own sequence number and data.
 
     [kernel] a sequence number set in repair mode is kept by connect() (tcp_v4_connect); data in a SYN without a cookie
@@ -97,13 +93,13 @@ def _send_syn(sock: socket.socket, header: _Header, target: tuple[str, int]) -> 
     """
     sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _REPAIR_ON)
     sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR_QUEUE, _SEND_QUEUE)
-    sock.setsockopt(socket.IPPROTO_TCP, _TCP_QUEUE_SEQ, struct.pack("=I", header.sequence))
+    sock.setsockopt(socket.IPPROTO_TCP, _TCP_QUEUE_SEQ, struct.pack("=I", sequence))
     sock.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, _REPAIR_OFF_SILENTLY)
     sock.setsockopt(socket.IPPROTO_TCP, _TCP_FASTOPEN_NO_COOKIE, 1)
     # Closing it sends a reset and leaves nothing behind.
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
     try:
-        sock.sendto(header.payload, socket.MSG_FASTOPEN, target)
+        sock.sendto(payload, socket.MSG_FASTOPEN, target)
     except OSError as error:
         if error.errno != errno.EINPROGRESS:
             raise
