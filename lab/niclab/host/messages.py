@@ -183,21 +183,20 @@ def _option(kind: str, word: str, value: str | int, own: Interfaces) -> Attribut
             return [(_OPTIONS[kind, word], value)]
 
 
+def _given(**values: Any) -> Attributes:
+    """Attributes of what is not None."""
+    return [(name, value) for name, value in values.items() if value is not None]
+
+
 def _link(index: int, name: str, mac: str | None, mtu: int | None = None, *, up: bool = False) -> dict[str, Any]:
-    attributes: Attributes = [
-        ("IFLA_IFNAME", name),
-        # One queue: the kernel's default of one per CPU doubles what a veth costs and serves no one here.
-        ("IFLA_NUM_TX_QUEUES", 1),
-        ("IFLA_NUM_RX_QUEUES", 1),
-    ]
-    attributes += [("IFLA_ADDRESS", mac)] if mac is not None else []
-    attributes += [("IFLA_MTU", mtu)] if mtu is not None else []
+    # One queue: the kernel's default of one per CPU doubles what a veth costs and serves no one here.
+    queues = {"IFLA_NUM_TX_QUEUES": 1, "IFLA_NUM_RX_QUEUES": 1}
+    attributes = _given(IFLA_IFNAME=name, **queues, IFLA_ADDRESS=mac, IFLA_MTU=mtu)
     return {"index": index, "flags": IFF_UP if up else 0, "change": IFF_UP if up else 0, "attrs": attributes}
 
 
 def _new_link(link: dict[str, Any], kind: str, data: Attributes) -> bytes:
-    info: Attributes = [("IFLA_INFO_KIND", kind)]
-    info += [("IFLA_INFO_DATA", {"attrs": data})] if data else []
+    info = _given(IFLA_INFO_KIND=kind, IFLA_INFO_DATA={"attrs": data} if data else None)
     link["attrs"].append(("IFLA_LINKINFO", {"attrs": info}))
     return _encoded(ifinfmsg, rtnl.RTM_NEWLINK, _MAKE, link)
 
@@ -252,9 +251,8 @@ def link_message(index: int, *, up: bool) -> bytes:
 
 def _address(operation: op.AddAddress, index: int) -> dict[str, Any]:
     interface = operation.interface
-    address = str(interface.ip)
-    attributes: Attributes = [("IFA_LOCAL", address), ("IFA_ADDRESS", address)]
-    attributes += [("IFA_FLAGS", IFA_F_NODAD)] if interface.version == 6 else []
+    address, flags = str(interface.ip), IFA_F_NODAD if interface.version == 6 else None
+    attributes = _given(IFA_LOCAL=address, IFA_ADDRESS=address, IFA_FLAGS=flags)
     return {
         "family": _FAMILY[interface.version],
         "prefixlen": interface.network.prefixlen,
@@ -264,28 +262,19 @@ def _address(operation: op.AddAddress, index: int) -> dict[str, Any]:
 
 
 def _route(route: Route, indices: tuple[int, ...]) -> dict[str, Any]:
-    single = route.nexthops[0] if len(route.nexthops) == 1 else None
-    attributes: Attributes = [("RTA_TABLE", route.table)]
-    if route.destination.prefixlen:
-        attributes.append(("RTA_DST", str(route.destination.network_address)))
-    if route.metric is not None:
-        attributes.append(("RTA_PRIORITY", route.metric))
-    if route.source is not None:
-        attributes.append(("RTA_PREFSRC", str(route.source)))
-    if route.mtu is not None:
-        attributes.append(("RTA_METRICS", {"attrs": [("RTAX_MTU", route.mtu)]}))
-    if route.encap is not None:
-        attributes += _encap(route.encap)
-    if single:
-        attributes += _via(single, route.family)
-        attributes += [("RTA_OIF", indices[0])] if single.dev else []
-    elif route.nexthops:
-        attributes.append(
-            (
-                "RTA_MULTIPATH",
-                [_next_hop(hop, route, index) for hop, index in zip(route.nexthops, indices, strict=True)],
-            )
-        )
+    hops = [_next_hop(hop, route, index) for hop, index in zip(route.nexthops, indices, strict=True)]
+    single = hops[0] if len(hops) == 1 else None
+    attributes = _given(
+        RTA_TABLE=route.table,
+        RTA_DST=str(route.destination.network_address) if route.destination.prefixlen else None,
+        RTA_PRIORITY=route.metric,
+        RTA_PREFSRC=str(route.source) if route.source is not None else None,
+        RTA_METRICS={"attrs": [("RTAX_MTU", route.mtu)]} if route.mtu is not None else None,
+        RTA_OIF=(single["oif"] or None) if single else None,
+        RTA_MULTIPATH=hops if len(hops) > 1 else None,
+    )
+    attributes += single["attrs"] if single else []
+    attributes += _encap(route.encap) if route.encap is not None else []
     return {
         "family": _FAMILY[route.family],
         "dst_len": route.destination.prefixlen,
@@ -293,48 +282,45 @@ def _route(route: Route, indices: tuple[int, ...]) -> dict[str, Any]:
         "proto": route.protocol,
         "scope": SCOPES[route.effective_scope] if route.family == 4 else 0,
         "type": rtnl.rt_type[route.kind],
-        "flags": _RTNH_F_ONLINK if single and single.onlink else 0,
+        "flags": single["flags"] if single else 0,
         "attrs": attributes,
     }
 
 
-def _via(hop: NextHop, family: int) -> Attributes:
-    if hop.via is None:
-        return []
-    if hop.via.version == family:
-        return [("RTA_GATEWAY", str(hop.via))]
-    return [("RTA_VIA", {"family": _FAMILY[hop.via.version], "addr": str(hop.via)})]
-
-
 def _next_hop(hop: NextHop, route: Route, index: int) -> dict[str, Any]:
+    attributes: Attributes = []
+    if hop.via is not None and hop.via.version == route.family:
+        attributes = [("RTA_GATEWAY", str(hop.via))]
+    elif hop.via is not None:
+        attributes = [("RTA_VIA", {"family": _FAMILY[hop.via.version], "addr": str(hop.via)})]
     return {
         "flags": _RTNH_F_ONLINK if hop.onlink else 0,
         "hops": hop.weight - 1,
         "oif": index,
         "family": _FAMILY[route.family],
-        "attrs": _via(hop, route.family),
+        "attrs": attributes,
     }
 
 
 def _encap(encap: Encap) -> Attributes:
-    tunnel: Attributes = [
-        ("LWTUNNEL_IP_ID", encap.vni),
-        ("LWTUNNEL_IP_DST", str(encap.remote)),
-        ("LWTUNNEL_IP_FLAGS", _TUNNEL_NOCACHE),
-    ]
+    remote = str(encap.remote)
+    tunnel = _given(LWTUNNEL_IP_ID=encap.vni, LWTUNNEL_IP_DST=remote, LWTUNNEL_IP_FLAGS=_TUNNEL_NOCACHE)
     kind = _LWTUNNEL_IP if encap.remote.version == 4 else _LWTUNNEL_IP6
     return [("RTA_ENCAP_TYPE", kind), ("RTA_ENCAP", {"attrs": tunnel})]
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
-    attributes: Attributes = [("FRA_TABLE", rule.table or 0)]
-    for name, prefix in (("FRA_DST", rule.destination), ("FRA_SRC", rule.source)):
-        attributes += [(name, str(prefix.network_address))] if prefix else []
-    attributes += [("FRA_IIFNAME", rule.iif)] if rule.iif else []
-    attributes += [("FRA_OIFNAME", rule.oif)] if rule.oif else []
-    if rule.mark:
-        attributes += [("FRA_FWMARK", rule.mark[0]), ("FRA_FWMASK", rule.mark[1])]
-    attributes += [("FRA_PRIORITY", rule.priority)] if rule.priority is not None else []
+    mark, mask = rule.mark or (None, None)
+    attributes = _given(
+        FRA_TABLE=rule.table or 0,
+        FRA_DST=str(rule.destination.network_address) if rule.destination else None,
+        FRA_SRC=str(rule.source.network_address) if rule.source else None,
+        FRA_IIFNAME=rule.iif or None,
+        FRA_OIFNAME=rule.oif or None,
+        FRA_FWMARK=mark,
+        FRA_FWMASK=mask,
+        FRA_PRIORITY=rule.priority,
+    )
     return {
         "family": _FAMILY[rule.family],
         "dst_len": rule.destination.prefixlen if rule.destination else 0,

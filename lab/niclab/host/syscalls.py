@@ -208,6 +208,9 @@ def command(steps: Sequence[Step], program: Sequence[str] = (), *, purpose: str)
 class _Sandbox:
     """The steps a process can take for itself; their order matters."""
 
+    own_mounts = staticmethod(own_mounts)
+    bind = staticmethod(bind)
+
     def __init__(self) -> None:
         self._opened: dict[str, int] = {}
 
@@ -216,9 +219,6 @@ class _Sandbox:
         handle = os.open(path, os.O_RDONLY)
         set_network(handle)
         os.close(handle)
-
-    def own_mounts(self) -> None:
-        own_mounts()
 
     def hostname(self, name: str) -> None:
         """Have a host name of its own."""
@@ -268,9 +268,6 @@ class _Sandbox:
         """Write a file."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(text)
-
-    def bind(self, source: str, target: str) -> None:
-        bind(source, target)
 
     def uncover(self, path: str) -> None:
         """Unmount all that is mounted on a directory, however often, and then all that is mounted below it."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import select
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from niclab.host.substrate import Substrate
-from niclab.kernel.plan import POD, mac
+from niclab.kernel.plan import FABRIC, POD, mac
 from niclab.net.route import Address
 from niclab.topology import Flow
 from niclab.wire import identity as ids
@@ -256,26 +255,23 @@ class Measurer:
         number = self._next_canary
         missing: list[str] = []
         wanted: dict[tuple[int, str, int, bool], str] = {}
-
-        def send(
-            index: int, direction: Literal["out", "in"], name: str, source: str, put: Callable[[bytes], None]
-        ) -> None:
-            frame = canary(lab=self._number, tap=index, number=number, direction=direction, source_mac=source)
-            try:
-                put(frame)
-            except OSError as error:
-                missing.append(f"{name} {direction} ({when}: {error.strerror})")
-            else:
-                wanted[index, direction, number, direction == "out"] = f"{name} {direction} ({when})"
-
+        sent: list[tuple[int, Literal["out", "in"], str, str, str, str]] = []
         for index, cable in enumerate(self._taps.cables):
             if not self._taps.is_watched(cable):
                 missing.append(f"{cable.tap} (its outer end is down)")
             elif self._taps.has_carrier(cable):
-                send(index, "out", cable.tap, cable.mac, partial(self._taps.inject, cable, outbound=True))
-                send(index, "in", cable.tap, cable.port_mac, partial(self._taps.inject, cable, outbound=False))
+                sent.append((index, "out", cable.tap, cable.mac, cable.host, cable.nic_name))
+                sent.append((index, "in", cable.tap, cable.port_mac, FABRIC, cable.port))
         for index, pod in enumerate(self._taps.pods, len(self._taps.cables)):
-            send(index, "out", pod, mac(POD, 0, index), partial(self._taps.inject_at_pod, pod))
+            sent.append((index, "out", pod, mac(POD, 0, index), pod, "eth0"))
+        for index, direction, name, source, role, interface in sent:
+            frame = canary(lab=self._number, tap=index, number=number, direction=direction, source_mac=source)
+            try:
+                self._taps.inject(role, interface, frame)
+            except OSError as error:
+                missing.append(f"{name} {direction} ({when}: {error.strerror})")
+            else:
+                wanted[index, direction, number, direction == "out"] = f"{name} {direction} ({when})"
         seen: set[tuple[int, str, int, bool]] = set()
         deadline = time.monotonic() + CANARY_DEADLINE
         while True:

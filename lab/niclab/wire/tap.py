@@ -202,26 +202,16 @@ class Taps:
             return False
         return bool(struct.unpack_from("=H", flags, 16)[0] & _IFF_UP)
 
-    def inject(self, cable: Cable, frame: bytes, *, outbound: bool) -> None:
-        """Put a frame on a cable: from the node's NIC (`outbound`) or from the fabric's end. Raises OSError."""
-        if outbound:
-            # Past the NIC's own qdisc and eBPF programs, which must not decide whether a canary is seen.
-            self._sender(cable.host, bypass=True).sendto(frame, (cable.nic_name, CANARY_ETHERTYPE))
-        else:
-            self._sender(FABRIC, bypass=False).sendto(frame, (cable.port, CANARY_ETHERTYPE))
-
-    def inject_at_pod(self, pod: str, frame: bytes) -> None:
-        """Put a frame on a pod's cable, from the pod. Raises OSError."""
-        self._sender(pod, bypass=False).sendto(frame, ("eth0", CANARY_ETHERTYPE))
-
-    def _sender(self, role: str, *, bypass: bool) -> socket.socket:
+    def inject(self, role: str, interface: str, frame: bytes) -> None:
+        """Put a frame on a cable: from a host's NIC, from its port in the fabric, or from a pod. Raises OSError."""
         if role not in self._senders:
             with self._substrate[role].entered():
                 sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-            if bypass:
+            if any(cable.host == role for cable in self.cables):
+                # Past the NIC's own qdisc and eBPF programs, which must not decide whether a canary is seen.
                 sender.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)
             self._senders[role] = sender
-        return self._senders[role]
+        self._senders[role].sendto(frame, (interface, CANARY_ETHERTYPE))
 
     def close(self) -> None:
         """All at once: the kernel lets every packet socket wait until no CPU reads from it any more, about 5 ms each
