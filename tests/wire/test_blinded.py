@@ -12,7 +12,7 @@ from niclab.cli import FAIL, main
 from niclab.flow.verdict import FlowResult, Unmeasured
 from niclab.host import syscalls
 from niclab.host.process import run
-from niclab.kernel.plan import FABRIC, Cable
+from niclab.kernel.plan import FABRIC
 from niclab.wire import measure, tap
 from niclab.wire.sender import Responder
 
@@ -140,23 +140,17 @@ def test_a_cable_unplugged_at_the_node_is_not_a_blind_tap(standing: Lab) -> None
 def test_every_tap_sees_its_own_canary(standing: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     """By name: with each canary swallowed in turn, it is that one which is missed, and no other."""
     standing.send("pod1", "pod2")
-    inject, at_pod = tap.Taps.inject, tap.Taps.inject_at_pod
+    inject = tap.Taps.inject
     sent: list[str] = []
     swallowed = ""
 
-    def note(self: tap.Taps, cable: Cable, frame: bytes, *, outbound: bool) -> None:
-        name = f"{cable.tap} {'out' if outbound else 'in'}"
-        sent.append(name)
-        if name != swallowed:
-            inject(self, cable, frame, outbound=outbound)
-
-    def note_pod(self: tap.Taps, pod: str, frame: bytes) -> None:
-        sent.append(f"{pod} out")
+    def note(self: tap.Taps, role: str, interface: str, frame: bytes) -> None:
+        nic = role if role in self.pods else f"{role}.{interface}"
+        sent.append(f"{interface} in" if role == FABRIC else f"{nic} out")
         if sent[-1] != swallowed:
-            at_pod(self, pod, frame)
+            inject(self, role, interface, frame)
 
     monkeypatch.setattr(tap.Taps, "inject", note)
-    monkeypatch.setattr(tap.Taps, "inject_at_pod", note_pod)
     monkeypatch.setattr(measure, "CANARY_DEADLINE", 0.05)
     expected = [f"{nic} {direction}" for nic in NICS for direction in ("out", "in")] + ["pod1 out", "pod2 out"]
     assert standing.send("pod1", "ext0").verdict == "carried"
