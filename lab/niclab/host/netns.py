@@ -15,14 +15,7 @@ from niclab.errors import LabError, lab_error
 from niclab.host import namespace, netlink, syscalls
 from niclab.host.ledgers import Ledger
 from niclab.host.process import run
-from niclab.net.operation import (
-    AddCable,
-    AddNamespace,
-    Operation,
-    SetPacketRules,
-    SetSysctl,
-    lines,
-)
+from niclab.net.operation import AddCable, AddNamespace, Operation, SetPacketRules, SetSysctl, lines
 
 _FIRST_INDEX = 1000
 """Interfaces of the lab are numbered from here: a new namespace may hold tunl0, sit0 and their like already, one for

@@ -13,12 +13,13 @@ Until then nobody can resolve the neighbour, and the next solicitation comes onl
 from __future__ import annotations
 
 import errno
+import functools
 import operator
 import socket
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
-from typing import Any
+from typing import Any, TypeVar
 
 from niclab.errors import LabError
 from niclab.host.netlink import Refusal
@@ -35,6 +36,7 @@ _SCOPE, _GLOBAL = 16 + 3, 0
 _ACTIVATED = ("veth", "bridge")
 """Kinds that linkwatch activates, and whose state is unknown before it has. Others (lo, vxlan) have a carrier from the
 beginning, are activated at once, and stay unknown."""
+T = TypeVar("T")
 DEADLINE = 5.0
 """Seconds; the kernel needs milliseconds."""
 
@@ -84,39 +86,29 @@ def _solicited(address: IPv6Address) -> IPv6Address:
     return IPv6Address(bytes.fromhex("ff0200000000000000000001ff") + address.packed[-3:])
 
 
-class _Decoder:
-    """Decodes an answer once: most are the same the next time they are asked for."""
-
-    def __init__(self, decode: Callable[[bytes], Any]) -> None:
-        self._decode = decode
-        self._known: dict[bytes, Any] = {}
-
-    def all(self, answers: Iterable[bytes]) -> list[Any]:
-        return [self._one(answer) for answer in answers]
-
-    def _one(self, answer: bytes) -> Any:
-        body = answer[16:]  # the header has a new sequence number each time
-        if body not in self._known:
-            self._known[body] = self._decode(answer)
-        return self._known[body]
+def _each(decode: Callable[[bytes], T]) -> Callable[[Iterable[bytes]], list[T]]:
+    """Decodes answers, equal ones once: most are the same the next time they are asked for."""
+    known = functools.lru_cache(None)(decode)
+    # A header has a new sequence number each time.
+    return lambda answers: [known(answer[:8] + bytes(8) + answer[16:]) for answer in answers]
 
 
 def wait(substrate: Substrate) -> None:
     """Return when every link of the lab carries and every IPv6 address is resolved. Raises LabError after DEADLINE."""
     from niclab.host import messages  # pyroute2 takes a while to import
 
-    links = _Decoder(lambda answer: Link.of(messages.LINKS.decoded(answer)))
-    addresses = _Decoder(messages.IPV6_ADDRESSES.decoded)
+    links = _each(lambda answer: Link.of(messages.LINKS.decoded(answer)))
+    addresses = _each(messages.IPV6_ADDRESSES.decoded)
     waiting = list(substrate)
 
     def late_of(namespace: Namespace) -> Collection[str]:
         """What of a namespace is not ready: its links, and where it has IPv6 addresses of its own, those."""
-        own = links.all(namespace.dump(messages.LINKS.request))
+        own = links(namespace.dump(messages.LINKS.request))
         late = [link.name for link in own if link.waits]
         ipv6 = namespace.dump(messages.IPV6_ADDRESSES.request)
         if any(answer[_SCOPE] == _GLOBAL for answer in ipv6):
-            groups = addresses.all(namespace.dump(messages.IPV6_GROUPS.request))
-            late += waiting_addresses(own, addresses.all(ipv6), groups)
+            groups = addresses(namespace.dump(messages.IPV6_GROUPS.request))
+            late += waiting_addresses(own, addresses(ipv6), groups)
         return [f"{namespace.name}: {name}" for name in late]
 
     def late() -> list[str]:

@@ -36,10 +36,7 @@ class Sender:
                 raw = socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.IPPROTO_RAW)
             self._sockets[version] = raw
         # [kernel] Routing rules do not look at the header's source address but at the socket's, or at this one.
-        if version == 4:
-            source = (socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("=i4s4s", 0, probe.source.packed, bytes(4)))
-        else:
-            source = (socket.IPPROTO_IPV6, _IPV6_PKTINFO, struct.pack("=16si", probe.source.packed, 0))
+        source = _from(probe.source.packed)
         try:
             self._sockets[version].sendmsg([probe.packet], [source], 0, (str(probe.destination), 0))
         except OSError as error:
@@ -90,7 +87,7 @@ class Responder:
         """Answer everything that is waiting."""
         for service, sock in self._sockets:
             if service.protocol == "udp":
-                _echo(sock, service.version)
+                _echo(sock)
 
     def close(self) -> None:
         for _, sock in self._sockets:
@@ -98,21 +95,26 @@ class Responder:
 
 
 def _server(service: Service) -> socket.socket:
-    kind = socket.SOCK_DGRAM if service.protocol == "udp" else socket.SOCK_STREAM
-    family = socket.AF_INET6 if service.version == 6 else socket.AF_INET
-    sock = socket.socket(family, kind | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    udp, v6 = service.protocol == "udp", service.version == 6
+    kind = (socket.SOCK_DGRAM if udp else socket.SOCK_STREAM) | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+    sock = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, kind)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if service.version == 6:
+    if v6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    if service.protocol == "udp":
-        if service.version == 6:
-            sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
-        else:
-            sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+    if udp:
+        level, option = (socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO) if v6 else (socket.IPPROTO_IP, _IP_PKTINFO)
+        sock.setsockopt(level, option, 1)
     return sock
 
 
-def _echo(sock: socket.socket, version: int) -> None:
+def _from(source: bytes) -> tuple[int, int, bytes]:
+    """What goes with a packet to be sent from this address; the NIC is left to the host's routes."""
+    if len(source) == 4:
+        return socket.IPPROTO_IP, _IP_PKTINFO, struct.pack("=i4s4s", 0, source, bytes(4))
+    return socket.IPPROTO_IPV6, _IPV6_PKTINFO, struct.pack("=16si", source, 0)
+
+
+def _echo(sock: socket.socket) -> None:
     while True:
         try:
             data, ancillary, _, peer = sock.recvmsg(65535, 128)
@@ -121,13 +123,12 @@ def _echo(sock: socket.socket, version: int) -> None:
         answer = echo_payload(data)
         if answer is None:
             continue
-        # The reply's source is the address the request came to; the NIC is left to the host's routes.
+        # The reply's source is the address the request came to.
         reply_from = []
         for level, kind, value in ancillary:
-            if version == 4 and (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
-                local = struct.unpack("=i4s4s", value)[2]
-                reply_from = [(level, kind, struct.pack("=i4s4s", 0, local, bytes(4)))]
-            elif version == 6 and (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO):
-                reply_from = [(level, kind, struct.pack("=16si", value[:16], 0))]
+            if (level, kind) == (socket.IPPROTO_IP, _IP_PKTINFO):
+                reply_from = [_from(value[4:8])]
+            elif (level, kind) == (socket.IPPROTO_IPV6, _IPV6_PKTINFO):
+                reply_from = [_from(value[:16])]
         with contextlib.suppress(OSError):  # no route back: the taps see no reply
             sock.sendmsg([answer], reply_from, 0, peer)

@@ -14,31 +14,12 @@ from niclab.flow.predict.trip import Connection, Tracking, Trip, known, translat
 from niclab.kernel.fib import Fib, Lookup
 from niclab.kernel.reversepath import OFF, believed
 from niclab.kernel.routing import address_on, addresses_elsewhere
-from niclab.net.packetrules import (
-    EVERY_BIT,
-    HOOKS,
-    Accept,
-    Dnat,
-    Drop,
-    Exempt,
-    Hook,
-    Masquerade,
-    Packet,
-    PacketRule,
-    Passing,
-    Reject,
-    Rewrite,
-    SetConnectionMark,
-    SetMark,
-    Snat,
-    matches,
-    translation,
-)
+from niclab.net import packetrules as nf
 from niclab.net.route import FAMILIES, Address, Family, family_of
 from niclab.topology import Host
 
-_FILTERED: frozenset[Hook] = frozenset({"forward", "leaving"})
-_DESTINATION: frozenset[Hook] = frozenset({"prerouting", "output"})
+_FILTERED: frozenset[nf.Hook] = frozenset({"forward", "leaving"})
+_DESTINATION: frozenset[nf.Hook] = frozenset({"prerouting", "output"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +40,7 @@ class Machine:
     name: str
     host: Host
     fib: Fib
-    packet_rules: tuple[PacketRule, ...]
+    packet_rules: tuple[nf.PacketRule, ...]
     pods: Mapping[str, str]
     forwards: bool
     extra: Mapping[str, tuple[Address, ...]]
@@ -68,10 +49,10 @@ class Machine:
     """Is the way back looked up with the packet's mark? [kernel] src_valid_mark"""
 
     @cached_property
-    def _rules(self) -> Mapping[tuple[Hook, Family, bool], list[PacketRule]]:
+    def _rules(self) -> Mapping[tuple[nf.Hook, Family, bool], list[nf.PacketRule]]:
         """The rules at a hook for a family, in order: those that translate, and those that filter."""
-        rules: dict[tuple[Hook, Family, bool], list[PacketRule]] = {
-            (hook, family, translates): [] for hook in HOOKS for family in FAMILIES for translates in (False, True)
+        rules: dict[tuple[nf.Hook, Family, bool], list[nf.PacketRule]] = {
+            (hook, family, translates): [] for hook in nf.HOOKS for family in FAMILIES for translates in (False, True)
         }
         for rule in self.packet_rules:
             for family in FAMILIES:
@@ -80,11 +61,11 @@ class Machine:
         return rules
 
     @cached_property
-    def asks_routes(self) -> frozenset[Hook]:
+    def asks_routes(self) -> frozenset[nf.Hook]:
         """The hooks at which a rule looks at where the FIB would send a packet."""
         return frozenset(rule.hook for rule in self.packet_rules if rule.match.route)
 
-    def route_of(self, packet: Packet) -> str | None:
+    def route_of(self, packet: nf.Packet) -> str | None:
         """Where the FIB would send a packet, as a rule asks it; of several hops the first."""
         lookup = self.fib.lookup(packet.destination, source=packet.source)
         return lookup.hops[0].dev if lookup and lookup.hops else None
@@ -101,12 +82,12 @@ class Machine:
         routing = any(rule.iif in self.host.interfaces for rule in self.fib.rules)
         return routing or bool(self.filters) or any(rule.match.iif is not None for rule in self.packet_rules)
 
-    def way_back(self, packet: Packet, oif: str | None) -> Lookup | None:
+    def way_back(self, packet: nf.Packet, oif: str | None) -> Lookup | None:
         """The route to a packet's source, as the filter asks; `oif`: where the packet is to leave, None: nowhere."""
         mark = packet.mark if self.minds_marks else 0
         return self.fib.lookup(packet.source, source=packet.destination, iif=oif, mark=mark)
 
-    def believes(self, packet: Packet, iif: str, oif: str | None) -> bool:
+    def believes(self, packet: nf.Packet, iif: str, oif: str | None) -> bool:
         """Does a packet that came in by one interface, to leave by another, pass its reverse path filter?"""
         mode = self.filters.get(iif, OFF)
         if mode == OFF or packet.family == 6:
@@ -149,7 +130,7 @@ class Machine:
         table = {**trip.tracked, self.name: (*connections, Connection.of(trip.packet))}
         return replace(trip, tracked=table, tracking=Tracking(len(connections), "original"))
 
-    def through(self, hook: Hook, trip: Trip, between: Between) -> Iterator[Trip]:
+    def through(self, hook: nf.Hook, trip: Trip, between: Between) -> Iterator[Trip]:
         """The packet after a hook; several where a hash chooses a backend, `dropped` where a rule ends it."""
         if not self.packet_rules:
             yield trip
@@ -160,9 +141,9 @@ class Machine:
             return
         yield from self._translated(hook, after, between)
 
-    def _passing(self, hook: Hook, trip: Trip, between: Between) -> Passing:
+    def _passing(self, hook: nf.Hook, trip: Trip, between: Between) -> nf.Passing:
         connection = self._connection(trip)
-        return Passing(
+        return nf.Passing(
             trip.packet,
             between.iif,
             between.oif,
@@ -182,36 +163,36 @@ class Machine:
         connections[trip.tracking.index] = connection
         return replace(trip, tracked={**trip.tracked, self.name: tuple(connections)})
 
-    def _filtered(self, hook: Hook, trip: Trip, between: Between) -> Trip:
+    def _filtered(self, hook: nf.Hook, trip: Trip, between: Between) -> Trip:
         passing = None
         for rule in self._rules[hook, trip.packet.family, False]:
             if passing is None:
                 passing = self._passing(hook, trip, between)
-            if not matches(rule.match, passing):
+            if not nf.matches(rule.match, passing):
                 continue
             passing = None
             packet, connection = trip.packet, self._connection(trip)
             if rule.why.words:
                 trip = self._noting(trip, rule, between)
             match rule.action:
-                case Drop(reason) | Reject(reason):
+                case nf.Drop(reason) | nf.Reject(reason):
                     return replace(trip, dropped=reason)
-                case Accept():
+                case nf.Accept():
                     return trip
-                case SetMark(value, mask):
-                    trip = replace(trip, packet=replace(packet, mark=packet.mark & ~mask & EVERY_BIT | value))
-                case SetConnectionMark(value) if connection is not None:
+                case nf.SetMark(value, mask):
+                    trip = replace(trip, packet=replace(packet, mark=packet.mark & ~mask & nf.EVERY_BIT | value))
+                case nf.SetConnectionMark(value) if connection is not None:
                     trip = self._with_connection(trip, replace(connection, mark=value))
-                case Rewrite():
+                case nf.Rewrite():
                     trip = replace(trip, packet=_rewritten(packet, rule.action))
         return trip
 
-    def _noting(self, trip: Trip, rule: PacketRule, between: Between) -> Trip:
+    def _noting(self, trip: Trip, rule: nf.PacketRule, between: Between) -> Trip:
         packet = trip.packet
         inputs = {"iif": between.iif, "oif": between.oif, "source": packet.source, "destination": packet.destination}
         return trip.noting(self.name, rule.why, **inputs)
 
-    def _translated(self, hook: Hook, trip: Trip, between: Between) -> Iterator[Trip]:
+    def _translated(self, hook: nf.Hook, trip: Trip, between: Between) -> Iterator[Trip]:
         connection, tracking = self._connection(trip), trip.tracking
         assert connection is not None and tracking is not None
         oif = between.oif
@@ -221,22 +202,22 @@ class Machine:
             yield self._as_connection_says(hook, trip, oif)
             return
         rules = self._rules[hook, trip.packet.family, True]
-        rule = translation(rules, hook, self._passing(hook, trip, between))
+        rule = nf.translation(rules, hook, self._passing(hook, trip, between))
         action = rule.action if rule is not None else None
         # That nothing is translated is a step only where it matters: out of a NIC.
         leaving = oif in self.host.interfaces and trip.inner is None
-        if rule is not None and (leaving or not isinstance(action, Exempt)):
+        if rule is not None and (leaving or not isinstance(action, nf.Exempt)):
             trip = self._noting(trip, rule, between)
         elif hook == "postrouting" and leaving:
             trip = trip.noting(self.name, "nat.none", source=trip.packet.source, oif=oif)
-        if isinstance(action, Dnat):
+        if isinstance(action, nf.Dnat):
             for backend in action.backends:
                 made = self._with_connection(trip, connection.to(backend.address, backend.port))
                 yield self._as_connection_says(hook, made, oif)
             return
-        if isinstance(action, Snat):
+        if isinstance(action, nf.Snat):
             connection = connection.from_(action.address)
-        elif isinstance(action, Masquerade):
+        elif isinstance(action, nf.Masquerade):
             address = self.masquerade_address(oif or "", between.neighbour or trip.packet.destination)
             if address is None:
                 trip = trip.noting(self.name, "nat.no-address", oif=oif)
@@ -249,7 +230,7 @@ class Machine:
             connection = replace(connection, source_decided=True)
         yield self._as_connection_says(hook, self._with_connection(trip, connection), oif)
 
-    def _as_connection_says(self, hook: Hook, trip: Trip, oif: str | None) -> Trip:
+    def _as_connection_says(self, hook: nf.Hook, trip: Trip, oif: str | None) -> Trip:
         connection, tracking = self._connection(trip), trip.tracking
         assert connection is not None and tracking is not None
         before = trip.packet
@@ -262,7 +243,7 @@ class Machine:
         return replace(trip, packet=after)
 
 
-def _rewritten(packet: Packet, action: Rewrite) -> Packet:
+def _rewritten(packet: nf.Packet, action: nf.Rewrite) -> nf.Packet:
     return replace(
         packet,
         source=action.source or packet.source,
@@ -272,7 +253,7 @@ def _rewritten(packet: Packet, action: Rewrite) -> Packet:
     )
 
 
-def _difference(before: Packet, after: Packet) -> dict[str, object]:
+def _difference(before: nf.Packet, after: nf.Packet) -> dict[str, object]:
     if before.destination != after.destination:
         return {"before": before.destination, "after": after.destination}
     return {"before": before.source, "after": after.source}

@@ -19,20 +19,7 @@ from niclab.flow.predict.walk import Walker
 from niclab.flow.trace import Context, Trace
 from niclab.kernel.fib import Fib
 from niclab.kernel.reversepath import ALL, configured, filters
-from niclab.net.operation import (
-    AddAddress,
-    AddCable,
-    AddLink,
-    AddNamespace,
-    AddNeighbour,
-    AddRoute,
-    AddRule,
-    Operation,
-    Remove,
-    SetLink,
-    SetPacketRules,
-    SetSysctl,
-)
+from niclab.net import operation as op
 from niclab.net.packetrules import Packet, PacketRule
 from niclab.net.route import TABLES, Address, NextHop, Route, Rule
 from niclab.topology import Flow, Topology
@@ -67,26 +54,26 @@ class _Planned:
     sysctls: dict[str, str] = field(default_factory=dict)
     local_priority: int = 0
 
-    def add(self, operation: Operation) -> None:
+    def add(self, operation: op.Operation) -> None:
         """Take one operation over. Raises TypeError for a kind that this model does not know."""
         match operation:
-            case AddRoute(route=route):
+            case op.AddRoute(route=route):
                 self.routes[route.key] = route
-            case Remove(AddRoute(route=route)):
+            case op.Remove(op.AddRoute(route=route)):
                 self.gone.add(route.key)
-            case AddRule(rule=rule) if rule == Rule(TABLES["local"], priority=MOVED_LOCAL):
+            case op.AddRule(rule=rule) if rule == Rule(TABLES["local"], priority=MOVED_LOCAL):
                 self.local_priority = MOVED_LOCAL
-            case AddRule(rule=rule):
+            case op.AddRule(rule=rule):
                 self.rules.append(rule)
-            case AddAddress(dev=dev, interface=interface):
+            case op.AddAddress(dev=dev, interface=interface):
                 self.addresses.setdefault(dev, []).append(interface.ip)
-            case SetSysctl(key=key, value=value):
+            case op.SetSysctl(key=key, value=value):
                 self.sysctls[key] = value
-            case SetPacketRules(rules=rules):
+            case op.SetPacketRules(rules=rules):
                 self.packet_rules += rules
-            case Remove(AddRule(rule=rule)) if rule == Rule(TABLES["local"], priority=0):
+            case op.Remove(op.AddRule(rule=rule)) if rule == Rule(TABLES["local"], priority=0):
                 pass  # the kernel's own, which was moved
-            case AddNamespace() | AddCable() | AddLink(kind="vxlan") | AddNeighbour() | SetLink():
+            case op.AddNamespace() | op.AddCable() | op.AddLink(kind="vxlan") | op.AddNeighbour() | op.SetLink():
                 pass  # the walk knows pods, tunnels and neighbours from the topology
             case _:
                 raise TypeError(f"prediction does not know {type(operation).__name__}: {operation}")
