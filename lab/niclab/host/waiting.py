@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
-
-import tenacity
 
 T = TypeVar("T")
 
@@ -29,6 +26,8 @@ def wait_until(
     that lists what is missing, `done` is `operator.not_`. An exception of a type in `retry` counts as "not yet", and
     is raised after the deadline; any other is raised at once.
     """
+    import tenacity  # not needed where nobody waits: user namespaces are entered without it
+
     # Made for each call: a decorated function's statistics are shared, and threads clear them under each other.
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(retry) | tenacity.retry_if_result(lambda answer: not done(answer)),
@@ -50,11 +49,14 @@ def try_until(
 
 
 @contextlib.contextmanager
-def locked(path: Path, patience: float = math.inf) -> Iterator[None]:
-    """Hold the exclusive flock(2) of a file or directory. Raises BlockingIOError after `patience` seconds."""
+def locked(path: Path, patience: float | None = None) -> Iterator[None]:
+    """Hold the exclusive flock(2) of a file or directory. Raises BlockingIOError after `patience` seconds, if given."""
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        try_until(lambda: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB), patience, retry=BlockingIOError)
+        if patience is None:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        else:
+            try_until(lambda: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB), patience, retry=BlockingIOError)
         yield
     finally:
         os.close(handle)
