@@ -9,7 +9,10 @@ shorter than its own headers raises struct.error or IndexError, which `Decoder.d
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from socket import AF_INET, AF_INET6, inet_ntop
 from typing import Final, Literal, NamedTuple
 
@@ -38,31 +41,6 @@ _FLAGS: Final = 0x17  # FIN, SYN, RST, ACK
 # RFC 8200: hop-by-hop, routing, destination options; RFC 6275: mobility. All count 8 bytes beyond the first 8.
 _IPV6_OPTIONS: Final = frozenset((0, 43, 60, 135))
 _IPV6_FRAGMENT: Final = 44
-
-# RFC 792, RFC 1122 section 3.2.2.1, RFC 1812 section 5.2.7.1
-_UNREACHABLE_4: Final = {
-    0: "net unreachable",
-    1: "host unreachable",
-    2: "protocol unreachable",
-    3: "port unreachable",
-    5: "source route failed",
-    6: "net unknown",
-    7: "host unknown",
-    9: "net prohibited",
-    10: "host prohibited",
-    13: "administratively prohibited",
-}
-# RFC 4443 section 3.1
-_UNREACHABLE_6: Final = {
-    0: "no route",
-    1: "administratively prohibited",
-    2: "beyond scope of source",
-    3: "host unreachable",
-    4: "port unreachable",
-    5: "source address failed policy",
-    6: "route rejected",
-}
-_TIME: Final = {0: "time exceeded", 1: "reassembly time exceeded"}
 
 
 class Decoded(NamedTuple):
@@ -280,23 +258,16 @@ def _network(frame: bytes, at: int, end: int) -> _Network | None:
     return None
 
 
-def _error_note(message: int, code: int, word: int, *, ipv6: bool) -> str | None:
-    """The words for an ICMP error whose second word is `word`; None for a message that is no error.
+@cache
+def _errors() -> Mapping[str, str]:
+    """IP version, type and code of an ICMP error → its words."""
+    text = resources.files("niclab.wire").joinpath("data", "icmp-errors.txt").read_text(encoding="utf-8")
+    rows = (line.split(" | ") for line in text.splitlines() if not line.startswith("#"))
+    return dict(rows)
 
-    A redirect (RFC 792 type 5) quotes a packet, too, but that packet has been forwarded.
-    """
-    if ipv6:  # RFC 4443
-        if message == 1:
-            return _UNREACHABLE_6.get(code, f"unreachable, code {code}")
-        if message == 2:
-            return f"packet too big, mtu {word}"
-        time, parameter = 3, 4
-    else:
-        if message == 3:
-            if code == 4:  # RFC 1191: the MTU is in the low half
-                return f"frag needed, mtu {word & 0xFFFF}"
-            return _UNREACHABLE_4.get(code, f"unreachable, code {code}")
-        time, parameter = 11, 12
-    if message == time:
-        return _TIME.get(code, f"time exceeded, code {code}")
-    return f"parameter problem, code {code}" if message == parameter else None
+
+def _error_note(message: int, code: int, word: int, *, ipv6: bool) -> str | None:
+    """The words for an ICMP error whose second word is `word`; None for a message that is no error."""
+    kind = f"{6 if ipv6 else 4} {message}"
+    words = _errors().get(f"{kind} {code}") or _errors().get(f"{kind} *")
+    return words and words.format(code=code, mtu=word if ipv6 else word & 0xFFFF)
