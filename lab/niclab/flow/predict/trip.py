@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib import resources
 from types import MappingProxyType
 
+from niclab.cilium.tables import reason
 from niclab.flow.trace import Decided, Entered, Header, Hop, Left, Path, Step
 from niclab.net.packetrules import Direction, Packet, Protocol
 from niclab.net.route import Address, Why
@@ -90,20 +89,6 @@ def translated(packet: Packet, connection: Connection, direction: Direction, *, 
 
 
 HOPS = 32
-
-
-@cache
-def _reasons() -> Mapping[str, Why]:
-    text = resources.files("niclab.flow.predict").joinpath("data", "reasons.txt").read_text(encoding="utf-8")
-    rows = (line.split(" | ") for line in text.splitlines() if not line.startswith("#"))
-    return {rule: Why(rule, words, source) for rule, words, source in rows}
-
-
-def reason(rule: str) -> Why:
-    """A decision that is no packet rule, by its id in data/reasons.txt."""
-    return _reasons()[rule]
-
-
 Tracked = Mapping[str, tuple[Connection, ...]]
 """Host → the connections it knows; of hosts without packet rules nothing depends on them."""
 

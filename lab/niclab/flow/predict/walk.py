@@ -10,8 +10,9 @@ from functools import cached_property
 
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import TUNNEL_DEVICE, pod_interface
+from niclab.cilium.tables import reason
 from niclab.flow.predict.machine import Between, Machine
-from niclab.flow.predict.trip import NOTHING, Ended, Tracked, Trip, reason
+from niclab.flow.predict.trip import NOTHING, Ended, Tracked, Trip
 from niclab.flow.trace import Decided, Trace
 from niclab.kernel.fib import Lookup
 from niclab.net.packetrules import Packet
@@ -242,7 +243,7 @@ class Walker:
         chosen = next((each for each in node.devices if each.name == device), None) if node else None
         if chosen is None:
             return trip.noting(machine.name, "device.other", device=device)
-        why = replace(reason("device.selected" if chosen.selected else "device.not-selected"), source=chosen.source)
+        why = reason("device.selected" if chosen.selected else "device.not-selected", source=chosen.source)
         return trip.noting(
             machine.name, why, device=device, reason=chosen.reason, rule=str(chosen.rule), number=chosen.number
         )
