@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from niclab.flow.trace import (
     NO_PATH,
     Context,
-    Decided,
     Entered,
     Header,
     Kind,
@@ -142,14 +141,9 @@ def protocol_of(flow: Flow, sent: Flow) -> str:
     return f"{sent.protocol}{'6' if flow.family == 6 else ''}" + (f":{sent.port}" if sent.port else "")
 
 
-def telling(path: Path) -> Iterator[tuple[str, Decided]]:
-    """The decisions that a person wants to read, with their hosts."""
-    return ((host, step) for host, step in path.decided if step.why.rule not in ASIDE)
-
-
 def chain(trace: Trace) -> str:
     """The request's decisions, and how the reply comes back, in one line."""
-    words = [step.words for _, step in telling(trace.request)]
+    words = [step.words for _, step in trace.request.decided if step.why.rule not in ASIDE]
     if trace.reply is not None:
         back = ", ".join(step.tap for step in trace.reply.left) or "no NIC"
         words.append(f"back by {back}" + ("" if trace.reply.arrived else f", and lost: {trace.reply.lost}"))

@@ -259,7 +259,8 @@ class FlowResult:
     @property
     def pictures(self) -> list[str]:
         """The path of the probe that got furthest, and of its reply."""
-        furthest = max(self.traces, key=_length, default=Trace(NO_PATH, NO_PATH))
+        lengths = [sum(len(path.left) + len(path.entered) for _, path in trace.paths) for trace in self.traces]
+        furthest = self.traces[lengths.index(max(lengths))] if lengths else Trace(NO_PATH, NO_PATH)
         end = (furthest.request.arrived if self.served else None) or self.flow.destination
         return [*picture.pictures(furthest, self.flow.source, end, self.context, self.expected)]
 
@@ -272,10 +273,6 @@ class FlowResult:
         lines += [f"refused: {self.refusal}"] if self.refusal else []
         lines += [f"noticed: {note}" for note in self.errors]
         return "\n".join(INDENT + line for line in lines)
-
-
-def _length(trace: Trace) -> int:
-    return sum(len(path.left) + len(path.entered) for _, path in trace.paths)
 
 
 def compared(op: str, left: object, right: object) -> list[str] | None:

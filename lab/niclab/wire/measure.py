@@ -240,7 +240,7 @@ class Measurer:
     def _sender(self, sending: _Sending, undo: contextlib.ExitStack) -> Sender | SocketSender:
         host, cgroup = sending.order.source_host, sending.order.cgroup
         if cgroup is not None:
-            return undo.enter_context(SocketSender(self._substrate[host], cgroup, sending.probes))
+            return undo.enter_context(contextlib.closing(SocketSender(self._substrate[host], cgroup, sending.probes)))
         if host not in self._senders:
             self._senders[host] = Sender(self._substrate[host])
         return self._senders[host]

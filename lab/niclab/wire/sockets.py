@@ -18,7 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from niclab.host.netns import Namespace
@@ -33,7 +33,7 @@ _DEADLINE = 10.0
 
 
 class SocketSender:
-    """Sends one flow's probes, each source port from a socket of its own. A context manager: sockets live as long."""
+    """Sends one flow's probes, each source port from a socket of its own."""
 
     def __init__(self, namespace: Namespace, cgroup: Path, probes: Sequence[Probe]) -> None:
         """Raises LabError when the process that makes the sockets fails."""
@@ -43,10 +43,7 @@ class SocketSender:
         self._sockets = dict(zip(kinds, made, strict=True))
         self._bound: set[int] = set()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         for sock in self._sockets.values():
             sock.close()
 

@@ -6,7 +6,7 @@ Its hooks are netfilter's: a packet's connection first, then the host's packet r
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import chain
 
@@ -183,8 +183,10 @@ class Machine:
                     trip = replace(trip, packet=replace(packet, mark=packet.mark & ~mask & nf.EVERY_BIT | value))
                 case nf.SetConnectionMark(value) if connection is not None:
                     trip = self._with_connection(trip, replace(connection, mark=value))
-                case nf.Rewrite():
-                    trip = replace(trip, packet=_rewritten(packet, rule.action))
+                case nf.Rewrite() as action:
+                    given = {each.name: getattr(action, each.name) for each in fields(action)}
+                    changes = {name: value for name, value in given.items() if value is not None}
+                    trip = replace(trip, packet=replace(packet, **changes))
         return trip
 
     def _noting(self, trip: Trip, rule: nf.PacketRule, between: Between) -> Trip:
@@ -237,23 +239,8 @@ class Machine:
         after = translated(before, connection, tracking.direction, destination=hook in _DESTINATION)
         if tracking.direction == "reply":
             if after != before:
-                trip = trip.noting(self.name, "nat.reverse", **_difference(before, after))
+                end = "destination" if before.destination != after.destination else "source"
+                trip = trip.noting(self.name, "nat.reverse", before=getattr(before, end), after=getattr(after, end))
             elif hook == "postrouting" and oif in self.host.interfaces and trip.inner is None:
                 trip = trip.noting(self.name, "nat.answer")
         return replace(trip, packet=after)
-
-
-def _rewritten(packet: nf.Packet, action: nf.Rewrite) -> nf.Packet:
-    return replace(
-        packet,
-        source=action.source or packet.source,
-        destination=action.destination or packet.destination,
-        source_port=packet.source_port if action.source_port is None else action.source_port,
-        note=packet.note if action.note is None else action.note,
-    )
-
-
-def _difference(before: nf.Packet, after: nf.Packet) -> dict[str, object]:
-    if before.destination != after.destination:
-        return {"before": before.destination, "after": after.destination}
-    return {"before": before.source, "after": after.source}

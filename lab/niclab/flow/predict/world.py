@@ -112,7 +112,13 @@ class World:
         own = Fib.of(host)
         gone = planned.gone | planned.routes.keys()
         kept = [route for route in own.routes if route.key not in gone]
-        local = [_local(dev, address) for dev, added in planned.addresses.items() for address in added]
+        local = [
+            Route(
+                ipaddress.ip_network(address), (NextHop(dev=dev),), "local", TABLES["local"], protocol=2, source=address
+            )
+            for dev, added in planned.addresses.items()
+            for address in added
+        ]
         learned = self._learned.get(name, ())
         pods = self.topology.nodes[name].pods if name in self.topology.nodes else ()
         sysctls = {**host.sysctls, **planned.sysctls}
@@ -200,8 +206,3 @@ class World:
         planned = self._plans[self.home[end]].get(end, _Planned())
         plugged = {address for addresses in planned.addresses.values() for address in addresses}
         return tuple(address for address in self.decisions.pod_addresses[end] if address in plugged)
-
-
-def _local(dev: str, address: Address) -> Route:
-    alone = ipaddress.ip_network(address)
-    return Route(alone, (NextHop(dev=dev),), "local", TABLES["local"], protocol=2, source=address)
