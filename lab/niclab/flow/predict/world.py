@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from ipaddress import ip_network
 from typing import TypeVar
 
 from niclab.cilium import operations
@@ -113,9 +113,7 @@ class World:
         gone = planned.gone | planned.routes.keys()
         kept = [route for route in own.routes if route.key not in gone]
         local = [
-            Route(
-                ipaddress.ip_network(address), (NextHop(dev=dev),), "local", TABLES["local"], protocol=2, source=address
-            )
+            Route(ip_network(address), (NextHop(dev=dev),), "local", TABLES["local"], protocol=2, source=address)
             for dev, added in planned.addresses.items()
             for address in added
         ]
