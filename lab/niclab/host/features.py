@@ -13,13 +13,13 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from niclab.errors import LabError
-from niclab.host import userns
+from niclab.host import syscalls, userns
 from niclab.host.process import search_path
 
 BUILTIN = "the built-in datapath"
@@ -40,7 +40,6 @@ _PURPOSES = {
 }
 PURPOSES = tuple(_PURPOSES.values())
 _APT = "apt-get install "
-_TRIAL = Path(__file__).with_name("feature_trial.py")
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +144,7 @@ def _user_namespaces() -> Feature:
 
 def _try(trials: list[Trial]) -> dict[str, str]:
     request = json.dumps([[trial.name, [_words(command) for command in trial.commands]] for trial in trials])
-    interpreter = [sys.executable, "-I", "-S", str(_TRIAL)]
+    interpreter = [sys.executable, "-S", "-m", "niclab.host.features"]
     if missing := userns.missing_tool():
         return {trial.name: f"not tried: the command {missing} is missing" for trial in trials}
     try:
@@ -156,7 +155,7 @@ def _try(trials: list[Trial]) -> dict[str, str]:
             text=True,
             timeout=60,
             check=True,
-            env=os.environ | userns.environment("trial"),
+            env=os.environ | userns.environment("trial") | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )
     except subprocess.TimeoutExpired:
         return {trial.name: "not tried: the trial hung" for trial in trials}
@@ -231,3 +230,82 @@ def _major(path: str) -> int | None:
         return None
     version = re.search(r"version (\d+)", reported)
     return int(version[1]) if version else None
+
+
+# The child
+
+_BPF_PROG_TYPE_SCHED_CLS, _BPF_TCX_INGRESS = 3, 46
+_RETURN_0 = bytes.fromhex("b7000000000000009500000000000000")
+_ETH_P_ALL = 3
+
+
+def _try_ebpf() -> None:
+    os.close(syscalls.bpf_load(_BPF_PROG_TYPE_SCHED_CLS, _RETURN_0))
+
+
+def _try_tcx() -> None:
+    program = syscalls.bpf_load(_BPF_PROG_TYPE_SCHED_CLS, _RETURN_0)
+    try:
+        os.close(syscalls.bpf_link(program, socket.if_nametoindex("p0"), _BPF_TCX_INGRESS))
+    finally:
+        os.close(program)
+
+
+def _try_af_packet() -> None:
+    """A frame of our own must be seen at the other end of the cable."""
+    protocol = socket.htons(_ETH_P_ALL)
+    with (
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, protocol) as sender,
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, protocol) as tap,
+    ):
+        sender.bind(("p0", _ETH_P_ALL))
+        tap.bind(("p1", _ETH_P_ALL))
+        tap.settimeout(1)
+        frame = b"\xff" * 6 + b"\x02\0\0\0\0\1" + b"\x88\xb5" + b"niclab probe".ljust(50, b".")
+        sender.send(frame)
+        while frame not in tap.recv(2048):  # the kernel's own neighbour discovery may come first
+            pass
+
+
+def _try_cgroup2() -> None:
+    if "\tcgroup2\n" not in Path("/proc/filesystems").read_text():
+        raise OSError(0, "cgroup2 is not in /proc/filesystems")
+
+
+_BUILTIN: dict[str, Callable[[], None]] = {
+    "builtin:af_packet": _try_af_packet,
+    "builtin:cgroup2": _try_cgroup2,
+    "builtin:ebpf": _try_ebpf,
+    "builtin:tcx": _try_tcx,
+}
+
+
+def _failure(words: list[str]) -> str:
+    """Why the command fails, or nothing when it does not."""
+    try:
+        if words[0] in _BUILTIN:
+            _BUILTIN[words[0]]()
+            return ""
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=15, check=False)
+    except FileNotFoundError:
+        return f"not tried: the command {words[0]} is missing"
+    except subprocess.TimeoutExpired:
+        return f"{' '.join(words)}: no answer within 15 s"
+    except OSError as error:
+        return str(error.strerror or error)
+    if done.returncode == 0:
+        return ""
+    reported = done.stderr.strip().splitlines()
+    return reported[0].removeprefix("Error: ") if reported else f"{words[0]} exited with {done.returncode}"
+
+
+def main() -> None:
+    """The child: tries what standard input asks for, in the namespaces it was started in."""
+    answers = {
+        name: next((why for why in map(_failure, commands) if why), "") for name, commands in json.load(sys.stdin)
+    }
+    json.dump(answers, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
