@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from niclab.flow.ends import between
+from niclab.flow.predict.world import between
 from niclab.flow.verdict import Served
 from niclab.net.route import Address
 from niclab.topology import Flow, Topology

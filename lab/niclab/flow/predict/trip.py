@@ -105,13 +105,10 @@ class Tracking:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """Where a packet's walk ended: its path, the packet as it was there, the interface it came in by, and what the
-    hosts remember."""
+    """Where a packet's walk ended."""
 
     path: Path
-    packet: Packet
-    iif: str | None
-    tracked: Tracked
+    trip: Trip
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,4 +169,4 @@ class Trip:
         return replace(self, hops=(*before, Hop(host, (*last.steps, step))))
 
     def ended(self, where: str | None, why: str = "") -> Ended:
-        return Ended(Path(self.hops, where, str(self.seen.source), why), self.seen, self.iif, self.tracked)
+        return Ended(Path(self.hops, where, str(self.seen.source), why), self)

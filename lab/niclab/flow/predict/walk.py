@@ -47,10 +47,10 @@ class Walker:
             if request.path.arrived is None:
                 yield Trace(request.path, None)
                 continue
-            back = _answer(request.packet)
+            back = _answer(request.trip.seen)
             # [kernel] icmpv6_echo_reply asks for a route by the interface that the request came in by; IPv4 does not.
-            prefer = request.iif if back.family == 6 and back.protocol == "icmp" else None
-            for reply in self._walks(request.path.arrived, back, request.tracked, prefer):
+            prefer = request.trip.iif if back.family == 6 and back.protocol == "icmp" else None
+            for reply in self._walks(request.path.arrived, back, request.trip.tracked, prefer):
                 yield Trace(request.path, reply.path)
 
     def _walks(self, start: str, packet: Packet, tracked: Tracked, prefer: str | None = None) -> Iterator[Ended]:
@@ -343,7 +343,7 @@ def _disbelieved(machine: Machine, trip: Trip, iif: str, oif: str | None) -> Tri
 
 def _answered(request: Ended, answers: Collection[str]) -> Ended:
     """A packet that comes to a host on which nothing listens, e.g. to a node port on a NIC that serves none, ends."""
-    where, packet = request.path.arrived, request.packet
+    where, packet = request.path.arrived, request.trip.seen
     if where is None or where in answers:
         return request
     decision = Decided(reason("arrived.no-server"), (("destination", packet.destination), ("port", packet.port)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from ipaddress import ip_network
@@ -13,7 +13,6 @@ from niclab.cilium.bgp import learned_routes
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import pod_interface
 from niclab.cilium.numbers import MOVED_LOCAL
-from niclab.flow.ends import Ends, between
 from niclab.flow.predict.machine import Machine
 from niclab.flow.predict.walk import Walker
 from niclab.flow.trace import Context, Trace
@@ -21,13 +20,15 @@ from niclab.kernel.fib import Fib
 from niclab.kernel.reversepath import ALL, configured, filters
 from niclab.net import operation as op
 from niclab.net.packetrules import Packet, PacketRule
-from niclab.net.route import TABLES, Address, NextHop, Route, Rule
+from niclab.net.route import FAMILIES, TABLES, Address, NextHop, Route, Rule
 from niclab.topology import Flow, Topology
-from niclab.topology.model import as_sent, service_of
+from niclab.topology.model import as_sent, service_of, targets
 
 _SOURCE_PORT = 40000
 _ECHO_ID = 7
 T = TypeVar("T")
+Ends = tuple[list[Address], list[Address]]
+"""The addresses of a flow's source and destination, all of one family and at least one each."""
 
 
 class _Lazy(dict[str, T]):
@@ -204,3 +205,29 @@ class World:
         planned = self._plans[self.home[end]].get(end, _Planned())
         plugged = {address for addresses in planned.addresses.values() for address in addresses}
         return tuple(address for address in self.decisions.pod_addresses[end] if address in plugged)
+
+
+def between(
+    topology: Topology, flow: Flow, addresses: Callable[[str], Sequence[Address]], exits: Mapping[str, str]
+) -> Ends | str:
+    """The addresses of a flow's ends, or why it cannot be sent.
+
+    `addresses`: those of a pod or host, none for a pod that is not plugged. `exits`: node → its agent's last words.
+    """
+    for end in (flow.source, flow.destination):
+        node = topology.pods[end][0] if end in topology.pods else ""
+        if node in exits:
+            return f"{end} is not plugged: the agent on {node} exits: {exits[node]}"
+
+    def of(end: str) -> Sequence[Address]:
+        host, _, nic = end.partition(".")
+        if nic:
+            return [interface.ip for interface in topology.hosts[host].interfaces[nic].addresses]
+        return targets(topology, flow) if end in topology.services else addresses(end)
+
+    source, destination = of(flow.source), of(flow.destination)
+    for family in (flow.family,) if flow.family else FAMILIES:
+        pair = [[address for address in end if address.version == family] for end in (source, destination)]
+        if all(pair):
+            return pair[0], pair[1]
+    return f"{flow.source} and {flow.destination} share no address family"
