@@ -15,10 +15,11 @@ from niclab.cilium.selection.direct_routing import (
     NO_DIRECT_ROUTING_DEVICE,
     DirectRouting,
     DirectRoutingRule,
+    bpf_host_routing,
     direct_routing,
     direct_routing_address,
+    requires_devices,
 )
-from niclab.cilium.selection.features import bpf_host_routing, requires_devices
 from niclab.cilium.selection.links import Link
 from niclab.cilium.version import VERSIONS, Version
 from niclab.settings import LAB_BASELINE, Settings

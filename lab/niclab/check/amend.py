@@ -12,7 +12,7 @@ from typing import Any
 
 from niclab.errors import InputError, Problem, nearest
 from niclab.kernel import sysctl
-from niclab.kernel.linkchange import with_
+from niclab.kernel.edit import with_
 from niclab.kernel.routing import check_route, check_rule
 from niclab.net.route import parse_route, parse_rule
 from niclab.topology.model import Host, Node, Topology

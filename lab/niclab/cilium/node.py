@@ -9,10 +9,10 @@ from functools import cached_property
 
 from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.refusals import Refusal, refused
+from niclab.cilium.selection import direct_routing
 from niclab.cilium.selection.addresses import FALLBACK, NodeAddress, node_addresses
 from niclab.cilium.selection.devices import Device
-from niclab.cilium.selection.direct_routing import DirectRouting, direct_routing_address
-from niclab.cilium.selection.features import bpf_host_routing, node_port
+from niclab.cilium.selection.direct_routing import DirectRouting, bpf_host_routing, node_port
 from niclab.cilium.selection.links import Link
 from niclab.cilium.selection.mtu import device_mtu, route_mtu
 from niclab.cilium.version import Version
@@ -124,7 +124,7 @@ class NodeDecision:
     def direct_routing_address(self, family: Family) -> Address | None:
         """The address of the direct routing device that the datapath knows."""
         link = next((link for link in self.links if link.name == self.drd.device), None)
-        return direct_routing_address(link, family, self.version) if link is not None else None
+        return direct_routing.direct_routing_address(link, family, self.version) if link is not None else None
 
     @cached_property
     def mtu(self) -> int:

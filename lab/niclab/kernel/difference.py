@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from niclab.kernel import linkchange
+from niclab.kernel import edit
 from niclab.kernel.plan import Cable, bridges
 from niclab.kernel.routing import kept
 from niclab.net import operation as op
@@ -38,34 +38,34 @@ def _host(name: str, host: Host, target: Host, plugs: Mapping[str, op.AddCable])
     """`plugs`: tap → what plugs its cable."""
     for nic in [nic for nic, cable in host.nics.items() if _replaced(cable, target.nics.get(nic))]:
         yield op.DelLink(name, nic)
-        host = linkchange.unplugged(host, nic)
+        host = edit.unplugged(host, nic)
     for nic, planned in target.nics.items():
         if nic not in host.nics:
             yield plugs[f"{name}.{nic}"]
-            host = linkchange.plugged(host, nic, planned.model_copy(update={"addresses": (), "up": False}))
+            host = edit.plugged(host, nic, planned.model_copy(update={"addresses": (), "up": False}))
     for rule in [rule for rule in host.rules if rule not in target.rules]:
         yield Remove(AddRule(name, rule))
     for route, full in zip(host.routes, kept(host, host.routes), strict=True):
         # While the links are still as they were: what a link takes along is gone afterwards.
         if route not in target.routes and not _goes_along(host, target, full.devices):
             yield Remove(AddRoute(name, route))
-            host = linkchange.with_(host, routes=tuple(other for other in host.routes if other != route))
+            host = edit.with_(host, routes=tuple(other for other in host.routes if other != route))
     for nic, wanted in target.interfaces.items():
         if host.interfaces[nic].up and not wanted.up:
             yield op.SetLink(name, nic, up=False)
-            host = linkchange.link_down(host, nic)
+            host = edit.link_down(host, nic)
     for nic, wanted in target.interfaces.items():
         for interface in host.interfaces[nic].addresses:
             if interface not in wanted.addresses and interface in host.interfaces[nic].addresses:
                 yield Remove(AddAddress(name, nic, interface))
-                host = linkchange.address_removed(host, nic, interface)
+                host = edit.address_removed(host, nic, interface)
         for interface in wanted.addresses:
             if interface not in host.interfaces[nic].addresses:
                 yield AddAddress(name, nic, interface)
-                host = linkchange.address_added(host, nic, interface)
+                host = edit.address_added(host, nic, interface)
         if wanted.up and not host.interfaces[nic].up:
             yield op.SetLink(name, nic)
-            host = linkchange.link_up(host, nic)
+            host = edit.link_up(host, nic)
     for key, value in target.sysctls.items():
         if host.sysctls.get(key) != value:
             yield op.SetSysctl(name, key, value)

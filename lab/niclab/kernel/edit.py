@@ -5,19 +5,20 @@ Every name is checked first. All raise InputError, which says how to fix it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from niclab.errors import InputError, Problem, nearest
-from niclab.kernel import linkchange, sysctl
-from niclab.kernel.linkchange import with_
+from niclab.kernel import sysctl
 from niclab.kernel.routing import check_route, check_rule, kept
 from niclab.net.route import FAMILIES, Route, Rule, numbered, parse_route, parse_rule
-from niclab.topology import Host, Interface, Nic, Node, Topology
+from niclab.topology import Host, Interface, Link, Nic, Node, Topology
 from niclab.topology.fields import parse_interface
+from niclab.topology.stacking import is_up
 
 T = TypeVar("T")
+H = TypeVar("H", bound=Host)
 
 
 def pinned(topology: Topology) -> Topology:
@@ -34,7 +35,7 @@ def pinned(topology: Topology) -> Topology:
 def link(topology: Topology, nic: str, *, up: bool) -> Topology:
     host, name = _interface_of(topology, nic)
     before = topology.hosts[host]
-    return topology.with_hosts({host: (linkchange.link_up if up else linkchange.link_down)(before, name)})
+    return topology.with_hosts({host: (link_up if up else link_down)(before, name)})
 
 
 def plug(topology: Topology, nic: str, *, fabric: str, addresses: Sequence[str], mtu: int, up: bool) -> Topology:
@@ -46,7 +47,7 @@ def plug(topology: Topology, nic: str, *, fabric: str, addresses: Sequence[str],
     made = Nic(fabric=fabric, addresses=tuple(_interface(nic, address) for address in addresses), mtu=mtu, up=up)
     for interface in made.addresses:
         _free(topology, nic, interface)
-    return topology.with_hosts({host: linkchange.plugged(topology.hosts[host], name, made)})
+    return topology.with_hosts({host: plugged(topology.hosts[host], name, made)})
 
 
 def unplug(topology: Topology, nic: str) -> Topology:
@@ -54,14 +55,14 @@ def unplug(topology: Topology, nic: str) -> Topology:
     standing = [link for link, upper in topology.hosts[host].links.items() if name in upper.below]
     if standing:
         _refuse(nic, f"{', '.join(standing)} stands on it", "take it down instead: lab.link_down")
-    return topology.with_hosts({host: linkchange.unplugged(topology.hosts[host], name)})
+    return topology.with_hosts({host: unplugged(topology.hosts[host], name)})
 
 
 def add_address(topology: Topology, nic: str, words: str) -> Topology:
     host, name = _interface_of(topology, nic)
     interface = _interface(nic, words)
     _free(topology, nic, interface)
-    return topology.with_hosts({host: linkchange.address_added(topology.hosts[host], name, interface)})
+    return topology.with_hosts({host: address_added(topology.hosts[host], name, interface)})
 
 
 def del_address(topology: Topology, nic: str, words: str) -> Topology:
@@ -70,7 +71,7 @@ def del_address(topology: Topology, nic: str, words: str) -> Topology:
     mine = topology.hosts[host].interfaces[name].addresses
     if interface not in mine:
         _refuse(f"{nic} {words}", "the NIC has no such address", _one_of(mine))
-    return topology.with_hosts({host: linkchange.address_removed(topology.hosts[host], name, interface)})
+    return topology.with_hosts({host: address_removed(topology.hosts[host], name, interface)})
 
 
 def add_route(topology: Topology, host: str, words: str) -> Topology:
@@ -190,3 +191,98 @@ def _one_of(things: Iterable[object]) -> str:
 
 def _refuse(where: str, why: str, fix: str) -> NoReturn:
     raise InputError([Problem(where, 0, "", why, fix)])
+
+
+# What the kernel makes of a change to one host: which addresses and routes go with a link. Every rule is [kernel].
+# A host's state is its part of the topology: the NICs it has now, whether they are up, the addresses and routes left.
+
+_KEEPS = ("net.ipv6.conf.all.keep_addr_on_down", "net.ipv6.conf.{}.keep_addr_on_down")
+
+
+def with_(host: H, **changes: Any) -> H:
+    return host.model_copy(update=changes)
+
+
+def link_down(host: H, name: str) -> H:
+    """IPv4 routes go, silently; a multipath route stays while another hop is alive (fib_sync_down_dev).
+
+    IPv6: routes go, and the addresses too (addrconf_ifdown) unless `keep_addr_on_down` is set. VLANs go down with what
+    they stand on.
+    """
+    gone = {link for link in _with_vlans(host, name) if is_up(host, link)}
+    if not gone:
+        return host
+    down = _changed(host, name, up=False)
+    for link in gone:
+        if not any(host.sysctls.get(key.format(link), "0") not in ("0", "-1") for key in _KEEPS):
+            down = _changed(down, link, addresses=down.interfaces[link].addresses_of(4))
+
+    def dead(route: Route) -> bool:
+        devices = {hop.dev for hop in route.nexthops if hop.dev in host.interfaces}
+        # Local routes of IPv4 have a scope that the flush passes over.
+        local = route.family == 4 and route.kind == "local"
+        return not local and not devices.isdisjoint(gone) and not any(is_up(down, dev) for dev in devices if dev)
+
+    return with_(down, routes=_living(host, dead))
+
+
+def link_up(host: H, name: str) -> H:
+    """The connected routes of the addresses that are left come back; nothing else does."""
+    return _changed(host, name, up=True)
+
+
+def _with_vlans(host: Host, name: str) -> Iterator[str]:
+    yield name
+    for other, link in host.links.items():
+        if link.parent == name:
+            yield from _with_vlans(host, other)
+
+
+def plugged(host: H, name: str, nic: Nic) -> H:
+    return with_(host, nics={**host.nics, name: nic})
+
+
+def unplugged(host: H, name: str) -> H:
+    """Routes with a hop by this NIC go, of IPv4 also multipath ones (fib_sync_down_dev, NETDEV_UNREGISTER); an IPv6
+    route keeps its other hops."""
+    nics = {nic: kept_nic for nic, kept_nic in host.nics.items() if nic != name}
+    routes: list[Route] = []
+    for route, full in zip(host.routes, kept(host, host.routes), strict=True):
+        left = tuple(hop for hop in full.nexthops if hop.dev != name)
+        if name not in full.devices:
+            routes.append(route)
+        elif route.family == 6 and left:
+            routes.append(replace(full, nexthops=left))
+    return with_(host, nics=nics, routes=tuple(routes))
+
+
+def address_added(host: H, name: str, interface: Interface) -> H:
+    return _changed(host, name, addresses=(*host.interfaces[name].addresses, interface))
+
+
+def address_removed(host: H, name: str, interface: Interface) -> H:
+    """IPv4: routes with it as their source go, secondaries go with their primary (unless `promote_secondaries`), and
+    with the last address every route by this NIC (fib_del_ifaddr). IPv6: only its own."""
+    before = host.interfaces[name].addresses
+    kin = [address for address in before if address.version == 4 and address.network == interface.network]
+    gone = set(kin) if kin[:1] == [interface] else {interface}
+    left = tuple(address for address in before if address not in gone)
+    lost = {address.ip for address in gone if address.version == 4}
+    last = bool(lost) and not any(address.version == 4 for address in left)
+
+    def dead(route: Route) -> bool:
+        devices = {hop.dev for hop in route.nexthops}
+        return route.family == 4 and (route.source in lost or (last and devices == {name}))
+
+    return with_(_changed(host, name, addresses=left), routes=_living(host, dead))
+
+
+def _changed(host: H, name: str, **changes: Any) -> H:
+    field = "nics" if name in host.nics else "links"
+    known: Mapping[str, Nic | Link] = host.nics if name in host.nics else host.links
+    return with_(host, **{field: {**known, name: known[name].model_copy(update=changes)}})
+
+
+def _living(host: Host, dead: Callable[[Route], bool]) -> tuple[Route, ...]:
+    """The host's routes without the dead ones; `dead` is given each route with its devices filled in."""
+    return tuple(route for route, full in zip(host.routes, kept(host, host.routes), strict=True) if not dead(full))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from niclab.net.route import SCOPES, TABLES, Address, Network, Route, Scope
@@ -47,12 +47,9 @@ class LinkAddress:
     @classmethod
     def of(cls, interface: Interface) -> LinkAddress:
         """The address with the scope that `ip address add` gives it [kernel]."""
-        scope: Scope = "global"
         if interface.ip.is_loopback:
-            scope = "host"
-        elif interface.version == 6 and interface.ip.is_link_local:
-            scope = "link"
-        return cls(interface, scope)
+            return cls(interface, "host")
+        return cls(interface, "link" if interface.version == 6 and interface.ip.is_link_local else "global")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +86,15 @@ def link_addresses(interfaces: Sequence[Interface]) -> tuple[LinkAddress, ...]:
     IPv4: an address in the network of an earlier one is secondary and comes after all primary ones (inet_insert_ifa).
     IPv6: a new address comes before those of its scope and narrower ones (ipv6_link_dev_addr).
     """
-    v4 = [LinkAddress.of(interface) for interface in interfaces if interface.version == 4]
     primary: list[LinkAddress] = []
     secondary: list[LinkAddress] = []
-    for address in v4:
+    for address in (LinkAddress.of(interface) for interface in interfaces if interface.version == 4):
         if any(address.network == other.network for other in primary):
-            secondary.append(LinkAddress(address.interface, address.scope, secondary=True))
+            secondary.append(replace(address, secondary=True))
         else:
             primary.append(address)
-    v6 = sorted(
-        (LinkAddress.of(interface) for interface in reversed(interfaces) if interface.version == 6),
-        key=lambda address: address.distance,
-    )
-    return (*primary, *secondary, *v6)
+    v6 = [LinkAddress.of(interface) for interface in reversed(interfaces) if interface.version == 6]
+    return (*primary, *secondary, *sorted(v6, key=lambda address: address.distance))
 
 
 def links_of(node: Node, indices: Mapping[str, int] | None = None) -> tuple[Link, ...]:
@@ -109,20 +102,13 @@ def links_of(node: Node, indices: Mapping[str, int] | None = None) -> tuple[Link
 
     `indices`: interface → its index, where they are not simply counted.
     """
-    return tuple(sorted(_links(node, indices or {}), key=lambda link: link.index))
-
-
-def _links(node: Node, indices: Mapping[str, int]) -> Iterator[Link]:
     more = node.links["lo"].addresses if "lo" in node.links else ()
-    loopback = link_addresses([ipaddress.ip_interface("127.0.0.1/8"), ipaddress.ip_interface("::1/128"), *more])
-    yield Link("lo", 1, "device", loopback=True, addresses=loopback, mtu=65536)
-    numbers = {name: indices.get(name, number) for number, name in enumerate(_others(node), 2)}
-    for name in numbers:
-        yield _link(node, name, numbers)
-
-
-def _others(node: Node) -> list[str]:
-    return [name for name in node.interfaces if name != "lo"]
+    own = link_addresses([ipaddress.ip_interface("127.0.0.1/8"), ipaddress.ip_interface("::1/128"), *more])
+    names = [name for name in node.interfaces if name != "lo"]
+    numbers = {name: (indices or {}).get(name, number) for number, name in enumerate(names, 2)}
+    links = [Link("lo", 1, "device", loopback=True, addresses=own, mtu=65536)]
+    links += [_link(node, name, numbers) for name in numbers]
+    return tuple(sorted(links, key=lambda link: link.index))
 
 
 def _link(node: Node, name: str, numbers: Mapping[str, int]) -> Link:
