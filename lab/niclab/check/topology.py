@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from niclab.check import bgp, egress, ipam, links, services
+from niclab.check import ipam, links, sections
 from niclab.check.links import RESERVED_PREFIXES
 from niclab.errors import Finding, nearest
 from niclab.kernel import routing, sysctl
@@ -53,7 +53,7 @@ def check(topology: Topology) -> Iterator[Finding]:
     for check_host in (routing.routes, routing.rules, _sysctls):
         for part in topology.sections():
             yield from check_host(*part)
-    for check_part in (services.check, egress.check, bgp.check, _flows):
+    for check_part in (sections.services, sections.egress, sections.bgp, _flows):
         yield from check_part(topology)
 
 

@@ -1,4 +1,7 @@
-"""What must hold of services beyond each field's own type: Kubernetes would refuse most of it, agents accept it."""
+"""What must hold of services, egress policies and BGP beyond each field's own type.
+
+Kubernetes would refuse much of it; agents accept it, and do nothing.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ from collections.abc import Iterator
 from niclab.check.ipam import addresses, pod_networks
 from niclab.errors import Finding, nearest
 from niclab.net.route import Address, family_of
-from niclab.topology.model import NODE_PORTS, SERVICE_CIDRS, Topology
+from niclab.topology.model import NODE_PORTS, SERVICE_CIDRS, EgressPolicy, Topology
 from niclab.topology.yamlfile import Field
 
 _API_SERVER = "kubernetes"
 
 
-def check(topology: Topology) -> Iterator[Finding]:
+def services(topology: Topology) -> Iterator[Finding]:
     """What is wrong with the topology's services."""
     if not topology.services:
         return
@@ -117,12 +120,94 @@ def _ranges(topology: Topology) -> Iterator[Finding]:
     """The service CIDR must be nobody else's: where it overlaps, a node would take a packet for a service's."""
     for name, node in topology.nodes.items():
         for path, cidr in pod_networks(name, node):
-            services = SERVICE_CIDRS[family_of(cidr)]
-            if cidr.overlaps(services):
-                why = f"pod CIDR {cidr} overlaps the service CIDR {services}"
+            virtual = SERVICE_CIDRS[family_of(cidr)]
+            if cidr.overlaps(virtual):
+                why = f"pod CIDR {cidr} overlaps the service CIDR {virtual}"
                 yield Finding(path, why, "keep pods and services in different networks")
     for path, _, _, interface in addresses(topology):
-        services = SERVICE_CIDRS[family_of(interface)]
-        if interface.network.overlaps(services):
-            why = f"the network of {interface} overlaps the service CIDR {services}"
+        virtual = SERVICE_CIDRS[family_of(interface)]
+        if interface.network.overlaps(virtual):
+            why = f"the network of {interface} overlaps the service CIDR {virtual}"
             yield Finding(path, why, "use another network")
+
+
+def egress(topology: Topology) -> Iterator[Finding]:
+    """What is wrong with the topology's egress policies."""
+    for name, policy in topology.egress_policies.items():
+        path: Field = ("egress_policies", name)
+        yield from _policed(topology, policy, path)
+        yield from _destinations(policy, path)
+        yield from _gateways(topology, policy, path)
+
+
+def _policed(topology: Topology, policy: EgressPolicy, path: Field) -> Iterator[Finding]:
+    for index, pod in enumerate(policy.pods):
+        if pod not in topology.pods:
+            yield Finding((*path, "pods", index), f"there is no pod {pod!r}", nearest(pod, topology.pods))
+    labelled = any(policy.selects_by_label(spec.labels) for _, spec in topology.pods.values())
+    if not policy.pods and not policy.labels:
+        yield Finding(path, "the policy says for no pod", "add pods: pod1, or labels: {app: web}")
+    elif policy.labels and not labelled:
+        words = ", ".join(f"{key}: {value}" for key, value in policy.labels.items())
+        yield Finding((*path, "labels"), f"no pod has the labels {words}", "pods: {pod1: {labels: {app: web}}}")
+
+
+def _destinations(policy: EgressPolicy, path: Field) -> Iterator[Finding]:
+    families = {network.version for network in policy.destinations}
+    for index, network in enumerate(policy.excluded):
+        inside = any(
+            network.version == whole.version and network.network_address in whole for whole in policy.destinations
+        )
+        if not inside:
+            why = f"{network} is outside the policy's destinations"
+            yield Finding((*path, "excluded", index), why, "leave it out: it is excluded already")
+    if policy.egress_ip is not None and policy.egress_ip.version not in families:
+        why = f"no destination is of {policy.egress_ip}'s family"
+        yield Finding((*path, "egress_ip"), why, "give an address of the destinations' family")
+
+
+def _gateways(topology: Topology, policy: EgressPolicy, path: Field) -> Iterator[Finding]:
+    if policy.interface is not None and policy.egress_ip is not None:
+        why = "a gateway has an interface or an egress IP, not both"
+        yield Finding((*path, "egress_ip"), why, "leave one of them out: each follows from the other")
+    for index, name in enumerate(policy.gateways):
+        node = topology.nodes.get(name)
+        if node is None:
+            yield Finding((*path, "gateways", index), f"there is no node {name!r}", nearest(name, topology.nodes))
+        elif policy.interface is not None and policy.interface not in node.interfaces:
+            why = f"{name} has no NIC {policy.interface!r}"
+            yield Finding((*path, "interface"), why, nearest(policy.interface, node.interfaces))
+        elif policy.egress_ip is not None and policy.egress_ip not in node.addresses:
+            why = f"{policy.egress_ip} is on none of {name}'s NICs"
+            yield Finding((*path, "egress_ip"), why, f"use one of {', '.join(map(str, node.addresses))}")
+
+
+def bgp(topology: Topology) -> Iterator[Finding]:
+    """What is wrong with who speaks BGP, and with the timers."""
+    bgp = topology.bgp
+    if bgp is None:
+        return
+    timers = bgp.timers
+    if timers.keepalive > timers.hold:
+        why = f"keepalives every {timers.keepalive} s are too late for a hold time of {timers.hold} s"
+        yield Finding(("bgp", "timers", "keepalive"), why, "a third of the hold time is usual")
+    for name in bgp.routers:
+        if name not in topology.routers:
+            why = f"{name!r} is no router of this topology"
+            yield Finding(("bgp", "routers", name), why, nearest(name, topology.routers))
+    networks = {
+        name: {(nic.fabric, own.network) for nic in host.nics.values() if nic.up for own in nic.addresses}
+        for name, host in topology.hosts.items()
+    }
+    known = [name for name in bgp.routers if name in topology.routers]
+    speakers = {**{name: bgp.routers[name].asn for name in known}, **dict.fromkeys(topology.nodes, bgp.nodes.asn)}
+    for name in known:
+        peers = [(other, asn) for other, asn in speakers.items() if other != name and networks[name] & networks[other]]
+        if not peers:
+            why = f"{name} shares no network with a node or another router that speaks BGP"
+            yield Finding(("bgp", "routers", name), why, "give it a NIC on a fabric of theirs, or leave it out")
+        asn = bgp.routers[name].asn
+        same = next((peer for peer, theirs in peers if theirs == asn), None)
+        if same is not None:
+            why = f"{same} is in AS {asn} too, and the lab knows external sessions only"
+            yield Finding(("bgp", "routers", name, "asn"), why, "give every router a number of its own")
