@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from niclab.agents import kube
-from niclab.agents.controlplane import Kind
 from niclab.cilium.bgp import SWITCH
 from niclab.cilium.decisions import Decisions
 
@@ -16,38 +20,28 @@ EGRESS_GATEWAY_KEYS = ("enable-egress-gateway", "enable-ipv4-egress-gateway")
 """Two names for one thing: 1.18 releases and later, and before."""
 _OPERATOR_SETTINGS = ("ipam", "cluster-pool-ipv4-cidr", "cluster-pool-ipv4-mask-size")
 
-# What a node of the lab needs to run at all: everything else is the user's settings, or the agent's own default.
-_NODE_SETTINGS: Mapping[str, str] = {
-    "cgroup-root": "/run/cilium/cgroupv2",
-    "bpf-root": "/sys/fs/bpf",
-    "preallocate-bpf-maps": "false",
-    "enable-gops": "false",
-    "write-cni-conf-when-ready": "",
-    "cni-exclusive": "false",
-    "agent-liveness-update-interval": "1s",
-}
-_LEAN: Mapping[str, str] = {
-    "enable-l7-proxy": "false",
-    "enable-hubble": "false",
-    "enable-health-checking": "false",
-    "enable-endpoint-health-checking": "false",
-    "enable-policy": "never",
-}
-"""Said where the user says nothing: parts that need programs the lab has not, or that send packets of their own."""
+
+@functools.cache
+def given(part: str) -> Any:
+    """A part of programs.yaml."""
+    return yaml.safe_load(Path(__file__).with_name("programs.yaml").read_text())[part]
 
 
-def of_agent(
-    decisions: Decisions, node: str, *, plane: Kind, plane_settings: Mapping[str, str], library: str
-) -> dict[str, str]:
+def arguments(program: str, **values: object) -> list[str]:
+    """A program's arguments, with these values filled in."""
+    return [argument.format(**values) for argument in given(program)]
+
+
+def of_agent(decisions: Decisions, node: str, *, plane: Mapping[str, str], library: str) -> dict[str, str]:
     """What one node's agent is told: what the lab and its control plane need, and over it what the user says."""
     decision = decisions.nodes[node]
     view = decision.settings
-    values = {**_LEAN, **_NODE_SETTINGS, **plane_settings, "lib-dir": library}
+    values = {**given("lean agent settings"), **given("agent settings"), **plane, "lib-dir": library}
     values.update(kube.ipam_settings(decisions.topology, view.ipam))
-    if plane == "kvstore":
-        for key, given in (("node", decision.node_ips), ("range", decision.pod_cidrs)):
-            families = [family for family in given if family == 4 or view.enable_ipv6]
-            values.update({f"ipv{family}-{key}": str(given[family]) for family in families})
+    if "kvstore" in plane:
+        for key, own in (("node", decision.node_ips), ("range", decision.pod_cidrs)):
+            families = [family for family in own if family == 4 or view.enable_ipv6]
+            values.update({f"ipv{family}-{key}": str(own[family]) for family in families})
     if decisions.topology.bgp is not None:
         values[SWITCH] = "true"
     values.update(view.values)

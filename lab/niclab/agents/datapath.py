@@ -188,23 +188,18 @@ class Cilium:
         values = configuration.of_agent(
             decisions,
             node,
-            plane=self._kind,
-            plane_settings=self.control_plane.agent_settings,
+            plane=self.control_plane.agent_settings,
             library=configuration.IMAGE_LIBRARY if self._bundle.kind == "image" else configuration.LIBRARY,
         )
         if view.ip_masq_agent:
-            # Its own directory: the agent watches it, and refuses to run where there is none.
-            values["ip-masq-agent-config-path"] = str(self._ip_masq_file(node, view.ip_masq_agent_config))
+            # Its own directory: the agent watches it, and refuses to run where there is none; a file may be missing.
+            path = self.agents[node].directory / "ip-masq-agent" / "config"
+            path.parent.mkdir(exist_ok=True)
+            path.unlink(missing_ok=True)
+            if text := ipmasq.read(view.ip_masq_agent_config).text:
+                path.write_text(text)
+            values["ip-masq-agent-config-path"] = str(path)
         return values
-
-    def _ip_masq_file(self, node: str, reported: str) -> Path:
-        """Where the node's ip-masq-agent finds its configuration; without any there is no file."""
-        path = self.agents[node].directory / "ip-masq-agent" / "config"
-        path.parent.mkdir(exist_ok=True)
-        path.unlink(missing_ok=True)
-        if text := ipmasq.read(reported).text:
-            path.write_text(text)
-        return path
 
     def _applies_egress_policies(self, decisions: Decisions) -> bool:
         """Without the feature there is no definition for them: they would be of no effect."""

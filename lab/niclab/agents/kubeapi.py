@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import quote, urlencode
 
 from niclab.agents.client import Client, Dial
@@ -133,16 +133,11 @@ class Api:
             status, answer = self._client.ask(method, target, body=data, headers={"Content-Type": content})
         except OSError as error:
             raise LabError(f"the API server does not answer {method} {path}", why=str(error)) from None
-        found = _parsed(answer)
+        found: Object = {}
+        with contextlib.suppress(ValueError):
+            if isinstance(parsed := json.loads(answer), dict):
+                found = parsed
         if not 200 <= status < 300:
             why = found.get("message") or answer[:_SHOWN].decode(errors="replace")
             raise Refused(f"the API server refused {what or f'{method} {path}'} ({status})", status, why)
         return found
-
-
-def _parsed(answer: bytes) -> Object:
-    try:
-        found: Any = json.loads(answer)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import ip_interface
 from pathlib import Path
 
+from niclab.agents.configuration import given
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import ROUTER_DEVICE
 from niclab.kernel.plan import ROUTER, mac
@@ -25,7 +26,6 @@ HOST_ENDPOINT = 1
 """The lowest number an endpoint can have (pkg/endpoint/id, pkg/endpointmanager)."""
 _OWN_POOLS = ("", "kubernetes", "cluster-pool")
 """IPAM modes whose pod CIDRs are those of the topology; the router's address is one of them."""
-_HOST_LABEL: Mapping[str, Mapping[str, str]] = {"host": {"key": "host", "source": "reserved"}}
 
 
 def links(decisions: Decisions) -> Iterator[Operation]:
@@ -79,23 +79,6 @@ def node_config(routers: Mapping[Family, Address]) -> str:
 
 
 def host_endpoint(host_mac: str, index: int) -> dict[str, object]:
-    """What an agent needs of the record of its host endpoint (pkg/endpoint/restore.go, serializableEndpoint)."""
-    return {
-        "ID": HOST_ENDPOINT,
-        "IfName": ROUTER_DEVICE,
-        "IfIndex": index,
-        "OpLabels": {
-            "Custom": {},
-            "OrchestrationIdentity": _HOST_LABEL,
-            "Disabled": {},
-            "OrchestrationInfo": _HOST_LABEL,
-        },
-        "LXCMAC": host_mac,
-        "NodeMAC": host_mac,
-        "SecLabel": {"id": 1, "labels": _HOST_LABEL},
-        "Options": {"map": {}},
-        "DNSHistory": [],
-        "DNSZombies": {},
-        "DatapathConfiguration": {},
-        "Properties": {},
-    }
+    """What an agent needs of the record of its host endpoint."""
+    links = {"IfName": ROUTER_DEVICE, "IfIndex": index, "LXCMAC": host_mac, "NodeMAC": host_mac}
+    return {"ID": HOST_ENDPOINT, **links, **given("host endpoint")}

@@ -191,8 +191,12 @@ def start(
     is late; on an error what was started here has ended.
     """
     etcd, settings = programs.find_etcd(etcd_program), operator_settings or {}
-    wanted = {} if kind == "kvstore" else {"kube-apiserver": kubernetes, _OPERATOR: operator}
-    there = [_there(name, program) for name, program in wanted.items()]
+    # The operator creates the definitions that Cilium's agents wait for.
+    needed = (
+        ("kube-apiserver", kubernetes, "niclab kubernetes pull, load or add; or --control-plane kvstore"),
+        ("cilium-operator-generic", operator, "put it in the bundle's bin/, or use --control-plane kvstore"),
+    )
+    there = [_there(*program) for program in needed if kind == "kubernetes"]
     directory_of(ledger).mkdir(mode=0o700, parents=True, exist_ok=True)
     substrate.apply([AddNamespace(CONTROL)])
     with contextlib.ExitStack() as undo:
@@ -245,24 +249,10 @@ def attach(kind: Kind, *, substrate: Substrate, ledger: Ledger) -> ControlPlane:
     return Kubernetes(ledger, programs.connect(substrate, directory_of(ledger)), undo)
 
 
-_OPERATOR = "cilium-operator-generic"
-_LACKING = {
-    "kube-apiserver": (
-        "the kubernetes control plane is made of it",
-        "niclab kubernetes pull, load or add; or --control-plane kvstore",
-    ),
-    _OPERATOR: (
-        "it creates the definitions that Cilium's agents wait for",
-        "put it in the bundle's bin/, or use --control-plane kvstore",
-    ),
-}
-"""Program → why it is needed, and how to come by it."""
-
-
-def _there(name: str, program: Path | None) -> Path:
+def _there(name: str, program: Path | None, fix: str) -> Path:
     if program is None or not program.is_file():
-        why, fix = _LACKING[name]
-        raise LabError(f"there is no {name}{f' at {program}' if program else ''}", why=why, fix=fix)
+        where = f" at {program}" if program else ""
+        raise LabError(f"there is no {name}{where}", why="the Kubernetes control plane is made of it", fix=fix)
     return program
 
 

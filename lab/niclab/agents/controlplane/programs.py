@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from niclab.agents import configuration
 from niclab.agents.client import Client
 from niclab.agents.controlplane import forwarder
 from niclab.agents.kubeapi import TIMEOUT, Api, Refused
@@ -45,16 +46,6 @@ _READY = "/readyz?exclude=poststarthook/scheduling/bootstrap-system-priority-cla
 _SYSTEM = "kube-system"
 # The operator makes them one after the other, this one at the end (pkg/k8s/synced/crd.go AllCiliumCRDResourceNames).
 _LAST_DEFINITION = "ciliumnodeconfigs.cilium.io"
-NEEDS_OPERATOR = frozenset(
-    {
-        "enable-bgp-control-plane",
-        "enable-cilium-endpoint-slice",
-        "enable-gateway-api",
-        "enable-ingress-controller",
-        "enable-node-ipam",
-    }
-)
-"""Features for which the operator makes objects at run time, e.g. CiliumBGPNodeConfig; others need definitions only."""
 _IPAM_WITHOUT_OPERATOR = frozenset({"", "kubernetes", "delegated-plugin"})
 # klog (E0102 …, F0102 …), zap and slog in JSON, logfmt, and what cobra prints.
 _TELLING = re.compile(r"^[EF]\d{4} |\b(error|fatal|panic)\b", re.I)
@@ -118,24 +109,8 @@ class Programs:
         data = self.directory / "etcd"
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         client, peer = f"http://{LOOPBACK}:{ETCD_PORT}", f"http://{LOOPBACK}:{_PEER_PORT}"
-        arguments = [
-            str(program),
-            "--name=niclab",
-            f"--data-dir={data}",
-            f"--listen-client-urls={client}",
-            f"--advertise-client-urls={client}",
-            f"--listen-peer-urls={peer}",
-            f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=niclab={peer}",
-            # A single member elects itself; from earlier data only after a timeout, of 1 to 2 s by default.
-            "--heartbeat-interval=10",
-            "--election-timeout=100",
-            "--logger=zap",
-            "--log-level=warn",
-            # A lab's data need not survive the machine. Debian's 3.4 has the flag and does not list it in its help.
-            "--unsafe-no-fsync",
-        ]
-        daemon = self._start("etcd", arguments)
+        told = configuration.arguments("etcd", data=data, client=client, peer=peer)
+        daemon = self._start("etcd", [str(program), *told])
 
         def lacking() -> str:
             with contextlib.closing(Client(lambda: dial(self.control, ETCD_PORT, 1), timeout=1)) as asked:
@@ -153,31 +128,19 @@ class Programs:
         token, private = secrets.token_hex(16), self.directory / "apiserver"
         for path in (kubeconfig_of(self.directory).parent, private):
             path.mkdir(mode=0o700, exist_ok=True)
-        key = private / "account.key"
         (private / "token").write_text(token)
         (private / "tokens.csv").write_text(f'{token},niclab,niclab,"system:masters"\n')
-        key.write_text(_signing_key())
+        (private / "account.key").write_text(_signing_key())
         kubeconfig_of(self.directory).write_text(_kubeconfig(token))
-        arguments = [
-            str(program),
-            f"--etcd-servers=http://{LOOPBACK}:{ETCD_PORT}",
-            f"--bind-address={LOOPBACK}",
-            f"--advertise-address={LOOPBACK}",
-            f"--secure-port={APISERVER_PORT}",
-            f"--cert-dir={private}",
-            f"--token-auth-file={private / 'tokens.csv'}",
-            "--authorization-mode=AlwaysAllow",
-            f"--service-account-key-file={key}",
-            f"--service-account-signing-key-file={key}",
-            "--service-account-issuer=https://niclab.invalid",
-            f"--service-cluster-ip-range={','.join(str(SERVICE_CIDRS[family]) for family in families)}",
-            # Pods have no service account here, and this plugin would refuse them.
-            "--disable-admission-plugins=ServiceAccount",
-            # It would write its own loopback address as the backend of the service `kubernetes`.
-            "--endpoint-reconciler-type=none",
-            "--profiling=false",
-        ]
-        self._start("kube-apiserver", arguments)
+        told = configuration.arguments(
+            "kube-apiserver",
+            etcd=f"http://{LOOPBACK}:{ETCD_PORT}",
+            loopback=LOOPBACK,
+            port=APISERVER_PORT,
+            private=private,
+            services=",".join(str(SERVICE_CIDRS[family]) for family in families),
+        )
+        self._start("kube-apiserver", [str(program), *told])
         self.wait_for_apiserver()
 
     def wait_for_apiserver(self) -> None:
@@ -189,31 +152,24 @@ class Programs:
     ) -> Daemon:
         """Cilium's operator, configured as by `cilium-config`; `defines`: to make the definitions that agents wait for.
         Else it does what some features need at run time. It is not waited for."""
-        configuration = self.directory / "operator"
-        configuration.mkdir(mode=0o700, exist_ok=True)
+        directory = self.directory / "operator"
+        directory.mkdir(mode=0o700, exist_ok=True)
         values = {
-            "ipam": "kubernetes",
-            "enable-gops": "false",
-            "enable-metrics": "false",
-            "operator-prometheus-serve-addr": "127.0.0.1:9963",
-            "operator-api-serve-addr": "127.0.0.1:9234",
-            # Objects are what the lab makes of them: the operator takes nothing away.
-            "unmanaged-pod-watcher-interval": "0",
-            "nodes-gc-interval": "0",
+            **configuration.given("operator settings"),
             **dict.fromkeys(features, "true"),
             **settings,
             # It looks at each that is there already for a second, before it does anything else.
             "skip-crd-creation": str(not defines).lower(),
         }
         for name, value in values.items():
-            (configuration / name).write_text(value)
+            (directory / name).write_text(value)
         # It keeps a socket and a directory in /run/cilium of whatever machine it runs on, and no setting of every
         # version moves them: so it has a /run of its own, of which only the control plane's directory is as it was.
         kept = str(self.directory)
         own: list[syscalls.Step] = [("own_mounts",), ("open", kept), ("fresh", "tmpfs", "/run"), ("show", kept, kept)]
         command = [
             str(program),
-            f"--config-dir={configuration}",
+            f"--config-dir={directory}",
             f"--k8s-kubeconfig-path={kubeconfig_of(self.directory)}",
         ]
         return self._start(
@@ -341,7 +297,10 @@ def _signing_key() -> str:
 
 def needs_operator(features: Collection[str], settings: Mapping[str, str]) -> bool:
     """Must the operator run beside the agents? With ipam=kubernetes nodes get their pod CIDRs from the lab."""
-    return not NEEDS_OPERATOR.isdisjoint(features) or settings.get("ipam", "") not in _IPAM_WITHOUT_OPERATOR
+    return (
+        not set(configuration.given("needs the operator")).isdisjoint(features)
+        or settings.get("ipam", "") not in _IPAM_WITHOUT_OPERATOR
+    )
 
 
 def lacking_definitions(api: Api) -> str:
