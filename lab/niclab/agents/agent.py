@@ -172,11 +172,6 @@ class Agent:
         """The argument list that runs a program in the node's sandbox; it can be pasted."""
         return [*daemons.entrance(self.holder.pid), *program]
 
-    @property
-    def bpffs(self) -> Path:
-        """The node's bpffs, as the host sees it: through the sandbox's root."""
-        return Path(f"/proc/{self.holder.pid}/root/sys/fs/bpf")
-
     def wait_for_link(self, name: str) -> bool:
         """Whether the node has this link, at most LINK_PATIENCE seconds from now."""
         link = Path(f"/proc/{self.holder.pid}/root/sys/class/net/{name}")
@@ -358,7 +353,9 @@ class Agent:
         raw = {"devices": devices, "node-addresses": addresses, "frontends": self.table("frontends")}
         for name, text in {"status": json.dumps(status, indent=1), **raw}.items():
             (self.directory / "artifacts" / f"{name}.json").write_text(text)
-        return reported(status, devices, addresses, raw["frontends"], attached(self.bpffs))
+        # The node's bpffs, as the host sees it: through the sandbox's root.
+        bpffs = Path(f"/proc/{self.holder.pid}/root/sys/fs/bpf")
+        return reported(status, devices, addresses, raw["frontends"], attached(bpffs))
 
     def rib(self) -> dict[Network, frozenset[Address]]:
         """What the agent has accepted from its peers: prefix → next hops. What it originates itself is not in it.

@@ -11,9 +11,6 @@ from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
 Dial = Callable[[], socket.socket]
-_NO_RETRY = urllib3.Retry(0, redirect=False)
-# A kept connection may have been closed by the server meanwhile: then it is made again, once.
-_ONCE_MORE = urllib3.Retry(1, connect=0, redirect=False, allowed_methods=None, status=0, raise_on_status=False)
 
 
 class _Connection(HTTPConnection):
@@ -41,7 +38,8 @@ class Client:
         self, method: str, target: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> tuple[int, bytes]:
         """The status and the body of an answer. Raises OSError when there is none."""
-        retries = _ONCE_MORE if self._used else _NO_RETRY
+        # A kept connection may have been closed by the server meanwhile: then it is made again, once.
+        retries = urllib3.Retry(int(self._used), redirect=False, status=0, raise_on_status=False, allowed_methods=None)
         try:
             answer = self._pool.urlopen(method, target, body, {**self._pool.headers, **(headers or {})}, retries)
         except HTTPError as error:

@@ -62,11 +62,6 @@ def made(
     return {"apiVersion": api_version, "kind": kind, "metadata": metadata, **parts}
 
 
-def about(one: Object) -> str:
-    """The object in words."""
-    return f"{one['kind']} {one['metadata']['name']!r}"
-
-
 def node(
     name: str,
     *,

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from urllib.parse import quote, urlencode
 
 from niclab.agents.client import Client, Dial
-from niclab.agents.kube import Object, about
+from niclab.agents.kube import Object
 from niclab.errors import LabError
 from niclab.host.waiting import wait_until
 
@@ -54,15 +54,16 @@ class Api:
         Raises LabError with the server's own words.
         """
         metadata = wanted["metadata"]
+        about = f"{wanted['kind']} {metadata['name']!r}"
         path = self._path(wanted["apiVersion"], wanted["kind"], metadata.get("namespace"), metadata["name"])
         body = {key: value for key, value in wanted.items() if key != "status"}
         found: Object = {}
         if body.keys() - {"apiVersion", "kind", "metadata"} or "status" not in wanted:
             query = {**_MANAGER, "force": "true"}
-            found = self._request("PATCH", path, query, body=body, content=_APPLIED, what=about(wanted))
+            found = self._request("PATCH", path, query, body=body, content=_APPLIED, what=about)
         if "status" in wanted:
             # Not applied but merged: a Node's addresses are declared as a map by type, which two InternalIPs break.
-            status, what = {"status": wanted["status"]}, f"the status of {about(wanted)}"
+            status, what = {"status": wanted["status"]}, f"the status of {about}"
             found = self._request("PATCH", f"{path}/status", _MANAGER, body=status, content=_MERGED, what=what)
         return found
 

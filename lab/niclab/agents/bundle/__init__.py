@@ -1,7 +1,5 @@
 """Bundles: the binaries of a Cilium version, or of a Kubernetes API server, and where this machine keeps them."""
 
-from __future__ import annotations
-
 from niclab.agents.bundle.model import CILIUM, KUBERNETES, Bundle, Product
 from niclab.agents.bundle.store import every, find, held
 

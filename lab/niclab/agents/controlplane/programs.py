@@ -68,10 +68,6 @@ class Programs:
     def directory(self) -> Path:
         return directory_of(self.ledger)
 
-    @property
-    def control(self) -> Namespace:
-        return self.substrate[CONTROL]
-
     def _start(
         self,
         name: str,
@@ -85,7 +81,7 @@ class Programs:
             name,
             arguments,
             log=self.directory / f"{name}.log",
-            netns=self.control.fd,
+            netns=self.substrate[CONTROL].fd,
             outright=True,
             pass_fds=pass_fds,
             extra_environment=extra_environment,
@@ -113,7 +109,7 @@ class Programs:
         daemon = self._start("etcd", [str(program), *told])
 
         def lacking() -> str:
-            with contextlib.closing(Client(lambda: dial(self.control, ETCD_PORT, 1), timeout=1)) as asked:
+            with contextlib.closing(Client(lambda: dial(self.substrate[CONTROL], ETCD_PORT, 1), timeout=1)) as asked:
                 try:
                     _, body = asked.ask("GET", "/health")
                 except OSError as error:
