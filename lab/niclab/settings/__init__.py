@@ -1,8 +1,15 @@
 """What Cilium is configured with: one object from every format people have, and back."""
 
-from niclab.settings.assignments import parse_assignments, parse_node_assignments, to_flags
 from niclab.settings.flags import Values
-from niclab.settings.formats import load, loads, to_configmap, to_helm
+from niclab.settings.formats import (
+    load,
+    loads,
+    parse_assignments,
+    parse_node_assignments,
+    to_configmap,
+    to_flags,
+    to_helm,
+)
 from niclab.settings.model import (
     CHART_DEFAULTS,
     CILIUM_DEFAULTS,
