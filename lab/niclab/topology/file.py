@@ -69,8 +69,8 @@ def parse(text: str, name: str, check: Callable[[Topology], Iterable[Finding]]) 
     try:
         data, origin = _expanded(document)
     except _RangeError as error:
-        field = dotted(error.path)
-        raise InputError([Problem(name, line_of(0, error.path), field, str(error), error.fix)]) from None
+        path, why, fix = error.args
+        raise InputError([Problem(name, line_of(0, path), dotted(path), why, fix)]) from None
     places = _Places(name, line_of, data, origin)
     try:
         topology = Topology.model_validate(data)
@@ -102,12 +102,7 @@ _TOTAL_LIMIT = 100_000
 
 
 class _RangeError(ValueError):
-    """A range that cannot be expanded; `path` is where it stands in the source, `fix` how to write it."""
-
-    def __init__(self, path: Field, why: str, fix: str = "write node[1-8], the lower number first") -> None:
-        self.path = path
-        self.fix = fix
-        super().__init__(why)
+    """A range that cannot be expanded. `args`: where it stands in the source, why, and how to write it."""
 
 
 def _expanded(data: Any) -> tuple[Any, dict[Field, Field]]:
@@ -169,7 +164,7 @@ def _steps(text: str, path: Field) -> list[str]:
     spans = [(int(low), int(high)) for low, high in _RANGE.findall(text)]
     lengths = [high - low + 1 for low, high in spans]
     if min(lengths) < 1:
-        raise _RangeError(path, f"a range of {text!r} runs backwards")
+        raise _RangeError(path, f"a range of {text!r} runs backwards", "write node[1-8], the lower number first")
     if len(set(lengths)) > 1:
         raise _RangeError(
             path, f"the ranges of {text!r} differ in length", "ranges of one line advance together: make them equal"

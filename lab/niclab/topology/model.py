@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network
 from itertools import chain
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
@@ -361,14 +361,7 @@ class Bgp(Model):
 _FLOW = re.compile(
     r"^\s*(?P<source>\S+?)\s*(?:->|→)\s*(?P<destination>[^\s:]+)(?::(?P<protocol>\w+)(?::(?P<port>\d{1,9}))?)?\s*$"
 )
-_PROTOCOLS: dict[str, tuple[Protocol, Literal[6] | None]] = {
-    "icmp": ("icmp", None),
-    "udp": ("udp", None),
-    "tcp": ("tcp", None),
-    "icmp6": ("icmp", 6),
-    "udp6": ("udp", 6),
-    "tcp6": ("tcp", 6),
-}
+_PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
 
 class Flow(Model):
@@ -390,9 +383,9 @@ class Flow(Model):
         if not match:
             raise ValueError(f"{text!r} is not a flow (want FROM -> TO, TO:udp:PORT or TO:tcp:PORT)")
         protocol, port = match["protocol"] or "icmp", match["port"]
-        if protocol not in _PROTOCOLS:
+        base = next((known for known in _PROTOCOLS if protocol.removesuffix("6") == known), None)
+        if base is None:
             raise ValueError(f"protocol {protocol!r} is not icmp, udp or tcp (or icmp6, udp6, tcp6)")
-        base, family = _PROTOCOLS[protocol]
         if base == "icmp" and port is not None:
             raise ValueError("ICMP has no port")
         if base != "icmp" and (port is None or not port.isascii() or not 0 < int(port) < 65536):
@@ -402,7 +395,7 @@ class Flow(Model):
             destination=match["destination"],
             protocol=base,
             port=int(port) if port else None,
-            family=family,
+            family=6 if protocol.endswith("6") else None,
         )
 
     def __str__(self) -> str:
