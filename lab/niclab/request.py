@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from niclab.check import load
 from niclab.cilium.version import DEFAULT_VERSION, VERSIONS, Version, modelled_version
-from niclab.errors import InputError, LabError, Problem, nearest
+from niclab.errors import InputError, LabError, Problem, Problems, nearest
 from niclab.host import userns
 from niclab.settings import LAB_BASELINE, Settings, check_keys, formats, unmodelled
 from niclab.settings.model import fit
@@ -255,13 +255,10 @@ def only_in_kubernetes(topology: Topology, settings: Settings) -> str:
 def _check_nodes(settings: Settings, topology: Topology) -> None:
     """Settings of single nodes must name nodes that are there. Raises InputError."""
     unknown = [node.name for node in settings.per_node if node.selector is None and node.name not in topology.nodes]
-    if unknown:
-        raise InputError(
-            [
-                Problem("--node-set", 0, name, f"there is no node {name!r}", nearest(name, topology.nodes))
-                for name in unknown
-            ]
-        )
+    problems = Problems()
+    for name in unknown:
+        problems.append(Problem("--node-set", 0, name, f"there is no node {name!r}", nearest(name, topology.nodes)))
+    problems.finish()
 
 
 def _without_effect(settings: Settings, topology: Topology) -> Iterator[str]:

@@ -11,7 +11,7 @@ import pytest
 from niclab import LAB_BASELINE, LabError, Settings, fails_without
 from niclab.check.amend import Amendments
 from niclab.plugin.mutations import Mutation
-from niclab.plugin.pool import Wanted
+from niclab.plugin.session import Wanted
 
 WANTED = Wanted(
     "two-nic",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from niclab import InputError, LabError
-from niclab.plugin.pool import Wanted
+from niclab.plugin.session import Wanted
 
 VALUES = """\
 routingMode: native

@@ -24,7 +24,7 @@ from niclab.plugin.marks import parameters
 if TYPE_CHECKING:
     from niclab.check.amend import Amendments
     from niclab.lab import Lab
-    from niclab.plugin.pool import Wanted
+    from niclab.plugin.session import Wanted
     from niclab.settings import Settings
 
 LISTS = ("routes", "rules", "sysctls", "node_ips")
@@ -195,12 +195,6 @@ def mutation_of(item: pytest.Item) -> Mutation | None:
 
 EDITED: pytest.StashKey[Path] = pytest.StashKey()
 """Where a run writes edited topologies."""
-
-
-def mutated(item: pytest.Item, wanted: Wanted) -> Wanted:
-    """The lab an item is to have: in a run of mutations without the scenario's cause. Raises LabError."""
-    mutation = mutation_of(item)
-    return wanted if mutation is None else mutation.applied(wanted, item.config.stash[EDITED])
 
 
 class Mutations:

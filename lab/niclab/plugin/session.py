@@ -1,4 +1,7 @@
-"""What one pytest run knows: the labs that stand, the flows measured, and where the record goes."""
+"""What one pytest run knows: the labs that stand, the flows measured, and where the record goes.
+
+A lab is built when a test first asks for it, and shared by tests that ask for the same.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,189 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from niclab.check import load
+from niclab.check.amend import Amendments, amend
+from niclab.cilium.version import DEFAULT_VERSION
 from niclab.errors import LabError
 from niclab.flow.verdict import FlowResult
 from niclab.host import ledgers, userns
 from niclab.lab import Lab, datapath_class
-from niclab.plugin.marks import claims
-from niclab.plugin.mutations import mutated
-from niclab.plugin.pool import Pool, Wanted
+from niclab.plugin.marks import claims, parameters
+from niclab.plugin.mutations import EDITED, mutation_of
 from niclab.report import pcapng, run, summary
 from niclab.report.matrix import row
 from niclab.report.record import Record
-from niclab.request import Decided, Request, choose
+from niclab.request import DatapathName, Decided, Request, choose, resolve
+from niclab.settings import Settings, effective
+from niclab.settings import load as load_settings
+
+if TYPE_CHECKING:
+    from niclab.agents.controlplane import Kind
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a test asks for; tests with equal wants share a lab."""
+
+    topology: str
+    settings: Settings
+    version: str
+    amendments: Amendments
+
+    def without(self, keys: Collection[str]) -> object:
+        """All but these settings: equal for labs that one lab can be after another when it is given these anew."""
+        others = tuple(sorted((key, value) for key, value in self.settings.values.items() if key not in keys))
+        return self.topology, self.version, self.amendments, others, self.settings.per_node
+
+    @classmethod
+    def by(cls, item: pytest.Item, *, topology: str | None) -> Wanted:
+        """What a test's marks ask for, on `topology` when that is given. Raises LabError."""
+        version = str(parameters(item).get("cilium_version", DEFAULT_VERSION))
+        return cls(_topology(item, topology), _settings(item), version, _amendments(item))
+
+
+def _topology(item: pytest.Item, chosen: str | None) -> str:
+    """A path when the topology is in, or in `topologies/` of, a directory of the tests'; else the name, for `load`."""
+    name: object = chosen
+    if chosen is None:
+        naming = (mark.args for mark in item.iter_markers("topology") if mark.args or not mark.kwargs)
+        names = next(naming, ("two-nic",))
+        name = names[0] if len(names) == 1 else None
+    if not isinstance(name, str | Path):
+        raise LabError("the topology mark takes one name or path", fix='e.g. @pytest.mark.topology("two-nic")')
+    places = [Path.cwd(), item.config.rootpath] if chosen is not None else _above(item)
+    is_path = Path(name).suffix in (".yaml", ".yml", ".json") or "/" in str(name)
+    found = _first_file(places, name if is_path else f"topologies/{name}.yaml")
+    return str(found or name)
+
+
+def _amendments(item: pytest.Item) -> Amendments:
+    """What a test's topology marks say beside the name; marks add up, the test's own last."""
+    amendments = Amendments()
+    for mark in reversed(list(item.iter_markers("topology"))):
+        try:
+            amendments = amendments.merged(Amendments.of(mark.kwargs))
+        except ValueError as error:
+            fix = 'e.g. @pytest.mark.topology("two-nic", routes=["all: 10.9.0.0/16 via 10.0.1.254"])'
+            raise LabError("the topology mark does not take this", why=str(error), fix=fix) from None
+    return amendments
+
+
+def _settings(item: pytest.Item) -> Settings:
+    """What a test's settings marks say; marks add up, the test's own last. Raises LabError, InputError."""
+    parts: list[Settings] = []
+    for mark in reversed(list(item.iter_markers("settings"))):
+        for given in mark.args:
+            if isinstance(given, Settings):
+                parts.append(given)
+            elif not isinstance(given, str | Path) or "=" in str(given):
+                raise LabError(
+                    f"the settings mark takes files, Settings or flags, not {given!r}",
+                    fix='e.g. @pytest.mark.settings("values.yaml", routing="tunnel", devices="eth1")',
+                )
+            elif path := _first_file(_above(item), given):
+                parts.append(load_settings(path))
+            else:
+                raise LabError(
+                    f"there is no settings file {str(given)!r}",
+                    why=f"looked in {', '.join(map(str, _above(item)))}",
+                    fix="put it beside the test, or in a directory above it",
+                )
+        parts.append(Settings.of(**mark.kwargs))
+    return effective(parts)
+
+
+def _above(item: pytest.Item) -> list[Path]:
+    """The directories a test's files may be in: its own and those above, up to the root of the tests."""
+    places, root = list(item.path.parents), item.config.rootpath
+    return places[: places.index(root) + 1] if root in places else places
+
+
+def _first_file(places: Iterable[Path], name: str | Path) -> Path | None:
+    return next((place / name for place in places if (place / name).is_file()), None)
+
+
+class Pool:
+    """The labs that stand, the least recently used ones first, and what each was asked for, resolved once."""
+
+    def __init__(self, datapath: DatapathName, control_plane: Kind | None, put_away: Callable[[Lab], None]) -> None:
+        self._datapath: DatapathName = datapath
+        self._control_plane = control_plane
+        self._put_away = put_away
+        self._class = datapath_class(datapath)
+        self._labs: OrderedDict[Wanted, Lab] = OrderedDict()
+        self._topology = cache(load)
+        self.request = cache(self._resolved)
+        """What is asked for, in full, resolved once. Raises LabError."""
+
+    def order(self, wanted: Wanted, file: object) -> tuple[object, object]:
+        """What should run together: labs that can become each other over all files, others within a file."""
+        if self._class.CHANGEABLE:
+            return wanted.without(self._class.CHANGEABLE), wanted
+        return file, (file, wanted)
+
+    def _resolved(self, wanted: Wanted) -> Request:
+        return resolve(
+            amend(self._topology(wanted.topology), wanted.amendments),
+            wanted.settings,
+            datapath=self._datapath,
+            cilium_version=wanted.version,
+            control_plane=self._control_plane,
+        )
+
+    def lab(self, wanted: Wanted) -> Lab:
+        """A lab as it is wanted. Raises LabError."""
+        if wanted in self._labs:
+            self._labs.move_to_end(wanted)
+            return self._labs[wanted]
+        request = self.request(wanted)
+        lab = self._changed(wanted)
+        if lab is None:
+            while len(self._labs) >= self._class.LABS_AT_ONCE:
+                self._close(self._labs.popitem(last=False)[1])
+            lab = Lab.of(request)
+        self._labs[wanted] = lab
+        return lab
+
+    def _changed(self, wanted: Wanted) -> Lab | None:
+        """A standing lab whose agents only had to be given other devices: faster than a new one."""
+        for known, lab in self._labs.items():
+            if replace(known, settings=wanted.settings) == wanted and lab.can_change_to(wanted.settings):
+                del self._labs[known]
+                try:
+                    lab.change(wanted.settings)
+                except BaseException:
+                    self._close(lab)
+                    raise
+                return lab
+        return None
+
+    def _close(self, lab: Lab) -> None:
+        try:
+            self._put_away(lab)
+        finally:
+            lab.close()
+
+    def discard(self, lab: Lab) -> None:
+        """Take one lab down: whoever wants it next gets a new one."""
+        for wanted in [wanted for wanted, known in self._labs.items() if known is lab]:
+            self._close(self._labs.pop(wanted))
+
+    def close(self) -> None:
+        """Take every lab down, also when taking down one of them fails."""
+        with contextlib.ExitStack() as undo:
+            while self._labs:
+                undo.callback(self._close, self._labs.popitem()[1])
+
 
 _BEGUN: pytest.StashKey[tuple[Lab, int, int]] = pytest.StashKey()
 _RECORD: pytest.StashKey[dict[str, Any]] = pytest.StashKey()
@@ -42,6 +211,7 @@ class Session:
         self._is_worker = hasattr(config, "workerinput")
         self._artifacts = Path(config.invocation_params.dir, config.getoption("--artifacts"))
         self._pool = Pool(decided.datapath, config.getoption("--control-plane"), self._put_away)
+        self.close = self._pool.close
         self._records: list[dict[str, Any]] = []
         self._directory: Path | None = None
         self._kept: list[str] = []
@@ -73,7 +243,8 @@ class Session:
 
     def _wanted(self, item: pytest.Item) -> Wanted:
         if _WANTED not in item.stash:
-            item.stash[_WANTED] = mutated(item, Wanted.by(item, topology=self._config.getoption("--topology")))
+            wanted, mutation = Wanted.by(item, topology=self._config.getoption("--topology")), mutation_of(item)
+            item.stash[_WANTED] = mutation.applied(wanted, item.config.stash[EDITED]) if mutation else wanted
         return item.stash[_WANTED]
 
     def request(self, item: pytest.Item) -> Request:
@@ -211,9 +382,6 @@ class Session:
             run.end_sharing(self._artifacts, shared)
         if not self._kept:
             userns.end_if_unused(ledgers.labs)
-
-    def close(self) -> None:
-        self._pool.close()
 
     def summary(self) -> Iterator[str]:
         """What the terminal shows at the end."""
