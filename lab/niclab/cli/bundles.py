@@ -84,14 +84,6 @@ def _row(record: Bundle, known_by: str) -> dict[str, str]:
         version = usable(record).version
     except LabError as error:
         problem = error.why or error.what
-    return {
-        "name": record.name,
-        "version": version,
-        "kind": record.kind,
-        "path": str(record.path),
-        "digest": record.digest,
-        "when": record.when,
-        "source": record.source,
-        "known_by": known_by,
-        "problem": problem,
-    }
+    shown = {"name": record.name, "version": version, "kind": record.kind, "path": str(record.path)}
+    shown |= {"digest": record.digest, "when": record.when, "source": record.source}
+    return {**shown, "known_by": known_by, "problem": problem}

@@ -41,12 +41,8 @@ def _print(features: tuple[Feature, ...], missing: tuple[Feature, ...]) -> None:
     for purpose in PURPOSES:
         group = [feature for feature in features if feature.needed_for == purpose]
         here = ", ".join(feature.name for feature in group if feature.present)
-        lines = [f"ok {here}"] if here else []
-        lines += [
-            f"no {feature.name}" + (f": {feature.detail}" if feature.detail else "")
-            for feature in group
-            if not feature.present
-        ]
+        absent = [": ".join(filter(None, (f.name, f.detail))) for f in group if not f.present]
+        lines = [*([f"ok {here}"] if here else []), *(f"no {words}" for words in absent)]
         for number, line in enumerate(lines):
             first = ("" if number else purpose).ljust(width)
             print(textwrap.fill(line, _WIDTH, initial_indent=first, subsequent_indent=" " * (width + 3)))

@@ -134,27 +134,21 @@ def execute(options: argparse.Namespace) -> int:
     if command[0].startswith("-"):
         fix = f"niclab exec [--id LAB] {options.host} -- ip route"
         raise LabError(f"{command[0]} is no command", why="options come before the host", fix=fix)
-    chosen = _chosen(options.id)
-    name = _namespace(chosen, options.host)
+    lab = _chosen(options.id)
+    name = _namespace(lab, options.host)
     environment = process.environment()
-    if view := _view(chosen, options.host):
-        environment["PATH"] = f"{Path(chosen.about.get('dbg', '')).parent}:{environment['PATH']}"
+    if view := _view(lab, options.host):
+        environment["PATH"] = f"{Path(lab.about.get('dbg', '')).parent}:{environment['PATH']}"
         command = [*view, *command]
     else:
-        _enter(chosen, name)
-    try:
-        os.execvpe(command[0], command, environment)
-    except FileNotFoundError:
-        raise LabError(f"the program {command[0]!r} is not installed") from None
-    except OSError as error:
-        raise LabError(f"cannot run {command[0]!r}", why=error.strerror or str(error)) from None
-
-
-def _enter(lab: Owned, name: str) -> None:
-    """Move this process to a lab's network namespace. Raises LabError when it is not there any more."""
-    what, fix = f"cannot enter the namespace {name} of lab {lab.id}", f"niclab down {lab.id}, and build it again"
-    with lab_error(what, fix=fix):
-        syscalls.set_network(os.open(namespace.NAMED / name, os.O_RDONLY | os.O_CLOEXEC))
+        gone, again = f"cannot enter the namespace {name} of lab {lab.id}", f"niclab down {lab.id}, and build it again"
+        with lab_error(gone, fix=again):
+            syscalls.set_network(os.open(namespace.NAMED / name, os.O_RDONLY | os.O_CLOEXEC))
+    with lab_error(f"cannot run {command[0]!r}"):
+        try:
+            os.execvpe(command[0], command, environment)
+        except FileNotFoundError:
+            raise LabError(f"the program {command[0]!r} is not installed") from None
 
 
 def sweep(options: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import tomllib
@@ -17,6 +18,7 @@ from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.version import Version
 from niclab.cli import FAIL, PASS
 from niclab.errors import LabError
+from niclab.flow.verdict import FlowResult
 from niclab.lab import Lab
 from niclab.report import diff
 from niclab.report.record import Record
@@ -69,31 +71,24 @@ def run(options: argparse.Namespace) -> int:
 
 def _compare(requests: Mapping[str, Request]) -> Iterator[tuple[str, diff.Difference]]:
     real: Lab | None = None
-    try:
+    with contextlib.ExitStack() as undo:
         for name, request in requests.items():
             if real is not None and real.can_change_to(request.settings):
                 real.change(request.settings)
             else:
-                if real is not None:
-                    real.close()
-                real = Lab.of(request)
+                undo.close()
+                real = undo.enter_context(Lab.of(request))
             sent = flows(request.topology)
-            modelled = resolve(
-                request.topology, request.settings, datapath="builtin", cilium_version=str(request.version)
-            )
+            version = str(request.version)
+            modelled = resolve(request.topology, request.settings, datapath="builtin", cilium_version=version)
             with Lab.of(modelled) as model:
                 yield name, diff.compare([_measured(model, sent)], [_measured(real, sent)])
-    finally:
-        if real is not None:
-            real.close()
 
 
 def _measured(lab: Lab, every: Sequence[Flow]) -> dict[str, Any]:
-    results = [
-        result
-        for start in range(0, len(every), _BATCH)
-        for result in lab.send_all(every[start : start + _BATCH], count=_PROBES)
-    ]
+    results: list[FlowResult] = []
+    for start in range(0, len(every), _BATCH):
+        results += lab.send_all(every[start : start + _BATCH], count=_PROBES)
     trace: dict[str, Any] = json.loads(Record.of(lab, results).to_json())
     return trace
 

@@ -54,12 +54,10 @@ def _unmeasured(results: Sequence[FlowResult]) -> list[str]:
 
 def _new_place(name: str | None, what: str) -> Path | None:
     """Where something shall be written. Raises LabError, before anything is built, where it cannot be."""
-    if name is None:
-        return None
-    path = Path(name)
-    if path.exists():
+    path = Path(name) if name is not None else None
+    if path and path.exists():
         raise LabError(f"cannot write {what} {path}", why="it exists", fix="remove it or name another")
-    if not path.parent.is_dir():
+    if path and not path.parent.is_dir():
         raise LabError(f"cannot write {what} {path}", why=f"there is no directory {path.parent}", fix="make it")
     return path
 

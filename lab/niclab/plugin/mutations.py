@@ -172,13 +172,8 @@ def _replaced(taken: Mapping[str, Any], instead: object) -> Mapping[str, Any]:
 
 def _words(taken: Mapping[str, Any]) -> str:
     """A cause that nobody put into words: `devices=eth1`, `rules`, `link_down`, `mtu: 1400`."""
-    words = []
-    for key, value in taken.items():
-        if key in ("call", "topology"):
-            words.append(" ".join(str(value).split()))
-        else:
-            words.append(key if key in LISTS else f"{key}={value}")
-    return ", ".join(words)
+    plain = {key: " ".join(str(value).split()) for key, value in taken.items() if key in ("call", "topology")}
+    return ", ".join(plain.get(key) or (key if key in LISTS else f"{key}={value}") for key, value in taken.items())
 
 
 def mutations_of(marks: Iterable[pytest.Mark]) -> list[Mutation]:

@@ -55,20 +55,21 @@ class Proof:
 
 def proofs(tests: Sequence[Mapping[str, Any]], kind: str) -> list[Proof]:
     """The claims (or issues) of a record's `tests`, in order, each with its evidence; one per version."""
-    answers: dict[tuple[str, str], list[tuple[Mapping[str, Any], Mapping[str, Any]]]] = {}
+    claims: dict[tuple[str, str], Mapping[str, Any]] = {}
+    answering: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for test in sorted(tests, key=lambda test: (str(test["test"]).partition("::")[0], test.get("line") or 0)):
         for claim in test.get("claims", ()):
             if claim["kind"] == kind:
                 key = (str(claim["number"] or claim["says"]), str(test["cilium_version"]))
-                answers.setdefault(key, []).append((claim, test))
-    return [_proof(version, together) for (_, version), together in answers.items()]
+                claims.setdefault(key, claim)
+                answering.setdefault(key, []).append(test)
+    return [_proof(claim, key[1], answering[key]) for key, claim in claims.items()]
 
 
-def _proof(version: str, together: list[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> Proof:
-    tests = [test for _, test in together]
+def _proof(claim: Mapping[str, Any], version: str, tests: list[Mapping[str, Any]]) -> Proof:
     commands = [command for test in tests for command in test["commands"]]
     return Proof(
-        claim=together[0][0],
+        claim=claim,
         version=version,
         outcomes=tuple(str(test.get("outcome", "unknown")) for test in tests),
         seen=tuple(dict.fromkeys(line for test in tests for line in _seen(test))),

@@ -6,7 +6,6 @@ its name, because agents give out addresses as they please.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +43,7 @@ class Difference:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The measured labs of a run.json, or of what `niclab trace -o json` printed. Raises LabError."""
-    try:
-        record = json.loads(path.read_text())
-    except (OSError, ValueError):
-        record = None  # what is wrong, the reader of runs says
+    record = run.parsed(path)
     if isinstance(record, dict) and "flows" in record:
         run.check_test(path, record, "the record")
         return [record]

@@ -142,22 +142,18 @@ def row(table: str, label: str, results: Iterable[FlowResult], settings: Mapping
 
 def merged(rows: Iterable[Row]) -> dict[str, dict[str, dict[str, Cell]]]:
     """Table → row label → column → cell; a lab used by several tests is one row, and the last measurement counts."""
+    every = list(rows)
     tables: dict[str, dict[str, dict[str, Cell]]] = {}
-    for labelled, label in _labelled(list(rows)):
-        tables.setdefault(labelled.table, {}).setdefault(label, {}).update(dict(labelled.cells))
+    namesakes: dict[tuple[str, str], list[set[tuple[str, str]]]] = {}
+    for each in every:
+        namesakes.setdefault((each.table, each.label), []).append(set(each.settings))
+    for each in every:
+        # Where labs with one label had different settings, their labels say what differs.
+        keys = {key for other in namesakes[each.table, each.label] for key, _ in other ^ set(each.settings)}
+        different = [f"{key}={value}" for key, value in sorted(each.settings) if key in keys]
+        label = " ".join([each.label, *(different or (["(nothing else)"] if keys else []))])
+        tables.setdefault(each.table, {}).setdefault(label, {}).update(each.cells)
     return tables
-
-
-def _labelled(rows: list[Row]) -> Iterable[tuple[Row, str]]:
-    """Each row with its label; where labs with one label had different settings, with what differs."""
-    namesakes: dict[tuple[str, str], list[dict[str, str]]] = {}
-    for each in rows:
-        namesakes.setdefault((each.table, each.label), []).append(dict(each.settings))
-    for each in rows:
-        mine = set(each.settings)
-        keys = {key for other in namesakes[each.table, each.label] for key, _ in mine ^ set(other.items())}
-        different = [f"{key}={value}" for key, value in sorted(mine) if key in keys]
-        yield each, " ".join([each.label, *(different or (["(nothing else)"] if keys else []))])
 
 
 def render(rows: Iterable[Row], *, width: int = 120, first: str = "devices") -> str:

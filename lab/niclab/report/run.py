@@ -48,16 +48,21 @@ def _link(parent: Path, shared: str | None) -> Path:
 
 def read(path: Path) -> dict[str, Any]:
     """A run's record, with its `tests`. Raises LabError for a file that is none."""
-    try:
-        with lab_error(f"cannot read {path}"):
-            record: Any = json.loads(path.read_text())
-    except ValueError as error:
-        raise LabError(f"{path} is no record", why=str(error), fix=_RECORDS) from None
+    record = parsed(path)
     if not isinstance(record, dict) or not isinstance(tests := record.get("tests"), list):
         raise LabError(f"{path} is no run's record", why="it has no tests", fix=_RECORDS)
     for number, test in enumerate(tests):
         check_test(path, test, f"test {number + 1}")
     return record
+
+
+def parsed(path: Path) -> Any:
+    """A file of JSON. Raises LabError."""
+    try:
+        with lab_error(f"cannot read {path}"):
+            return json.loads(path.read_text())
+    except ValueError as error:
+        raise LabError(f"{path} is no record", why=str(error), fix=_RECORDS) from None
 
 
 def check_test(path: Path, test: object, where: str) -> None:

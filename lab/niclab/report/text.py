@@ -7,7 +7,7 @@ decide, then every flow's decisions in order.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from niclab.cilium.reported import NodeReport
 from niclab.flow.picture import ASIDE, INDENT, WIDTH, counters
@@ -43,18 +43,17 @@ def _answer(results: Sequence[FlowResult]) -> Iterator[str]:
 
 def reasons(reported: Mapping[str, NodeReport]) -> Iterator[str]:
     """What each node's agent reported, with the reason for every interface; nodes that report the same share lines."""
-    for nodes, (first, *rest) in _shared({name: list(_reported(node)) for name, node in reported.items()}):
-        yield from _indented(f"{nodes}: {first}", "")
-        for line in rest:
-            yield from _indented(line, INDENT)
+    for lines in _shared({name: _reported(node) for name, node in reported.items()}):
+        for number, line in enumerate(lines):
+            yield from _indented(line, INDENT if number else "")
 
 
-def _shared(nodes: Mapping[str, list[str]]) -> Iterator[tuple[str, list[str]]]:
-    """The names of nodes that have the same lines, and the lines."""
+def _shared(nodes: Mapping[str, Iterable[str]]) -> Iterator[Sequence[str]]:
+    """The lines of each node, those of nodes that have the same ones together, after their names."""
     names: dict[tuple[str, ...], list[str]] = {}
     for name, lines in nodes.items():
         names.setdefault(tuple(lines), []).append(name)
-    return ((", ".join(together), list(lines)) for lines, together in names.items())
+    return ((f"{', '.join(together)}: {first}", *rest) for (first, *rest), together in names.items())
 
 
 def _reported(reported: NodeReport) -> Iterator[str]:
@@ -89,11 +88,10 @@ def _flow(result: FlowResult) -> Iterator[str]:
 def explanation(explanation: Explanation) -> Iterator[str]:
     routing = next((node.routing for node in explanation.nodes.values()), "")
     yield f"{explanation.topology} · {routing} · model of Cilium {explanation.cilium_version}, no packet sent"
-    for nodes, (first, *rest) in _shared({name: list(_node(node)) for name, node in explanation.nodes.items()}):
+    for lines in _shared({name: _node(node) for name, node in explanation.nodes.items()}):
         yield ""
-        yield from _folded(f"{nodes}: {first}", "")
-        for line in rest:
-            yield from _folded(line, INDENT)
+        for number, line in enumerate(lines):
+            yield from _folded(line, INDENT if number else "")
     for flow in explanation.flows:
         yield ""
         yield from _explained(flow)
