@@ -293,14 +293,10 @@ def _function(item: pytest.Item) -> tuple[Path, str]:
     return item.path, item.nodeid.partition("[")[0]
 
 
-def _newest(items: Iterable[pytest.Item]) -> Mapping[object, str]:
+def _newest(items: list[pytest.Item]) -> Mapping[object, str]:
     """Test function → the newest version of Cilium it is run on."""
     from niclab.cilium.version import Version
 
-    newest: dict[object, str] = {}
-    for item in items:
-        version = str(parameters(item).get("cilium_version", ""))
-        before = newest.setdefault(_function(item), version)
-        if version and Version.parse(before) < Version.parse(version):
-            newest[_function(item)] = version
-    return newest
+    # The first of those that are alike: sorting keeps their order, and what comes later counts.
+    versions = [(_function(item), str(parameters(item).get("cilium_version", ""))) for item in reversed(items)]
+    return dict(sorted(versions, key=lambda each: Version.parse(each[1]) if each[1] else Version(0, 0)))

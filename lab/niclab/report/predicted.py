@@ -282,14 +282,13 @@ def rows(forecast: Forecast, title: str) -> Iterator[Row]:
     """The rows of the table; where there are many flows, those that share their cell in every row are one column."""
     every = forecast.rows
     shared: dict[object, list[int]] = {}
-    for index in range(len(every[0].flows)):
-        looks = tuple((each.flows[index].text, each.flows[index].loud) for each in every)
+    for index, column in enumerate(zip(*(each.flows for each in every), strict=True)):
+        looks = tuple((flow.text, flow.loud) for flow in column)
         shared.setdefault(looks if len(every[0].flows) > _MANY else index, []).append(index)
     for each in every:
         cells = []
-        for indices in shared.values():
-            first = each.flows[indices[0]]
-            count = sum(each.flows[index].stands_for for index in indices)
+        for alike in ([each.flows[index] for index in indices] for indices in shared.values()):
+            first, count = alike[0], sum(flow.stands_for for flow in alike)
             more = f" and {count - 1} like it" if count > 1 else ""
             cells.append((f"{first.source}→{first.destination}{more}", Cell(first.text, first.loud)))
         yield Row(title, each.devices or "(unset)", tuple(cells), tuple(sorted(each.settings.items())))

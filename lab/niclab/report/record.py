@@ -137,11 +137,8 @@ class Record(Document):
     @classmethod
     def of(cls, lab: Lab, results: list[FlowResult]) -> Record:
         externals = frozenset(lab.topology.externals)
-        first = {
-            name: str(addresses[0])
-            for name, addresses in lab.addresses.items()
-            if addresses and (name in lab.topology.pods or name in externals)
-        } | dict(_routers(lab))
+        shown = externals | lab.topology.pods.keys()
+        first = {name: str(own[0]) for name, own in lab.addresses.items() if own and name in shown}
         return cls(
             topology=lab.topology.name,
             datapath=lab.datapath,
@@ -152,7 +149,7 @@ class Record(Document):
             nodes={
                 name: TracedNode.like(reported, addresses=reported.node_ips) for name, reported in lab.reported.items()
             },
-            addresses=first,
+            addresses=first | dict(_routers(lab)),
             flows=tuple(TracedFlow.of(result, externals) for result in results),
             measurement=TracedMeasurement.like(Measurement.together([result.measurement for result in results])),
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from niclab.flow.shares import Shares
@@ -73,18 +74,16 @@ def _headline_rows(tests: Tests, topology: str) -> list[Row]:
         return []
     rows = max(groups.values(), key=lambda group: len({row.label for row in group}))
     labels = sorted({row.label for row in rows}, key=lambda label: (label != "(unset)", len(label), label))[:_ROWS]
-    # A column that one row has is of another test: it would tell nothing beside the others.
-    having = Counter(flow for flow, _ in {(flow, row.label) for row in rows for flow, _ in row.cells})
     rows.sort(key=lambda row: -len(row.cells))  # columns in the order of a row that has them all
-    flows = [
-        flow for flow in dict.fromkeys(flow for row in rows for flow, _ in row.cells) if 2 * having[flow] > len(labels)
-    ]
-    shown = [
-        Row(row.table, row.label, tuple(cell for cell in row.cells if cell[0] in flows[:_COLUMNS]))
-        for row in rows
-        if row.label in labels
-    ]
-    return sorted((row for row in shown if row.cells), key=lambda row: (row.table, labels.index(row.label)))
+    having: dict[str, set[str]] = {}
+    for row in rows:
+        for flow, _ in row.cells:
+            having.setdefault(flow, set()).add(row.label)
+    # A column that one row has is of another test: it would tell nothing beside the others.
+    flows = [flow for flow, with_it in having.items() if 2 * len(with_it) > len(labels)][:_COLUMNS]
+    shown = (replace(row, cells=tuple(cell for cell in row.cells if cell[0] in flows), settings=()) for row in rows)
+    chosen = (row for row in shown if row.cells and row.label in labels)
+    return sorted(chosen, key=lambda row: (row.table, labels.index(row.label)))
 
 
 def _surprises(tests: Tests) -> str:
@@ -104,10 +103,8 @@ def _compared(tests: Tests) -> str:
     """How many flows were compared with their prediction, and what came of it."""
     flows = [flow for test in tests for flow in test["flows"]]
     states = Counter(str(flow.get("compared", "not compared")) for flow in flows)
-    return (
-        f"predictions: {states['agrees']} of {len(flows)} flows agree, {states['differs']} differ, "
-        f"{states['not compared']} were not compared"
-    )
+    agree = f"predictions: {states['agrees']} of {len(flows)} flows agree"
+    return f"{agree}, {states['differs']} differ, {states['not compared']} were not compared"
 
 
 def _unpredicted(tests: Tests) -> Iterator[str]:
