@@ -20,7 +20,7 @@ import pytest
 from niclab.cli.arguments import shared
 from niclab.errors import LabError
 from niclab.plugin.marks import Marks
-from niclab.plugin.mutations import Mutations
+from niclab.plugin.mutations import Mutations, mutated
 
 if TYPE_CHECKING:
     from niclab.lab import Lab
@@ -141,7 +141,7 @@ class Labs:
         """This run's state, made when the first lab test is met."""
         from niclab.plugin.session import Session
 
-        return Session(self._config, self.decided, lambda: self.shared_run)
+        return Session(self._config, self.decided, lambda: self.shared_run, mutated)
 
     @property
     def _met(self) -> Session | None:

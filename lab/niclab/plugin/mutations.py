@@ -192,6 +192,12 @@ EDITED: pytest.StashKey[Path] = pytest.StashKey()
 """Where a run writes edited topologies."""
 
 
+def mutated(item: pytest.Item, wanted: Wanted) -> Wanted:
+    """The lab an item is to have: in a run of mutations without the scenario's cause. Raises LabError."""
+    mutation = mutation_of(item)
+    return wanted if mutation is None else mutation.applied(wanted, item.config.stash[EDITED])
+
+
 class Mutations:
     """The part of the plugin that `--mutations` turns on."""
 

@@ -27,7 +27,6 @@ from niclab.flow.verdict import FlowResult
 from niclab.host import ledgers, userns
 from niclab.lab import Lab, datapath_class
 from niclab.plugin.marks import claims, parameters
-from niclab.plugin.mutations import EDITED, mutation_of
 from niclab.report import pcapng, run, summary
 from niclab.report.matrix import row
 from niclab.report.record import Record
@@ -203,8 +202,18 @@ _WANTED: pytest.StashKey[Wanted] = pytest.StashKey()
 class Session:
     """State of one pytest process. Under pytest-xdist each worker has one, and the controller, which collects."""
 
-    def __init__(self, config: pytest.Config, decided: Decided, shared_run: Callable[[], str | None]) -> None:
-        """`shared_run`: what the processes of a run under pytest-xdist have in common; None for one process."""
+    def __init__(
+        self,
+        config: pytest.Config,
+        decided: Decided,
+        shared_run: Callable[[], str | None],
+        mutated: Callable[[pytest.Item, Wanted], Wanted],
+    ) -> None:
+        """`shared_run`: what the processes of a run under pytest-xdist have in common; None for one process.
+
+        `mutated`: what an item is to have, which wants this by its marks.
+        """
+        self._mutated = mutated
         self._config = config
         self._decided = decided
         self._shared_run = shared_run
@@ -243,8 +252,8 @@ class Session:
 
     def _wanted(self, item: pytest.Item) -> Wanted:
         if _WANTED not in item.stash:
-            wanted, mutation = Wanted.by(item, topology=self._config.getoption("--topology")), mutation_of(item)
-            item.stash[_WANTED] = mutation.applied(wanted, item.config.stash[EDITED]) if mutation else wanted
+            wanted = Wanted.by(item, topology=self._config.getoption("--topology"))
+            item.stash[_WANTED] = self._mutated(item, wanted)
         return item.stash[_WANTED]
 
     def request(self, item: pytest.Item) -> Request:
