@@ -119,10 +119,10 @@ def niclab_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
         marks.require(request.node, stacking.needs(wanted.topology))
         if lacking := wanted.lacks_kubernetes:
             marks.skip(request.node, {"kubernetes": f"agents are told of {lacking} by its objects"})
-        standing = session.begin(request.node)
+        lab = session.begin(request.node)
     except LabError as error:
         raise pytest.fail.Exception(f"the lab could not be built:\n{error}", pytrace=False) from None
-    yield standing
+    yield lab
     session.end(request.node)
 
 

@@ -70,8 +70,8 @@ def _topology(item: pytest.Item, chosen: str | None) -> str:
         raise LabError("the topology mark takes one name or path", fix='e.g. @pytest.mark.topology("two-nic")')
     places = [Path.cwd(), item.config.rootpath] if chosen is not None else _above(item)
     is_path = Path(name).suffix in (".yaml", ".yml", ".json") or "/" in str(name)
-    found = _first_file(places, name if is_path else f"topologies/{name}.yaml")
-    return str(found or name)
+    path = _first_file(places, name if is_path else f"topologies/{name}.yaml")
+    return str(path or name)
 
 
 def _amendments(item: pytest.Item) -> Amendments:
