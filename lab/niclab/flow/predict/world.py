@@ -26,19 +26,20 @@ from niclab.topology.model import as_sent, service_of, targets
 
 _SOURCE_PORT = 40000
 _ECHO_ID = 7
+K = TypeVar("K")
 T = TypeVar("T")
 Ends = tuple[list[Address], list[Address]]
 """The addresses of a flow's source and destination, all of one family and at least one each."""
 
 
-class _Lazy(dict[str, T]):
-    """Values by name, each made when it is first asked for: a flow meets few hosts."""
+class _Lazy(dict[K, T]):
+    """Values by name, each made when it is first asked for: a flow meets few hosts, and may be asked about again."""
 
-    def __init__(self, make: Callable[[str], T]) -> None:
+    def __init__(self, make: Callable[[K], T]) -> None:
         super().__init__()
         self._make = make
 
-    def __missing__(self, name: str) -> T:
+    def __missing__(self, name: K) -> T:
         self[name] = made = self._make(name)
         return made
 
@@ -168,6 +169,13 @@ class World:
 
     def predict(self, flow: Flow) -> tuple[Trace, ...]:
         """Every trace a flow may have; several only where chance decides. Empty when it cannot be sent at all."""
+        return self._predictions[flow]
+
+    @cached_property
+    def _predictions(self) -> Mapping[Flow, tuple[Trace, ...]]:
+        return _Lazy(self._predict)
+
+    def _predict(self, flow: Flow) -> tuple[Trace, ...]:
         ends = self._ends(flow)
         if isinstance(ends, str):
             return ()
