@@ -1,6 +1,7 @@
 """Recordings of real agents (tests/data), the command that repeats one, and what differs.
 
-They are of 1.18.0-dev and 1.20.0-dev agents on the two-nic lab; POD1 and POD2 stand for the pods' addresses.
+They are of 1.18.0-dev and 1.20.0-dev agents on the two-nic lab with veth NICs, and of 1.18.10 and 1.21.0-dev agents
+with NICs that are no veth (`physical-*.json`); POD1 and POD2 stand for the pods' addresses.
 """
 
 from __future__ import annotations
@@ -10,6 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from niclab.cilium.decisions import Decisions
+from niclab.cilium.reported import NodeReport
+from niclab.cli import arguments
+from niclab.cli.request import requested
+from niclab.flow.predict import World
+from niclab.flow.trace import Trace, transmitted
+from niclab.topology import Flow
 
 DATA = Path(__file__).parents[1] / "data"
 COMMON = [
@@ -32,11 +40,13 @@ FLOWS = {
 }
 
 
-def cases() -> list[Any]:
+def cases(*files: str) -> list[Any]:
+    """(version, recorded case) of these recordings; by default of those on veth NICs."""
     return [
         pytest.param(version, case, id=f"{version}-{case['case']}")
-        for version in ("1.18", "1.20")
-        for case in json.loads((DATA / f"cilium-{version}-dev.json").read_text())
+        for file in files or ("cilium-1.18-dev", "cilium-1.20-dev")
+        for version in [".".join(file.split("-")[1].split(".")[:2])]
+        for case in json.loads((DATA / f"{file}.json").read_text())
     ]
 
 
@@ -55,6 +65,8 @@ def command(version: str, case: dict[str, Any]) -> list[str]:
                 words += ["--route", f"node{node}: {route.replace('{peer}', str(peer))}"]
     for flow in FLOWS.values():
         words += ["--flow", flow]
+    if "nics" in case:
+        words += ["--nics", case["nics"]]
     return words
 
 
@@ -88,3 +100,56 @@ def differences(case: dict[str, Any], trace: dict[str, Any], *, either: bool) ->
         if transmitted != expected["transmitted_by"]:
             differing.append(f"{name} transmitted_by: recorded {expected['transmitted_by']!r}, now {transmitted!r}")
     return differing
+
+
+def predicted(version: str, case: dict[str, Any]) -> list[str]:
+    """Every disagreement of the recording with `niclab predict` and `explain`: no packet, no kernel."""
+    words = command(version, case)
+    options = arguments.parser().parse_args(["explain", *words[1:]])
+    asked = requested(options)
+    world = World(Decisions(asked.topology, asked.settings, asked.version))
+    found: list[str] = []
+    reported = case.get("said") or {}
+    for name, node in world.decisions.nodes.items():
+        now = NodeReport.of(node)
+        if now.agent_exits != case.get("agent_exits"):
+            found.append(f"{name} agent_exits: recorded {case.get('agent_exits')!r}, predicted {now.agent_exits!r}")
+        for key in reported:
+            value = getattr(now, key)
+            value = list(value) if isinstance(value, tuple) else value
+            if value != reported[key]:
+                found.append(f"{name} {key}: recorded {reported[key]!r}, predicted {value!r}")
+    names = {"POD1": "10.244.1.10", "POD2": "10.244.2.10"}
+    for name, recorded in case.get("flows", {}).items():
+        text = json.dumps(recorded)
+        for placeholder, address in names.items():
+            text = text.replace(placeholder, address)
+        wanted = in_shape(json.loads(text))
+        ways = [shape(world, FLOWS[name], way) for way in world.predict(Flow.parse(FLOWS[name]))]
+        if wanted not in ways:
+            found.append(f"{name}: recorded {wanted}, predicted {ways}")
+    return found
+
+
+def in_shape(recorded: dict[str, Any]) -> dict[str, Any]:
+    """A recorded flow as one probe's: by whom it is sent, whether it is answered, whom the server sees."""
+    sent = {
+        tap: (
+            count["requests"] > 0,
+            count["replies"] > 0,
+            sorted(count["inner_src"]),
+            sorted(map(tuple, count["outer"])),
+        )
+        for tap, count in recorded["transmitted_by"].items()
+    }
+    assert recorded["received"] in (0, recorded["sent"])
+    return {"sent": sent, "answered": recorded["received"] > 0, "seen": recorded["server_saw_source"]}
+
+
+def shape(world: World, flow: str, way: Trace) -> dict[str, Any]:
+    sent = {
+        tap: (one.requests > 0, one.replies > 0, sorted(one.inner_src), sorted(one.outer))
+        for tap, one in transmitted([way], world.context.node_taps).items()
+    }
+    server = way.request.arrived if way.request.arrived in world.topology.externals else None
+    return {"sent": sent, "answered": way.carried, "seen": {server: [str(way.request.source)]} if server else {}}
