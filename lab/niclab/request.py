@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from niclab.agents.controlplane import Kind
 
 DatapathName = Literal["builtin", "cilium"]
+Nics = Literal["physical", "veth", "mixed"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,12 @@ class Request:
     @property
     def datapath(self) -> DatapathName:
         return self.choice.datapath
+
+    @property
+    def nics(self) -> Nics:
+        """What the nodes' NICs are."""
+        kinds = {nic.kind for node in self.topology.nodes.values() for nic in node.nics.values()}
+        return kinds.pop() if len(kinds) == 1 else "mixed"
 
     @property
     def unmodelled(self) -> tuple[str, ...]:

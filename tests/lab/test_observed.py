@@ -33,7 +33,6 @@ def test_case_agrees_with_the_prediction(version: str, case: dict[str, Any]) -> 
     assert predicted(version, case) == []
 
 
-@pytest.mark.xfail(strict=True, reason="F1, NIC kinds: --nics")
 @pytest.mark.parametrize(("version", "case"), cases("physical-1.18.10", "physical-1.21-dev"))
 def test_case_on_physical_nics_agrees_with_the_prediction(version: str, case: dict[str, Any]) -> None:
     assert predicted(version, case) == []

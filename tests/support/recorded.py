@@ -65,9 +65,7 @@ def command(version: str, case: dict[str, Any]) -> list[str]:
                 words += ["--route", f"node{node}: {route.replace('{peer}', str(peer))}"]
     for flow in FLOWS.values():
         words += ["--flow", flow]
-    if "nics" in case:
-        words += ["--nics", case["nics"]]
-    return words
+    return [*words, "--nics", case.get("nics", "veth")]
 
 
 def differences(case: dict[str, Any], trace: dict[str, Any], *, either: bool) -> list[str]:

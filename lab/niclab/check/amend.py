@@ -1,4 +1,5 @@
-"""A topology amended: more routes, rules, sysctls and node IPs for its hosts, as the command line has them.
+"""A topology amended: more routes, rules, sysctls and node IPs for its hosts, another kind of NICs, as the command line
+has them.
 
 Each line is `HOST: WORDS`, or `all: WORDS` for every node. Pure.
 """
@@ -8,14 +9,14 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from niclab.errors import InputError, Problem, nearest
 from niclab.kernel import sysctl
 from niclab.kernel.edit import with_
 from niclab.kernel.routing import check_route, check_rule
 from niclab.net.route import parse_route, parse_rule
-from niclab.topology.model import Host, Node, Topology
+from niclab.topology.model import Host, NicKind, Node, Topology
 
 Why = tuple[str, str]
 """What is wrong, and how to fix it."""
@@ -33,37 +34,49 @@ class Amendments:
     """`NODE: ADDRESS`, in place of the topology's node IPs of that family."""
     default_routes: bool = True
     """False drops the default routes of the topology's nodes."""
+    nics: NicKind | None = None
+    """What every NIC of a node is."""
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Amendments:
         """From names and lists of lines. Raises ValueError naming what does not belong."""
         for key, value in given.items():
+            if key == "nics" and value in get_args(NicKind):
+                continue
             right = isinstance(value, bool) if key == "default_routes" else isinstance(value, list | tuple)
             if key not in cls.__slots__ or not right:
                 raise ValueError(f"{key}={value!r}: it takes lists of lines as {', '.join(cls.__slots__)}")
-        made: dict[str, Any] = {key: value if isinstance(value, bool) else tuple(value) for key, value in given.items()}
+        made: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list | tuple) else value for key, value in given.items()
+        }
         return cls(**made)
 
     @property
     def described(self) -> Mapping[str, str]:
         """What is amended, in one line each, for records."""
-        keys = [key for key in self.__slots__ if key != "default_routes" and getattr(self, key)]
-        described = {key: "; ".join(getattr(self, key)) for key in keys}
-        return described if self.default_routes else {**described, "default_routes": "none"}
+        described = {key: "; ".join(getattr(self, key)) for key in _LINES if getattr(self, key)}
+        described |= {} if self.default_routes else {"default_routes": "none"}
+        return described | ({"nics": self.nics} if self.nics else {})
 
     def __bool__(self) -> bool:
         return self != Amendments()
 
     def merged(self, over: Amendments) -> Amendments:
         """These, and then `over`."""
-        lines = {key: getattr(self, key) + getattr(over, key) for key in self.__slots__ if key != "default_routes"}
-        return Amendments(**lines, default_routes=self.default_routes and over.default_routes)
+        lines = {key: getattr(self, key) + getattr(over, key) for key in _LINES}
+        default_routes = self.default_routes and over.default_routes
+        return Amendments(**lines, default_routes=default_routes, nics=over.nics or self.nics)
+
+
+_LINES = ("routes", "rules", "sysctls", "node_ips")
 
 
 def amend(topology: Topology, amendments: Amendments) -> Topology:
     """The topology as amended. Raises InputError with every line that cannot be."""
     if not amendments:
         return topology
+    if amendments.nics is not None:
+        topology = with_kind(topology, amendments.nics)
     hosts: dict[str, Host] = dict(topology.hosts)
     for name, node in topology.nodes.items() if not amendments.default_routes else ():
         hosts[name] = with_(node, routes=tuple(route for route in node.routes if not route.is_default))
@@ -94,6 +107,15 @@ def amend(topology: Topology, amendments: Amendments) -> Topology:
     if problems:
         raise InputError(problems)
     return topology.with_hosts(hosts)
+
+
+def with_kind(topology: Topology, kind: NicKind) -> Topology:
+    """The topology with NICs of this kind on all its nodes."""
+    nodes: dict[str, Host] = {}
+    for name, node in topology.nodes.items():
+        nics = {nic: spec.model_copy(update={"kind": kind}) for nic, spec in node.nics.items()}
+        nodes[name] = node.model_copy(update={"nics": nics})
+    return topology.with_hosts(nodes)
 
 
 def _with_route(name: str, host: Host, words: str) -> Host | Why:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from niclab.check import check_flow, load
+from niclab.check.amend import Amendments, amend
 from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.version import Version
 from niclab.cli import FAIL, PASS
@@ -45,7 +46,7 @@ class Case:
 
 def run(options: argparse.Namespace) -> int:
     """Exit 0: no difference; 1: there are some; 2: could not run."""
-    topology = load(options.topology)
+    topology = amend(load(options.topology), Amendments(nics=options.nics))
     chosen = [case for case in cases(topology) if not options.case or any(word in case.name for word in options.case)]
     if not chosen:
         raise LabError(f"no case is called like {' or '.join(options.case)}", fix="niclab parity --list")

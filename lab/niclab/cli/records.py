@@ -52,7 +52,9 @@ def diff(options: argparse.Namespace) -> int:
     if options.output == "json":
         print(json.dumps(asdict(changed), indent=2, ensure_ascii=False))
     else:
-        print(f"{_title(before)} → {_title(after)}")
+        nics, then = _nics(before), _nics(after)
+        said = ("", "") if nics == then else (f", {nics} NICs", f", {then} NICs")
+        print(f"{_title(before)}{said[0]} → {_title(after)}{said[1]}")
         print(difference.render(changed))
     return FAIL if changed.changes else PASS
 
@@ -60,6 +62,11 @@ def diff(options: argparse.Namespace) -> int:
 def _title(tests: list[dict[str, Any]]) -> str:
     datapaths = sorted({str(test["datapath"]) for test in tests})
     return f"{'+'.join(datapaths)} {'+'.join(difference.versions(tests))}"
+
+
+def _nics(tests: list[dict[str, Any]]) -> str:
+    """What the nodes' NICs were; before there was a choice all were veth."""
+    return "+".join(sorted({str(test.get("nics", "veth")) for test in tests}))
 
 
 _KINDS = {"claims": ("claim", "The article's claims"), "issues": ("issue", "Issues of Cilium's users")}

@@ -26,6 +26,7 @@ def requested(options: argparse.Namespace) -> Request:
             sysctls=tuple(options.sysctl),
             node_ips=tuple(options.node_ip),
             default_routes=not options.no_default_routes,
+            nics=options.nics,
         ),
     )
     parts = [settings.load(path) for path in options.settings]

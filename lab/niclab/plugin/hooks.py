@@ -36,6 +36,7 @@ _MARKERS = (
         "settings(*files, **flags): Cilium settings, on top of the lab's baseline unless a file stands for the whole "
         "configuration; files are looked up beside the test and above it; marks add up"
     ),
+    "nics(kind): what the nodes' NICs are, physical or veth, whatever --nics says",
     "cilium(*versions): the Cilium versions this test is about, e.g. '1.18'",
     "needs(*features): what `niclab check` must find, e.g. 'bond'; else it is skipped",
     "fails_without(mutation): what the scenario stands on (niclab.fails_without)",
@@ -47,7 +48,7 @@ _MARKERS = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("niclab", "niclab: which NIC carries what")
-    for name in ("datapath", "control-plane", "cilium"):
+    for name in ("datapath", "control-plane", "cilium", "nics"):
         group.addoption(f"--{name}", **shared(name))
     group.addoption("--topology", metavar="NAME", help="run on this topology instead of the tests' own")
     group.addoption("--artifacts", metavar="DIR", default="artifacts", help="where records go (default: artifacts)")

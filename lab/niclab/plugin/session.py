@@ -33,6 +33,7 @@ from niclab.report.record import Record
 from niclab.request import DatapathName, Decided, Request, choose, resolve
 from niclab.settings import Settings, effective
 from niclab.settings import load as load_settings
+from niclab.topology.model import NicKind
 
 if TYPE_CHECKING:
     from niclab.agents.controlplane import Kind
@@ -53,10 +54,13 @@ class Wanted:
         return self.topology, self.version, self.amendments, others, self.settings.per_node
 
     @classmethod
-    def by(cls, item: pytest.Item, *, topology: str | None) -> Wanted:
-        """What a test's marks ask for, on `topology` when that is given. Raises LabError."""
+    def by(cls, item: pytest.Item, *, topology: str | None, nics: NicKind | None = None) -> Wanted:
+        """What a test's marks ask for, on `topology` when that is given, with `nics` where no mark says otherwise.
+
+        Raises LabError.
+        """
         version = str(parameters(item).get("cilium_version", DEFAULT_VERSION))
-        return cls(_topology(item, topology), _settings(item), version, _amendments(item))
+        return cls(_topology(item, topology), _settings(item), version, Amendments(nics=nics).merged(_amendments(item)))
 
 
 def _topology(item: pytest.Item, chosen: str | None) -> str:
@@ -75,8 +79,14 @@ def _topology(item: pytest.Item, chosen: str | None) -> str:
 
 
 def _amendments(item: pytest.Item) -> Amendments:
-    """What a test's topology marks say beside the name; marks add up, the test's own last."""
+    """What a test's topology and nics marks say beside the name; marks add up, the test's own last."""
     amendments = Amendments()
+    for mark in reversed(list(item.iter_markers("nics"))):
+        try:
+            amendments = amendments.merged(Amendments.of({"nics": mark.args[0] if mark.args else None}))
+        except ValueError as error:
+            fix = 'e.g. @pytest.mark.nics("veth")'
+            raise LabError("the nics mark takes physical or veth", why=str(error), fix=fix) from None
     for mark in reversed(list(item.iter_markers("topology"))):
         try:
             amendments = amendments.merged(Amendments.of(mark.kwargs))
@@ -252,7 +262,8 @@ class Session:
 
     def _wanted(self, item: pytest.Item) -> Wanted:
         if _WANTED not in item.stash:
-            wanted = Wanted.by(item, topology=self._config.getoption("--topology"))
+            chosen = self._config.getoption
+            wanted = Wanted.by(item, topology=chosen("--topology"), nics=chosen("--nics"))
             item.stash[_WANTED] = self._mutated(item, wanted)
         return item.stash[_WANTED]
 

@@ -16,6 +16,7 @@ from niclab.flow.trace import host_of
 from niclab.flow.verdict import FlowResult, compare
 from niclab.lab import Lab
 from niclab.report.contract import Document, Model
+from niclab.request import Nics
 from niclab.wire.sighting import Measurement
 
 
@@ -123,6 +124,9 @@ class Record(Document):
 
     topology: str
     datapath: Literal["builtin", "cilium"]
+    nics: Annotated[
+        Nics, Field(description="what the nodes' NICs are; older records, which do not say it, are of veth")
+    ] = "veth"
     cilium_version: str
     settings: Annotated[dict[str, str], Field(description="agent flags in effect, before per-node settings")]
     unmodelled: Annotated[tuple[str, ...], Field(description="settings that the built-in datapath does not model")]
@@ -142,6 +146,7 @@ class Record(Document):
         return cls(
             topology=lab.topology.name,
             datapath=lab.datapath,
+            nics=lab.request.nics,
             cilium_version=str(lab.version),
             settings=dict(lab.settings.values),
             unmodelled=lab.request.unmodelled,

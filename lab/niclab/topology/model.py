@@ -42,10 +42,16 @@ class Fabric(Model):
     subnets: Many[IpNetwork] = ()
 
 
+NicKind = Literal["physical", "veth"]
+
+
 class Nic(Model):
-    """A physical interface and its cable. `mtu` in bytes; `up` is the administrative state."""
+    """A host's interface and its cable. `mtu` in bytes; `up` is the administrative state."""
 
     fabric: str
+    kind: NicKind = Field(
+        default="veth", description="veth: that of a node which is a container (kind); agents treat such otherwise"
+    )
     addresses: Many[IpInterface] = Field(
         default=(), description="ADDRESS/LENGTH each; the first of a family is its primary address"
     )

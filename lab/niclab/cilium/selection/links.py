@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from niclab.net.route import SCOPES, TABLES, Address, Network, Route, Scope
-from niclab.topology import Interface, Nic, Node
+from niclab.topology import Interface, Node
 from niclab.topology.stacking import carriers, is_up, master_of, mtu_of
 
 IFF_UP, IFF_BROADCAST, IFF_LOOPBACK, IFF_RUNNING = 0x1, 0x2, 0x8, 0x40
@@ -115,7 +115,8 @@ def _link(node: Node, name: str, numbers: Mapping[str, int]) -> Link:
     interface, up = node.interfaces[name], is_up(node, name)
     master = master_of(node, name)
     owner = node.links[master].kind if master is not None else ""
-    kind = "veth" if isinstance(interface, Nic) else interface.kind
+    # [cilium] Of kinds of NICs agents know veth alone: what a machine has is a `device` (isSelectedDevice).
+    kind = interface.kind if interface.kind != "physical" else "device"
     # [kernel] No link-local without a carrier, nor on what a bond holds (IFF_SLAVE, addrconf.c).
     linked = up and owner != "bond" and not (kind == "bridge" and not carriers(node, name))
     local = (ipaddress.ip_interface("fe80::1/64"),) if linked and kind != "vrf" else ()
