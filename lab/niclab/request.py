@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from niclab.check import load
+from niclab.check.sections import egress_notes
 from niclab.cilium.version import DEFAULT_VERSION, VERSIONS, Version, modelled_version
 from niclab.errors import InputError, LabError, Problem, Problems, nearest
 from niclab.host import userns
@@ -165,7 +166,7 @@ def resolve(
         raise InputError(list(keys.errors))
     chosen = fit(given, whole)
     added = [f"{key}={value}" for key, value in chosen.values.items() if given.values.get(key) != value]
-    warnings = [*given.warnings, *keys.warnings, *_without_effect(given, whole)]
+    warnings = [*given.warnings, *keys.warnings, *_without_effect(given, whole), *egress_notes(whole)]
     if decided.not_agents:
         warnings.append(f"this is the {choice.description}, not real agents: {decided.not_agents}")
     return Request(

@@ -6,7 +6,7 @@ import os
 
 import pytest
 from niclab import LAB_BASELINE, Lab, Settings, Version, World, load
-from niclab.check import loads
+from niclab.check import loads, sections
 from niclab.cilium import egress
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.egress import WayOut
@@ -46,6 +46,85 @@ def test_the_policy_fixes_the_nic_from_1_20_on(version: tuple[int, int], fixed: 
     assert way(found, "by-nic") == WayOut("node2", "eth1", ip_address("10.0.1.2"), fixed)
     assert way(found, "by-address") == WayOut("node2", "eth1", ip_address("10.0.1.202"), False)
     assert way(found, "by-default") == WayOut("node2", "eth0", ip_address("10.0.0.2"), fixed)
+
+
+LINKED = """
+name: linked
+fabrics: {f0: {subnets: 10.0.0.0/24}, trunk: {subnets: [10.0.9.0/24, 10.0.17.0/24]}}
+routers: {gw: {nics: {p0: {fabric: f0, addresses: 10.0.0.254/24}}}}
+nodes:
+  node[1-2]:
+    nics:
+      eth0: {fabric: f0, addresses: "10.0.0.{n}/24"}
+      eth1: {fabric: trunk}
+      eth2: {fabric: trunk}
+    links:
+      bond0: {bond: [eth1, eth2], addresses: "10.0.9.{n}/24"}
+      bond0.17: {vlan: 17, parent: bond0, addresses: "10.0.17.{n}/24"}
+      dum0: {dummy: true, addresses: "192.0.2.{n}/32"}
+      bare: {dummy: true}
+    routes: default via 10.0.0.254 dev eth0
+    node_ip: 10.0.0.{n}
+    pod_cidrs: 10.244.{n}.0/24
+    pods: ["pod{n}"]
+externals: {far: {nics: {eth0: {fabric: f0, addresses: 10.0.0.100/24}}}}
+egress_policies: {out: {pods: [pod1, pod2], destinations: 0.0.0.0/0, gateways: node2}}
+flows: [pod1 -> far, pod2 -> far]
+"""
+
+
+def linked(version: tuple[int, int], policy: str, **settings: str) -> Decisions:
+    topology = loads(LINKED.replace("gateways: node2", f"gateways: node2, {policy}"), "lab.yaml")
+    return decisions(version, topology, **{"devices": "eth0,bond0,bond0.17", **settings})
+
+
+@pytest.mark.parametrize("minor", range(16, 22))
+@pytest.mark.parametrize(
+    ("policy", "nic", "address"),
+    [
+        ("interface: bond0", "bond0", "10.0.9.2"),
+        ("interface: bond0.17", "bond0.17", "10.0.17.2"),
+        ("interface: dum0", "dum0", "192.0.2.2"),
+        ("egress_ip: 10.0.17.2", "bond0.17", "10.0.17.2"),
+        ("egress_ip: 192.0.2.2", "dum0", "192.0.2.2"),
+        ("interface: bare", None, None),
+    ],
+)
+def test_a_gateways_interface_may_be_any_link(minor: int, policy: str, nic: str | None, address: str | None) -> None:
+    found = linked((1, minor), policy)
+    out = way(found, "pod1")
+    assert out is not None
+    assert (out.nic, str(out.address)) == (nic, str(address))
+    for flow in found.topology.flows:
+        assert World(found).predict(flow)
+
+
+def test_an_egress_ip_that_no_interface_has_is_kept_up_to_1_17() -> None:
+    assert way(linked((1, 17), "egress_ip: 203.0.113.9"), "pod1") == WayOut(
+        "node2", None, ip_address("203.0.113.9"), False
+    )
+    found = linked((1, 18), "egress_ip: 203.0.113.9")
+    assert way(found, "pod1") == WayOut("node2", None, None, False)
+    for flow in found.topology.flows:
+        (trace,) = World(found).predict(flow)
+        assert "egress.no-address" in [step.why.rule for _, step in trace.request.decided]
+
+
+@pytest.mark.parametrize(("version", "address"), [((1, 20), "10.0.17.2"), ((1, 21), "None")])
+def test_from_1_21_on_an_interface_that_is_not_selected_has_no_egress_ip(
+    version: tuple[int, int], address: str
+) -> None:
+    out = way(linked(version, "interface: bond0.17", devices="eth0,bond0"), "pod1")
+    assert out is not None
+    assert str(out.address) == address
+
+
+def test_a_gateway_without_the_interface_is_said() -> None:
+    text = LINKED.replace("gateways: node2", "gateways: [node1, node2], interface: dum0")
+    text = text.replace("externals:", "  node3: {nics: {eth0: {fabric: f0, addresses: 10.0.0.3/24}}}\nexternals:")
+    both = loads(text.replace("[node1, node2]", "[node2, node3]"), "lab.yaml")
+    assert list(sections.egress_notes(loads(text, "lab.yaml"))) == []
+    assert list(sections.egress_notes(both)) == ["node3 has no interface dum0: as a gateway it drops what comes to it"]
 
 
 def test_a_gateway_that_does_not_run_drops() -> None:

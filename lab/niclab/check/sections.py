@@ -170,16 +170,28 @@ def _gateways(topology: Topology, policy: EgressPolicy, path: Field) -> Iterator
     if policy.interface is not None and policy.egress_ip is not None:
         why = "a gateway has an interface or an egress IP, not both"
         yield Finding((*path, "egress_ip"), why, "leave one of them out: each follows from the other")
+    known = [topology.nodes[name] for name in policy.gateways if name in topology.nodes]
     for index, name in enumerate(policy.gateways):
         node = topology.nodes.get(name)
         if node is None:
             yield Finding((*path, "gateways", index), f"there is no node {name!r}", nearest(name, topology.nodes))
-        elif policy.interface is not None and policy.interface not in node.interfaces:
+        elif policy.interface is not None and not any(policy.interface in each.interfaces for each in known):
             why = f"{name} has no NIC {policy.interface!r}"
             yield Finding((*path, "interface"), why, nearest(policy.interface, node.interfaces))
-        elif policy.egress_ip is not None and policy.egress_ip not in node.addresses:
-            why = f"{policy.egress_ip} is on none of {name}'s NICs"
-            yield Finding((*path, "egress_ip"), why, f"use one of {', '.join(map(str, node.addresses))}")
+
+
+def egress_notes(topology: Topology) -> Iterator[str]:
+    """Gateways that lack what a policy names: agents drop what comes to them (deriveFromPolicyGatewayConfig)."""
+    for policy in topology.egress_policies.values():
+        for name in policy.gateways:
+            node = topology.nodes[name]
+            if policy.interface is not None and policy.interface not in node.interfaces:
+                yield f"{name} has no interface {policy.interface}: as a gateway it drops what comes to it"
+            elif policy.egress_ip is not None and policy.egress_ip not in node.addresses:
+                yield (
+                    f"{policy.egress_ip} is on none of {name}'s interfaces: agents from 1.18 on drop what comes to it "
+                    "(No Egress IP configured); up to 1.17 they send with that address all the same"
+                )
 
 
 def bgp(topology: Topology) -> Iterator[Finding]:

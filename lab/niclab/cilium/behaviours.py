@@ -82,6 +82,8 @@ class Behaviour(StrEnum):
     EGRESS_NIC_IPV6 = auto()
     EGRESS_NIC_IPV4 = auto()
     EGRESS_IP_FOR_BOTH_FAMILIES = auto()
+    EGRESS_IP_KEPT = auto()
+    EGRESS_IP_IS_PRIMARY = auto()
     ENI_ANSWERS_BY_OWN_NIC = auto()
     ENI_WORLD_BY_MAIN = auto()
     ENI_COMPATIBLE_RULES = auto()

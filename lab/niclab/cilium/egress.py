@@ -31,11 +31,14 @@ from niclab.net.packetrules import Devices, Drop, Match, PacketRule, SetMark, Sn
 from niclab.net.route import FAMILIES, Address, Encap, Family, Network, NextHop, Route, Rule, family_of
 from niclab.topology import Node
 from niclab.topology.model import EgressPolicy
+from niclab.topology.stacking import is_up
 
 
 @dataclass(frozen=True, slots=True)
 class WayOut:
-    """How a gateway sends a pod's packets out. `nic` and `address` None: the policy fits nothing on the gateway.
+    """How a gateway sends a pod's packets out. `address` None: the policy fits nothing there, and they are dropped.
+
+    `nic` None with an address: one that no interface has, which agents up to 1.17 use all the same.
 
     `fixed`: the NIC is the policy's; else it is that of the gateway's route, looked up with `address` as the source.
     """
@@ -114,23 +117,28 @@ def way_out(decisions: Decisions, policy: EgressPolicy, pod: str, family: Family
     return WayOut(chosen, nic, address, fixed=policy.egress_ip is None and node.version.has(by_map))
 
 
-def _egress(
-    node: NodeDecision, host: Node, policy: EgressPolicy, family: Family
-) -> tuple[str, Address] | tuple[None, None]:
-    """The gateway's NIC and address (deriveFromPolicyGatewayConfig)."""
-    if policy.egress_ip is not None:
-        has_it = (name for name, nic in host.nics.items() if policy.egress_ip in {own.ip for own in nic.addresses})
-        name = next(has_it, None)
-        if name is not None and policy.egress_ip.version == family:
-            return name, policy.egress_ip
+def _egress(node: NodeDecision, host: Node, policy: EgressPolicy, family: Family) -> tuple[str | None, Address | None]:
+    """The gateway's interface and address (deriveFromPolicyGatewayConfig): any kind of link may be it."""
+    wanted, chosen = policy.egress_ip, policy.interface
+    if wanted is not None:
+        has_it = (name for name, link in host.interfaces.items() if wanted in {own.ip for own in link.addresses})
+        chosen = next(has_it, None)
+        if chosen is None:
+            kept = wanted.version == family and node.version.has(Behaviour.EGRESS_IP_KEPT)
+            return None, wanted if kept else None
+        if wanted.version == family:
+            return chosen, wanted
         if not node.version.has(Behaviour.EGRESS_IP_FOR_BOTH_FAMILIES):
-            name = None
-    elif policy.interface is not None:
-        name = policy.interface
-    else:
-        name = node.default_nic(family)
-    first = next(iter(host.nics[name].addresses_of(family)), None) if name is not None else None
-    return (name, first.ip) if name is not None and first is not None else (None, None)
+            return None, None
+    name = chosen or node.default_nic(family)
+    link = host.interfaces.get(name or "")
+    if link is None:
+        return None, None
+    addresses = [own.ip for own in link.addresses_of(family)]
+    if chosen is not None and node.version.has(Behaviour.EGRESS_IP_IS_PRIMARY):
+        primary = {row.address for row in node.node_addresses if row.device == name and row.primary}
+        addresses = [address for address in addresses if address in primary]
+    return (name, addresses[0]) if addresses else (None, None)
 
 
 def gateway_nics(decisions: Decisions, node: NodeDecision) -> Iterator[str]:
@@ -270,14 +278,14 @@ class _Tables:
         out, hops = entry.way_out, way.hops
         if out is not None and out.node != self.node.node:
             return self._tunnel(network, out.node, "egress.gateway")
-        if out is None or out.nic is None or out.address is None:
-            return Route(network, kind="blackhole")
+        if out is None or out.address is None:
+            return self._dropped(network, out)
         if not out.fixed:
             again = self.fib.lookup(sample, source=out.address)
             if again is None or not again.hops or again.is_local:
                 return Route(network, kind="blackhole")
             hops = hops if again.hops[0].dev == hops[0].dev else again.hops
-        elif hops[0].dev != out.nic:
+        elif out.nic is not None and hops[0].dev != out.nic:
             # redirect_neigh without a next hop: [kernel] without a route by this NIC the destination is on-link.
             by_nic = self.fib.lookup(sample, oif=out.nic)
             hops = by_nic.hops if by_nic is not None and by_nic.hops else (NextHop(dev=out.nic),)
@@ -289,7 +297,9 @@ class _Tables:
         out = entry.by(self.node.node) if entry is not None else None
         if out is None or sample in self._clusters[pod.family]:
             return Route(network, kind="throw")
-        way = self.fib.lookup(sample, source=out.address) if out.address is not None else None
+        if out.address is None:
+            return self._dropped(network, out)
+        way = self.fib.lookup(sample, source=out.address)
         if way is None or not way.hops or way.is_local:
             return Route(network, kind="blackhole")
         hops = way.hops
@@ -298,6 +308,10 @@ class _Tables:
             via = hops[0].via
             hops = (NextHop(via=via, dev=out.nic, onlink=True) if via else NextHop(dev=out.nic),)
         return Route(network, hops, why=reason("egress.way-out"))
+
+    def _dropped(self, network: Network, out: WayOut | None) -> Route:
+        why = reason("egress.no-gateway") if out is None else reason("egress.no-address", gateway=out.node)
+        return Route(network, kind="blackhole", why=why)
 
     def _tunnel(self, network: Network, node: str, rule: str) -> Route:
         peer = self.decisions.nodes[node]
@@ -357,11 +371,13 @@ def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRul
 
 def _own(decisions: Decisions, node: NodeDecision, pod: _Policed) -> Iterator[PacketRule]:
     """A gateway's own address on a NIC that is not selected is the world's, and the FIB lookup finds a local route."""
+    host, known = decisions.topology.nodes[node.node], {row.address for row in node.node_addresses}
     unknown = [
         ipaddress.ip_network(interface.ip)
-        for name, nic in decisions.topology.nodes[node.node].nics.items()
-        if name not in node.selected and nic.up
-        for interface in nic.addresses_of(pod.family)
+        for name, link in host.interfaces.items()
+        if name not in node.selected and is_up(host, name)
+        for interface in link.addresses_of(pod.family)
+        if interface.ip not in known
     ]
     dropped = tuple(
         alone for alone in unknown if (entry := covering(pod.entries, alone)) is not None and entry.by(node.node)

@@ -95,7 +95,11 @@ def _by_iptables(node: NodeDecision, family: Family) -> Iterator[PacketRule]:
         # One rule an entry, and no source match.
         match, why = Match(oif=Devices((entry,))), reason("masquerade.egress-interfaces", entry=entry)
         yield PacketRule("postrouting", match, Masquerade(), why, family)
-    if not listed:
+    if listed:
+        unlisted = Match(oif=_FOREIGN, sources=node.pods_of(family))
+        why = reason("masquerade.not-listed", listed=", ".join(listed))
+        yield PacketRule("postrouting", unlisted, Exempt(), why, family)
+    else:
         match = Match(oif=_FOREIGN, sources=(node.pod_cidrs[family],))
         yield PacketRule("postrouting", match, Masquerade(), reason("masquerade.iptables"), family)
 

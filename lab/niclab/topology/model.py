@@ -310,9 +310,9 @@ class EgressPolicy(Model):
         Many[str], Field(min_length=1, description="names of nodes; with several, each pod has one of them")
     ]
     interface: NicName | None = Field(
-        default=None, description="the gateway's NIC, whose first address is the egress IP"
+        default=None, description="the gateway's NIC or link, whose first address is the egress IP"
     )
-    egress_ip: IpAddress | None = Field(default=None, description="an address of one of the gateway's NICs")
+    egress_ip: IpAddress | None = Field(default=None, description="an address of one of the gateway's interfaces")
 
     def selects(self, pod: str, labels: Mapping[str, str]) -> bool:
         """Does the policy apply to a pod of this name with these labels?"""

@@ -106,7 +106,7 @@ class Walker:
         elif iif is not None and not machine.forwards and not (lookup and lookup.is_local):
             yield replace(trip.noting(host, "forward.none"), dropped=f"{host} does not forward"), None
         elif lookup is None or not lookup.hops:
-            why = "route.refused" if lookup else "route.none"
+            why = (lookup.route.why or "route.refused") if lookup else "route.none"
             noted = trip.noting(host, why, destination=packet.destination, route=lookup.route if lookup else None)
             yield replace(noted, dropped=f"{host} has no route to {packet.destination}"), None
         else:
