@@ -20,6 +20,7 @@ from niclab.host import userns
 from niclab.settings import LAB_BASELINE, Settings, check_keys, formats, unmodelled
 from niclab.settings.model import fit
 from niclab.topology import Topology
+from niclab.topology.stacking import stands_in
 
 if TYPE_CHECKING:
     from niclab.agents.bundle import Bundle
@@ -166,7 +167,13 @@ def resolve(
         raise InputError(list(keys.errors))
     chosen = fit(given, whole)
     added = [f"{key}={value}" for key, value in chosen.values.items() if given.values.get(key) != value]
-    warnings = [*given.warnings, *keys.warnings, *_without_effect(given, whole), *egress_notes(whole)]
+    warnings = [
+        *given.warnings,
+        *keys.warnings,
+        *_without_effect(given, whole),
+        *egress_notes(whole),
+        *stands_in(whole),
+    ]
     if decided.not_agents:
         warnings.append(f"this is the {choice.description}, not real agents: {decided.not_agents}")
     return Request(

@@ -9,7 +9,7 @@ from niclab.errors import InputError
 from niclab.kernel.plan import Plan
 from niclab.net.operation import script
 from niclab.topology import Topology
-from niclab.topology.stacking import Segment, carriers, is_up, mtu_of, segment
+from niclab.topology.stacking import Segment, carriers, is_up, mtu_of, segment, sends_by_all, stands_in
 
 TEXT = """\
 name: stacked
@@ -60,6 +60,24 @@ def test_a_bond_goes_on_with_the_nic_that_is_left_and_another_mode_uses_all(topo
     assert carriers(down, "bond0") == ("eth1",)
     spread = {**node.links, "bond0": node.links["bond0"].model_copy(update={"mode": "balance-xor"})}
     assert carriers(node.model_copy(update={"links": spread}), "bond0.5") == ("eth0", "eth1")
+
+
+@pytest.mark.parametrize(
+    ("mode", "built", "nics", "together"),
+    [
+        ("active-backup", "active-backup", ("eth0",), False),
+        ("balance-alb", "balance-alb", ("eth0", "eth1"), False),
+        ("802.3ad", "balance-xor", ("eth0", "eth1"), False),
+        ("broadcast", "broadcast", ("eth0", "eth1"), True),
+    ],
+)
+def test_every_mode_of_a_bond(mode: str, built: str, nics: tuple[str, ...], together: bool) -> None:
+    topology = loads(TEXT.replace("bond: [eth0, eth1],", f"bond: [eth0, eth1], mode: {mode},"), "stacked.yaml")
+    node = topology.nodes["node1"]
+    assert carriers(node, "bond0.5") == nics
+    assert sends_by_all(node, "bond0.5") is together
+    assert f"type bond mode {built} " in script(Plan(topology).operations)
+    assert bool(list(stands_in(topology))) is (mode != built)
 
 
 def test_a_vlan_is_down_with_its_parent(topology: Topology) -> None:

@@ -5,6 +5,7 @@ Kubernetes would refuse much of it; agents accept it, and do nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from niclab.check.ipam import addresses, pod_networks
@@ -192,6 +193,26 @@ def egress_notes(topology: Topology) -> Iterator[str]:
                     f"{policy.egress_ip} is on none of {name}'s interfaces: agents from 1.18 on drop what comes to it "
                     "(No Egress IP configured); up to 1.17 they send with that address all the same"
                 )
+
+
+def announcements(topology: Topology) -> Iterator[Finding]:
+    """What is wrong with the topology's L2 announcement policies."""
+    for name, policy in topology.l2_announcement_policies.items():
+        path: Field = ("l2_announcement_policies", name)
+        for field, kind, known in (("nodes", "node", topology.nodes), ("services", "service", topology.services)):
+            for index, given in enumerate(getattr(policy, field)):
+                if given not in known:
+                    yield Finding((*path, field, index), f"there is no {kind} {given!r}", nearest(given, known))
+        for index, pattern in enumerate(policy.interfaces):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                yield Finding(
+                    (*path, "interfaces", index), f"{pattern!r} is no regular expression: {error}", "^eth[0-9]"
+                )
+        if not (policy.load_balancer_ips or policy.external_ips):
+            why = "the policy announces no address"
+            yield Finding(path, why, "add load_balancer_ips: true, or external_ips: true")
 
 
 def bgp(topology: Topology) -> Iterator[Finding]:

@@ -51,7 +51,12 @@ with _empty_package("pyroute2"):
 Attributes = list[tuple[str, Any]]
 _FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 _MAKE = NLM_F_CREATE | NLM_F_EXCL
-_BOND_MODES = {"balance-rr": 0, "active-backup": 1, "balance-xor": 2}
+_BOND_MODES = {
+    mode: number
+    for number, mode in enumerate(
+        ("balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb")
+    )
+}
 _RTNH_F_ONLINK, _FIB_RULE_INVERT = 4, 2
 _LWTUNNEL_IP, _LWTUNNEL_IP6 = 2, 4
 _TUNNEL_NOCACHE = 0x2000

@@ -206,7 +206,9 @@ def _link(host_name: str, host: Host, name: str, macs: Mapping[str, str]) -> Ite
         case "bond":
             mode = link.mode or "active-backup"
             primary = link.members[0] if mode == "active-backup" else None
-            yield AddLink.bond(host_name, name, macs[name], mtu, mode=mode, primary=primary)
+            # A fabric speaks no LACP: a hash over the same slaves stands in for it (`stands_in`).
+            built = "balance-xor" if mode == "802.3ad" else mode
+            yield AddLink.bond(host_name, name, macs[name], mtu, mode=built, primary=primary)
         case "bridge":
             yield AddLink.bridge(host_name, name, macs[name])
         case "vlan":

@@ -76,6 +76,9 @@ _Members = Annotated[
 ]
 
 
+BondMode = Literal["active-backup", "balance-rr", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb"]
+
+
 class Link(Model):
     """An interface that stands on NICs, or on nothing: it has no tap; what it sends is seen on the NICs below it.
 
@@ -83,8 +86,10 @@ class Link(Model):
     """
 
     bond: _Members = Field(default=None, description="the NICs that it bonds, the primary first")
-    mode: Literal["active-backup", "balance-rr", "balance-xor"] | None = Field(
-        default=None, description="a bond's: active-backup (the default), balance-rr, balance-xor"
+    mode: BondMode | None = Field(
+        default=None,
+        description="a bond's: active-backup (the default), balance-rr, balance-xor, broadcast, 802.3ad, balance-tlb, "
+        "balance-alb",
     )
     bridge: _Members = Field(default=None, description="the NIC that is its port, or none ([])")
     vlan: int | None = Field(default=None, strict=True, ge=1, le=4094, description="the 802.1Q tag of its frames")
@@ -323,6 +328,20 @@ class EgressPolicy(Model):
         return bool(self.labels) and self.labels.items() <= labels.items()
 
 
+# What a CiliumL2AnnouncementPolicy says (pkg/k8s/apis/cilium.io/v2alpha1/l2announcement_types.go).
+class L2AnnouncementPolicy(Model):
+    """Which services' addresses are answered for on a fabric (ARP, ND), by which nodes and on which of their NICs."""
+
+    nodes: Many[str] = Field(default=(), description="names of nodes; default: all, or those with `node_labels`")
+    node_labels: OrEmpty[dict[str, str]] = Field(default={}, description="nodes that have all of these labels")
+    services: Many[str] = Field(default=(), description="names of services; default: all")
+    interfaces: Many[str] = Field(
+        default=(), description="regular expressions (Go's) of selected NICs; default: every selected one"
+    )
+    load_balancer_ips: bool = Field(default=False, strict=True)
+    external_ips: bool = Field(default=False, strict=True)
+
+
 Advertised = Literal["pod-cidrs", "services"]
 
 Asn = Annotated[int, Field(strict=True, ge=1, le=4294967295)]
@@ -441,6 +460,7 @@ class Topology(Model):
     )
     services: OrEmpty[dict[ServiceName, Service]] = {}
     egress_policies: OrEmpty[dict[HostName, EgressPolicy]] = {}
+    l2_announcement_policies: OrEmpty[dict[HostName, L2AnnouncementPolicy]] = {}
     bgp: Bgp | None = None
     flows: Many[FlowWords] = ()
 

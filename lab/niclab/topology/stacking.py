@@ -53,9 +53,10 @@ def mtu_of(host: Host, name: str) -> int:
 
 
 def carriers(host: Host, name: str) -> tuple[str, ...]:
-    """The NICs by one of which a frame of this interface leaves: several where a bond's policy chooses.
+    """The NICs by one of which a frame of this interface leaves: several where a bond's policy or partner chooses.
 
-    An active-backup bond uses the first that is up: the plan makes its first NIC its `primary`.
+    An active-backup bond uses the first that is up: the plan makes its first NIC its `primary`. Of a `broadcast` bond
+    every NIC sends each frame.
     """
     interface = host.interfaces.get(name)
     if interface is None:
@@ -68,6 +69,19 @@ def carriers(host: Host, name: str) -> tuple[str, ...]:
     return tuple(
         below[:1] if interface.kind == "bond" and (interface.mode or "active-backup") == "active-backup" else below
     )
+
+
+def sends_by_all(host: Host, name: str) -> bool:
+    """Does every one of its carriers send each frame? [kernel] a bond in mode broadcast"""
+    link = host.links.get(name)
+    return link is not None and (link.mode == "broadcast" or any(sends_by_all(host, under) for under in link.below))
+
+
+def stands_in(topology: Topology) -> Iterator[str]:
+    """Where a lab is built otherwise than the topology says."""
+    for host, name, interface in topology.interface_pairs():
+        if isinstance(interface, Link) and interface.mode == "802.3ad":
+            yield f"{host}.{name}: a lab's fabrics speak no LACP: it is built as balance-xor, predicted as 802.3ad"
 
 
 def segment(host: Host, name: str) -> Segment | None:
@@ -96,4 +110,16 @@ def listening(host: Host) -> Iterator[tuple[Segment, str]]:
             yield place, name
 
 
-__all__ = ["Segment", "carriers", "is_up", "listening", "master_of", "mtu_of", "needs", "segment", "vrf_of"]
+__all__ = [
+    "Segment",
+    "carriers",
+    "is_up",
+    "listening",
+    "master_of",
+    "mtu_of",
+    "needs",
+    "segment",
+    "sends_by_all",
+    "stands_in",
+    "vrf_of",
+]

@@ -6,7 +6,7 @@ output (destination) and postrouting or input (source); every packet after it, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -152,10 +152,11 @@ class Trip:
         """With one more decision at a host: by its id in the table of reasons, or with a reason of its own."""
         return self._with(where, Decided(reason(rule) if isinstance(rule, str) else rule, tuple(inputs.items())))
 
-    def crossing(self, tap: str, into: str, peer: str) -> Trip:
-        """On a cable: out of one host's NIC and into another's."""
-        header = self.header
-        out = self._with(tap.partition(".")[0], Left(tap, header))
+    def crossing(self, taps: Iterable[str], into: str, peer: str) -> Trip:
+        """On a cable: out of one host's NIC, or out of several at once, and into another's."""
+        out, header = self, self.header
+        for tap in taps:
+            out = out._with(tap.partition(".")[0], Left(tap, header))
         return replace(out, hops=(*out.hops, Hop(peer, (Entered(into, header),))))
 
     def plugged_into(self, pod: str) -> Trip:

@@ -17,7 +17,7 @@ from niclab.flow.trace import Decided, Trace
 from niclab.kernel.fib import Lookup
 from niclab.net.packetrules import Packet
 from niclab.net.route import TABLES, Address, NextHop, Why
-from niclab.topology.stacking import Segment, carriers, is_up, listening, segment
+from niclab.topology.stacking import Segment, carriers, is_up, listening, segment, sends_by_all
 
 _TUNNEL_SOURCE_PORT = 50000
 
@@ -227,12 +227,13 @@ class Walker:
             noted = trip.noting(host, "neighbour.none", fabric=str(place), address=to)
             yield noted.ended(None, f"nobody on {place} has {to}")
             return
-        for nic, (peer, interface) in itertools.product(nics, neighbours):
+        by = [nics] if sends_by_all(machine.host, device) else [(nic,) for nic in nics]
+        for sending, (peer, interface) in itertools.product(by, neighbours):
             noted = trip
             if len(neighbours) > 1:
                 several = tuple(f"{host}.{name}" for host, name in neighbours)
                 noted = trip.noting(host, "neighbour.several", address=to, several=several, into=interface)
-            sent = noted.crossing(f"{host}.{nic}", self._tap_of(peer, interface), peer)
+            sent = noted.crossing((f"{host}.{nic}" for nic in sending), self._tap_of(peer, interface), peer)
             yield from self._arrives(peer, interface, sent.on(replace(trip.packet, mark=0), trip.inner))
 
     def _leaving(self, machine: Machine, device: str, trip: Trip) -> Trip:
