@@ -176,6 +176,40 @@ def test_rules_of_enis_by_version_and_masquerading() -> None:
     assert enis((1, 20), egress_multi_home_ip_rule_compat="true") == enis((1, 20))
 
 
+NATIVE_CIDR = {"ipv4_native_routing_cidr": "10.0.0.0/8"}
+MASQ_AGENT = {
+    "enable_ip_masq_agent": "true",
+    "ip_masq_agent_config_path": "{nonMasqueradeCIDRs: [10.112.0.0/16, 10.2.0.0/15], masqLinkLocal: true}",
+}
+
+
+@pytest.mark.parametrize(
+    ("version", "settings", "networks"),
+    [
+        ((1, 16), NATIVE_CIDR, ["10.0.0.0/8"]),
+        ((1, 20), NATIVE_CIDR, ["10.0.0.0/8"]),
+        ((1, 18), MASQ_AGENT, ["10.0.0.0/15"]),
+        ((1, 19), MASQ_AGENT, ["10.0.0.0/14", "10.112.0.0/16"]),
+        ((1, 20), {"ipv4_native_routing_cidr": "0.0.0.0/0"}, [""]),
+    ],
+)
+def test_where_to_pods_send_by_their_own_nics(
+    version: tuple[int, int], settings: dict[str, str], networks: list[str]
+) -> None:
+    to = [f" to {network}" if network else "" for network in networks]
+    rules = [rule for rule in enis(version, **settings) if "from 10.1.11.10/32" in rule]
+    assert rules == [f"from 10.1.11.10/32{each} lookup 11 priority 111" for each in to]
+
+
+@pytest.mark.parametrize("minor", [18, 20])
+@pytest.mark.parametrize(("native", "fits"), [("10.0.0.0/8", True), ("10.1.0.0/16", True), ("10.112.0.0/16", False)])
+def test_a_native_cidr_that_agents_exit_with_is_said(minor: int, native: str, fits: bool) -> None:
+    lab = topology(CLOUD)
+    settings = LAB_BASELINE.merged(Settings.of(ipv4_native_routing_cidr=native))
+    (warnings, *_) = [Decisions(lab, fit(settings, lab), Version(1, minor)).warnings(node) for node in lab.nodes]
+    assert [native in warning for warning in warnings] == [] if fits else [True]
+
+
 def test_the_mtu_is_the_primary_enis() -> None:
     text = CLOUD.replace("addresses: 10.0.0.12/24}", "addresses: 10.0.0.12/24, mtu: 1400}")
     found = Decisions(

@@ -87,6 +87,8 @@ class Behaviour(StrEnum):
     ENI_ANSWERS_BY_OWN_NIC = auto()
     ENI_WORLD_BY_MAIN = auto()
     ENI_COMPATIBLE_RULES = auto()
+    ENI_MASQ_AGENT_CIDRS = auto()
+    ENI_NATIVE_CIDR_OF_PRIMARY = auto()
     CHECKS_BEFORE_DEVICES = auto()
     REPLACEMENT_IS_BOOLEAN = auto()
     REPLACEMENT_BY_KPR = auto()

@@ -187,7 +187,8 @@ class Decisions:
         node = self.nodes[name]
         if node.agent_exits is not None:
             return ()
-        return (*([node.drd.warning] if node.drd.warning else ()), *self.direct_routes(name)[1])
+        own = (node.drd.warning, node.native_cidr_warning)
+        return (*(warning for warning in own if warning), *self.direct_routes(name)[1])
 
     def direct_routes(self, name: str) -> tuple[tuple[Route, ...], tuple[str, ...]]:
         """`auto-direct-node-routes`: one route per peer pod CIDR, and the warnings for those that cannot be installed.

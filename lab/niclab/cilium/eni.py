@@ -20,6 +20,7 @@ from niclab.kernel.reversepath import LOOSE, OFF
 from niclab.net.operation import AddRoute, AddRule, Operation, Remove
 from niclab.net.packetrules import Devices, Match, PacketRule, SetMark
 from niclab.net.route import EVERYTHING, PROTOCOLS, Address, Network, NextHop, Route, Rule, collapsed
+from niclab.settings import ipmasq
 from niclab.topology import Node
 
 _KERNEL = PROTOCOLS["kernel"]
@@ -75,7 +76,7 @@ def _answers(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
     """
     for number, (pod, nic) in enumerate(_away(decisions, node)):
         table = numbers.ENI_ANSWERS.table(number)
-        for cidr in collapsed(decisions.topology.vpc_cidrs, 4):
+        for cidr in _by_own_nic(decisions, node):
             yield AddRoute(node.node, Route(cidr, kind="throw", table=table), replace=True)
         yield AddRoute(node.node, Route(EVERYTHING[4], (NextHop(dev=nic),), table=table), replace=True)
         lxc, mark = pod_interface(pod), (ANSWERING, ANSWERING)
@@ -102,7 +103,8 @@ def _away(decisions: Decisions, node: NodeDecision) -> Iterator[tuple[str, str]]
 
 
 def _from(decisions: Decisions, node: NodeDecision, address: Address, table: int) -> Iterator[Operation]:
-    """With masquerading only what stays in the VPC leaves by the pod's NIC: the rest is masqueraded elsewhere (#20554).
+    """With masquerading only what stays in the VPC, or is not masqueraded by its settings, leaves by the pod's NIC: the
+    rest is masqueraded elsewhere (#20554). The rules are made when the pod is, and not made anew.
 
     From 1.21 on all of it leaves there, by one rule (58be8e42aa and 483fb470a0, #45137).
     """
@@ -110,9 +112,21 @@ def _from(decisions: Decisions, node: NodeDecision, address: Address, table: int
     priority = numbers.ENI_FROM_POD_COMPATIBLE if _compatible(node) else numbers.ENI_FROM_POD
     destinations: tuple[Network | None, ...] = (None,)
     if node.masquerades(4) and node.version.has(Behaviour.ENI_WORLD_BY_MAIN):
-        destinations = tuple(cidr if cidr.prefixlen else None for cidr in collapsed(decisions.topology.vpc_cidrs, 4))
+        destinations = tuple(cidr if cidr.prefixlen else None for cidr in _by_own_nic(decisions, node))
     for to in destinations:
         yield AddRule(node.node, Rule(priority=priority, source=alone, destination=to, table=table))
+
+
+def _by_own_nic(decisions: Decisions, node: NodeDecision) -> tuple[Network, ...]:
+    """Where to pods send by their own NICs (pkg/ipam/crd.go buildAllocationResult): the VPC's CIDRs, the native routing
+    CIDR that is set, from 1.19 on those of the ip-masq-agent; as few as cover them (cilium-cni cmd/interface.go)."""
+    settings = node.settings
+    cidrs = [*decisions.topology.vpc_cidrs]
+    if settings.ipv4_native_routing_cidr:
+        cidrs.append(settings.ipv4_native_routing_cidr)
+    if settings.ip_masq_agent and node.version.has(Behaviour.ENI_MASQ_AGENT_CIDRS):
+        cidrs += ipmasq.read(settings.ip_masq_agent_config).networks
+    return collapsed(cidrs, 4)
 
 
 def table_of(node: NodeDecision, nic: str) -> int:

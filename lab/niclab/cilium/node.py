@@ -17,7 +17,7 @@ from niclab.cilium.selection.links import Link
 from niclab.cilium.selection.mtu import device_mtu, route_mtu
 from niclab.cilium.version import Version
 from niclab.kernel.fib import Fib
-from niclab.net.route import TABLES, Address, Family, Network
+from niclab.net.route import TABLES, Address, Family, Network, collapsed
 from niclab.settings import NodeView
 
 _LARGEST_VETH = 65535
@@ -162,6 +162,20 @@ class NodeDecision:
         if family == 6:
             return self.settings.ipv6_native_routing_cidr
         return self.settings.ipv4_native_routing_cidr or next(iter(self.vpc), None)
+
+    @property
+    def native_cidr_warning(self) -> str | None:
+        """With ENIs: what agents say before they exit, where the native routing CIDR does not fit the VPC."""
+        native = self.settings.ipv4_native_routing_cidr
+        if native is None or not self.vpc:
+            return None
+        if self.version.has(Behaviour.ENI_NATIVE_CIDR_OF_PRIMARY):
+            fits, words = native.overlaps(self.vpc[0]), "Configured native routing CIDR does not overlap VPC CIDR"
+        else:
+            fits = any(len(collapsed((native, cidr), 4)) == 1 for cidr in self.vpc)
+            words = "None of the VPC CIDRs contains the specified native routing CIDR"
+        cidrs = ", ".join(map(str, self.vpc))
+        return None if fits else f"a real agent exits with {native} and a VPC of {cidrs}: {words}"
 
     def masquerade_address(self, device: str, family: Family) -> Address | None:
         """What BPF masquerading writes as the source on one selected device: its Primary, else the fallback `*`.
