@@ -34,6 +34,7 @@ from niclab.request import DatapathName, Request, resolve
 from niclab.settings import Settings
 from niclab.topology import Flow, Topology
 from niclab.topology.model import asked
+from niclab.topology.stacking import vlans
 from niclab.wire.decode import Decoder
 from niclab.wire.measure import Measurer, Observed
 from niclab.wire.sighting import without_resets
@@ -465,4 +466,5 @@ class Lab:
             reported={name: str(reported) for name, reported in self.reported.items()},
             unmasqueraded=self.decisions.native_node_ends,
             exited=frozenset(name for name, reported in self.reported.items() if reported.agent_exits is not None),
+            vlans=vlans(self.topology),
         )

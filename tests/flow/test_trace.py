@@ -35,7 +35,7 @@ def shown(trace: Trace, result: FlowResult) -> object:
     end = trace.request.arrived if result.served and trace.request.arrived else flow.destination
     hosts = [[hop.host for hop in path.hops if hop.host not in context.pod_node] for _, path in trace.paths]
     pictures = [*picture.pictures(trace, flow.source, end, context)]
-    return str(trace), pictures, seen(flow, [trace], context, served=result.served is not None), hosts
+    return str(trace), pictures, seen(flow, [trace], context), hosts
 
 
 @privileged

@@ -33,7 +33,11 @@ FROM_EXT = [
         (result("pod1 -> ext1", to_ext1()[:2]), "eth1 pod address! no answer", True),
         (result("pod1 -> ext1", to_ext1(), to_ext1()[:2]), "eth1 pod address! 1/2 answered", True),
         (result("pod1 -> ext1", to_ext1()[:1]), "left no NIC no answer", True),
-        (result("pod1 -> ext1", to_ext1(), to_ext1("eth0")), "eth0+eth1 pod address!", True),
+        (
+            result("pod1 -> ext1", to_ext1(), to_ext1("eth0")),
+            "1 of 2 by eth1 pod address!, 1 by eth0 pod address!",
+            True,
+        ),
         (result("pod1 -> ext1", to_ext1(), leaks=("node1.eth1",)), "eth1 pod address! leaked", True),
         (result("pod1 -> pod2", tunnelled()), "eth0 vxlan", False),
         (result("pod1 -> node2.eth0", TO_NODE), "eth0 pod address no answer", True),

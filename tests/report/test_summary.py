@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from niclab.cli import COULD_NOT_RUN, PASS, main
-from niclab.report import summary
+from niclab.report import diff, summary
 
 
 def measured(
@@ -99,6 +99,21 @@ def test_all_of_a_run_is_one_command_away(tmp_path: Path, capsys: pytest.Capture
 
 
 NO_RECORDS = ["", "[]", "{}", "7", '{"tests": 1}', '{"tests": [1]}', '{"tests": [{"flows": []}]}', '{"flows": [{}]}']
+
+
+def test_a_hashs_choice_is_no_change() -> None:
+    """Two ways were predicted, each record has one of them; with one way predicted the same is a change."""
+
+    def by(nic: str, *expected: str) -> list[dict[str, Any]]:
+        test = measured("eth0,eth1")
+        count = {"requests": 5, "replies": 0, "inner_src": ["10.0.0.1"], "outer": []}
+        return [{**test, "flows": [{**test["flows"][0], "transmitted_by": {nic: count}, "expected": list(expected)}]}]
+
+    both = ("node1.eth0, 10.0.0.1 seen at ext1", "node1.eth1, 10.0.0.1 seen at ext1")
+    assert not diff.compare(by("node1.eth0", *both), by("node1.eth1", *both)).changes
+    assert not diff.compare(by("node1.eth0", *both), by("node1.eth1", *reversed(both))).changes
+    (change,) = diff.compare(by("node1.eth0", both[0]), by("node1.eth1", *both)).changes
+    assert str(change) == "pod1 → ext1  requests by: node1.eth0 → node1.eth1"
 
 
 @pytest.mark.parametrize("verb", ["matrix", "diff", "claims --record"])

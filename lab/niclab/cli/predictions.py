@@ -10,7 +10,8 @@ import sys
 
 from niclab.cilium.decisions import Decisions
 from niclab.cli import FAIL, PASS
-from niclab.cli.request import Expectation, asked_flows, requested, warn
+from niclab.cli.request import asked_flows, requested, warn
+from niclab.flow.passage import Expectation
 from niclab.flow.predict import World
 from niclab.report import predicted, text
 from niclab.report.matrix import render
@@ -65,13 +66,12 @@ def _world(request: Request) -> World:
 
 def _unmet(world: World, expected: Expectation) -> list[str]:
     """Why an expectation is not what is predicted; where a hash decides, every trace must be as expected."""
-    must = f"{expected.flow} must leave {expected.node} by {expected.nic}"
     traces = world.predict(expected.flow)
     if not traces:
-        return [f"{must}, and is not sent: {world.why_not(expected.flow)}"]
-    wanted = {f"{expected.node}.{expected.nic}"}
-    left = [{f"{expected.node}.{nic}" for nic in trace.request.nics_left(expected.node)} for trace in traces]
-    if all(nics == wanted for nics in left):
+        return [f"{expected.flow} {expected.must()}, and is not sent: {world.why_not(expected.flow)}"]
+    passed = [expected.legs(trace, world.context) for trace in traces]
+    if all(map(expected.meets, passed)):
         return []
-    names = " or ".join(dict.fromkeys(" and ".join(sorted(nics)) or "no NIC" for nics in left))
-    return [f"{must}, it is predicted to leave by {names}"]
+    names = " or ".join(dict.fromkeys(" and ".join(sorted({leg.tap for leg in legs})) or "no NIC" for legs in passed))
+    must = expected.must(leg for legs in passed for leg in legs)
+    return [f"{expected.flow} {must}, it is predicted to {expected.predicted} {names}"]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from niclab import settings
 from niclab.check import check_flow, load
 from niclab.check.amend import Amendments, amend
 from niclab.cilium.reported import NodeReport
 from niclab.errors import InputError, Problem, Problems, nearest
+from niclab.flow.passage import DIRECTIONS, Direction, Expectation
 from niclab.request import Request, resolve
 from niclab.topology import Flow, Topology
+from niclab.topology.stacking import below, segment
 
 
 def requested(options: argparse.Namespace) -> Request:
@@ -50,15 +51,6 @@ def warn(request: Request, reported: Mapping[str, NodeReport] | None = None) -> 
         print(f"not modelled{by}: {', '.join(request.unmodelled)}", file=sys.stderr)
 
 
-@dataclass(frozen=True, slots=True)
-class Expectation:
-    """`--expect FLOW=NIC`: the flow's requests leave this node by this NIC and no other."""
-
-    flow: Flow
-    node: str
-    nic: str
-
-
 def asked_flows(options: argparse.Namespace, topology: Topology) -> tuple[list[Flow], list[Expectation]]:
     """The flows asked for, else the topology's own, those of expectations last; and what must hold of them."""
     expects: list[str] = getattr(options, "expect", [])
@@ -90,19 +82,45 @@ def _flow(whole: str, text: str, topology: Topology, problems: Problems, *, opti
 
 
 def _expectation(text: str, topology: Topology, problems: Problems) -> Expectation | None:
-    """NIC is the name of one of the sender's node's, or NODE.NIC."""
-    words, _, nic = (part.strip() for part in text.rpartition("="))
-    if not words or not nic:
+    """`[in:|out:|reply:][NODE.]NIC` behind the flow; by default `out` of a flow that begins on a node, else `in`."""
+    words, _, wanted = (part.strip() for part in text.rpartition("="))
+    if not words or not wanted:
         problems.append(Problem("--expect", 0, text, "it is not FLOW=NIC", _EXAMPLES["--expect"]))
         return None
     flow = _flow(text, words, topology, problems, option="--expect")
     if flow is None:
         return None
     sender = flow.source.partition(".")[0]
-    home = topology.pods[sender][0] if sender in topology.pods else sender
-    node, name = nic.split(".", 1) if nic.partition(".")[0] in topology.hosts else (home, nic)
-    if name not in topology.hosts[node].nics:
-        fix = nearest(name, topology.hosts[node].nics)
-        problems.append(Problem("--expect", 0, text, f"{node} has no NIC {name!r}", fix))
+    begins = sender in topology.pods or sender in topology.nodes
+    head, colon, interface = wanted.rpartition(":")
+    if colon and head not in DIRECTIONS:
+        why, fix = f"{head!r} is neither in, out nor reply", "write e.g. in:eth0, out:node1.eth0 or reply:eth1"
+        problems.append(Problem("--expect", 0, text, why, fix))
         return None
-    return Expectation(flow, node, name)
+    direction: Direction = DIRECTIONS[head] if colon else "out" if begins else "in"
+    node, name = "", interface
+    if interface.partition(".")[0] in topology.hosts:
+        node, _, name = interface.partition(".")
+    elif begins and direction == "out":
+        node = topology.pods[sender][0] if sender in topology.pods else sender
+    if node and node not in topology.nodes:
+        why, fix = f"{node} is no node: what passes its NICs says nothing of one", "name a node's NIC, e.g. in:eth0"
+        problems.append(Problem("--expect", 0, text, why, fix))
+        return None
+    hosts = [node] if node else [*topology.nodes]
+    having = {host: topology.nodes[host] for host in hosts if name in topology.nodes[host].interfaces}
+    if not having:
+        every = dict.fromkeys(each for host in hosts for each in topology.nodes[host].interfaces)
+        problems.append(
+            Problem(
+                "--expect",
+                0,
+                text,
+                f"{node or 'no node'} has {'no' if node else 'a'} NIC {name!r}",
+                nearest(name, every),
+            )
+        )
+        return None
+    vlan = any(place and place.vlan is not None for place in (segment(host, name) for host in having.values()))
+    taps = () if vlan else (f"{host}.{nic}" for host, each in having.items() for nic in below(each, name))
+    return Expectation(flow, direction, node, name, frozenset(taps))

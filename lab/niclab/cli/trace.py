@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from niclab.cli import FAIL, PASS
-from niclab.cli.request import Expectation, asked_flows, requested, warn
+from niclab.cli.request import asked_flows, requested, warn
 from niclab.errors import LabError
-from niclab.flow.verdict import FlowResult, NicMismatch
+from niclab.flow.passage import Expectation, nics
+from niclab.flow.verdict import FlowResult
 from niclab.lab import Lab
 from niclab.report import pcapng, text
 from niclab.report.record import Record
@@ -70,13 +71,14 @@ def _judge(results: list[FlowResult], expected: Sequence[Expectation]) -> list[s
         index = indices[must.flow]
         result = results[index]
         if result.verdict == "unmeasured":
-            unmet.append(f"{result.name} must leave {must.node} by {must.nic}, and was not measured: {result.why}")
+            unmet.append(f"{result.name} {must.must()}, and was not measured: {result.why}")
             continue
-        if (left := result.left(must.node)) != {must.nic}:
-            leaks = tuple(f"{must.node}.{name}" for name in sorted(left - {must.nic}))
-            results[index] = replace(result, leaks=leaks)
-        try:
-            result.must_leave(must.node, by=must.nic)
-        except NicMismatch as mismatch:
-            unmet.append(str(mismatch))
+        passed = [must.legs(trace, result.context) for trace in result.traces]
+        seen = [leg for legs in passed for leg in legs]
+        if must.meets(seen):
+            continue
+        words = f"{result.name} {must.must(seen)}, {must.measured} {nics(seen, must.node)}"
+        unmet.append(f"{words} ({sum(map(bool, passed))} of {result.sent})\n{result.explanation}")
+        if leaks := sorted({leg.tap for leg in seen if not must.meets([leg])}):
+            results[index] = replace(result, leaks=tuple(leaks))
     return unmet

@@ -8,7 +8,7 @@ observation has what taps saw, and taps stand outside the nodes.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -47,6 +47,8 @@ class Context:
     """NICs (`node2.eth0`) whose address pods reach with their own by design: node IPs in native routing."""
     exited: frozenset[str] = frozenset()
     """Nodes whose agent exited: their pods are not plugged."""
+    vlans: Mapping[tuple[str, int], str] = field(default_factory=dict)
+    """(Tap, tag) → the interface whose frames these are."""
 
     @property
     def node_taps(self) -> Iterator[str]:
@@ -72,18 +74,20 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """The packet came in by a NIC, or into a pod."""
+    """The packet came in by a NIC, or into a pod. `device`: the VLAN on that NIC, where it is one's."""
 
     tap: str
     header: Header
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """The packet left by a NIC."""
+    """The packet left by a NIC. `device`: the VLAN on it, where it is one's."""
 
     tap: str
     header: Header
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +162,7 @@ class Path:
     @property
     def _key(self) -> object:
         sent = tuple((step.tap, step.header.source, step.header.outer) for step in self.left)
-        return sent, self.arrived, self.source, self.lost
+        return sent, tuple(step.tap for step in self.entered), self.arrived, self.source, self.lost
 
     def __str__(self) -> str:
         return " then ".join(step.tap + (" in a tunnel" if step.header.outer else "") for step in self.left) or "no NIC"
@@ -234,16 +238,18 @@ def transmitted(traces: Iterable[Trace], taps: Iterable[str]) -> Mapping[str, Tr
     }
 
 
-def observed(sightings: Sequence[Sighting], source: str, destination: str, ends: Collection[str]) -> Trace:
+def observed(
+    sightings: Sequence[Sighting], source: str, destination: str, ends: Collection[str], context: Context
+) -> Trace:
     """One probe's trace, from its sightings in order. `ends`: where the request may arrive."""
     start = host_of(source)
     return Trace(
-        _observed(sightings, "request", ends, f"never seen at {host_of(destination)}"),
-        _observed(sightings, "reply", (start,), "not answered"),
+        _observed(sightings, "request", ends, f"never seen at {host_of(destination)}", context),
+        _observed(sightings, "reply", (start,), "not answered", context),
     )
 
 
-def _observed(sightings: Iterable[Sighting], kind: Kind, ends: Collection[str], lost: str) -> Path:
+def _observed(sightings: Iterable[Sighting], kind: Kind, ends: Collection[str], lost: str, context: Context) -> Path:
     hops: list[Hop] = []
     arrived, source = None, ""
     for sighting in sightings:
@@ -251,12 +257,13 @@ def _observed(sightings: Iterable[Sighting], kind: Kind, ends: Collection[str], 
             continue
         host = sighting.host
         header = Header(sighting.source, sighting.destination, sighting.outer, sighting.encapsulation)
+        device = context.vlans.get((sighting.tap, sighting.vlan), "") if sighting.vlan is not None else ""
         if sighting.arrives:
-            hops.append(Hop(host, (Entered(sighting.tap, header),)))
+            hops.append(Hop(host, (Entered(sighting.tap, header, device),)))
             if host in ends:
                 arrived, source = host, sighting.source
         elif sighting.outbound and sighting.nic:
             if not hops or hops[-1].host != host:
                 hops.append(Hop(host))
-            hops[-1] = replace(hops[-1], steps=(*hops[-1].steps, Left(sighting.tap, header)))
+            hops[-1] = replace(hops[-1], steps=(*hops[-1].steps, Left(sighting.tap, header, device)))
     return Path(tuple(hops), arrived, source, "" if arrived else lost)

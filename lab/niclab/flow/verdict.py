@@ -10,17 +10,21 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
 from niclab.flow import picture
+from niclab.flow.passage import ways
 from niclab.flow.picture import INDENT, names
 from niclab.flow.shares import Shares
 from niclab.flow.trace import NO_PATH, Context, Kind, Trace, Transmitted, host_of, nic_of, observed, transmitted
 from niclab.topology import Flow
 from niclab.wire.sighting import Measurement, Sighting
+
+_DRAWN = 4
+"""Ways of a flow that are drawn; more are counted."""
 
 Verdict = Literal["carried", "leaked", "lost", "unmeasured"]
 
@@ -90,7 +94,7 @@ class FlowResult:
             probes.setdefault(sighting.number, []).append(sighting)
         source, destination = self.flow.source, self.flow.destination
         ends = self.served.pods if self.served else (host_of(destination),)
-        return tuple(observed(probes[number], source, destination, ends) for number in sorted(probes))
+        return tuple(observed(probes[number], source, destination, ends, self.context) for number in sorted(probes))
 
     @cached_property
     def received(self) -> int:
@@ -258,11 +262,26 @@ class FlowResult:
 
     @property
     def pictures(self) -> list[str]:
-        """The path of the probe that got furthest, and of its reply."""
-        lengths = [sum(len(path.left) + len(path.entered) for _, path in trace.paths) for trace in self.traces]
-        furthest = self.traces[lengths.index(max(lengths))] if lengths else Trace(NO_PATH, NO_PATH)
-        end = (furthest.request.arrived if self.served else None) or self.flow.destination
-        return [*picture.pictures(furthest, self.flow.source, end, self.context, self.expected)]
+        """The path of the probe that got furthest, and of its reply; of each way where probes took several."""
+        apart: dict[object, list[Trace]] = {}
+        for way, traces in ways(self.traces, self.flow, self.context).items():
+            for trace in traces:
+                backend = trace.request.arrived if self.served else None
+                apart.setdefault((way, backend), []).append(trace)
+        if not apart:
+            return [*self._picture(Trace(NO_PATH, NO_PATH))]
+        lines: list[str] = []
+        for number, traces in enumerate(apart.values()):
+            if number == _DRAWN:
+                lines.append(f"… and {len(apart) - _DRAWN} more ways")
+                break
+            lines += [f"{len(traces)} of {self.sent}:"] if len(apart) > 1 else []
+            lines += self._picture(max(traces, key=_length))
+        return lines
+
+    def _picture(self, trace: Trace) -> Iterator[str]:
+        end = (trace.request.arrived if self.served else None) or self.flow.destination
+        return picture.pictures(trace, self.flow.source, end, self.context, self.expected)
 
     @property
     def explanation(self) -> str:
@@ -273,6 +292,10 @@ class FlowResult:
         lines += [f"refused: {self.refusal}"] if self.refusal else []
         lines += [f"noticed: {note}" for note in self.errors]
         return "\n".join(INDENT + line for line in lines)
+
+
+def _length(trace: Trace) -> int:
+    return sum(len(path.left) + len(path.entered) for _, path in trace.paths)
 
 
 def compared(op: str, left: object, right: object) -> list[str] | None:

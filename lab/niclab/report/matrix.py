@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from niclab.flow.trace import Context, Entered, Kind, Left, Trace, host_of
+from niclab.flow.passage import counted, ways
+from niclab.flow.trace import Context, Trace, host_of
 from niclab.topology import Flow
 
 if TYPE_CHECKING:  # predictions do without measurements
@@ -53,86 +54,25 @@ def cell(result: FlowResult) -> Cell:
     """A measured flow's cell."""
     if result.verdict == "unmeasured":
         return not_sent(result.flow, result.context, "unmeasured")
-    served = result.served is not None
-    return seen(result.flow, result.traces, result.context, served=served, leaked=result.verdict == "leaked")
+    return seen(result.flow, result.traces, result.context, leaked=result.verdict == "leaked")
 
 
 def not_sent(flow: Flow, context: Context, otherwise: str) -> Cell:
     """The cell of a flow of which there is nothing to see: a pod's agent has exited, or `otherwise`."""
-    pods = [end for end in (flow.source, flow.destination) if _is_pod(end, context)]
+    pods = [end for end in (flow.source, flow.destination) if host_of(end) in context.pod_node]
     exits = any(context.node_of(pod) in context.exited for pod in pods)
     return Cell("agent exits" if exits else otherwise, loud=True)
 
 
-def seen(flow: Flow, traces: Sequence[Trace], context: Context, *, served: bool, leaked: bool = False) -> Cell:
-    """The traces of a flow's probes, or one predicted trace, seen from the node that matters: the sending pod's, or for
-    flows from outside the receiving pod's. `served`: does the flow go to a service?
-    """
-    hosts = (host_of(step.tap) for trace in traces for step in trace.request.entered)
-    taken_in = next((host for host in hosts if host in context.nodes), None) if served else None
-    if _is_pod(flow.source, context) or not (_is_pod(flow.destination, context) or taken_in):
-        words, loud = _outward(flow, traces, context)
-    else:
-        words, loud = _inward(traces, taken_in or context.node_of(flow.destination))
-    if leaked:
-        words.append("leaked")
+def seen(flow: Flow, traces: Sequence[Trace], context: Context, *, leaked: bool = False) -> Cell:
+    """The traces of a flow's probes, or one predicted trace: the words of its passage, or how many took which."""
+    taken = ways(traces, flow, context)
+    words = [*counted(taken)] + (["leaked"] if leaked else [])
     received = sum(trace.carried for trace in traces)
     if received != len(traces):
         words.append(f"{received}/{len(traces)} answered" if received else "no answer")
-    return Cell(" ".join(words), loud or leaked or received != len(traces))
-
-
-def _outward(flow: Flow, traces: Sequence[Trace], context: Context) -> tuple[list[str], bool]:
-    """A flow seen from the node that sends it: NICs, tunnel, how a pod's source looked, and the way back."""
-    node = context.node_of(flow.source)
-    out, back = _left(traces, node, "request"), _entered(traces, node, "reply")
-    tunnels = _tunnels(traces, node)
-    answered = any(trace.carried for trace in traces)
-    source = _source(flow, traces, context) if out and not tunnels and _is_pod(flow.source, context) else ""
-    words = ["+".join(sorted(out)) or ("on the node" if answered else "left no NIC"), *tunnels]
-    words += [source] if source else []
-    words += [f"back {'+'.join(sorted(back))}"] if back and back != out else []
-    return words, source.endswith("!")
-
-
-def _inward(traces: Sequence[Trace], node: str) -> tuple[list[str], bool]:
-    """A flow from outside seen from the node that takes it in."""
-    entered, answered = _entered(traces, node, "request"), _left(traces, node, "reply")
-    words = ["+".join(sorted(entered)) or "never arrived", *_tunnels(traces, node)]
-    words += [f"reply {'+'.join(sorted(answered))}"] if answered and answered != entered else []
-    return words, answered != entered
-
-
-def _source(flow: Flow, traces: Sequence[Trace], context: Context) -> str:
-    """How a pod's source looked as it left its node."""
-    own, node = context.addresses.get(flow.source, ()), context.node_of(flow.source)
-    left = [step for trace in traces for step in trace.request.left if host_of(step.tap) == node]
-    if not all(step.header.source in own for step in left):
-        return "snat"
-    ends = (flow.destination, *(trace.request.arrived or "" for trace in traces))
-    if any(_is_pod(end, context) for end in ends):
-        return ""
-    return "pod address" if flow.destination in context.unmasqueraded else "pod address!"
-
-
-def _is_pod(end: str, context: Context) -> bool:
-    return host_of(end) in context.pod_node
-
-
-def _left(traces: Iterable[Trace], node: str, kind: Kind) -> frozenset[str]:
-    return frozenset[str]().union(*(trace.path(kind).nics_left(node) for trace in traces))
-
-
-def _entered(traces: Iterable[Trace], node: str, kind: Kind) -> frozenset[str]:
-    return frozenset[str]().union(*(trace.path(kind).nics_entered(node) for trace in traces))
-
-
-def _tunnels(traces: Iterable[Trace], node: str) -> list[str]:
-    """The tunnels in which requests passed the node's NICs."""
-    steps: list[Entered | Left] = []
-    for trace in traces:
-        steps += [*trace.request.left, *trace.request.entered]
-    return sorted({name for step in steps if host_of(step.tap) == node for name in step.header.encapsulation})
+    loud = leaked or received != len(traces) or any(each.loud for each in taken)
+    return Cell(" ".join(words), loud)
 
 
 def row(table: str, label: str, results: Iterable[FlowResult], settings: Mapping[str, str] | None = None) -> Row:

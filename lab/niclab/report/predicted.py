@@ -6,21 +6,22 @@ The JSON Schemas of their `-o json` are committed.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from niclab.cilium.node import NodeDecision
 from niclab.cilium.refusals import fix
+from niclab.flow.passage import Leg, passage
 from niclab.flow.picture import chain, protocol_of
 from niclab.flow.predict import World, interchangeable
-from niclab.flow.trace import Decided, Path, Trace, host_of, shown
+from niclab.flow.trace import Context, Decided, Entered, Left, Path, Trace, host_of, nic_of, shown
 from niclab.report.contract import Document, Model
 from niclab.report.matrix import Cell, Row, not_sent, seen
 from niclab.settings import Settings, unmodelled
 from niclab.topology import Flow
-from niclab.topology.model import as_sent, service_of
+from niclab.topology.model import as_sent
 
 
 class Step(Model):
@@ -50,6 +51,9 @@ class Packet(Model):
     """The way of a request or a reply."""
 
     steps: tuple[Step, ...]
+    came_in_by: Annotated[
+        tuple[str, ...], Field(description="every node.nic, pod or host that it comes in by, in order")
+    ]
     left_by: Annotated[tuple[Leaving, ...], Field(description="every NIC that sends it, in order")]
     arrived: Annotated[str | None, Field(description="host or pod where it ends; null when it is lost")]
     source: Annotated[str, Field(description="the source address that is seen there")]
@@ -60,6 +64,7 @@ class Packet(Model):
         return cls.like(
             path,
             steps=tuple(Step.of(where, step) for where, step in path.decided),
+            came_in_by=tuple(step.tap for step in path.entered),
             left_by=tuple(
                 Leaving(nic=step.tap, source=step.header.source, outer=next(iter(step.header.outer), None))
                 for step in path.left
@@ -176,9 +181,20 @@ class Explanation(Document):
 
 
 class ForecastWay(Model):
-    """One way a flow may go; several where a hash decides."""
+    """One way a flow may go; several where a hash decides. Flows from outside are seen from the first node."""
 
     carried: bool
+    taken_in: Annotated[
+        tuple[str, ...], Field(description="the node.nic by which the first node takes in what comes from outside")
+    ]
+    forwarded: Annotated[tuple[str, ...], Field(description="the node.nic by which that node sends it on")]
+    reply: Annotated[
+        tuple[str, ...], Field(description="the node.nic by which the last node sends the reply to who asked outside")
+    ]
+    back: Annotated[
+        tuple[str, ...], Field(description="the node.nic by which the reply comes in to the node that sent the request")
+    ]
+    entered: Annotated[tuple[str, ...], Field(description="every node.nic that the request comes in by, in order")]
     requests_by: Annotated[tuple[str, ...], Field(description="every node.nic that sends the request, in order")]
     replies_by: Annotated[tuple[str, ...], Field(description="every node.nic that sends the reply, in order")]
     arrived: Annotated[str | None, Field(description="where the request ends; null when it is lost")]
@@ -247,25 +263,34 @@ def row(world: World, flows: Mapping[Flow, int]) -> ForecastRow:
 
 def _flow(world: World, flow: Flow, alike: int) -> ForecastFlow:
     traces = world.predict(flow)
-
-    def sent_by(path: Path | None) -> tuple[str, ...]:
-        return tuple(step.tap for step in path.left if host_of(step.tap) in world.context.nodes) if path else ()
-
     return ForecastFlow.like(
         cell(world, flow, traces),
         source=flow.source,
         destination=str(flow).partition(" -> ")[2],
         stands_for=alike,
         not_sent=world.why_not(flow) or None,
-        ways=tuple(
-            ForecastWay.like(
-                trace.request,
-                carried=trace.carried,
-                requests_by=sent_by(trace.request),
-                replies_by=sent_by(trace.reply),
-            )
-            for trace in traces
-        ),
+        ways=tuple(_way(trace, flow, world.context) for trace in traces),
+    )
+
+
+def _way(trace: Trace, flow: Flow, context: Context) -> ForecastWay:
+    seen_from = passage(trace, flow, context)
+    outside = not seen_from.begins
+
+    def taps(steps: Iterable[Entered | Left | Leg], *, wanted: bool = True) -> tuple[str, ...]:
+        every = [step.tap for step in steps if host_of(step.tap) in context.nodes and nic_of(step.tap)]
+        return tuple(every) if wanted else ()
+
+    return ForecastWay.like(
+        trace.request,
+        carried=trace.carried,
+        taken_in=taps(seen_from.entered),
+        forwarded=taps(seen_from.left, wanted=outside),
+        reply=taps(seen_from.returned, wanted=outside),
+        back=taps(seen_from.returned, wanted=not outside),
+        entered=taps(trace.request.entered),
+        requests_by=taps(trace.request.left),
+        replies_by=taps(trace.reply.left if trace.reply else ()),
     )
 
 
@@ -273,8 +298,7 @@ def cell(world: World, flow: Flow, traces: Sequence[Trace]) -> Cell:
     """A flow's cell: where chance decides, the words of every trace."""
     if not traces:
         return not_sent(flow, world.context, "not sent")
-    served = service_of(world.topology, flow) is not None
-    cells = [seen(flow, [trace], world.context, served=served) for trace in traces]
+    cells = [seen(flow, [trace], world.context) for trace in traces]
     return Cell(" or ".join(dict.fromkeys(each.text for each in cells)), any(each.loud for each in cells))
 
 

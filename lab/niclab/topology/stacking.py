@@ -110,8 +110,31 @@ def listening(host: Host) -> Iterator[tuple[Segment, str]]:
             yield place, name
 
 
+def below(host: Host, name: str) -> Iterator[str]:
+    """Every NIC that an interface stands on, itself if it is one, whichever of them are up."""
+    interface = host.interfaces.get(name)
+    if isinstance(interface, Nic):
+        yield name
+    elif interface is not None and interface.kind != "vrf":
+        for under in interface.below:
+            yield from below(host, under)
+
+
+def vlans(topology: Topology) -> dict[tuple[str, int], str]:
+    """(Tap `node1.eth0`, tag) → the interface of that host whose frames these are."""
+    return {
+        (f"{owner}.{nic}", place.vlan): name
+        for owner, host in topology.hosts.items()
+        if host.links
+        for place, name in listening(host)
+        if place.vlan is not None
+        for nic in below(host, name)
+    }
+
+
 __all__ = [
     "Segment",
+    "below",
     "carriers",
     "is_up",
     "listening",
@@ -121,5 +144,6 @@ __all__ = [
     "segment",
     "sends_by_all",
     "stands_in",
+    "vlans",
     "vrf_of",
 ]

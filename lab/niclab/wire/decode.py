@@ -230,6 +230,14 @@ def _ethernet(frame: bytes, at: int) -> tuple[int, int]:
     return ethertype, at + 2
 
 
+def vlan_of(frame: bytes) -> int | None:
+    """The outermost VLAN tag of an Ethernet frame."""
+    if len(frame) < 16 or _ETHERTYPE.unpack_from(frame, 12)[0] not in _VLANS:
+        return None
+    (tag,) = _ETHERTYPE.unpack_from(frame, 14)
+    return int(tag) & 0xFFF
+
+
 def _network(frame: bytes, at: int, end: int) -> _Network | None:
     """The IP header at `at`, of either version; None for a fragment that is not the first (it has no ports)."""
     if frame[at] >> 4 == 4:

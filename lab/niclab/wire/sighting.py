@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from niclab.wire.decode import Decoded, Decoder
+from niclab.wire.decode import Decoded, Decoder, vlan_of
 from niclab.wire.tap import Capture
 
 _BROADCAST = "ff:ff:ff:ff:ff:ff"
@@ -31,6 +31,8 @@ class Sighting:
     outer: tuple[tuple[str, str], ...]
     encapsulation: tuple[str, ...]
     note: str
+    vlan: int | None = None
+    """The tag of the frame; None without one."""
 
     @property
     def host(self) -> str:
@@ -126,6 +128,7 @@ def _sighting(capture: Capture, decoded: Decoded, macs: Macs) -> Sighting:
         outer=decoded.outer,
         encapsulation=decoded.encapsulation,
         note=decoded.note,
+        vlan=vlan_of(capture.data),
     )
 
 

@@ -152,12 +152,14 @@ class Trip:
         """With one more decision at a host: by its id in the table of reasons, or with a reason of its own."""
         return self._with(where, Decided(reason(rule) if isinstance(rule, str) else rule, tuple(inputs.items())))
 
-    def crossing(self, taps: Iterable[str], into: str, peer: str) -> Trip:
-        """On a cable: out of one host's NIC, or out of several at once, and into another's."""
+    def crossing(self, taps: Iterable[str], into: str, peer: str, devices: tuple[str, str] = ("", "")) -> Trip:
+        """On a cable: out of one host's NIC, or out of several at once, and into another's. `devices`: the VLANs on
+        both, if they are a VLAN's.
+        """
         out, header = self, self.header
         for tap in taps:
-            out = out._with(tap.partition(".")[0], Left(tap, header))
-        return replace(out, hops=(*out.hops, Hop(peer, (Entered(into, header),))))
+            out = out._with(tap.partition(".")[0], Left(tap, header, devices[0]))
+        return replace(out, hops=(*out.hops, Hop(peer, (Entered(into, header, devices[1]),))))
 
     def plugged_into(self, pod: str) -> Trip:
         """In the pod."""

@@ -233,7 +233,8 @@ class Walker:
             if len(neighbours) > 1:
                 several = tuple(f"{host}.{name}" for host, name in neighbours)
                 noted = trip.noting(host, "neighbour.several", address=to, several=several, into=interface)
-            sent = noted.crossing((f"{host}.{nic}" for nic in sending), self._tap_of(peer, interface), peer)
+            tagged = (device, interface) if place.vlan is not None else ("", "")
+            sent = noted.crossing((f"{host}.{nic}" for nic in sending), self._tap_of(peer, interface), peer, tagged)
             yield from self._arrives(peer, interface, sent.on(replace(trip.packet, mark=0), trip.inner))
 
     def _leaving(self, machine: Machine, device: str, trip: Trip) -> Trip:

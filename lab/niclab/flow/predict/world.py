@@ -23,6 +23,7 @@ from niclab.net.packetrules import Packet, PacketRule
 from niclab.net.route import FAMILIES, TABLES, Address, NextHop, Route, Rule
 from niclab.topology import Flow, Topology
 from niclab.topology.model import as_sent, service_of, targets
+from niclab.topology.stacking import vlans
 
 _SOURCE_PORT = 40000
 _ECHO_ID = 7
@@ -165,6 +166,7 @@ class World:
             reported={},
             unmasqueraded=self.decisions.native_node_ends,
             exited=frozenset(self._exits),
+            vlans=vlans(topology),
         )
 
     def predict(self, flow: Flow) -> tuple[Trace, ...]:

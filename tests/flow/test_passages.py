@@ -1,0 +1,180 @@
+"""One rule for cells, ways and --expect: whatever the lab, they name the same NICs as the path, and no others."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
+
+import hypothesis
+import pytest
+from hypothesis import strategies
+from niclab import LAB_BASELINE, Flow, Settings, World
+from niclab.check import load
+from niclab.cilium.decisions import Decisions
+from niclab.cilium.version import Version
+from niclab.cli.request import asked_flows
+from niclab.errors import InputError
+from niclab.flow import picture
+from niclab.flow.passage import Expectation, Leg, passage, ways
+from niclab.flow.trace import Trace, nic_of, observed
+from niclab.report import predicted
+from niclab.report.matrix import seen
+
+from tests.support.command import here
+from tests.support.flows import CONTEXT, result, tunnelled
+from tests.support.flows import seen as sighted
+from tests.support.randomlab import random_lab
+
+EXAMPLES = int(os.environ.get("NICLAB_TEST_EXAMPLES", "300"))
+SERVICES = ("pod1 -> web", "ext0 -> node1.eth0:tcp:30080", "ext1 -> node1.eth1:tcp:30080", "node1.eth0 -> pod2")
+
+
+def expectations(world: World, flow: Flow, *words: str) -> list[Expectation]:
+    options = argparse.Namespace(flow=[], expect=[f"{flow}={word}" for word in words])
+    return asked_flows(options, world.topology)[1]
+
+
+def check(world: World, flow: Flow) -> None:
+    """Everything that is said of a flow agrees with its path."""
+    context, traces = world.context, world.predict(flow)
+    row = predicted.row(world, {flow: 1}).flows[0]
+    assert [way.carried for way in row.ways] == [trace.carried for trace in traces]
+    if not traces:
+        return
+    cells = [seen(flow, [trace], context).text for trace in traces]
+    assert row.text == " or ".join(dict.fromkeys(cells))
+    for trace, way, cell in zip(traces, row.ways, cells, strict=True):
+        taken = passage(trace, flow, context)
+        steps = {step.tap for _, path in trace.paths for step in path.left}
+        steps |= {step.tap for _, path in trace.paths for step in path.entered}
+        named = [leg for legs in (taken.entered, taken.left, taken.returned) for leg in legs]
+        assert {leg.tap for leg in named} <= steps
+        assert all(leg.tap.partition(".")[0] in context.nodes for leg in named)
+        assert cell.startswith(taken.words)
+        assert all(nic_of(leg.tap) in cell for leg in (*taken.entered, *taken.left))
+        assert set(way.taken_in) == {leg.tap for leg in taken.entered}
+        assert set(way.taken_in) <= set(way.entered) and set(way.forwarded) <= set(way.requests_by)
+        assert set(way.reply) <= set(way.replies_by)
+        if taken.begins and taken.left:
+            assert {tap for tap in way.requests_by if tap.startswith(f"{taken.node}.")} == {x.tap for x in taken.left}
+        drawn = " ".join(picture.pictures(trace, flow.source, trace.request.arrived or flow.destination, context))
+        assert all(nic_of(leg.tap) in drawn for leg in named)
+    check_expectations(world, flow, traces)
+
+
+def check_expectations(world: World, flow: Flow, traces: Sequence[Trace]) -> None:
+    """What is expected as it is predicted holds; with any other NIC it does not."""
+    nics = {nic for node in world.topology.nodes.values() for nic in node.nics}
+    for trace in traces:
+        taken = passage(trace, flow, world.context)
+        sides: list[tuple[str, tuple[Leg, ...]]] = [("in:", taken.entered), ("out:", taken.left)]
+        sides += [("", taken.left)] if taken.begins else [("", taken.entered), ("reply:", taken.returned)]
+        for side, legs in sides:
+            if len({leg.tap for leg in legs}) != 1:
+                continue
+            node, _, nic = legs[0].tap.partition(".")
+            for wanted in nics & set(world.topology.nodes[node].nics):
+                for must in expectations(world, flow, f"{side}{wanted}", f"{side}{node}.{wanted}"):
+                    assert must.meets(must.legs(trace, world.context)) == (wanted == nic)
+
+
+@pytest.mark.timeout(600)
+@hypothesis.settings(max_examples=EXAMPLES // 3, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.given(strategies.randoms(use_true_random=False))
+def test_path_cell_way_and_expectation_never_contradict_each_other(rng: Random) -> None:
+    made = random_lab(rng, flows=4)
+    hypothesis.assume(made is not None)
+    assert made is not None
+    hypothesis.note(str(made))
+    world = World(Decisions(made.topology, made.settings, made.version))
+    for flow in made.flows:
+        hypothesis.note(str(flow))
+        check(world, flow)
+
+
+@pytest.mark.parametrize("mode", ["snat", "dsr"])
+@pytest.mark.parametrize("devices", ["eth0", "eth0,eth1"])
+def test_nor_do_they_where_flows_go_to_services(devices: str, mode: str) -> None:
+    settings = LAB_BASELINE.merged(Settings.of(devices=devices, routing="native", bpf_lb_mode=mode))
+    world = World(Decisions(load("services"), settings, Version(1, 20)))
+    for flow in SERVICES:
+        check(world, Flow.parse(flow))
+
+
+def test_a_request_from_outside_is_seen_from_the_node_that_takes_it_in() -> None:
+    """The tunnel is on the NIC of the forwarding leg, and the reply of another node has that node's name."""
+    outer = (("10.0.0.1", "10.0.0.2"),)
+    flow = result(
+        "ext1 -> node1.eth1:tcp:30080",
+        [
+            sighted("node1.eth1", "in", "10.0.1.100"),
+            sighted("node1.eth0", "out", "10.0.1.100", outer=outer),
+            sighted("node2.eth0", "in", "10.0.1.100", outer=outer),
+            sighted("pod2", "in", "10.0.1.100"),
+            sighted("node2.eth1", "out", "10.0.1.1", "reply"),
+            sighted("ext1.eth0", "in", "10.0.1.1", "reply"),
+        ],
+    )
+    cell = seen(flow.flow, flow.traces, CONTEXT)
+    assert (cell.text, cell.loud) == ("eth1 → eth0 vxlan reply node2.eth1", False)
+
+
+def test_a_vlan_is_named_with_the_nic_below_it() -> None:
+    """Predicted by the walk, measured by the tag of the frame."""
+    world = World(Decisions(load("vlan"), LAB_BASELINE, Version(1, 20)))
+    assert world.context.vlans["node1.eth0", 100] == "eth0.100"
+    flow = Flow.parse("node1.eth0.100 -> node2.eth0.100")
+    (trace,) = world.predict(flow)
+    assert seen(flow, [trace], world.context).text == "eth0.100 (eth0)"
+    (must, nic) = expectations(world, flow, "eth0.100", "in:node2.eth0")
+    assert must.meets(must.legs(trace, world.context)) and nic.meets(nic.legs(trace, world.context))
+    tagged = replace(sighted("node1.eth0", "out", "10.0.1.1"), vlan=100)
+    step = observed([tagged], flow.source, flow.destination, (), world.context).request.left[0]
+    assert (step.tap, step.device) == ("node1.eth0", "eth0.100")
+
+
+def test_probes_that_took_several_ways_are_counted_and_drawn_apart() -> None:
+    flow = result("pod1 -> pod2", tunnelled(), tunnelled("eth1"), tunnelled(), tunnelled("eth1")[:2])
+    assert seen(flow.flow, flow.traces, CONTEXT).text == "2 of 4 by eth0 vxlan, 2 by eth1 vxlan 3/4 answered"
+    (eth0, _), (eth1, lost) = ways(flow.traces, flow.flow, CONTEXT).values()
+    assert (eth0.carried, eth1.carried, lost.carried) == (True, True, False)
+    lines = flow.pictures
+    assert [line for line in lines if line.endswith(":")] == ["2 of 4:", "2 of 4:"]
+    assert sum("node1 ═ eth1[vxlan]" in line for line in lines) == 1
+
+
+NODE_PORT = "ext0 -> node1.eth0:tcp:30080"
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("pod1 -> ext1=in:gw.p0", "gw is no node"),
+        (f"{NODE_PORT}=ext0.eth0", "ext0 is no node"),
+        (f"{NODE_PORT}=by:eth0", "'by' is neither in, out nor reply"),
+        (f"{NODE_PORT}=eth7", "no node has a NIC 'eth7'"),
+        ("pod1 -> ext1=node2.eth7", "node2 has no NIC 'eth7'"),
+    ],
+)
+def test_an_expectation_is_of_a_nodes_nic(words: str, why: str) -> None:
+    """A client's own NIC says nothing of a node."""
+    options = argparse.Namespace(flow=[], expect=[words])
+    with pytest.raises(InputError) as raised:
+        asked_flows(options, load("services"))
+    assert why in str(raised.value)
+
+
+def test_an_expectation_says_what_is_predicted_instead() -> None:
+    words = ["explain", "services", "--set", "devices=eth0,eth1", "--expect"]
+    for met in (f"{NODE_PORT}=eth0", f"{NODE_PORT}=in:node1.eth0", f"{NODE_PORT}=reply:eth0"):
+        assert here(*words, met).status == 0
+    done = here(*words, f"{NODE_PORT}=in:eth1")
+    assert done.status == 1
+    assert (
+        done.err.splitlines()[-1]
+        == f"{NODE_PORT} must come into node1 by eth1, it is predicted to come in by node1.eth0"
+    )
+    assert "must have its reply on node1 by eth1" in here(*words, f"{NODE_PORT}=reply:eth1").err
