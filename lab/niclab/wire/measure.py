@@ -125,12 +125,15 @@ class Measurer:
         drops = self._taps.drops
         with contextlib.ExitStack() as undo:
             carriers = self._carriers()
+            overflows = neighbour_overflows()
             responders = [undo.enter_context(contextlib.closing(responder)) for responder in self._responders(orders)]
             missing = self._canaries("before", decoder)
             senders = [self._sender(sending, undo) for sending in sendings]
-            captures = self._exchange(sendings, senders, responders, decoder)
+            captures, unanswered = self._exchange(sendings, senders, responders, decoder)
             # Who is blind already need not be asked twice.
             missing += [] if missing else self._canaries("after", decoder)
+        if unanswered and overflows != neighbour_overflows():
+            missing.append("neighbours (this machine's table was full: see net.ipv4.neigh.default.gc_thresh3)")
         changed = carriers ^ self._carriers()
         missing += [f"{cable.tap} (its carrier changed)" for cable in self._taps.cables if cable.tap in changed]
         by_flow = sort(captures, decoder, self._taps.macs, self._names).flows
@@ -186,8 +189,9 @@ class Measurer:
         senders: Sequence[Sender | SocketSender],
         responders: Sequence[Responder],
         decoder: Decoder,
-    ) -> list[Capture]:
-        """Send in turns small enough for the taps' buffers, draining after each, until all is answered or quiet."""
+    ) -> tuple[list[Capture], int]:
+        """Send in turns small enough for the taps' buffers, draining after each, until all is answered or quiet; the
+        frames, and how many probes were not answered."""
         captures: list[Capture] = []
         room = self._taps.capacity // 2
         spent = 0
@@ -224,7 +228,7 @@ class Measurer:
             seen = len(captures)
             now = time.monotonic()
             if not waiting or now >= quiet_until or now >= deadline:
-                return captures
+                return captures, len(waiting)
             self._wait(responders, min(quiet_until, deadline) - now)
 
     def _wait(self, responders: Sequence[Responder], seconds: float) -> None:
@@ -279,6 +283,23 @@ class Measurer:
             if wanted.keys() <= seen or time.monotonic() > deadline:
                 return missing + [name for key, name in wanted.items() if key not in seen]
             self._wait((), deadline - time.monotonic())
+
+
+def neighbour_overflows(statistics: Path = Path("/proc/net/stat")) -> int | None:
+    """How often a neighbour table had no room since boot; None where the kernel does not say.
+
+    [kernel] net/core/neighbour.c, neigh_alloc: all namespaces share one table for each family, and its limit. A packet
+    whose next hop finds no room is lost without a trace, and nothing in this lab is to blame.
+    """
+    try:
+        rows = [
+            row.split()
+            for table in ("arp_cache", "ndisc_cache")
+            for row in (statistics / table).read_text().splitlines()[1:]
+        ]
+    except OSError:  # it is there in the machine's first network namespace only
+        return None
+    return sum(int(row[-1], 16) for row in rows)
 
 
 def _serve(responders: Sequence[Responder]) -> None:
