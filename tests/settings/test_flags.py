@@ -48,7 +48,7 @@ def test_what_is_no_assignment(word: str) -> None:
     [
         ("divices=eth0", "did you mean devices?"),
         ("routing-mod=native", "did you mean routing-mode?"),
-        ("bpf.masquerade=true", "write enable-bpf-masquerade, the agent's flag for the Helm value bpf.masquerade"),
+        ("bpf.masquerad=true", "did you mean bpf.masquerade?"),
         ("qqqqqqqqqq=1", "see cilium-agent --help"),
         ("cluster-pool-ipv4-cidr=10.0.0.0/8", "leave it out"),
     ],

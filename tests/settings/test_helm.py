@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 from niclab.errors import InputError
-from niclab.settings import Settings, Values, loads, to_helm
-from niclab.settings.flags import agent_keys, complaint, helm_value_of, helm_values, known_paths
+from niclab.settings import Settings, Values, loads, parse_assignments, to_helm
+from niclab.settings.flags import agent_keys, chart_values, complaint, helm_value_of, helm_values, old_values
 
 
 def helm(text: str) -> Settings:
@@ -136,14 +136,14 @@ ipam:
   mode: cluster-pool
   operator: {clusterPoolIPv4PodCIDRList: [10.0.0.0/8]}
 hubble: {relay: {enabled: true}}
-somethingOfOurOwn: 1
+global: {ours: 1}
 """
     settings = helm(text)
     assert settings.values == {"ipam": "cluster-pool"}
     assert settings.warnings == (
         (
             "values.yaml: not an agent setting, left out: hubble.relay, image, "
-            "ipam.operator.clusterPoolIPv4PodCIDRList, operator, prometheus, resources, somethingOfOurOwn"
+            "ipam.operator.clusterPoolIPv4PodCIDRList, operator, prometheus, resources"
         ),
     )
 
@@ -156,12 +156,6 @@ def test_old_values_are_said() -> None:
 @pytest.mark.parametrize(
     ("text", "line", "field", "fix"),
     [
-        ("routingmode: native", 1, "routingmode", "did you mean routingMode?"),
-        ("x: 1\ndivices: eth0", 2, "divices", "did you mean devices?"),
-        ("mtu: 9000", 1, "mtu", "did you mean MTU?"),
-        ("bpf:\n  masqerade: true", 2, "bpf.masqerade", "did you mean bpf.masquerade?"),
-        ("nodePort:\n  directRoutingdevice: eth0", 2, "nodePort.directRoutingdevice", "nodePort.directRoutingDevice"),
-        ("bpf.masquerade: true", 1, "bpf.masquerade", "write it as nested mappings"),
         ("routingMode: nativ", 1, "routingMode", "write native"),
         ("tunnel: gre", 1, "tunnel", "write routingMode and tunnelProtocol"),
         ("ipv4NativeRoutingCIDR: pods", 1, "ipv4NativeRoutingCIDR", "write a CIDR such as 10.244.0.0/16"),
@@ -202,7 +196,7 @@ def test_the_table_is_sound() -> None:
     assert len(helm_values()) > 250
     assert {row.flag for row in helm_values().values()} <= agent_keys()
     assert all((".".join(row.path[:-1])) not in helm_values() for row in helm_values().values())
-    assert set(helm_values()) <= known_paths()
+    assert set(helm_values()) <= {*chart_values()}
     assert all(helm_values()[".".join(row.path)] == row for row in helm_value_of().values())
 
 
@@ -261,6 +255,122 @@ def test_a_row_that_makes_more_flags_is_written_as_extra_config() -> None:
     assert loads(to_helm(told), name="v.yaml") == told
 
 
-def test_a_flag_at_the_first_level_is_no_helm_value() -> None:
-    assert problems("labels: x\nenableIPv4: true")[0][2] == "did you mean enableIPv4BIGTCP?"
-    assert problems("fixed: 1\nipam:\n  mod: kubernetes")[0] == (3, "ipam.mod", "did you mean ipam.mode?")
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("MTU: 1\nroutingmode: native", "2: routingmode: {no}; did you mean routingMode?"),
+        ("MTU: 1\ndivices: eth0", "2: divices: {no}; did you mean devices?"),
+        ("devices: x\nmtu: 9000", "2: mtu: {no}; write MTU"),
+        ("bpf:\n  masqerade: true", "2: bpf.masqerade: {no}; did you mean bpf.masquerade?"),
+        ("ipam:\n  mod: kubernetes", "2: ipam.mod: {no}; did you mean ipam.mode?"),
+        ("MTU: 1\nbpf.masquerade: true", "2: bpf.masquerade: {no}; write it as nested mappings"),
+        ("MTU: 1\nsomethingOfOurOwn: 1", "2: somethingOfOurOwn: {no}"),
+        ("MTU: 1\ncflags: x", "2: cflags: {no}; put it under extraConfig"),
+        (
+            "nativeRoutingCIDR: x",
+            "1: nativeRoutingCIDR: charts 1.9 to 1.11 had this value, later ones ignore it; write ",
+        ),
+        (
+            "nodePort: {device: x}",
+            "1: nodePort.device: charts 1.9 to 1.11 had this value, later ones ignore it; write d",
+        ),
+        (
+            "sockops: {enabled: true}",
+            "1: sockops: charts up to 1.13 had this value, later ones ignore it; leave it out",
+        ),
+        ("sessionAffinity: true", "1: sessionAffinity: charts up to 1.18 have this value, later ones ignore it"),
+    ],
+)
+def test_what_charts_do_not_have_they_ignore(text: str, words: str) -> None:
+    settings = helm(text)
+    no = "no chart of Cilium has this value, and charts ignore such"
+    assert settings.warnings[0].startswith(f"values.yaml:{words.format(no=no)}")
+
+
+@pytest.mark.parametrize(
+    ("text", "version", "values", "words"),
+    [
+        ("egressGateway: {enabled: true}", "1.17", {"enable-ipv4-egress-gateway": "true"}, ""),
+        ("egressGateway: {enabled: true}", "1.18.3", {"enable-egress-gateway": "true"}, ""),
+        ("enableRuntimeDeviceDetection: true", "1.18", {}, "charts up to 1.17 have this value, 1.18 ignores it"),
+        ("underlayProtocol: ipv6", "1.17", {}, "charts from 1.18 on have this value, 1.17 ignores it"),
+        ("underlayProtocol: ipv6", "1.18", {"underlay-protocol": "ipv6"}, ""),
+        ("encryption: {strictMode: {cidr: 10.0.0.0/8}}", "1.18", {"encryption-strict-mode-cidr": "10.0.0.0/8"}, ""),
+        ("encryption: {strictMode: {cidr: 10.0.0.0/8}}", "1.19", {"encryption-strict-egress-cidr": "10.0.0.0/8"}, ""),
+        ("nativeRoutingCIDR: 10.0.0.0/8", "1.18", {}, "charts 1.9 to 1.11 had this value, 1.18 ignores it"),
+    ],
+)
+def test_the_chart_of_a_version(text: str, version: str, values: dict[str, str], words: str) -> None:
+    settings = loads(text, name="values.yaml", version=version)
+    assert settings.values == values
+    assert words in "".join(settings.warnings)
+    assert bool(words) == bool(settings.warnings)
+
+
+def test_the_agents_own_arguments_win() -> None:
+    text = """\
+devices: eth0
+extraConfig: {devices: eth2, mtu: 1400}
+extraEnv: [{name: CILIUM_DEVICES, value: eth3}, {name: CILIUM_MTU, value: 1300}, {name: OTHER, value: x}]
+extraArgs: [--devices=eth1, --enable-ipv6, --direct-routing-device, eth1]
+"""
+    assert helm(text).values == {
+        "devices": "eth1",
+        "enable-ipv6": "true",
+        "direct-routing-device": "eth1",
+        "mtu": "1300",
+    }
+    assert problems("MTU: 1\nextraArgs:\n- --mtu=1400\n- --divices=eth1") == [
+        (4, "extraArgs[1]", "did you mean devices?")
+    ]
+    assert problems("extraArgs: --devices=eth1")[0][1] == "extraArgs"
+    assert problems("extraArgs: [devices=eth1]")[0][2] == "write --flag=value"
+
+
+@pytest.mark.parametrize(
+    ("words", "values"),
+    [
+        (["bpf.masquerade=true"], {"enable-bpf-masquerade": "true"}),
+        (["devices={eth0,eth1}"], {"devices": "eth0 eth1"}),
+        (["devices[0]=eth0", "devices[1]=eth1"], {"devices": "eth0 eth1"}),
+        (["bpf.masquerade=true,MTU=1400"], {"enable-bpf-masquerade": "true", "mtu": "1400"}),
+        (["nodePort.addresses={10.0.0.0/8,fd00::/64}"], {"nodeport-addresses": "10.0.0.0/8,fd00::/64"}),
+        (["ipam.mode=kubernetes", "ipam=cluster-pool"], {"ipam": "cluster-pool"}),
+        (["bpf.datapathMode=null", "l7Proxy=false"], {"enable-l7-proxy": "false"}),
+        (["extraConfig.mtu=1400"], {"mtu": "1400"}),
+        (["encryption.enabled=true", "encryption.type=wireguard"], {"enable-wireguard": "true"}),
+        (["labels=a\\,b", "devices=eth0,eth1"], {"labels": "a\\,b", "devices": "eth0,eth1"}),
+        (["kubeProxyReplacement=true", "tunnelPort=4789"], {"kube-proxy-replacement": "true", "tunnel-port": "4789"}),
+    ],
+)
+def test_paths_of_helm_set(words: list[str], values: dict[str, str]) -> None:
+    given = parse_assignments(words)
+    assert given.values == values
+    assert given.base == "lab"
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        (
+            "bpf.masquerad=true",
+            "bpf.masquerad: no chart of Cilium has this value, and charts ignore such\n  fix: did you ",
+        ),
+        ("egressGateway.installRoutes=true", "charts up to 1.15 had this value"),
+        ("bpf..masquerade=true", "'bpf..masquerade' is no path of a value"),
+        ("bpf.masquerade=true,x", "'x' is not PATH=VALUE"),
+        ("enableIPv4Masquerade=perhaps", "neither true nor false"),
+        ("ipam.mode[0]=x", "ipam.mode"),
+    ],
+)
+def test_wrong_paths_of_helm_set(word: str, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_assignments([word])
+    assert words in str(caught.value)
+
+
+def test_old_values_are_of_no_chart_of_today() -> None:
+    assert len(old_values()) > 20
+    assert [path for path in old_values() if path in chart_values() or f"{path}." in chart_values()] == []
+    now = [old.now for old in old_values().values() if old.now]
+    assert [path for path in now if path not in chart_values() and f"{path}." not in chart_values()] == []

@@ -14,25 +14,38 @@ from niclab.settings import (
     check_keys,
     unmodelled,
 )
-from niclab.settings.flags import agent_flags, complaint, release, table
+from niclab.settings.flags import (
+    MINORS,
+    another_version,
+    chart_values,
+    complaint,
+    helm_values,
+    minor_of,
+    release,
+    table,
+)
 from niclab.settings.model import NodeView
+from niclab.topology.yamlfile import data_lines
 
 
 def test_the_table_is_there() -> None:
-    assert len(agent_flags("1.18")) == 391
-    assert len(agent_flags("1.20")) == 443
-    assert "devices" in agent_flags("1.18") & agent_flags("1.20")
-    assert len(table()) - len(agent_flags("1.18") | agent_flags("1.20")) > 130
-    assert list(table()) == sorted(table()), "a key is there twice, or out of order"
+    assert len(table()) > 700
+    assert table()["devices"].minors == {*MINORS}
+    assert table()["enable-egress-gateway"].minors == {18, 19, 20, 21}
+    assert table()["enable-ipv4-egress-gateway"].minors == {16, 17, 18}, "1.18 reads it, and hides it from --help"
+    assert (table()["tunnel"].reader, table()["tunnel"].minors) == ("removed", frozenset())
+    for name in ("flags.txt", "agent-flags.txt"):
+        keys = [line.split()[0] for line in data_lines("niclab.settings", name)]
+        assert keys == sorted(set(keys)), "a key is there twice, or out of order"
 
 
 def test_every_row_of_the_table_makes_sense() -> None:
     kinds = r"bool|text|cidr[46s]|address[46]|\d+\.\.\d+|[\w-]+(\|[\w-]+)+"
     for flag in table().values():
         assert flag.bearing.partition(":")[0] in ("modelled", "irrelevant", "unmodelled"), flag
-        assert re.fullmatch(kinds, flag.type) if flag.of_agents else flag.type == "-", flag
+        assert re.fullmatch(kinds, flag.type) or not flag.of_agents, flag
         assert complaint(flag.key, flag.default) is None or flag.default == "", flag
-        assert flag.listed or flag.charts[0], flag
+        assert flag.minors or flag.charts[0] or flag.reader == "operator", flag
 
 
 def test_every_flag_of_a_nodes_view_is_in_the_table() -> None:
@@ -45,20 +58,29 @@ def test_every_flag_of_a_nodes_view_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("version", "known"),
-    [
-        ("1.18", "1.18"),
-        ("1.18.3", "1.18"),
-        ("v1.17", "1.18"),
-        ("1.16", "1.18"),
-        ("1.19", "1.20"),
-        ("1.20.0-dev", "1.20"),
-        ("1.21", "1.20"),
-        ("main", "1.20"),
-    ],
+    ("version", "minor"),
+    [("1.18", 18), ("1.18.3", 18), ("v1.17", 17), ("1.12", 16), ("1.20.0-dev", 20), ("1.30", 21), ("main", 21)],
 )
-def test_the_nearest_known_version_is_used(version: str, known: str) -> None:
-    assert agent_flags(version) == agent_flags(known)
+def test_the_nearest_known_version_is_used(version: str, minor: int) -> None:
+    assert minor_of(version) == minor
+
+
+@pytest.mark.parametrize("version", ["1.16", "1.17", "1.18", "1.19", "1.20", "1.21"])
+def test_what_a_chart_writes_its_agents_read(version: str) -> None:
+    """Of what has bearing, but for what charts write still and agents gave up."""
+    minor = minor_of(version)
+    here = [row.flag for path, row in helm_values(minor).items() if minor in chart_values()[path]]
+    assert len(here) > 150
+    given_up = {"enable-internal-traffic-policy", "encrypt-interface", "l2-pod-announcements-interface", "bpf-lb-only"}
+    assert {flag for flag in here if another_version(flag, version)} <= given_up
+
+
+def test_every_row_of_helm_values_is_as_the_charts_templates_have_it() -> None:
+    rows = [line.split() for line in data_lines("niclab.settings", "chart-values.txt")]
+    written = {path: flags for path, _, *flags in rows if flags}
+    read = {path: {helm_values(minor)[path].flag for minor in MINORS} for path in helm_values() if path in written}
+    assert len(read) > 200
+    assert {path: flags for path, flags in read.items() if not flags & {*written[path]}} == {}
 
 
 def test_releases_compare() -> None:
@@ -83,9 +105,11 @@ def test_a_key_no_agent_has_is_an_error() -> None:
 @pytest.mark.parametrize(
     ("key", "version", "words"),
     [
-        ("enable-egress-gateway", "1.18", "agents of Cilium 1.20 have this flag, 1.18 does not read it"),
-        ("enable-ipv4-egress-gateway", "1.20", "agents of Cilium 1.18 have this flag, 1.20 does not read it"),
-        ("enable-ipv4-egress-gateway", "1.19", "agents of Cilium 1.18 have this flag, 1.19 may not read it"),
+        ("enable-egress-gateway", "1.17", "agents of Cilium from 1.18 on have this flag, 1.17 does not read it"),
+        ("enable-egress-gateway", "1.15", "agents of Cilium from 1.18 on have this flag, 1.15 may not read it"),
+        ("enable-ipv4-egress-gateway", "1.20", "agents of Cilium up to 1.18 have this flag, 1.20 does not read it"),
+        ("enable-node-port", "1.19", "agents of Cilium up to 1.18 have this flag, 1.19 does not read it"),
+        ("enable-packetization-layer-pmtud", "1.18", "agents of Cilium 1.19 have this flag, 1.18 does not read it"),
         ("sockops-enable", "1.18", "charts 1.12 to 1.13 write it"),
     ],
 )
@@ -97,7 +121,14 @@ def test_a_key_of_another_version_is_a_warning(key: str, version: str, words: st
 
 @pytest.mark.parametrize(
     ("key", "version"),
-    [("enable-node-port", "1.17"), ("debug", "1.20"), ("enable-k8s-networkpolicy", "1.20")],
+    [
+        *(("enable-node-port", "1.17"), ("debug", "1.20"), ("enable-k8s-networkpolicy", "1.20")),
+        *(
+            ("enable-egress-gateway", "1.18"),
+            ("enable-ipv4-egress-gateway", "1.18"),
+            ("enable-bbr-hostns-only", "1.16"),
+        ),
+    ],
 )
 def test_a_key_that_may_well_be_read_is_no_warning(key: str, version: str) -> None:
     assert check_keys(Settings(Values({key: "true"})), version=version) == ((), ())
@@ -108,7 +139,7 @@ def test_the_baseline_and_the_defaults_are_modelled() -> None:
     assert unmodelled(CILIUM_DEFAULTS) == ()
     defaults = {flag.key: flag.default for flag in table().values() if flag.of_agents and flag.default}
     assert unmodelled(Settings(Values(defaults))) == ()
-    assert len(defaults) > 50
+    assert len(defaults) > 40
 
 
 @pytest.mark.parametrize(
@@ -127,7 +158,11 @@ def test_the_baseline_and_the_defaults_are_modelled() -> None:
         ("bpf-lb-dsr-dispatch", "geneve", True),
         ("enable-local-node-route", "true", False),
         ("enable-local-node-route", "false", True),
-        ("enable-tcx", "false", True),
+        ("enable-tcx", "false", False),
+        ("enable-bbr", "true", False),
+        ("bpf-lb-algorithm", "maglev", False),
+        ("install-no-conntrack-iptables-rules", "true", False),
+        ("cluster-pool-ipv4-cidr", "10.0.0.0/8", False),
         ("datapath-mode", "netkit", True),
         ("ipam", "cluster-pool", False),
         ("ipam", "eni", False),

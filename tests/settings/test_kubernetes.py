@@ -289,7 +289,8 @@ def test_olms_cilium_config_holds_helm_values() -> None:
     told = loads(text, name="f")
     assert told.values == {"routing-mode": "native"}
     assert told.base == "chart"
-    assert problems(text + "  divices: eth0\n") == [(6, "spec.divices", "did you mean devices?")]
+    assert loads(text + "  divices: eth0\n", name="f").warnings[0].startswith("f:6: spec.divices: no chart of Cilium")
+    assert problems(text + "  MTU: big\n")[0][:2] == (6, "spec.MTU")
 
 
 def test_load_reads_a_file(tmp_path: Path) -> None:

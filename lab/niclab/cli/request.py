@@ -30,8 +30,12 @@ def requested(options: argparse.Namespace) -> Request:
             nics=options.nics,
         ),
     )
-    parts = [settings.load(path) for path in options.settings]
-    parts += [settings.parse_assignments(options.set), settings.parse_node_assignments(options.node_set)]
+    version = options.cilium_version or ""
+    parts = [settings.load(path, version=version) for path in options.settings]
+    parts += [
+        settings.parse_assignments(options.set, version=version),
+        settings.parse_node_assignments(options.node_set),
+    ]
     return resolve(
         topology,
         settings.effective(parts),

@@ -1,7 +1,8 @@
 """The table of flags: every key that some Cilium reads, how people spell it, what its values may be and how
 Cilium reads them, whether the model acts on it, and the Helm value it comes from.
 
-The facts are in data/: flags.txt, helm-flags.txt and helm-paths.txt; their heads say what the columns mean.
+The facts are in data/: agent-flags.txt and chart-values.txt (made by scripts/tables.py from Cilium's sources),
+flags.txt, helm-flags.txt and old-chart-values.txt; their heads say what the columns mean.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from niclab.errors import closest
+from niclab.errors import InputError, Problem, closest
 from niclab.topology.yamlfile import data_lines
 
-VERSIONS = ("1.18", "1.20")
-"""The versions whose flags are known in full (`cilium-agent --help`)."""
+MINORS = range(16, 22)
+"""The minor versions whose flags and chart values are known, each of its newest patch."""
 
 _FAMILIES: Mapping[str, Literal[4, 6]] = MappingProxyType({"4": 4, "6": 6})
 
@@ -26,9 +27,10 @@ Wrong = tuple[str, str]
 
 
 class Flag(NamedTuple):
-    """One key of the cilium-config ConfigMap. `listed`: the versions whose --help has it; `charts`: first and last.
+    """One key of the cilium-config ConfigMap.
 
-    `reader`: agent, removed (a flag of older agents), operator or init.
+    `reader`: agent, removed (a flag of older agents), operator or init. `minors`: the versions whose agents read it,
+    hidden from --help or not. `charts`: the first and last that write what is not in the table of flags.
     """
 
     key: str
@@ -36,8 +38,9 @@ class Flag(NamedTuple):
     default: str
     bearing: str
     reader: str
-    listed: tuple[str, ...]
-    charts: tuple[str, str]
+    minors: frozenset[int] = frozenset()
+    charts: tuple[str, str] = ("", "")
+    switch: bool = False
 
     @property
     def of_agents(self) -> bool:
@@ -51,29 +54,41 @@ class Flag(NamedTuple):
 
 @cache
 def table() -> Mapping[str, Flag]:
-    return MappingProxyType({flag.key: flag for flag in map(_flag, data_lines("niclab.settings", "flags.txt"))})
+    """Every key. What data/flags.txt has nothing to say of is text without bearing."""
+    decided = dict(_decided())
+    for line in data_lines("niclab.settings", "agent-flags.txt"):
+        key, kind, _, *where = line.split()
+        readers = dict(part.split(":") for part in where)
+        flag = decided.get(key) or Flag(key, "text", "", "irrelevant", "")
+        minors = [minors_of(readers[reader]) for reader in ("agent", "hidden") if reader in readers]
+        decided[key] = flag._replace(
+            reader="agent" if minors else "operator", minors=frozenset().union(*minors), switch=kind == "bool"
+        )
+    return MappingProxyType(dict(sorted(decided.items())))
+
+
+@cache
+def _decided() -> Mapping[str, Flag]:
+    return {flag.key: flag for flag in map(_flag, data_lines("niclab.settings", "flags.txt"))}
 
 
 def _flag(line: str) -> Flag:
-    key, kind, default, bearing, where = line.split()
-    reader, _, charts = where.partition(":")
+    key, kind, default, bearing, *where = line.split()
+    reader, _, charts = (where or ["agent"])[0].partition(":")
     first, _, last = charts.partition("-")
-    listed = () if charts else tuple(where.split("+"))
-    reader = "agent" if listed or reader == "hidden" else reader
-    return Flag(key, kind, "" if default == "-" else default, bearing, reader, listed, (first, last))
+    return Flag(key, kind, "" if default == "-" else default, bearing, reader, charts=(first, last))
+
+
+def minors_of(spans: str) -> frozenset[int]:
+    """{16, 17, 18, 20} from `16-18,20`."""
+    ends = (span.partition("-") for span in spans.split(","))
+    return frozenset(minor for first, _, last in ends for minor in range(int(first), int(last or first) + 1))
 
 
 def default(key: str) -> str:
     """The agent's default, "" where it is empty or the key is not known."""
-    flag = table().get(key)
+    flag = _decided().get(key)
     return flag.default if flag else ""
-
-
-@cache
-def agent_flags(version: str) -> frozenset[str]:
-    """The flags `cilium-agent --help` of this version lists; of another version, those of the nearest known one."""
-    known = min(VERSIONS, key=lambda known: (abs(release(known) - release(version)), -release(known)))
-    return frozenset(flag.key for flag in table().values() if known in flag.listed)
 
 
 @cache
@@ -88,10 +103,39 @@ def release(version: str) -> int:
     return int(match[1]) * 1000 + int(match[2]) if match else 10**6
 
 
+def minor_of(version: str) -> int:
+    """The known minor version that is nearest to this one; the newest for what is no version."""
+    return min(max(release(version) - 1000, MINORS[0]), MINORS[-1])
+
+
+def another_version(key: str, version: str) -> str:
+    """Words for a key that agents of this version do not read and others do; empty for what has no bearing."""
+    flag = table()[key]
+    if flag.bearing == "irrelevant":
+        return ""
+    if flag.minors and minor_of(version) not in flag.minors:
+        does = "does not" if minor_of(version) == release(version) - 1000 else "may not"
+        return f"{key}: agents of Cilium {versions(flag.minors)} have this flag, {version} {does} read it"
+    first, last = flag.charts
+    if flag.reader == "removed" and not release(first) <= release(version) <= release(last):
+        return f"{key}: a flag of older agents (charts {first} to {last} write it), {version} may not read it"
+    return ""
+
+
+def versions(minors: frozenset[int]) -> str:
+    """Minor versions in words: `1.16 to 1.18`, `up to 1.17` and `from 1.19 on` where no end is known."""
+    first, last = min(minors), max(minors)
+    if first == MINORS[0]:
+        return f"up to 1.{last}"
+    if last == MINORS[-1]:
+        return f"from 1.{first} on"
+    return f"1.{first}" if first == last else f"1.{first} to 1.{last}"
+
+
 class HelmValue(NamedTuple):
     """A Helm value, the flag it becomes, the form a list takes there (text, spaces, commas, json; or a switch), and
     whether it is only read. From the chart's own template (install/kubernetes/cilium/templates/cilium-configmap.yaml,
-    charts 1.12 to 1.21); what the chart computes from several values is in `niclab.settings.helm`.
+    charts 1.16 to 1.21); what the chart computes from several values is in `niclab.settings.helm`.
     """
 
     path: tuple[str, ...]
@@ -101,12 +145,14 @@ class HelmValue(NamedTuple):
 
 
 @cache
-def helm_values() -> Mapping[str, HelmValue]:
-    """Every Helm value that is a flag, by its dotted path."""
-    lines = (line.split() for line in data_lines("niclab.settings", "helm-flags.txt"))
-    return MappingProxyType(
-        {path: HelmValue(tuple(path.split(".")), flag, form, bool(legacy)) for path, flag, form, *legacy in lines}
-    )
+def helm_values(minor: int = MINORS[-1]) -> Mapping[str, HelmValue]:
+    """Every Helm value that is a flag, by its dotted path, in the chart of a minor version."""
+    rows: dict[str, HelmValue] = {}
+    for path, flag, form, *rest in map(str.split, data_lines("niclab.settings", "helm-flags.txt")):
+        spans = next((word for word in rest if word != "legacy"), "")
+        if not spans or minor in minors_of(spans):  # rows of single versions stand behind the others
+            rows[path] = HelmValue(tuple(path.split(".")), flag, form, "legacy" in rest)
+    return MappingProxyType(rows)
 
 
 @cache
@@ -116,18 +162,44 @@ def helm_value_of() -> Mapping[str, HelmValue]:
 
 
 @cache
-def known_paths() -> frozenset[str]:
-    """Every Helm value some chart has: all of the first level, and the second where agent flags come from it."""
-    dotted = {
-        ".".join(value.path[:depth]) for value in helm_values().values() for depth in range(1, len(value.path) + 1)
+def chart_values() -> Mapping[str, frozenset[int]]:
+    """Every value of a chart, and the minor versions whose charts have it. A path that ends in `.` is a mapping, one
+    that ends in `.*` takes any values below it.
+    """
+    spans: dict[str, frozenset[int]] = {}  # the same few, again and again
+    rows = (line.split(" ", 2) for line in data_lines("niclab.settings", "chart-values.txt"))
+    return MappingProxyType({path: spans.get(at) or spans.setdefault(at, minors_of(at)) for path, at, *_ in rows})
+
+
+class OldValue(NamedTuple):
+    """A Helm value that no chart has today: the charts that had it, and what to write in its place."""
+
+    charts: str
+    now: str
+
+
+@cache
+def old_values() -> Mapping[str, OldValue]:
+    values: dict[str, OldValue] = {}
+    for path, first, last, *now in map(str.split, data_lines("niclab.settings", "old-chart-values.txt")):
+        charts = "before 1.16" if last == "-" else f"up to {last}" if first == "-" else f"{first} to {last}"
+        values[path] = OldValue(charts, " ".join(now))
+    return MappingProxyType(values)
+
+
+def chart_words(above: str) -> frozenset[str]:
+    """The keys that charts have below a path ("" for those of the first level)."""
+    prefix = f"{above}." if above else ""
+    return frozenset(path[len(prefix) :].split(".")[0] for path in chart_values() if path.startswith(prefix)) - {
+        "",
+        "*",
     }
-    return frozenset(data_lines("niclab.settings", "helm-paths.txt")) | dotted
 
 
 @cache
 def branches() -> frozenset[str]:
     """The values of the first level that are mappings with something for the agent in them."""
-    return frozenset(path.split(".")[0] for path in known_paths() if "." in path)
+    return frozenset(path.split(".")[0] for path in helm_values() if "." in path) | {"aksbyocni", "gke"}
 
 
 def spelled(word: str) -> str:
@@ -163,7 +235,7 @@ def wrong(key: str, value: str) -> Wrong | None:
 
 def complaint(key: str, value: str) -> Wrong | None:
     """Why `value` is none for `key`, and how to fix it; None when it is fine or the key's values are not known."""
-    flag = table().get(key)
+    flag = _decided().get(key)
     kind = flag.type if flag else "text"
     if kind == "bool":
         return _not_a_boolean(value)
@@ -221,6 +293,48 @@ def _not_an_address(value: str, version: Literal[4, 6]) -> Wrong | None:
     if address.version != version:
         return f"{value!r} is an IPv{address.version} address", f"write it as ipv{address.version}-node"
     return None
+
+
+class Assignment(NamedTuple):
+    line: int
+    node: str | None
+    key: str
+    value: str
+
+
+_NODE_KEY = re.compile(r"(?:(?P<node>[a-z0-9][a-z0-9.-]*):)?(?P<key>[^:=\s]+)=(?P<value>.*)", re.DOTALL)
+
+
+def assignment(text: str, file: str, line: int, *, with_node: bool | None) -> Assignment:
+    """One assignment; `with_node` None allows both forms."""
+    match = _NODE_KEY.fullmatch(text.strip())
+    shape = "NODE:KEY=VALUE" if with_node else "KEY=VALUE"
+    if match is None or (with_node is True) > (match["node"] is not None) or (with_node is False and match["node"]):
+        why = f"{text!r} is not {shape}"
+        example = "node1:devices=eth1" if with_node else "devices=eth0,eth1"
+        raise InputError([Problem(file, line, "", why, f"write it as {example}")])
+    return Assignment(line, match["node"], spelled(match["key"]), match["value"])
+
+
+def command_line(tokens: list[str], file: str, line: int) -> Iterator[Assignment]:
+    """The agent's own arguments: `--flag=value`, `--flag value`, `--switch`. Raises InputError."""
+    while tokens:
+        token = tokens.pop(0)
+        if not token.startswith("--"):
+            raise InputError([Problem(file, line, "", f"{token!r} belongs to no flag", "write --flag=value")])
+        if "=" in token:
+            yield assignment(token, file, line, with_node=False)
+        elif _is_switch(key := spelled(token)):
+            yield Assignment(line, None, key, "true")
+        elif tokens and not tokens[0].startswith("--"):
+            yield Assignment(line, None, key, tokens.pop(0))
+        else:
+            raise InputError([Problem(file, line, key, "the flag has no value", f"write --{key}=value")])
+
+
+def _is_switch(key: str) -> bool:
+    flag = table().get(key)
+    return flag.switch or flag.type == "bool" if flag else key.startswith(("enable-", "disable-"))
 
 
 # Go's strconv.ParseBool, which pflag and viper use.

@@ -7,13 +7,27 @@ import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from niclab.errors import InputError, Problem, Problems, closest
-from niclab.settings.flags import Values, complaint, spelled, table, unknown, wrong
-from niclab.settings.helm import HEADINGS, OLD_REPLACEMENTS, TUNNELS, parse_helm, to_helm_values
+from niclab.settings import wrapped
+from niclab.settings.flags import (
+    Assignment,
+    Values,
+    agent_keys,
+    assignment,
+    chart_words,
+    command_line,
+    complaint,
+    old_values,
+    spelled,
+    table,
+    unknown,
+    wrong,
+)
+from niclab.settings.helm import HEADINGS, OLD_REPLACEMENTS, TUNNELS, parse_helm, parse_set, to_helm_values
 from niclab.settings.model import HOSTNAME_LABEL, OPERATORS, Expression, NodeSettings, Selector, Settings
 from niclab.topology.yamlfile import Field, Reading, load_with_lines, read_text, refuse_long, scalar
 
@@ -27,62 +41,90 @@ OVERRIDE_PREFIX = "zzz-node-"
 """The name a single node's override gets as a CiliumNodeConfig: it sorts behind the others, so that it wins."""
 
 
-def load(path: Path | str) -> Settings:
+def load(path: Path | str, *, version: str = "") -> Settings:
     """Settings from a file of any format `loads` knows."""
     path = Path(path)
-    return loads(read_text(path), name=str(path))
+    return loads(read_text(path), name=str(path), version=version)
 
 
-def loads(text: str, *, name: str) -> Settings:
+def loads(text: str, *, name: str, version: str = "") -> Settings:
     """Settings from a text; `name` is the file's name in errors and warnings.
 
     It may be the `cilium-config` ConfigMap, CiliumNodeConfig objects, a List or several documents of these, Helm values
-    (also as `helm get values` prints them), a flags file, a mapping of flags, or the CiliumConfig sketch of articles;
-    YAML or JSON. `Settings.base` says what it leaves open: see `niclab.settings.effective`.
+    (also as `helm get values` prints them, or inside what installs the chart: see `niclab.settings.wrapped`), a flags
+    file, a mapping of flags, `cilium config view`, the head of an agent's log, or the CiliumConfig sketch of articles;
+    YAML or JSON. `version` is the chart's; without one it is the newest. `Settings.base` says what the text leaves
+    open: see `niclab.settings.effective`.
     """
     refuse_long(len(text), name)
+    if pairs := wrapped.logged(text) or wrapped.viewed(text):
+        return _reported(pairs, name)
     if _looks_like_flags(text):
         return _parse_flags(text, name)
     documents, line_of = load_with_lines(text, name)
-    objects = [item for number, data in enumerate(documents) for item in _objects(data, (number,))]
+    reading = Reading(name, line_of)
+    objects = [item for number, data in enumerate(documents) for item in _objects(data, (number,), reading)]
     if not objects:
         why = "the file is empty"
         raise InputError([Problem(name, 1, "", why, "write settings, for example devices=eth0,eth1")])
-    reading = Reading(name, line_of)
-    parts = [_object(data, at, reading) for data, at in _chosen(objects, reading)]
-    reading.problems.finish()
+    chosen = _chosen(objects, reading)
+    # Documents of Helm values are files behind one another: `helm -f one -f other`.
+    plain = [item for item in chosen if _is_helm(item[0])]
+    rest = [item for item in chosen if not _is_helm(item[0])]
+    parts = [_helm([wrapped.Layer(*item) for item in plain], version)] if plain else []
+    parts += [_object(*item, version) for item in rest]
+    for each in {id(item[2]): item[2] for item in objects}.values():
+        each.problems.finish()
     result = Settings()
     for part in parts:
         result = result.merged(part)
     # The objects that were passed over.
-    several = sum(_is_config(data) for data, _ in objects) > 1
+    several = sum(_is_config(data) for data, *_ in objects) > 1
     passed = [
         f"{data.get('kind')} {_name(data)}".strip()
-        for data, _ in objects
+        for data, *_ in objects
         if isinstance(data, dict) and (not _is_config(data) or (several and _is_other_config_map(data)))
     ]
     ignored = [f"{name}: passed over, no settings of Cilium: {', '.join(passed)}"] if passed else []
     return replace(result, warnings=(*reading.warnings, *ignored))
 
 
-_NODE_KEY = re.compile(r"(?:(?P<node>[a-z0-9][a-z0-9.-]*):)?(?P<key>[^:=\s]+)=(?P<value>.*)", re.DOTALL)
+def _reported(pairs: Mapping[str, str], name: str) -> Settings:
+    """All that an agent has, as it or a tool printed it: what is not known here is of a version that is not."""
+    known = {key: value for key, value in pairs.items() if (flag := table().get(key)) and flag.of_agents}
+    problems = Problems()
+    for key, value in known.items():
+        if words := complaint(key, value):
+            problems.append(Problem(name, 0, key, *words))
+    problems.finish()
+    others = sorted(pairs.keys() - known.keys())
+    warnings = [f"{name}: read by no agent, left out: {', '.join(others)}"] if others else []
+    return Settings(Values(known), base="cluster", warnings=tuple(warnings))
 
 
-class _Assignment(NamedTuple):
-    line: int
-    node: str | None
-    key: str
-    value: str
+def parse_assignments(assignments: Sequence[str], *, file: str = "--set", version: str = "") -> Settings:
+    """Settings from `KEY=VALUE` words; a key may be spelled `--enable-ipv6`, `enable_ipv6` or `enableIPv6`.
+
+    A path of the Helm chart (`bpf.masquerade=true`, `devices={eth0,eth1}`) is read as `helm --set` reads it.
+    """
+    paths = [text for text in assignments if _is_chart_path(text)]
+    flags = _settings([assignment(text, file, 0, with_node=False) for text in assignments if text not in paths], file)
+    return parse_set(paths, file, version).merged(flags) if paths else flags
 
 
-def parse_assignments(assignments: Sequence[str], *, file: str = "--set") -> Settings:
-    """Settings from `KEY=VALUE` words; a key may be spelled `--enable-ipv6`, `enable_ipv6` or `enableIPv6`."""
-    return _settings([_assignment(text, file, 0, with_node=False) for text in assignments], file)
+def _is_chart_path(text: str) -> bool:
+    key, equals, value = text.partition("=")
+    if not equals or key.strip() != key or re.search(r"[^\w.\[\]/-]", key):
+        return False
+    first = re.split(r"[.\[]", key)[0]
+    if spelled(key) in agent_keys():
+        return first in chart_words("") and value.startswith("{") and value.endswith("}")
+    return first != key or first in chart_words("") or first in old_values()
 
 
 def parse_node_assignments(assignments: Sequence[str], *, file: str = "--node-set") -> Settings:
     """Overrides of single nodes from `NODE:KEY=VALUE` words."""
-    return _settings([_assignment(text, file, 0, with_node=True) for text in assignments], file)
+    return _settings([assignment(text, file, 0, with_node=True) for text in assignments], file)
 
 
 def _looks_like_flags(text: str) -> bool:
@@ -96,7 +138,7 @@ def _looks_like_flags(text: str) -> bool:
 
 def _parse_flags(text: str, name: str) -> Settings:
     """A flags file: `KEY=VALUE`, `NODE:KEY=VALUE` and `--flag=value` lines (also `--flag value`, a bare `--flag`)."""
-    assignments: list[_Assignment] = []
+    assignments: list[Assignment] = []
     problems = Problems()
     for number, line in enumerate(text.splitlines(), start=1):
         try:
@@ -107,7 +149,7 @@ def _parse_flags(text: str, name: str) -> Settings:
     return _settings(assignments, name)
 
 
-def _line(line: str, name: str, number: int) -> Iterator[_Assignment]:
+def _line(line: str, name: str, number: int) -> Iterator[Assignment]:
     word = line.strip().removesuffix("\\").strip()
     word = re.sub(r"^cilium-agent(\s+|$)", "", word)
     if not word or word.startswith("#"):
@@ -117,30 +159,10 @@ def _line(line: str, name: str, number: int) -> Iterator[_Assignment]:
             tokens = shlex.split(word, comments=True)
         except ValueError as error:
             raise InputError([Problem(name, number, "", str(error).lower(), "close the quotes")]) from None
-        yield from _command_line(tokens, name, number)
+        yield from command_line(tokens, name, number)
         return
-    assignment = _assignment(word, name, number, with_node=None)
-    yield assignment._replace(value=_unquoted(assignment.value))
-
-
-def _command_line(tokens: list[str], name: str, number: int) -> Iterator[_Assignment]:
-    while tokens:
-        token = tokens.pop(0)
-        if not token.startswith("--"):
-            raise InputError([Problem(name, number, "", f"{token!r} belongs to no flag", "write --flag=value")])
-        if "=" in token:
-            yield _assignment(token, name, number, with_node=False)
-        elif _is_switch(key := spelled(token)):
-            yield _Assignment(number, None, key, "true")
-        elif tokens and not tokens[0].startswith("--"):
-            yield _Assignment(number, None, key, tokens.pop(0))
-        else:
-            raise InputError([Problem(name, number, key, "the flag has no value", f"write --{key}=value")])
-
-
-def _is_switch(key: str) -> bool:
-    flag = table().get(key)
-    return (flag is not None and flag.type == "bool") or key.startswith(("enable-", "disable-"))
+    given = assignment(word, name, number, with_node=None)
+    yield given._replace(value=_unquoted(given.value))
 
 
 def _unquoted(value: str) -> str:
@@ -157,18 +179,7 @@ def _unquoted(value: str) -> str:
     return re.sub(r"(^|\s+)#.*$", "", value)
 
 
-def _assignment(text: str, file: str, line: int, *, with_node: bool | None) -> _Assignment:
-    """One assignment; `with_node` None allows both forms."""
-    match = _NODE_KEY.fullmatch(text.strip())
-    shape = "NODE:KEY=VALUE" if with_node else "KEY=VALUE"
-    if match is None or (with_node is True) > (match["node"] is not None) or (with_node is False and match["node"]):
-        why = f"{text!r} is not {shape}"
-        example = "node1:devices=eth1" if with_node else "devices=eth0,eth1"
-        raise InputError([Problem(file, line, "", why, f"write it as {example}")])
-    return _Assignment(line, match["node"], spelled(match["key"]), match["value"])
-
-
-def _settings(assignments: Iterable[_Assignment], file: str) -> Settings:
+def _settings(assignments: Iterable[Assignment], file: str) -> Settings:
     problems = Problems()
     values: dict[str, str] = {}
     nodes: dict[str, dict[str, str]] = {}
@@ -183,26 +194,44 @@ def _settings(assignments: Iterable[_Assignment], file: str) -> Settings:
     return Settings(Values(values), per_node)
 
 
-_Item = tuple[Any, Field]
+_Item = tuple[Any, Field, Reading]
 
 
-def _objects(data: Any, at: Field) -> Iterator[_Item]:
-    """The objects of a document, a List's items one by one."""
+def _objects(data: Any, at: Field, reading: Reading) -> Iterator[_Item]:
+    """The objects of a document, a List's items and a Talos machine's manifests one by one."""
     if data is None:
         return
     if isinstance(data, dict) and isinstance(data.get("items"), list) and str(data.get("kind", "")).endswith("List"):
         for index, item in enumerate(data["items"]):
-            yield from _objects(item, (*at, "items", index))
+            yield from _objects(item, (*at, "items", index), reading)
     elif isinstance(data, list) and data and all(isinstance(item, dict) and "kind" in item for item in data):
         for index, item in enumerate(data):
-            yield from _objects(item, (*at, index))
+            yield from _objects(item, (*at, index), reading)
+    elif manifests := wrapped.inline_manifests(data, at, reading):
+        for manifest, place, inner in manifests:
+            yield from _objects(manifest, place, inner)
     else:
-        yield data, at
+        yield data, at, reading
 
 
 def _is_config(data: Any) -> bool:
     """Whether an object holds settings at all."""
-    return not isinstance(data, dict) or "kind" not in data or data["kind"] in KINDS
+    return not isinstance(data, dict) or "kind" not in data or data["kind"] in KINDS or wrapped.is_wrapper(data)
+
+
+def _is_helm(data: Any) -> bool:
+    """A mapping of Helm values: no value of a chart's first level has a dash, as most flags have."""
+    return (
+        isinstance(data, dict)
+        and "kind" not in data
+        and not any("-" in str(key) for key in data if key not in HEADINGS)
+    )
+
+
+def _helm(layers: list[wrapped.Layer], version: str) -> Settings:
+    """Helm values that lie on top of each other."""
+    values, reading = wrapped.merged(layers)
+    return parse_helm(values, reading, (0,), version=version)
 
 
 def _is_other_config_map(data: Any) -> bool:
@@ -223,12 +252,12 @@ def _chosen(objects: list[_Item], reading: Reading) -> list[_Item]:
         # A namespace's dump holds other ConfigMaps too; a single one is meant, whatever its name.
         chosen = [item for item in chosen if not _is_other_config_map(item[0])]
     if not chosen:
-        data, at = objects[0]
+        data, at, _ = objects[0]
         kind = str(data.get("kind"))
         near = closest(kind, KINDS) if len(objects) == 1 else None
         fix = f"did you mean kind {near}?" if near else f"give a file with the ConfigMap {CONFIG_MAP} or Helm values"
         reading.problem((*at, "kind"), f"a {kind} holds no settings of Cilium", fix)
-    names = [(data["kind"], _name(data)) for data, _ in chosen if _named(data)]
+    names = [(data["kind"], _name(data)) for data, *_ in chosen if _named(data)]
     for kind, object_name in sorted({pair for pair in names if names.count(pair) > 1}):
         reading.problem((0, "metadata", "name"), f"{kind} {object_name} is there twice", "keep one of them", line=0)
     return chosen
@@ -238,7 +267,7 @@ def _named(data: Any) -> bool:
     return isinstance(data, dict) and "kind" in data and isinstance(data.get("metadata"), dict)
 
 
-def _object(data: Any, at: Field, reading: Reading) -> Settings:
+def _object(data: Any, at: Field, reading: Reading, version: str) -> Settings:
     if not isinstance(data, dict):
         alone = reading.again()
         alone.problem(at, "neither a mapping nor KEY=VALUE lines", "write for example devices=eth0,eth1")
@@ -251,12 +280,11 @@ def _object(data: Any, at: Field, reading: Reading) -> Settings:
     if kind == "CiliumConfig":
         spec = data.get("spec")
         if data.get("apiVersion") == "cilium.io/v1alpha1" and isinstance(spec, dict):
-            return parse_helm(spec, reading.again(), (*at, "spec"))
+            return parse_helm(spec, reading.again(), (*at, "spec"), version=version)
         return _article(data, at, reading)
-    # A mapping whose keys have dashes holds flags; no Helm value of the first level has one.
-    if any("-" in str(key) for key in data if key not in HEADINGS):
-        return _flags(data, at, reading.again())
-    return parse_helm(data, reading.again(), at)
+    if "kind" in data:
+        return _helm(wrapped.layers(data, at, reading), version)
+    return _flags(data, at, reading.again())
 
 
 def _flags(data: dict[Any, Any], at: Field, reading: Reading) -> Settings:

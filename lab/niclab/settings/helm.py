@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from niclab.errors import InputError, closest
+from niclab.errors import InputError, Problem, closest
 from niclab.settings import ipmasq
 from niclab.settings.flags import (
+    MINORS,
     HelmValue,
     Values,
     agent_keys,
     branches,
+    chart_values,
+    chart_words,
+    command_line,
     complaint,
     helm_value_of,
     helm_values,
-    known_paths,
+    minor_of,
+    old_values,
     parse_bool,
+    spelled,
     unknown,
+    versions,
 )
 from niclab.settings.model import Settings
 from niclab.topology.yamlfile import Field, Reading, dotted, scalar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 # `helm get values` prints one of these lines above the values.
 HEADINGS = frozenset({"USER-SUPPLIED VALUES", "COMPUTED VALUES"})
@@ -50,6 +58,7 @@ _COMPUTED = frozenset(
 _ENCRYPTIONS = ("ipsec", "wireguard", "ztunnel")
 _MASQUERADED = ("ipMasqAgent", "config")
 _WHOLE = (("extraConfig",), _MASQUERADED)
+_ARGUMENTS = (("extraArgs",), ("extraEnv",))
 _MOST_UNKNOWN = 500
 # The chart writes these even when they are empty, and nothing where they are 0.
 _MAY_BE_EMPTY = frozenset({"devices"})
@@ -58,16 +67,35 @@ _ZERO_IS_UNSET = frozenset({"mtu", "tunnel-port"})
 
 @dataclass
 class _Chart:
-    """The values of one document, `under` a field of it, and the flags they become."""
+    """The values of one document, `under` a field of it, and the flags they become in the chart of a version.
+
+    `strict`: what no chart has is an error. Charts ignore such, and so does a file of values, with a warning.
+    """
 
     reading: Reading
     under: Field
+    version: str
+    strict: bool
     values: dict[str, str] = field(default_factory=dict)
     not_agent: list[str] = field(default_factory=list)
     unknown: int = 0
 
+    @property
+    def minor(self) -> int:
+        return minor_of(self.version) if self.version else MINORS[-1]
+
+    @property
+    def others(self) -> str:
+        return f"{self.version} ignores" if self.version else "later ones ignore"
+
     def problem(self, path: Field, why: str, fix: str) -> None:
         self.reading.problem((*self.under, *path), why, fix)
+
+    def ignored(self, path: Field, why: str, fix: str) -> None:
+        if self.strict:
+            self.problem(path, why, fix)
+        else:
+            self.reading.warn(f"{why}{fix and f'; {fix}'}", (*self.under, *path))
 
     def put(self, path: Field, key: str, value: str) -> None:
         if words := complaint(key, value):
@@ -75,21 +103,26 @@ class _Chart:
         self.values[key] = value
 
 
-def parse_helm(data: dict[str, Any], reading: Reading, under: Field) -> Settings:
-    """Settings from a mapping of Helm values that stands `under` a field."""
+def parse_helm(
+    data: dict[str, Any], reading: Reading, under: Field, *, version: str = "", strict: bool = False
+) -> Settings:
+    """Settings from a mapping of Helm values that stands `under` a field, for the chart of a version."""
     values = {key: value for key, value in data.items() if key not in HEADINGS}
     if isinstance(values.get("cilium"), dict):
         # The chart as a dependency of another one, whose own values stand beside it.
-        return parse_helm(values["cilium"], reading, (*under, "cilium"))
-    chart = _Chart(reading, under)
+        return parse_helm(values["cilium"], reading, (*under, "cilium"), version=version, strict=strict)
+    chart = _Chart(reading, under, version, strict)
     before = len(reading.warnings)
     words = {str(key).split(".")[0] for key in values}
+    known = chart_words("") | {path.split(".")[0] for path in old_values()} | {"global"}
+    if words and not words & known and not strict:
+        chart.problem((), "nothing in it is a Helm value or a flag", "give Helm values, a ConfigMap or KEY=VALUE lines")
+        reading.problems.finish()
     for path, value in _leaves(values, ()):
         _read_leaf(chart, path, value)
     _computed(chart, values)
     _extra_config(chart, values.get("extraConfig"))
-    if words and not words & known_paths() and not reading.problems:
-        chart.problem((), "nothing in it is a Helm value or a flag", "give Helm values, a ConfigMap or KEY=VALUE lines")
+    _arguments(chart, values.get("extraEnv"), values.get("extraArgs"))
     reading.problems.finish()
     if chart.not_agent:
         names = ", ".join(sorted(set(chart.not_agent)))
@@ -146,9 +179,10 @@ def _leaves(data: dict[Any, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple
 
 
 def _read_leaf(chart: _Chart, path: tuple[str, ...], value: Any) -> None:
+    if not _has(chart, path):
+        return
     name = ".".join(path)
-    row = helm_values().get(name)
-    if row is not None and row.path == path:  # not so when a key itself has dots
+    if row := helm_values(chart.minor).get(name):
         try:
             text = _read(row, value)
         except TypeError as error:
@@ -157,48 +191,64 @@ def _read_leaf(chart: _Chart, path: tuple[str, ...], value: Any) -> None:
         if text is not None:
             chart.put(path, row.flag, text)
         return
-    if name in _COMPUTED or path in _WHOLE:
+    if name in _COMPUTED or path in _WHOLE or path in _ARGUMENTS or value in (None, "", {}, []):
         return
-    given = value not in (None, "", {}, [])
     mixed = path[0] in branches()
-    if given and mixed and len(path) == 1:
+    if mixed and len(path) == 1:
         chart.problem(path, "a mapping is wanted", f"write the values below {name}:")
-        return
-    for depth in range(1, 1 + min(len(path), 2 if mixed else 1)):
-        if "." in path[depth - 1] or ".".join(path[:depth]) not in known_paths():
-            chart.unknown += 1
-            if chart.unknown > _MOST_UNKNOWN:
-                why = f"it holds more than {_MOST_UNKNOWN} values that no chart has"
-                chart.problem((), why, "give the chart's own values")
-                chart.reading.problems.finish()
-            if _misspelled(chart, path, depth):
-                return
-            break
-    if given:
+    else:
         chart.not_agent.append(".".join(path[: 3 if path[0] == "ipam" else 2]) if mixed else path[0])
 
 
-def _misspelled(chart: _Chart, path: tuple[str, ...], depth: int) -> bool:
-    """Whether the path's word at this depth is no Helm value but close to one; if so, that is reported."""
-    word = path[depth - 1]
-    above = ".".join(path[: depth - 1])
-    prefix = f"{above}." if above else ""
-    siblings = {known[len(prefix) :] for known in known_paths() if known.startswith(prefix)}
-    words = {sibling for sibling in siblings if "." not in sibling}
+def _has(chart: _Chart, path: tuple[str, ...]) -> bool:
+    """Does the chart have this value? What it has not, it ignores: that is said, with where it stands."""
+    values = chart_values()
+    if past := next((end for end in range(1, len(path) + 1) if ".".join(path[:end]) in old_values()), 0):
+        old = old_values()[".".join(path[:past])]
+        now = f"write {old.now}" if old.now else "leave it out"
+        chart.ignored(path[:past], f"charts {old.charts} had this value, {chart.others} it", now)
+        return False
+    for depth in range(1, len(path) + 1):
+        name, above = ".".join(path[:depth]), ".".join(path[: depth - 1])
+        minors = values.get(name) or values.get(f"{name}.")
+        if name == "global":
+            return False  # Helm's own, for charts that depend on each other
+        if minors is None and f"{above}.*" in values:
+            return True
+        if minors is None or "." in path[depth - 1]:
+            _unknown(chart, path, depth)
+            return False
+        if chart.minor not in minors:
+            chart.ignored(path[:depth], f"charts {versions(minors)} have this value, {chart.others} it", "")
+            return not chart.version
+        if name in values:
+            return True
+    return True
+
+
+def _unknown(chart: _Chart, path: tuple[str, ...], depth: int) -> None:
+    """Says that no chart has this value, and what may be meant."""
+    chart.unknown += 1
+    if chart.unknown > _MOST_UNKNOWN:
+        why = f"it holds more than {_MOST_UNKNOWN} values that no chart has"
+        chart.problem((), why, "give the chart's own values")
+        chart.reading.problems.finish()
     where = path[:depth]
+    chart.ignored(where, "no chart of Cilium has this value, and charts ignore such", _meant(where))
+
+
+def _meant(where: tuple[str, ...]) -> str:
+    """What may be meant by a path whose last word no chart has."""
+    *above, word = where
     if "." in word and word in helm_values():
-        chart.problem(where, "this is no Helm value", "write it as nested mappings")
-        return True
-    folded = {sibling.lower(): sibling for sibling in words}
-    if near := folded.get(word.lower()) or closest(word, frozenset(words), cutoff=0.75):
-        chart.problem(where, "the chart has no such value", f"did you mean {prefix}{near}?")
-        return True
-    if depth == 1 and word in agent_keys():
+        return "write it as nested mappings"
+    words = chart_words(".".join(above))
+    if not above and word in agent_keys() and word not in words:
         row = helm_value_of().get(word)
-        fix = f"write {'.'.join(row.path)}" if row else "put it under extraConfig"
-        chart.problem(where, "this is no Helm value", fix)
-        return True
-    return False
+        return f"write {'.'.join(row.path)}" if row else "put it under extraConfig"
+    folded = {sibling.lower(): sibling for sibling in words}
+    near = folded.get(word.lower()) or closest(word, words, cutoff=0.75)
+    return f"did you mean {'.'.join((*above, near))}?" if near else ""
 
 
 def _computed(chart: _Chart, values: dict[str, Any]) -> None:
@@ -285,6 +335,94 @@ def _extra_config(chart: _Chart, extra: Any) -> None:
             chart.not_agent.append(f"extraConfig.{key}")
         else:
             chart.problem(where, *words)
+
+
+def _arguments(chart: _Chart, environment: Any, words: Any) -> None:
+    """What the chart puts into the agent's environment and behind its own arguments: flags win over the environment,
+    and both over the ConfigMap (viper's order)."""
+    for index, variable in enumerate(environment if isinstance(environment, list) else []):
+        name = scalar(variable.get("name")) if isinstance(variable, dict) else ""
+        if name.startswith("CILIUM_") and "value" in variable:
+            key, where = spelled(name), ("extraEnv", index)
+            if unknown(key) is None:
+                chart.put(where, key, scalar(variable["value"]))
+    if words in (None, []):
+        return
+    if not isinstance(words, list) or any(isinstance(word, (dict, list)) for word in words):
+        chart.problem(("extraArgs",), "a list of words is wanted", "write extraArgs: [--devices=eth1]")
+        return
+    try:
+        flags = list(command_line([scalar(word) for word in words], chart.reading.name, 0))
+    except InputError as error:
+        chart.problem(("extraArgs",), error.problems[0].why, error.problems[0].fix)
+        return
+    for given in flags:
+        at = next(index for index, word in enumerate(words) if spelled(scalar(word).partition("=")[0]) == given.key)
+        if reason := unknown(given.key):
+            chart.problem(("extraArgs", at), *reason)
+        else:
+            chart.put(("extraArgs", at), given.key, given.value)
+
+
+_STEP = re.compile(r"([^.\[\]]+)((?:\[[0-9]{1,3}\])*)(?:\.|$)")
+
+
+def parse_set(texts: Iterable[str], file: str, version: str) -> Settings:
+    """What `helm --set` takes: `a.b=c`, `a={x,y}`, `a[0]=x`, several of them with commas; `\\,` is a comma."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        for pair in _split(text):
+            path, equals, value = pair.partition("=")
+            if not equals:
+                raise InputError(
+                    [Problem(file, 0, "", f"{pair!r} is not PATH=VALUE", "write it as bpf.masquerade=true")]
+                )
+            pairs[path] = value
+    reading = Reading(file, lambda *_: 0)
+    given = parse_helm(tree_of(pairs, file, 0), reading, (0,), version=version, strict=True)
+    return replace(given, base="lab", warnings=tuple(reading.warnings))
+
+
+def tree_of(pairs: Mapping[str, str], file: str, line: int) -> dict[str, Any]:
+    """Helm values from paths and the texts that `helm --set` takes for them."""
+    tree: dict[str, Any] = {}
+    for path, value in pairs.items():
+        steps = [*_STEP.finditer(path)]
+        if not path or "".join(step[0] for step in steps) != path or path.endswith("."):
+            raise InputError([Problem(file, line, "", f"{path!r} is no path of a value", "write it as bpf.masquerade")])
+        _put(tree, steps, _value(value))
+    return tree
+
+
+def _split(text: str) -> list[str]:
+    """At commas that stand neither in braces nor behind a backslash."""
+    return re.findall(r"(?:\\.|\{[^}]*\}|[^,\\]|\\$)+", text)
+
+
+def _value(text: str) -> Any:
+    if text == "null":
+        return None
+    if text.startswith("{") and text.endswith("}"):
+        return [re.sub(r"\\(.)", r"\1", part).strip() for part in re.findall(r"(?:\\.|[^,\\])+", text[1:-1])]
+    return re.sub(r"\\(.)", r"\1", text)
+
+
+def _put(tree: dict[str, Any], steps: list[re.Match[str]], value: Any) -> None:
+    here: Any = tree
+    keys: list[str | int] = []
+    for step in steps:
+        keys += [step[1], *map(int, re.findall(r"[0-9]+", step[2]))]
+    for key, following in zip(keys, [*keys[1:], None], strict=True):
+        if isinstance(key, int):
+            here.extend([None] * (key + 1 - len(here)))
+        if following is None:
+            here[key] = value
+            return
+        kind = list if isinstance(following, int) else dict
+        below = here[key] if isinstance(key, int) else here.get(key)
+        if not isinstance(below, kind):
+            below = here[key] = kind()
+        here = below
 
 
 def _read(row: HelmValue, value: Any) -> str | None:

@@ -10,14 +10,12 @@ from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args
 
 from niclab.errors import InputError, Problem
 from niclab.settings.flags import (
-    VERSIONS,
     Values,
-    agent_flags,
+    another_version,
     complaint,
     default,
     parse_bool,
     parse_cidr,
-    release,
     split_list,
     table,
     unknown,
@@ -304,25 +302,13 @@ def check_keys(settings: Settings, *, version: str) -> KeyReport:
     """Keys no agent has are errors; keys that agents of this version do not have, but others do, are warnings."""
     errors: list[Problem] = []
     warnings: list[str] = []
-    here = agent_flags(version)
     for owner, values in settings.by_owner():
         for key in values:
-            if words := unknown(key):
-                errors.append(Problem(owner, 0, key, *words))
-            elif key not in here and (warning := _version_warning(key, version)):
-                warnings.append(warning)
+            if wrong := unknown(key):
+                errors.append(Problem(owner, 0, key, *wrong))
+            elif words := another_version(key, version):
+                warnings.append(words)
     return KeyReport(tuple(errors), tuple(dict.fromkeys(warnings)))
-
-
-def _version_warning(key: str, version: str) -> str | None:
-    flag = table()[key]
-    if flag.listed:
-        does = "does not" if version in VERSIONS else "may not"
-        return f"{key}: agents of Cilium {' and '.join(flag.listed)} have this flag, {version} {does} read it"
-    first, last = flag.charts
-    if flag.reader == "removed" and not release(first) <= release(version) <= release(last):
-        return f"{key}: a flag of older agents (charts {first} to {last} write it), {version} may not read it"
-    return None  # hidden from --help: whether this version has it is not known, and no reason to worry anybody
 
 
 def unmodelled(settings: Settings) -> tuple[str, ...]:

@@ -127,13 +127,20 @@ class Reading:
         """The same file, as if nothing were wrong with it so far."""
         return Reading(self.name, self._line_of, self.warnings)
 
-    def problem(self, at: Field, why: str, fix: str, *, line: int | None = None) -> None:
+    def line(self, at: Field) -> int:
         document, *field = at
-        line = self._line_of(int(document), tuple(field)) if line is None else line
+        return self._line_of(int(document), tuple(field))
+
+    def problem(self, at: Field, why: str, fix: str, *, line: int | None = None) -> None:
+        _, *field = at
+        line = self.line(at) if line is None else line
         self.problems.append(Problem(self.name, line, dotted(tuple(field)), why, fix))
 
-    def warn(self, words: str) -> None:
-        self.warnings.append(f"{self.name}: {words}")
+    def warn(self, words: str, at: Field | None = None) -> None:
+        _, *field = at or (0,)
+        line = self.line(at) if at else 0
+        where = f"{self.name}:{line}" if line else self.name
+        self.warnings.append(": ".join(filter(None, (where, dotted(tuple(field)), words))))
 
     def mapping(self, value: Any, at: Field, fix: str, why: str = "a mapping is wanted") -> dict[Any, Any]:
         """The value, which must be a mapping; an empty one stands for what is none."""
