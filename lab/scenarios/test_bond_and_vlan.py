@@ -74,13 +74,24 @@ def test_a_vlan_is_a_device_of_its_own_on_the_same_cable(lab: Lab) -> None:
 @pytest.mark.topology("vlan")
 @pytest.mark.settings(routing="tunnel", devices="eth0")
 @fails_without(devices="eth0", instead="eth0,eth0.100")
-def test_a_vlan_that_is_not_selected_shows_the_pods_address(lab: Lab) -> None:
-    """From 1.19 on, pods reach the storage network with their own address. Up to 1.18 the only selected device takes
-    everything, untagged, and the storage network is out of reach."""
-    flow = lab.send("pod1", "storage")
-    if lab.version <= (1, 18):
-        assert flow.verdict == "lost"
-    else:
+def test_frames_of_a_vlan_that_is_not_selected_are_dropped_on_its_parent(lab: Lab) -> None:
+    """The VLAN filter drops them both ways, and ARP with them: neither pods nor the node reach the storage network. Up
+    to 1.18 the only selected device takes the pods' packets anyway, untagged."""
+    assert lab.send("pod1", "storage").verdict == "lost"
+    flow = lab.send("node1.eth0.100", "node2.eth0.100")
+    assert flow.left("node1") == set()
+    assert flow.verdict == "lost"
+
+
+@pytest.mark.needs("vlan")
+@pytest.mark.topology("vlan")
+@pytest.mark.settings(routing="tunnel", devices="eth0", vlan_bpf_bypass="100")
+@fails_without(vlan_bpf_bypass="100", instead="200")
+def test_a_vlan_that_bypasses_the_filter_shows_the_pods_address(lab: Lab) -> None:
+    """The node reaches the storage network by the VLAN. From 1.19 on pods do too, with their own address."""
+    assert lab.send("node1.eth0.100", "node2.eth0.100").verdict == "carried"
+    if lab.version > (1, 18):
+        flow = lab.send("pod1", "storage")
         assert flow.source_seen_by("storage") == lab.address("pod1")
         assert flow.verdict == "carried"
 

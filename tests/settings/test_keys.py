@@ -168,7 +168,7 @@ def test_the_baseline_and_the_defaults_are_modelled() -> None:
         ("ipam", "eni", False),
         ("ipam", "azure", True),
         ("vlan-bpf-bypass", "", False),
-        ("vlan-bpf-bypass", "10", True),
+        ("vlan-bpf-bypass", "10", False),
         ("hubble-metrics", "drop", False),
         ("enable-policy", "always", False),
         ("bpf-ct-global-tcp-max", "1000", False),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from niclab.cilium import vlanfilter
 from niclab.cilium.frontends import Frontend, Place, frontends, outside
 from niclab.cilium.node import TUNNEL_DEVICE, NodeDecision
 from niclab.cilium.numbers import REMOTE_PODS, VNI
@@ -188,7 +189,8 @@ class Decisions:
         if node.agent_exits is not None:
             return ()
         own = (node.drd.warning, node.native_cidr_warning)
-        return (*(warning for warning in own if warning), *self.direct_routes(name)[1])
+        of_links = vlanfilter.warnings(node, self.topology.nodes[name])
+        return (*(warning for warning in own if warning), *of_links, *self.direct_routes(name)[1])
 
     def direct_routes(self, name: str) -> tuple[tuple[Route, ...], tuple[str, ...]]:
         """`auto-direct-node-routes`: one route per peer pod CIDR, and the warnings for those that cannot be installed.

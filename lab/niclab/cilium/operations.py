@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import replace
 
-from niclab.cilium import egress, eni, masquerade, numbers, reverse_path, services
+from niclab.cilium import egress, eni, masquerade, numbers, reverse_path, services, vlanfilter
 from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import ROUTER_DEVICE, TUNNEL_DEVICE, NodeDecision, pod_interface
@@ -69,8 +69,10 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
         yield from _pod(decisions, node, pod, number, pod_number)
     for more in (egress.operations, eni.operations, reverse_path.operations):
         yield from more(decisions, node)
-    if rules := packet_rules(decisions, node):
-        yield operation.SetPacketRules(name, rules)
+    tagged = any(link.vlan is not None for link in host.links.values())
+    rules, frames = packet_rules(decisions, node), vlanfilter.filters(node, host) if tagged else None
+    if rules or frames:
+        yield operation.SetPacketRules(name, rules, frames=frames)
 
 
 def _rule(table: int, family: Family, iif: str | None = None) -> Rule:

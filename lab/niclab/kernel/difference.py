@@ -123,4 +123,5 @@ def update(before: Sequence[Operation], after: Sequence[Operation], flushed: Flu
                 pass
     ruled = {operation.namespace for operation in after if isinstance(operation, SetPacketRules)}
     unruled = [rules for rules in before if isinstance(rules, SetPacketRules) and rules.namespace not in ruled]
-    return (*operations, *(SetPacketRules(rules.namespace, (), again=True) for rules in unruled))
+    nothing = [replace(rules, rules=(), frames=None if rules.frames is None else ()) for rules in unruled]
+    return (*operations, *(replace(rules, again=True) for rules in nothing))

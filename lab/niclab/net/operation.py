@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 from types import MappingProxyType
 
-from niclab.net.packetrules import CLEAR, PacketRule, ruleset
+from niclab.net.packetrules import CLEAR, CLEAR_FRAMES, FrameFilter, PacketRule, frame_rules, ruleset
 from niclab.net.route import Address, Route, Rule
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -162,15 +162,20 @@ class SetSysctl:
 
 @dataclass(frozen=True, slots=True)
 class SetPacketRules:
-    """All that a namespace does to packets, as an nftables ruleset; `again`: in place of the one that is there."""
+    """All that a namespace does to packets, as an nftables ruleset; `again`: in place of the one that is there.
+
+    `frames`: what its interfaces do to frames; None where it has no VLANs.
+    """
 
     namespace: str
     rules: tuple[PacketRule, ...]
     again: bool = False
+    frames: tuple[FrameFilter, ...] | None = None
 
     @property
     def ruleset(self) -> str:
-        return (CLEAR if self.again else "") + ruleset(self.rules)
+        cleared = (CLEAR, *((CLEAR_FRAMES,) if self.frames is not None else ())) if self.again else ()
+        return "".join((*cleared, ruleset(self.rules), frame_rules(self.frames or ())))
 
 
 LinkOperation = AddCable | AddLink | SetMaster | SetLink | DelLink

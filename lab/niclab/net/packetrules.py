@@ -277,6 +277,24 @@ _NOTED = 0x3F
 """The DSCP of packets with a note; it leaves the two bits of ECN alone."""
 
 
+@dataclass(frozen=True, slots=True)
+class FrameFilter:
+    """On an interface, frames with a VLAN tag are dropped as they come in unless their tag is listed; `out`: as they
+    leave, too."""
+
+    device: str
+    tags: tuple[int, ...]
+    out: bool
+
+    @property
+    def chains(self) -> Iterator[str]:
+        tags = _set(["0", *map(str, self.tags)])
+        for hook in ("ingress", *(("egress",) if self.out else ())):
+            head = f'type filter hook {hook} device "{self.device}" priority filter; policy accept;'
+            yield f"  chain {hook}_{self.device} {{\n    {head}\n    vlan id != {tags} drop\n  }}"
+
+
+CLEAR_FRAMES = "table netdev niclab\ndelete table netdev niclab\n"
 CLEAR = "".join(f"table {family} niclab\ndelete table {family} niclab\n" for family in ("ip", "ip6"))
 """Takes both tables away, whether they are there or not."""
 
@@ -284,6 +302,12 @@ CLEAR = "".join(f"table {family} niclab\ndelete table {family} niclab\n" for fam
 def ruleset(rules: Sequence[PacketRule]) -> str:
     """What `nft -f` takes; empty without rules. Raises ValueError for a translation where there is none (`forward`)."""
     return "\n".join(table for family in FAMILIES if (table := _table(rules, family)))
+
+
+def frame_rules(filters: Iterable[FrameFilter]) -> str:
+    """What `nft -f` takes. [kernel] `vlan id` is a tag that a NIC took off, too; the egress hook is of 5.16."""
+    chains = [chain for each in filters for chain in each.chains]
+    return "\n".join(["table netdev niclab {", *chains, "}", ""]) if chains else ""
 
 
 def _table(rules: Sequence[PacketRule], family: Family) -> str:

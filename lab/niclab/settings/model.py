@@ -85,6 +85,10 @@ def _on(text: str) -> bool:
     return parse_bool(text) is True
 
 
+def _tags(text: str) -> frozenset[int]:
+    return frozenset(int(tag) for tag in split_list(text) if tag.isascii() and tag.isdigit())
+
+
 def _enforced(text: str) -> bool:
     return text == "strict" or _on(text)
 
@@ -147,6 +151,8 @@ class NodeView:
     """The device whose address all masqueraded packets get; the flag is hidden."""
     remote_node_masquerade = _Flag(_on, "enable-remote-node-masquerade")
     """1.18 and later, of eBPF masquerading alone."""
+    vlan_bypass = _Flag(_tags, "vlan-bpf-bypass")
+    """VLANs whose frames pass selected devices though they are no devices themselves; 0 is all of them."""
     host_firewall = _Flag(_on, "enable-host-firewall")
     wireguard = _Flag(_on, "enable-wireguard")
     ipsec = _Flag(_on, "enable-ipsec")

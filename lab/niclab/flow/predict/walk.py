@@ -11,6 +11,7 @@ from functools import cached_property
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import TUNNEL_DEVICE, pod_interface
 from niclab.cilium.tables import reason
+from niclab.cilium.vlanfilter import Dropped, dropped
 from niclab.flow.predict.machine import Between, Machine
 from niclab.flow.predict.trip import NOTHING, Ended, Tracked, Trip
 from niclab.flow.trace import Decided, Trace
@@ -214,9 +215,21 @@ class Walker:
         if place is None:
             yield trip.noting(host, "device.nowhere", device=device).ended(None, f"{device} of {host} leads nowhere")
             return
-        nics = carriers(machine.host, device) if is_up(machine.host, device) else ()
+        every = carriers(machine.host, device) if is_up(machine.host, device) else ()
+        nics = tuple(nic for nic in every if self._filtered(host, device, nic) is None)
+        if len(nics) < len(every):
+            blocked = next(nic for nic in every if nic not in nics)
+            yield self._ended_by_filter(trip, host, device, blocked)
+            if not nics:
+                return
         neighbours = self._neighbours(place, host, to) if nics else ()
         asker = machine.asks_as(device, trip.packet.source, to)
+        passing = tuple(end for end in neighbours if self._filtered(*end, self._first_nic(*end)) is None)
+        if neighbours and not passing:
+            peer, interface = neighbours[0]
+            yield self._ended_by_filter(trip, peer, interface, self._first_nic(peer, interface))
+            return
+        neighbours = passing
         answering = tuple(end for end in neighbours if self._is_answered(asker, to, *end))
         if neighbours and not answering:
             # Unless the neighbour is known already: then it goes its way.
@@ -292,7 +305,28 @@ class Walker:
 
     def _tap_of(self, host: str, interface: str) -> str:
         """Where frames for an interface are seen."""
-        return f"{host}.{next(iter(carriers(self.machines[host].host, interface)), interface)}"
+        return f"{host}.{self._first_nic(host, interface)}"
+
+    def _first_nic(self, host: str, interface: str) -> str:
+        return next(iter(carriers(self.machines[host].host, interface)), interface)
+
+    def _filtered(self, host: str, interface: str, nic: str) -> Dropped | None:
+        """What of Cilium's drops an interface's frames by a NIC. What is asked of a neighbour is answered with the same
+        tag: where only what comes in is dropped, nothing leaves either."""
+        if host not in self._running or not self.machines[host].host.links:
+            return None
+        return dropped(self.decisions.nodes[host], self.decisions.topology.nodes[host], interface, nic)
+
+    def _ended_by_filter(self, trip: Trip, host: str, interface: str, nic: str) -> Ended:
+        drop = self._filtered(host, interface, nic)
+        assert drop is not None
+        ways = "in and out" if drop.out else "as they come in, the answers of neighbours too"
+        noted = trip.noting(host, "vlan.filtered", device=interface, tag=drop.tag, lower=drop.device, ways=ways)
+        return noted.ended(None, f"the VLAN filter of {host} drops frames with tag {drop.tag} on {drop.device}")
+
+    @cached_property
+    def _running(self) -> frozenset[str]:
+        return frozenset(self.decisions.running)
 
     @cached_property
     def _on_segment(self) -> Mapping[Segment, list[tuple[str, str]]]:
