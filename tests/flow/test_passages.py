@@ -132,7 +132,7 @@ def test_a_vlan_is_named_with_the_nic_below_it() -> None:
     (must, nic) = expectations(world, flow, "eth0.100", "in:node2.eth0")
     assert must.meets(must.legs(trace, world.context)) and nic.meets(nic.legs(trace, world.context))
     tagged = replace(sighted("node1.eth0", "out", "10.0.1.1"), vlan=100)
-    step = observed([tagged], flow.source, flow.destination, (), world.context).request.left[0]
+    step = observed([tagged], flow, (), world.context).request.left[0]
     assert (step.tap, step.device) == ("node1.eth0", "eth0.100")
 
 

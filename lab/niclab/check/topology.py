@@ -177,6 +177,10 @@ def check_flow(topology: Topology, flow: Flow) -> tuple[str, str] | None:
             )
         if end_exists(topology, end) or (end == flow.destination and end in topology.services):
             continue
+        if end == flow.destination and flow.address is not None:
+            if problem := _check_address(topology, flow, flow.address):
+                return problem
+            continue
         if end in topology.services:
             return f"{end!r} is a service: it sends nothing by itself", "begin at a pod, an external or a NIC"
         kinds = "a pod, an external, a service" if topology.services else "a pod, an external"
@@ -184,6 +188,21 @@ def check_flow(topology: Topology, flow: Flow) -> tuple[str, str] | None:
     if flow.source == flow.destination:
         return f"{flow.source!r} would talk to itself", "a flow has two ends"
     return check_service_flow(topology, flow) if flow.destination in topology.services else None
+
+
+def _check_address(topology: Topology, flow: Flow, address: Address) -> tuple[str, str] | None:
+    """Nobody need have it: then the flow shows how far it gets."""
+    if address.is_multicast or address.is_unspecified or address.is_loopback or str(address) == "255.255.255.255":
+        return f"{address} is not an address that one host has", "name another, e.g. 10.0.0.11"
+    if not flow.nic:
+        return None
+    host, _, name = flow.nic.partition(".")
+    if host not in topology.hosts or name not in topology.hosts[host].interfaces:
+        return f"{flow.nic!r} is no NIC", nearest(flow.nic, ends(topology))
+    own = [str(interface.ip) for interface in topology.hosts[host].interfaces[name].addresses]
+    if str(address) not in own:
+        return f"{flow.nic} has no address {address}", f"it has {', '.join(own) or 'none'}"
+    return None
 
 
 def _flows(topology: Topology) -> Iterator[Finding]:

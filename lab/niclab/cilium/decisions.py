@@ -111,13 +111,15 @@ class Decisions:
 
     @cached_property
     def native_node_ends(self) -> frozenset[str]:
-        """`node.nic` of every node IP that pods reach with their own address: those of nodes with native routing."""
+        """`node.nic`, and the address, of every node IP that pods reach with their own: those of native routing."""
         return frozenset(
-            f"{name}.{nic_name}"
+            end
             for name, node in self.nodes.items()
             if not node.tunnels
             for nic_name, nic in self.topology.nodes[name].interfaces.items()
-            if any(interface.ip in node.node_ips.values() for interface in nic.addresses)
+            for interface in nic.addresses
+            if interface.ip in node.node_ips.values()
+            for end in (f"{name}.{nic_name}", str(interface.ip))
         )
 
     def _decide(self, name: str) -> NodeDecision:

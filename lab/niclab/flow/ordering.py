@@ -10,7 +10,7 @@ from niclab.flow.predict.world import between
 from niclab.flow.verdict import Served
 from niclab.net.route import Address
 from niclab.topology import Flow, Topology
-from niclab.topology.model import as_sent, service_of
+from niclab.topology.model import as_sent, service_at, service_of
 from niclab.wire.measure import Answer, Order
 
 
@@ -40,6 +40,7 @@ class Ordering:
             return ends
         (source, *_), destinations = ends
         served = self.served(flow)
+        ending = () if served else self._ending(flow)
         if served and (why := self._unseen(flow, served)):
             return why
         return Order(
@@ -47,12 +48,12 @@ class Ordering:
             source=source,
             destination=destinations[0],
             source_host=flow.source.partition(".")[0],
-            destination_host=flow.destination.partition(".")[0],
+            destination_host=ending[0] if ending else "",
             count=count,
             size=size,
             vary_ports=vary_ports,
             destinations=tuple(destinations) if vary_addresses else (),
-            answers=self._answers(served) if served else None,
+            answers=self._answers(served) if served else tuple(Answer(name, flow.port) for name in ending),
             cgroup=self._cgroup(flow.source) if served else None,
         )
 
@@ -64,6 +65,14 @@ class Ordering:
         sent = as_sent(self.topology, flow)
         pods = tuple(pod for pod in self.topology.services[name].pods if self.addresses.get(pod))
         return Served(name, sent.protocol, sent.port, pods)
+
+    def _ending(self, flow: Flow) -> tuple[str, ...]:
+        """The pods and hosts that answer a flow: whoever has its address. A service's on another port is nobody's."""
+        if service_at(self.topology, flow):
+            return ()
+        if flow.address is None:
+            return (flow.destination.partition(".")[0],)
+        return tuple(name for name, own in self.addresses.items() if flow.address in own)
 
     def _unseen(self, flow: Flow, served: Served) -> str | None:
         """Why a flow may be answered where no tap is: Cilium may choose a backend beside the sender."""

@@ -136,10 +136,10 @@ def _source(trace: Trace, flow: Flow, context: Context, node: str) -> str:
     own = context.addresses.get(flow.source, ())
     if not all(step.header.source in own for step in steps):
         return "snat"
-    ends = (flow.destination, trace.request.arrived or "")
-    if any(host_of(end) in context.pod_node for end in ends):
+    ends = (*context.ends_of(flow), trace.request.arrived or "")
+    if any(end in context.pod_node for end in ends):
         return ""
-    return "pod address" if flow.destination in context.unmasqueraded else "pod address!"
+    return "pod address" if str(flow.address or flow.destination) in context.unmasqueraded else "pod address!"
 
 
 def ways(traces: Sequence[Trace], flow: Flow, context: Context) -> dict[Passage, list[Trace]]:

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from niclab.net.route import Why
+from niclab.topology import Flow
 
 if TYPE_CHECKING:  # predictions do without the decoder
     from niclab.wire.sighting import Sighting
@@ -44,7 +45,7 @@ class Context:
     reported: Mapping[str, str]
     """Node → what its agent reported, in one line."""
     unmasqueraded: frozenset[str] = frozenset()
-    """NICs (`node2.eth0`) whose address pods reach with their own by design: node IPs in native routing."""
+    """NICs (`node2.eth0`) and addresses that pods reach with their own by design: node IPs in native routing."""
     exited: frozenset[str] = frozenset()
     """Nodes whose agent exited: their pods are not plugged."""
     vlans: Mapping[tuple[str, int], str] = field(default_factory=dict)
@@ -53,6 +54,12 @@ class Context:
     @property
     def node_taps(self) -> Iterator[str]:
         return (tap for tap in self.nics if host_of(tap) in self.nodes)
+
+    def ends_of(self, flow: Flow) -> tuple[str, ...]:
+        """The pods and hosts where a flow may end: all that have its address, which may be nobody."""
+        if flow.address is None:
+            return (host_of(flow.destination),)
+        return tuple(name for name, own in self.addresses.items() if str(flow.address) in own)
 
     def node_of(self, end: str) -> str:
         """The node of a pod; every other host itself."""
@@ -238,13 +245,12 @@ def transmitted(traces: Iterable[Trace], taps: Iterable[str]) -> Mapping[str, Tr
     }
 
 
-def observed(
-    sightings: Sequence[Sighting], source: str, destination: str, ends: Collection[str], context: Context
-) -> Trace:
+def observed(sightings: Sequence[Sighting], flow: Flow, ends: Collection[str], context: Context) -> Trace:
     """One probe's trace, from its sightings in order. `ends`: where the request may arrive."""
-    start = host_of(source)
+    start = host_of(flow.source)
+    end = host_of(flow.destination) if flow.address is None else flow.destination
     return Trace(
-        _observed(sightings, "request", ends, f"never seen at {host_of(destination)}", context),
+        _observed(sightings, "request", ends, f"never seen at {end}", context),
         _observed(sightings, "reply", (start,), "not answered", context),
     )
 

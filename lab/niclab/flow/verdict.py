@@ -92,9 +92,8 @@ class FlowResult:
         probes: dict[int, list[Sighting]] = {number: [] for number in range(self.sent)}
         for sighting in self.sightings:
             probes.setdefault(sighting.number, []).append(sighting)
-        source, destination = self.flow.source, self.flow.destination
-        ends = self.served.pods if self.served else (host_of(destination),)
-        return tuple(observed(probes[number], source, destination, ends, self.context) for number in sorted(probes))
+        ends = self.served.pods if self.served else self.context.ends_of(self.flow)
+        return tuple(observed(probes[number], self.flow, ends, self.context) for number in sorted(probes))
 
     @cached_property
     def received(self) -> int:
@@ -280,7 +279,9 @@ class FlowResult:
         return lines
 
     def _picture(self, trace: Trace) -> Iterator[str]:
-        end = (trace.request.arrived if self.served else None) or self.flow.destination
+        named = self.flow.destination if self.flow.address is None else next(iter(self.context.ends_of(self.flow)), "")
+        anywhere = self.served is not None or self.flow.address is not None
+        end = (trace.request.arrived if anywhere else None) or named or self.flow.destination
         return picture.pictures(trace, self.flow.source, end, self.context, self.expected)
 
     @property

@@ -59,7 +59,7 @@ def cell(result: FlowResult) -> Cell:
 
 def not_sent(flow: Flow, context: Context, otherwise: str) -> Cell:
     """The cell of a flow of which there is nothing to see: a pod's agent has exited, or `otherwise`."""
-    pods = [end for end in (flow.source, flow.destination) if host_of(end) in context.pod_node]
+    pods = [end for end in (flow.source, *context.ends_of(flow)) if host_of(end) in context.pod_node]
     exits = any(context.node_of(pod) in context.exited for pod in pods)
     return Cell("agent exits" if exits else otherwise, loud=True)
 

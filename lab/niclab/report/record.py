@@ -12,7 +12,6 @@ from pydantic import Field
 
 from niclab.cilium.node import ROUTER_DEVICE
 from niclab.flow.picture import protocol_of
-from niclab.flow.trace import host_of
 from niclab.flow.verdict import FlowResult, compare
 from niclab.lab import Lab
 from niclab.report.contract import Document, Model
@@ -74,7 +73,7 @@ class TracedFlow(Model):
     def of(cls, result: FlowResult, externals: frozenset[str]) -> TracedFlow:
         flow, served = result.flow, result.served
         sent = flow.model_copy(update={"protocol": served.protocol, "port": served.port}) if served else flow
-        ends = served.pods if served else tuple(externals & {host_of(flow.destination)})
+        ends = served.pods if served else tuple(externals.intersection(result.context.ends_of(flow)))
         comparison = compare(result)
         return cls.like(
             result,

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Network, IPv6Network
+from functools import cached_property
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
 from itertools import chain
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, get_args
@@ -384,7 +385,10 @@ class Bgp(Model):
 
 
 _FLOW = re.compile(
-    r"^\s*(?P<source>\S+?)\s*(?:->|→)\s*(?P<destination>[^\s:]+)(?::(?P<protocol>\w+)(?::(?P<port>\d{1,9}))?)?\s*$"
+    r"""^\s*(?P<source>\S+?)\s*(?:->|→)\s*
+    (?P<destination>(?:[^\s:/]+/)?(?:\[[^\s\]]+\]|(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f.]{0,15}?)|[^\s:]+)
+    (?::(?P<protocol>\w+)(?::(?P<port>\d{1,9}))?)?\s*$""",
+    re.VERBOSE,
 )
 _PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
@@ -392,7 +396,8 @@ _PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 class Flow(Model):
     """Who talks to whom: ends are a pod, an external, or a NIC written `node.nic`; `family` None means IPv4 if any.
 
-    The destination may be a service, then protocol and port are the service's own.
+    The destination may be a service, by default on its own protocol and port, and any address: `10.0.0.11`,
+    `[fd00::1]`, or one of a NIC's `node1.eth0/10.0.0.11`.
     """
 
     source: str
@@ -417,11 +422,27 @@ class Flow(Model):
             raise ValueError(f"a {base} flow ends in a port 1..65535: {match['destination']}:{protocol}:PORT")
         return cls(
             source=match["source"],
-            destination=match["destination"],
+            destination=_destination(match["destination"]),
             protocol=base,
             port=int(port) if port else None,
             family=6 if protocol.endswith("6") else None,
         )
+
+    @property
+    def nic(self) -> str:
+        """The NIC whose address the destination is, where one is named with its address."""
+        return self.destination.partition("/")[0] if "/" in self.destination else ""
+
+    @cached_property
+    def address(self) -> Address | None:
+        """The address that the destination is, where it is written as one."""
+        text = self.destination.rpartition("/")[2]
+        if not text[:1].isdecimal() and not text.startswith("["):
+            return None
+        try:
+            return ip_address(text.strip("[]"))
+        except ValueError:
+            return None
 
     def __str__(self) -> str:
         text = f"{self.source} -> {self.destination}"
@@ -429,6 +450,17 @@ class Flow(Model):
         if self.protocol != "icmp":
             return f"{text}:{self.protocol}{suffix}:{self.port}"
         return f"{text}:icmp6" if suffix else text
+
+
+def _destination(text: str) -> str:
+    """IPv6 addresses are written one way, and in brackets. Raises ValueError."""
+    nic, slash, address = text.rpartition("/")
+    if ":" not in address and not address.startswith("["):
+        return text
+    try:
+        return f"{nic}{slash}[{IPv6Address(address.strip('[]'))}]"
+    except ValueError:
+        raise ValueError(f"{address} is not an IPv6 address") from None
 
 
 FlowWords = Annotated[Flow, Written(Flow.parse, "FROM -> TO, optionally :udp:PORT or :tcp:PORT", "pod1 -> ext1:udp:53")]
@@ -585,11 +617,20 @@ def _free(cidr: Network, taken: set[Address]) -> Iterator[Address]:
 
 
 def service_of(topology: Topology, flow: Flow) -> str | None:
-    """The service a flow goes to: named, or behind a node's NIC and the flow's port. None for every other flow."""
-    if flow.destination in topology.services:
+    """The service a flow goes to: named, or behind its or a node's address and the port. None for every other flow."""
+    if flow.destination in topology.services and flow.port is None:
         return flow.destination
-    host, dot, _ = flow.destination.partition(".")
-    if not dot or host not in topology.nodes or flow.port is None:
+    behind = service_at(topology, flow)
+    if behind:
+        asked_for = (flow.protocol, flow.port)
+        services = topology.services
+        return next((name for name in behind if (services[name].protocol, services[name].port) == asked_for), None)
+    if flow.address is not None:
+        on_node = any(flow.address in node.addresses for node in topology.nodes.values())
+    else:
+        host, dot, _ = flow.destination.partition(".")
+        on_node = bool(dot) and host in topology.nodes
+    if not on_node or flow.port is None:
         return None
     ports = topology.service_node_ports()
     return next(
@@ -602,15 +643,24 @@ def service_of(topology: Topology, flow: Flow) -> str | None:
     )
 
 
+def service_at(topology: Topology, flow: Flow) -> tuple[str, ...]:
+    """The services that a flow's destination is, or is an address of, whatever the port: nobody else has that."""
+    if flow.destination in topology.services:
+        return (flow.destination,)
+    if flow.address is None or not topology.services:
+        return ()
+    virtual = topology.service_addresses()
+    return tuple(
+        name
+        for name, service in topology.services.items()
+        if flow.address in virtual[name] or flow.address in service.outside
+    )
+
+
 def check_service_flow(topology: Topology, flow: Flow) -> tuple[str, str] | None:
     """Why a flow to a service's name cannot be sent, and how to fix it; or None. Its source is known to be right."""
     name = flow.destination
     service = topology.services[name]
-    if flow.port is not None and (flow.protocol, flow.port) != (service.protocol, service.port):
-        return (
-            f"service {name!r} is {service.protocol} port {service.port}, not {flow.protocol} port {flow.port}",
-            f"write {flow.source} -> {name}: the service's own protocol and port are used",
-        )
     if _inside(topology, flow.source) or service.outside:
         return None
     if not service.has_node_port:
@@ -640,8 +690,8 @@ def targets(topology: Topology, flow: Flow) -> tuple[Address, ...]:
 
 
 def as_sent(topology: Topology, flow: Flow) -> Flow:
-    """The flow with the protocol and port its packets have: a service's own where a service is named."""
+    """The flow with the protocol and port its packets have: a service's own where a service is named without them."""
     service = topology.services.get(flow.destination)
-    if service is None:
+    if service is None or flow.port is not None:
         return flow
     return flow.model_copy(update={"protocol": service.protocol, "port": service.port})

@@ -22,7 +22,7 @@ from niclab.net import operation as op
 from niclab.net.packetrules import Packet, PacketRule
 from niclab.net.route import FAMILIES, TABLES, Address, NextHop, Route, Rule
 from niclab.topology import Flow, Topology
-from niclab.topology.model import as_sent, service_of, targets
+from niclab.topology.model import as_sent, service_at, service_of, targets
 from niclab.topology.stacking import vlans
 
 _SOURCE_PORT = 40000
@@ -162,7 +162,10 @@ class World:
             nics={f"{host}.{name}": nic.fabric for host, name, nic in topology.nic_pairs()},
             nodes=topology.nodes,
             pod_node=self.home,
-            addresses={pod: tuple(map(str, addresses)) for pod, addresses in self.decisions.pod_addresses.items()},
+            addresses={
+                **{pod: tuple(map(str, addresses)) for pod, addresses in self.decisions.pod_addresses.items()},
+                **{name: tuple(map(str, host.addresses)) for name, host in topology.hosts.items()},
+            },
             reported={},
             unmasqueraded=self.decisions.native_node_ends,
             exited=frozenset(self._exits),
@@ -187,8 +190,11 @@ class World:
             packet = Packet(source, target, "icmp", _ECHO_ID, _ECHO_ID)
         else:
             packet = Packet(source, target, sent.protocol, _SOURCE_PORT, sent.port or 0)
-        service = service_of(self.topology, flow)
-        answers = frozenset(self.topology.services[service].pods) if service is not None else None
+        answers: frozenset[str] | None = None
+        if (service := service_of(self.topology, flow)) is not None:
+            answers = frozenset(self.topology.services[service].pods)
+        elif service_at(self.topology, flow):  # a service's address, on another port: nobody's
+            answers = frozenset()
         traces: dict[object, Trace] = {}
         for trace in self._walker.exchange(start, packet, answers):
             traces.setdefault(trace.key, trace)
@@ -224,8 +230,9 @@ def between(
 
     `addresses`: those of a pod or host, none for a pod that is not plugged. `exits`: node → its agent's last words.
     """
+    pods = topology.pods
     for end in (flow.source, flow.destination):
-        node = topology.pods[end][0] if end in topology.pods else ""
+        node = pods[end][0] if end in pods else ""
         if node in exits:
             return f"{end} is not plugged: the agent on {node} exits: {exits[node]}"
 
@@ -235,7 +242,7 @@ def between(
             return [interface.ip for interface in topology.hosts[host].interfaces[nic].addresses]
         return targets(topology, flow) if end in topology.services else addresses(end)
 
-    source, destination = of(flow.source), of(flow.destination)
+    source, destination = of(flow.source), (flow.address,) if flow.address is not None else of(flow.destination)
     for family in (flow.family,) if flow.family else FAMILIES:
         pair = [[address for address in end if address.version == family] for end in (source, destination)]
         if all(pair):
