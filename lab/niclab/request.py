@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from niclab.check import load
 from niclab.check.sections import egress_notes
+from niclab.cilium.selection.devices import unmatched
 from niclab.cilium.version import DEFAULT_VERSION, VERSIONS, Version, modelled_version
 from niclab.errors import InputError, LabError, Problem, Problems, nearest
 from niclab.host import userns
@@ -167,9 +168,11 @@ def resolve(
         raise InputError(list(keys.errors))
     chosen = fit(given, whole)
     added = [f"{key}={value}" for key, value in chosen.values.items() if given.values.get(key) != value]
+    views = {name: (given.for_node(name, node.labels), [*node.interfaces]) for name, node in whole.nodes.items()}
     warnings = [
         *given.warnings,
         *keys.warnings,
+        *unmatched(views, choice.version),
         *_without_effect(given, whole),
         *egress_notes(whole),
         *stands_in(whole),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from niclab.cilium.selection.devices import Rule, order
+from niclab.cilium.selection.devices import Rule, order, unmatched
 from niclab.cilium.selection.links import Link
 from niclab.cilium.version import VERSIONS, Version
 
@@ -26,6 +26,7 @@ from tests.support.selecting import (
     link,
     lo,
     selected,
+    view,
 )
 
 every_version = pytest.mark.parametrize("version", VERSIONS, ids=str)
@@ -321,3 +322,48 @@ def test_how_the_list_is_read(text: str, chosen: set[str], version: Version) -> 
     """Commas split; one single element is split again by whitespace. `+` at the end is a prefix, nothing else is."""
     links = [link(f"eth{number}", number + 2, f"10.0.{number}.1/24") for number in range(3)]
     assert selected(links, version, devices=text) == chosen
+
+
+@pytest.mark.parametrize(
+    ("devices", "version", "words"),
+    [
+        ("eth0", V18, ""),
+        ("eth+ cilium_wg0", V18, ""),
+        ("ens+", V18, "devices: ens+ matches no NIC of any of 2 nodes (eth0, eth1)"),
+        ("eth*", V20, "write eth+"),
+        ("^eth.*", V20, "write eth+"),
+        ("eth[01]", V20, "write eth+"),
+        ("eth.+", V20, "write eth+"),
+        ("*", V20, "write a prefix, as eth+"),
+        (
+            "eth0 eth1,eth2",
+            V20,
+            "devices: eth0 eth1 matches no NIC of any of 2 nodes (eth0, eth1): a list has commas or",
+        ),
+        (
+            "eth0\u200b",
+            V20,
+            "devices: 'eth0\\u200b' matches no NIC of any of 2 nodes (eth0, eth1): there is a hidden U+200B",
+        ),
+        ("eth0,\u00a0eth1", V20, "there is a hidden U+00A0 in it"),
+        ("{eth0,eth1}", V20, "write eth0"),
+        ("Eth0", V20, "did you mean eth0?"),
+        ("eht1", V20, "did you mean eth1?"),
+        ("qq", V20, "devices: qq matches no NIC of any of 2 nodes (eth0, eth1)"),
+        ("eth0,!eth1", V18, "`!` excludes from 1.19 on"),
+        ("eth0,!eth1", V19, ""),
+        ("eth0,!eth7", V19, "devices: !eth7 matches no NIC"),
+    ],
+)
+def test_entries_that_name_no_nic(devices: str, version: Version, words: str) -> None:
+    nodes = {name: (view(devices=devices), ["eth0", "eth1"]) for name in ("node1", "node2")}
+    found = [*unmatched(nodes, version)]
+    assert words in "".join(found)
+    assert bool(words) == bool(found)
+
+
+def test_nodes_with_different_nics_share_a_list() -> None:
+    nodes = {"node1": (view(devices="eth0 ens5"), ["eth0"]), "node2": (view(devices="eth0 ens5"), ["ens5"])}
+    assert [*unmatched(nodes, V20)] == []
+    nodes["node3"] = (view(devices="eth0 ens5"), ["enp1s0"])
+    assert [*unmatched(nodes, V20)] == ["devices: none of eth0, ens5 is a NIC of node3 (enp1s0)"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -19,6 +20,7 @@ from niclab.cilium.selection.links import (
     rows_of,
 )
 from niclab.cilium.version import Version
+from niclab.errors import closest
 from niclab.net.route import Route
 from niclab.settings import NodeView
 
@@ -114,6 +116,53 @@ def first_match(entries: Sequence[str], names: Iterable[str], version: Version) 
             if matches(entry[1:] if excluded else entry, name):
                 return Match(entry, excluded)
     return None
+
+
+_WILDCARD = re.compile(r"[][*?^$|\\\\(){}]|\.[*+]")
+"""What is of a glob or a regular expression, in no name of a NIC, and means nothing in `devices`."""
+
+
+def unmatched(nodes: Mapping[str, tuple[NodeView, Collection[str]]], version: Version) -> Iterator[str]:
+    """Entries of `devices` that name no NIC of any node, with what would, and nodes none of whose NICs is named.
+
+    `nodes`: each one's settings and the names of its NICs and links. Cilium's own devices count as there.
+    """
+    lists = {node: view.devices for node, (view, _) in nodes.items() if view.devices}
+    for entry in dict.fromkeys(entry for entries in lists.values() for entry in entries):
+        those = [node for node, entries in lists.items() if entry in entries]
+        names = {name: None for node in those for name in nodes[node][1]}
+        plain = entry.removeprefix("!") if version.has(Behaviour.LIST_EXCLUDES) else entry
+        if not plain.startswith("cilium_") and not any(matches(plain, name) for name in names):
+            where = those[0] if len(those) == 1 else f"any of {len(those)} nodes"
+            hint = _meant(entry, [*names])
+            shown = entry if entry.isascii() and entry.isprintable() and entry.strip() == entry else ascii(entry)
+            yield f"devices: {shown} matches no NIC of {where} ({', '.join(names)})" + (f": {hint}" if hint else "")
+            lists = {node: tuple(each for each in entries if each != entry) for node, entries in lists.items()}
+    for node, entries in lists.items():
+        named = [name for name in nodes[node][1] if first_match(entries, (name,), version)]
+        if entries and not named:
+            yield f"devices: none of {', '.join(entries)} is a NIC of {node} ({', '.join(nodes[node][1])})"
+
+
+def _meant(entry: str, names: Sequence[str]) -> str:
+    """What may be meant by an entry of `devices` that names no NIC."""
+    if entry.startswith("!"):
+        return "`!` excludes from 1.19 on" if any(matches(entry[1:], name) for name in names) else ""
+    hidden = [char for char in entry if not char.isprintable() or not char.isascii()]
+    if hidden:
+        return f"there is a hidden U+{ord(hidden[0]):04X} in it: write it anew"
+    if len(several := entry.split()) > 1:
+        return f"a list has commas or blanks, not both: write {','.join(several)}"
+    if (bare := entry.strip("{}[]\"' ")) in names:
+        return f"write {bare}"
+    if _WILDCARD.search(entry):
+        head = re.sub(r"\\.[*+]$", "", _WILDCARD.split(entry.lstrip("^("))[0])
+        begins = [name for name in names if head and name.startswith(head)]
+        return f"it is neither glob nor regular expression: write {head}+" if begins else "write a prefix, as eth+"
+    folded = {name.lower(): name for name in names}
+    same = folded.get(entry.lower()) or folded.get(entry.lower().rstrip("+"))
+    near = same or closest(entry.rstrip("+"), names)
+    return f"did you mean {near}?" if near else ""
 
 
 EXCLUDED_PREFIXES = ("cilium_", "lo", "lxc", "cni", "docker")
