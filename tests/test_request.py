@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from niclab import LAB_BASELINE, InputError, LabError, Settings
 from niclab.check import load
+from niclab.check.amend import with_kind
 from niclab.host import ledgers, userns
 from niclab.request import Request, choose, decide, default_versions, only_in_kubernetes, resolve
 from niclab.settings import NodeSettings
@@ -219,3 +220,25 @@ def test_a_kept_request_is_the_same_again(monkeypatch: pytest.MonkeyPatch, tmp_p
         assert (again.topology, again.settings) == (request.topology, request.settings)
         assert again.choice.description == request.choice.description
         assert again.choice.bundle == request.choice.bundle
+
+
+@pytest.mark.parametrize("mode", ["generic-veth", "aws-cni", "flannel", "azure"])
+def test_chaining_is_refused_with_the_reason(mode: str) -> None:
+    with pytest.raises(InputError) as caught:
+        resolve("two-nic", Settings.of(cni_chaining_mode=mode))
+    assert f"cni-chaining-mode={mode}: the other plugin plugs the pods and routes them" in str(caught.value)
+    assert resolve("two-nic", Settings.of(cni_chaining_mode="portmap")).unmodelled == ()
+
+
+def test_an_entry_of_devices_that_names_no_nic_is_said() -> None:
+    (words,) = resolve("two-nic", Settings.of(devices="eth0 eth*")).warnings
+    assert words.startswith("devices: eth* matches no NIC of any of 2 nodes (eth0, eth1): it is neither glob nor")
+
+
+def test_native_acceleration_is_of_the_askers_nics(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    native = Settings.of(bpf_lb_acceleration="native")
+    real = with_kind(load("two-nic"), "physical")
+    assert "XDP" not in "".join(resolve(real, native, datapath="builtin").warnings)
+    bundles(monkeypatch, tmp_path, "1.18.10")
+    assert "take no XDP program" in "".join(resolve(real, native).warnings)
+    assert "XDP" not in "".join(resolve(with_kind(real, "veth"), native).warnings)

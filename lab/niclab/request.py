@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +18,7 @@ from niclab.cilium.selection.devices import unmatched
 from niclab.cilium.version import DEFAULT_VERSION, VERSIONS, Version, modelled_version
 from niclab.errors import InputError, LabError, Problem, Problems, nearest
 from niclab.host import userns
-from niclab.settings import LAB_BASELINE, Settings, check_keys, formats, unmodelled
+from niclab.settings import LAB_BASELINE, NodeView, Settings, check_keys, formats, unmodelled
 from niclab.settings.model import fit
 from niclab.topology import Topology
 from niclab.topology.stacking import stands_in
@@ -166,6 +166,7 @@ def resolve(
     keys = check_keys(given, version=str(choice.version))
     if keys.errors:
         raise InputError(list(keys.errors))
+    _check_chaining(given)
     chosen = fit(given, whole)
     added = [f"{key}={value}" for key, value in chosen.values.items() if given.values.get(key) != value]
     views = {name: (given.for_node(name, node.labels), [*node.interfaces]) for name, node in whole.nodes.items()}
@@ -173,6 +174,7 @@ def resolve(
         *given.warnings,
         *keys.warnings,
         *unmatched(views, choice.version),
+        *_without_xdp(whole, views.values(), choice),
         *_without_effect(given, whole),
         *egress_notes(whole),
         *stands_in(whole),
@@ -276,6 +278,25 @@ def _check_nodes(settings: Settings, topology: Topology) -> None:
     problems = Problems()
     for name in unknown:
         problems.append(Problem("--node-set", 0, name, f"there is no node {name!r}", nearest(name, topology.nodes)))
+    problems.finish()
+
+
+def _without_xdp(topology: Topology, views: Iterable[tuple[NodeView, object]], choice: Choice) -> Iterator[str]:
+    """Where the lab's NICs are not what the asker's are: a macvlan stands in for a physical NIC."""
+    native = any(view.get("bpf-lb-acceleration") == "native" for view, _ in views)
+    physical = any(nic.kind == "physical" for node in topology.nodes.values() for nic in node.nics.values())
+    if choice.bundle is not None and native and physical:
+        yield "the lab's physical NICs take no XDP program, a real one does: these agents never get ready; --nics veth"
+
+
+def _check_chaining(settings: Settings) -> None:
+    """Another CNI plugin that Cilium is chained to would plug the pods and route them. Raises InputError."""
+    problems = Problems()
+    for owner, values in settings.by_owner():
+        if (mode := values.get("cni-chaining-mode", "none")) not in ("", "none", "portmap"):
+            why = "the other plugin plugs the pods and routes them: niclab has only Cilium's CNI"
+            fix = "leave it out to see Cilium's own routing"
+            problems.append(Problem(owner, 0, f"cni-chaining-mode={mode}", why, fix))
     problems.finish()
 
 

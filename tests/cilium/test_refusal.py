@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from niclab import LAB_BASELINE, Settings, Version
+from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.refusals import refused
 from niclab.cilium.selection.direct_routing import NO_DIRECT_ROUTING_DEVICE, DirectRouting
+from niclab.cilium.selection.links import Link
 from niclab.cilium.version import VERSIONS
 from niclab.settings import NodeView
 from niclab.settings.model import Friendly
@@ -44,6 +46,10 @@ IPTABLES = (
     'iptables rules (--install-iptables-rules="true")'
 )
 KPR = "unable to initialize kube-proxy replacement options: "
+NETKIT = "netkit connector not available: netkit devices"
+TPROXY = "--enable-bpf-tproxy=true"
+IPIP: dict[str, Friendly] = {"bpf_lb_mode": "dsr", "bpf_lb_dsr_dispatch": "ipip"}
+UNDER_XDP = "currently only available under XDP acceleration"
 BEFORE_1_20 = (*UP_TO_1_18, V19)
 
 
@@ -54,6 +60,29 @@ def view(**told: Friendly) -> NodeView:
 Case = tuple[dict[str, Friendly], Sequence[Version], str]
 CASES: list[Case] = [
     ({"enable_ipv4": False}, VERSIONS, "Either IPv4 or IPv6 addressing must be enabled"),
+    ({"datapath_mode": "netkit", "enable_bpf_tproxy": True}, FROM_1_20, f"{NETKIT} cannot be used with {TPROXY}"),
+    (
+        {"datapath_mode": "netkit-l2", "enable_bpf_masquerade": False},
+        FROM_1_20,
+        f"{NETKIT} require BPF masquerade (--enable-bpf-masquerade=true)",
+    ),
+    (
+        {"datapath_mode": "netkit", "kube_proxy_replacement": False},
+        FROM_1_20,
+        f"{NETKIT} require --kube-proxy-replacement",
+    ),
+    (
+        {"datapath_mode": "netkit", "enable_host_legacy_routing": True},
+        FROM_1_20,
+        f"{NETKIT} cannot be used with --enable-host-legacy-routing=true",
+    ),
+    ({**NATIVE, **IPIP}, (V16, V17), f"{KPR}DSR dispatch mode ipip {UNDER_XDP}"),
+    ({**NATIVE, **IPIP}, (V18,), f'{KPR}DSR dispatch mode "ipip" {UNDER_XDP}'),
+    (
+        {"bpf_lb_acceleration": "best-effort", "underlay_protocol": "ipv6", "enable_ipv6": True},
+        [version for version in VERSIONS if version.has(Behaviour.UNDERLAY_PROTOCOL)],
+        f"{KPR}XDP acceleration cannot be used with an IPv6 underlay",
+    ),
     (
         {"auto_direct_node_routes": True},
         BEFORE_1_20,
@@ -294,6 +323,9 @@ def test_what_agents_refuse(told: dict[str, Friendly], versions: Sequence[Versio
         ({"bpf_lb_mode": "dsr", "tunnel": "geneve", "bpf_lb_dsr_dispatch": "geneve"}, VERSIONS),
         ({"install_iptables_rules": False}, (*UP_TO_1_18, V19)),
         ({"enable_egress_gateway": True}, VERSIONS),
+        ({"datapath_mode": "netkit"}, VERSIONS),
+        ({"datapath_mode": "auto", "enable_bpf_tproxy": True}, VERSIONS),
+        ({**NATIVE, **IPIP, "bpf_lb_acceleration": "native"}, VERSIONS),
         ({"enable_ipsec": True}, VERSIONS),
         ({"enable_wireguard": True}, VERSIONS),
     ],
@@ -333,3 +365,18 @@ def test_whatever_is_told_there_is_an_answer(version: Version, told: dict[str, b
     given: dict[str, Friendly] = {**(NATIVE if native else {}), **told}
     words = last_words(view(**given), version)
     assert words is None or words == words.strip()
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=str)
+@pytest.mark.parametrize(
+    ("kind", "refuses"),
+    [("device", False), ("veth", False), ("bond", False), ("vlan", True), ("dummy", True), ("macvlan", True)],
+)
+def test_native_acceleration_needs_devices_that_have_it(version: Version, kind: str, refuses: bool) -> None:
+    devices = [Link("eth0", 2, "device"), Link("net1", 3, kind), Link("cilium_wg0", 4, "wireguard")]
+    drd = DirectRouting("eth0", "")
+    found = refused(view(bpf_lb_acceleration="native"), version, drd, devices)
+    words = "attaching XDP program to interface net1: operation not supported"
+    assert (found.words if found else None) == (words if refuses else None)
+    for other in ("disabled", "best-effort", "testing-only"):
+        assert refused(view(bpf_lb_acceleration=other), version, drd, devices) is None

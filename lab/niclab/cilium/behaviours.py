@@ -105,6 +105,8 @@ class Behaviour(StrEnum):
     MULTI_POOL_IN_TUNNELS = auto()
     MULTI_POOL_IPSEC_IN_TUNNELS_ONLY = auto()
     ENI_IPV6 = auto()
+    NETKIT_REFUSED = auto()
+    IPIP_NEEDS_XDP = auto()
 
     @property
     def fact(self) -> Fact:

@@ -190,9 +190,17 @@ class Decisions:
         node = self.nodes[name]
         if node.agent_exits is not None:
             return ()
-        own = (node.drd.warning, node.native_cidr_warning)
+        own = (node.drd.warning, node.native_cidr_warning, *node.notes, self._netkit_with_rules(name))
         of_links = vlanfilter.warnings(node, self.topology.nodes[name])
         return (*(warning for warning in own if warning), *of_links, *self.direct_routes(name)[1])
+
+    def _netkit_with_rules(self, name: str) -> str | None:
+        if (
+            not self.nodes[name].settings.get("datapath-mode").startswith("netkit")
+            or not self.topology.nodes[name].rules
+        ):
+            return None
+        return "Cilium #37976 reports that a node with netkit pods and policy rules of its own does not reach them"
 
     def direct_routes(self, name: str) -> tuple[tuple[Route, ...], tuple[str, ...]]:
         """`auto-direct-node-routes`: one route per peer pod CIDR, and the warnings for those that cannot be installed.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from niclab.cilium.behaviours import Behaviour
-from niclab.cilium.refusals import Refusal, refused
+from niclab.cilium.refusals import Refusal, refused, without_xdp
 from niclab.cilium.selection import direct_routing
 from niclab.cilium.selection.addresses import FALLBACK, NodeAddress, node_addresses
 from niclab.cilium.selection.devices import Device
@@ -70,7 +70,20 @@ class NodeDecision:
     @cached_property
     def refused(self) -> Refusal | None:
         """Why the agent refuses to run, and where Cilium has that; None when it runs."""
-        return refused(self.settings, self.version, self.drd)
+        return refused(self.settings, self.version, self.drd, self.selected_links)
+
+    @property
+    def selected_links(self) -> tuple[Link, ...]:
+        return tuple(link for link in self.links if link.name in self.selected)
+
+    @property
+    def notes(self) -> Iterator[str]:
+        """What of these settings the model does not know by a measurement, or agents do in silence."""
+        if self.settings.get("bpf-lb-acceleration") == "best-effort" and (bare := without_xdp(self.selected_links)):
+            taken = [name for name in self.selected if name not in bare]
+            yield f"XDP acceleration on {', '.join(taken) or 'no device'}; not on {', '.join(bare)}: its kind has none"
+        if self.settings.get("datapath-mode").startswith("netkit"):
+            yield "pods have netkit devices: they are modelled as veth pairs, which is not measured"
 
     @property
     def routing(self) -> str:

@@ -8,11 +8,12 @@ check that an agent comes to has the word, so their order is the agent's.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.selection.direct_routing import DirectRouting, masquerades, node_port
+from niclab.cilium.selection.links import Link
 from niclab.cilium.tables import paragraphs
 from niclab.cilium.version import Version
 from niclab.settings import NodeView
@@ -27,12 +28,28 @@ class Refusal:
     source: str
 
 
-def refused(settings: NodeView, version: Version, drd: DirectRouting | None = None) -> Refusal | None:
-    """Why an agent with these settings exits, or None. `drd`: what it makes of its devices, where that is known."""
-    return next(_refusals(settings, version, drd), None)
+def refused(
+    settings: NodeView, version: Version, drd: DirectRouting | None = None, devices: Sequence[Link] = ()
+) -> Refusal | None:
+    """Why an agent with these settings exits, or None. `drd`: what it makes of its devices, where that is known;
+    `devices`: those it selected."""
+    return next(_refusals(settings, version, drd, devices), None)
 
 
-def _refusals(settings: NodeView, version: Version, drd: DirectRouting | None) -> Iterator[Refusal]:
+def without_xdp(devices: Sequence[Link]) -> tuple[str, ...]:
+    """Those of the devices that no XDP program can be attached to in their driver [kernel]: drivers without ndo_bpf.
+
+    What a machine has is taken to have it. Cilium's own WireGuard device is passed over (reinitializeXDPLocked).
+    """
+    return tuple(link.name for link in devices if link.kind in _WITHOUT_XDP and not link.name.startswith("cilium_"))
+
+
+_WITHOUT_XDP = frozenset({"vlan", "macvlan", "ipvlan", "dummy", "vrf", "bridge", "wireguard", "geneve", "vxlan", "gre"})
+
+
+def _refusals(
+    settings: NodeView, version: Version, drd: DirectRouting | None, devices: Sequence[Link]
+) -> Iterator[Refusal]:
     """Everything that is wrong, as the agent comes to it. Every function here yields its words in the agent's order.
 
     First are options that contradict each other, before anything is started; then features that cannot run together. Up
@@ -56,6 +73,7 @@ def _refusals(settings: NodeView, version: Version, drd: DirectRouting | None) -
         (_wireguard, daemon if at_start else "pkg/datapath/cells.go newWireguardAgent"),
         (_ipsec, daemon),
         (_egress_gateway, "pkg/egressgateway/manager.go NewEgressGatewayManager"),
+        (_netkit, "pkg/datapath/connector/config.go canUseNetkit"),
         (_node_port, f"{node_ports} initKubeProxyReplacementOptions"),
         (_iptables_rules, daemon),
     ]
@@ -64,6 +82,11 @@ def _refusals(settings: NodeView, version: Version, drd: DirectRouting | None) -
     if drd is not None and drd.exits is not None:
         yield Refusal(drd.exits, f"daemon/cmd/daemon.go {'configureDaemon' if at_start else 'newDaemon'}")
     yield from (Refusal(words, daemon) for words in _masquerading(settings, version))
+    if settings.get("bpf-lb-acceleration") == "native":
+        # The datapath is not made, and the agent never gets ready: Kubernetes restarts it.
+        for name in without_xdp(devices):
+            words = f"attaching XDP program to interface {name}: operation not supported"
+            yield Refusal(words, "pkg/datapath/loader/base.go reinitializeXDPLocked")
 
 
 def _on(settings: NodeView, key: str, *, default: bool = False) -> bool:
@@ -251,8 +274,37 @@ def _egress_gateway(settings: NodeView, version: Version) -> Iterator[str]:
         yield "egress gateway requires an IPv4 underlay"
 
 
+def _netkit(settings: NodeView, version: Version) -> Iterator[str]:
+    """What netkit pods cannot be with; `auto` falls back to veth."""
+    if settings.get("datapath-mode") not in ("netkit", "netkit-l2") or not version.has(Behaviour.NETKIT_REFUSED):
+        return
+    refused = "netkit connector not available: netkit devices"
+    if settings.host_legacy_routing:
+        yield f"{refused} cannot be used with --enable-host-legacy-routing=true"
+    if masquerades(settings) and not settings.bpf_masquerade:
+        yield f"{refused} require BPF masquerade (--enable-bpf-masquerade=true)"
+    if not settings.kube_proxy_replacement:
+        yield f"{refused} require --kube-proxy-replacement"
+    if _on(settings, "enable-bpf-tproxy"):
+        yield f"{refused} cannot be used with --enable-bpf-tproxy=true"
+
+
+def _acceleration(settings: NodeView, version: Version) -> Iterator[str]:
+    """What wants XDP, and what XDP cannot be with."""
+    accelerated = settings.get("bpf-lb-acceleration") not in ("", "disabled")
+    ipip = settings.load_balancer_mode != "snat" and settings.get("bpf-lb-dsr-dispatch") == "ipip"
+    if ipip and not accelerated and version.has(Behaviour.IPIP_NEEDS_XDP):
+        shown = '"ipip"' if version.has(Behaviour.QUOTED_DISPATCH) else "ipip"
+        yield f"{_KPR}DSR dispatch mode {shown} currently only available under XDP acceleration"
+    over_ipv6 = _tunnels(settings) and settings.get("underlay-protocol") == "ipv6"
+    if accelerated and over_ipv6 and version.has(Behaviour.UNDERLAY_PROTOCOL):
+        yield f"{_KPR}XDP acceleration cannot be used with an IPv6 underlay"
+
+
 def _node_port(settings: NodeView, version: Version) -> Iterator[str]:
     mode = settings.get("bpf-lb-mode") or "snat"
+    if node_port(settings, version):
+        yield from _acceleration(settings, version)
     if mode != "snat" and node_port(settings, version):
         dispatch = settings.get("bpf-lb-dsr-dispatch") or "opt"
         if _tunnels(settings) and settings.tunnel_protocol == "vxlan":
