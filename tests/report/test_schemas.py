@@ -42,6 +42,31 @@ def test_every_topology_names_it_for_editors(name: str) -> None:
     assert second == f"name: {name}"
 
 
+def test_every_bound_is_of_its_type() -> None:
+    """A word that is not of a schema's type says nothing: `minLength` is of texts, `minItems` of lists."""
+    kinds = {
+        "minLength": "string",
+        "maxLength": "string",
+        "pattern": "string",
+        "minItems": "array",
+        "maxItems": "array",
+    }
+    kinds |= {"uniqueItems": "array", "minProperties": "object", "minimum": "integer", "maximum": "integer"}
+
+    def wrong(part: Any) -> list[tuple[str, Any]]:
+        if isinstance(part, list):
+            return [found for each in part for found in wrong(each)]
+        if not isinstance(part, dict):
+            return []
+        here = [
+            (word, part["type"]) for word in part.keys() & kinds.keys() if part.get("type", kinds[word]) != kinds[word]
+        ]
+        return here + [found for each in part.values() for found in wrong(each)]
+
+    assert [found for path in COMMITTED.parent.glob("*.json") for found in wrong(json.loads(path.read_text()))] == []
+    assert '"minItems": 1' in schema()
+
+
 SHORT = """\
 name: short
 fabrics: {f0: , f1: {subnets: [10.0.0.0/24, 'fd00::/64']}}

@@ -53,6 +53,8 @@ def _as_written(name: str, field: dict[str, Any]) -> dict[str, Any]:
         return {**description, "anyOf": [arrays[0]["items"], *field["anyOf"]]}
     if field.get("type") == "array":
         field.pop("default", None)
+        if "minLength" in field:  # pydantic's word, where something reads the value before the list is made
+            field["minItems"] = field.pop("minLength")
         return {**description, "anyOf": [field["items"], field, {"type": "null"}]}
     if field.get("default") == {}:
         return {**description, **field, "type": ["object", "null"]}
