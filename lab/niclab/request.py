@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from niclab.check import load
 from niclab.check.sections import egress_notes
+from niclab.check.topology import same_node_ips
 from niclab.cilium.selection.devices import unmatched
 from niclab.cilium.version import DEFAULT_VERSION, VERSIONS, Version, modelled_version
 from niclab.errors import InputError, LabError, Problem, Problems, nearest
@@ -178,6 +179,7 @@ def resolve(
         *_without_effect(given, whole),
         *egress_notes(whole),
         *stands_in(whole),
+        *same_node_ips(whole),
     ]
     if decided.not_agents:
         warnings.append(f"this is the {choice.description}, not real agents: {decided.not_agents}")

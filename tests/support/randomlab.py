@@ -17,6 +17,9 @@ from niclab.net.route import parse_route, parse_rule
 from niclab.settings import LAB_BASELINE, NodeSettings, Settings, Values
 from niclab.topology import Flow, Host, Topology
 
+ANYCAST = "10.9.9.9"
+"""What several nodes may have on lo."""
+
 
 @dataclass(frozen=True)
 class RandomLab:
@@ -119,6 +122,8 @@ class _Maker:
             "pod_cidrs": [f"10.244.{n}.0/24", *([f"fd00:244:{n}::/64"] if self.dual else [])],
             "pods": [f"pod{n}{letter}" for letter in "ab"[: self.rng.choice([0, 1, 1, 2])]],
         }
+        if self.often(0.15):
+            node["links"] = {"lo": {"addresses": [f"{ANYCAST}/32"]}}
         own = [one.partition("/")[0] for nic in nics.values() for one in nic["addresses"] if ":" not in one]
         if own and self.often(0.3):
             node["node_ip"] = [self.rng.choice(own)]
@@ -171,6 +176,18 @@ class _Maker:
                     yield f"10.244.{number}.0/24 via {self.rng.choice(near)}"
         if is_node and self.often(0.3):
             yield from self._odd(host, gateways)
+        if name in topology.routers:
+            yield from self._anycast(topology)
+
+    def _anycast(self, topology: Topology) -> Iterator[str]:
+        """A router's routes to an address that several nodes have."""
+        having = [node for node in topology.nodes.values() if "lo" in node.links]
+        near = [str(nic.addresses[0].ip) for node in having for nic in node.nics.values() if nic.addresses]
+        near = [address for address in near if address.startswith("10.")]
+        if near:
+            hops = self.rng.sample(near, min(len(near), 2))
+            words = " ".join(f"nexthop via {hop}" for hop in hops) if len(hops) > 1 else f"via {hops[0]}"
+            yield f"{ANYCAST}/32 {words}"
 
     def _defaults(self, gateways: Sequence[str]) -> Iterator[str]:
         if len(gateways) > 1 and self.often(0.2):
@@ -289,8 +306,18 @@ class _Maker:
             flow = Flow.model_validate(
                 {"source": source, "destination": destination, "protocol": protocol, "port": port, "family": family}
             )
+            if self.often(0.15):
+                flow = self._to_address(topology, flow)
             if check_flow(topology, flow) is None:
                 yield flow
+
+    def _to_address(self, topology: Topology, flow: Flow) -> Flow:
+        """The same to any address: somebody's, everybody's or nobody's."""
+        others = [host for name, host in topology.hosts.items() if name != flow.source.partition(".")[0]]
+        every = [str(address) for host in others for address in host.addresses] + [ANYCAST, "192.0.2.77"]
+        suffix = "" if flow.port is None else f":{flow.protocol}:{flow.port}"
+        address = self.rng.choice(every)
+        return Flow.parse(f"{flow.source} -> {f'[{address}]' if ':' in address else address}{suffix}")
 
 
 def _with_routes(topology: Topology, made: _Maker) -> Topology:

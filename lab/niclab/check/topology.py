@@ -14,7 +14,7 @@ from niclab.check import ipam, links, sections
 from niclab.check.links import RESERVED_PREFIXES
 from niclab.errors import Finding, nearest
 from niclab.kernel import routing, sysctl
-from niclab.net.route import Address
+from niclab.net.route import FAMILIES, Address
 from niclab.topology.fields import Interface
 from niclab.topology.file import find, parse
 from niclab.topology.model import Fabric, Flow, Host, Topology, check_service_flow
@@ -99,14 +99,17 @@ def _nics(topology: Topology) -> Iterator[Finding]:
 
 def _addresses(topology: Topology) -> Iterator[Finding]:
     seen: Seen = {}
+    near: dict[tuple[object, Address], str] = {}
     for path, host, name, interface in ipam.addresses(topology):
         place = segment(host, name)
         fabric = topology.fabrics.get(place.fabric) if place and place.vlan is None else None
-        if interface.ip in seen:
-            yield Finding(
-                path, f"{interface.ip} is already used by {seen[interface.ip]}", "an address belongs to one NIC"
-            )
-        seen.setdefault(interface.ip, f"{path[1]}.{name}")
+        where, owner = (path[1], place or path[1]), f"{path[1]}.{name}"
+        taken = next((near[at, interface.ip] for at in where if (at, interface.ip) in near), None)
+        if taken is not None:
+            why = f"{interface.ip} is already used by {taken}"
+            yield Finding(path, why, "an address belongs to one NIC of a host, and of a fabric or VLAN")
+        near.update(dict.fromkeys(((at, interface.ip) for at in where), owner))
+        seen.setdefault(interface.ip, owner)
         yield from _address(interface, place.fabric if place else "", fabric, path)
     yield from ipam.check(topology, seen)
 
@@ -127,6 +130,19 @@ def _address(interface: Interface, name: str, fabric: Fabric | None, path: Field
     if subnets and not any(ip in subnet for subnet in subnets):
         why = f"{ip} is outside fabric {name}'s subnets ({', '.join(map(str, subnets))})"
         yield Finding(path, why, "move the NIC to another fabric, or correct the address")
+
+
+def same_node_ips(topology: Topology) -> Iterator[str]:
+    """What agents make of nodes that have one node IP: each is its own peer. NICs behind NATs are often alike."""
+    owners: dict[Address, list[str]] = {}
+    for name, node in topology.nodes.items():
+        for family in FAMILIES:
+            if (address := node.node_ip_of(family)) is not None:
+                owners.setdefault(address, []).append(name)
+    for address, names in owners.items():
+        if len(names) > 1:
+            which = " and ".join(names)
+            yield f"{which} have one node IP, {address}: agents take each other's tunnels and routes for their own"
 
 
 def _node_ips(topology: Topology) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from niclab import check, settings, topology
+from niclab.check.topology import same_node_ips
 from niclab.cli import COULD_NOT_RUN, PASS
 from niclab.errors import LabError
 from niclab.report.contract import Document
@@ -63,7 +64,8 @@ def _describe(name: str) -> str:
     if topology.is_topology(path):
         named = check.load(path)
         nics = sum(len(node.nics) for node in named.nodes.values())
-        return f"a topology of {len(named.nodes)} nodes with {nics} NICs on {len(named.fabrics)} fabrics"
+        noted = "".join(f"\n  warning: {line}" for line in same_node_ips(named))
+        return f"a topology of {len(named.nodes)} nodes with {nics} NICs on {len(named.fabrics)} fabrics{noted}"
     chosen = settings.load(path)
     warnings = "".join(f"\n  warning: {line}" for line in chosen.warnings)
     unmodelled = settings.unmodelled(chosen)

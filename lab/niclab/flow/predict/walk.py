@@ -273,7 +273,9 @@ class Walker:
         topology = self.decisions.topology
         whose: dict[Address, str] = {}
         for host, name, link in topology.interface_pairs():
-            whose.update({interface.ip: f"{host}'s on {name}" for interface in link.addresses})
+            for interface in link.addresses:
+                owner = f"{host}'s on {name}"
+                whose[interface.ip] = f"{whose[interface.ip]} and {owner}" if interface.ip in whose else owner
         families = topology.families
         for node in topology.nodes:
             for family in families:
