@@ -21,10 +21,9 @@ from niclab.flow.ordering import Ordering
 from niclab.flow.predict import World
 from niclab.flow.trace import Context
 from niclab.flow.verdict import FlowResult
-from niclab.host import ledgers, readiness, userns
+from niclab.host import ledgers, netns, readiness, userns
 from niclab.host.datapath import Datapath
 from niclab.host.ledgers import Ledger
-from niclab.host.netns import NetnsSubstrate
 from niclab.host.substrate import Command, Substrate, run_command
 from niclab.kernel import edit
 from niclab.kernel.difference import difference
@@ -47,6 +46,10 @@ if TYPE_CHECKING:
 _STEPS = logging.getLogger("niclab.steps")
 """What takes how long, for `scripts/bench` and `--log-level=DEBUG`."""
 _VXLAN_PORTS = (8472, 4789)
+_VETH_ONLY = (
+    "this kernel has no macvlan, so the lab's NICs are veth: real agents with `devices` unset treat those otherwise "
+    "than physical ones (see --nics)"
+)
 
 Undo = contextlib.AbstractContextManager[object]
 """A change that was made. At the end of a `with` block it is undone: all is then as it was before the change."""
@@ -86,7 +89,8 @@ class Lab:
     def __init__(self, request: Request, substrate: Substrate, ledger: Ledger) -> None:
         """What stands when `of` has built it, or `attach` has taken it over."""
         choice = request.choice
-        self.request = request
+        veth = request.nics != "veth" and not netns.makes("macvlan")
+        self.request = replace(request, warnings=(*request.warnings, _VETH_ONLY)) if veth else request
         self.id = ledger.id
         self.version = request.version
         self.datapath = request.datapath
@@ -107,7 +111,7 @@ class Lab:
         self.changed_after: int | None = None
         """How many flows were measured before the first change, undone or not; None: nothing was changed. Agents
         remember, so a lab that was changed is of no use to the next test."""
-        self._plan = Plan(request.topology)
+        self._plan = Plan(request.topology, veth=veth)
         self._substrate = substrate
         self._ledger = ledger
         self._datapath: Datapath = Builtin(substrate)
@@ -164,7 +168,7 @@ class Lab:
         with contextlib.ExitStack() as undo:
             ledger = Ledger.open_new(lab_id)
             undo.callback(ledger.release)
-            substrate = NetnsSubstrate(ledger)
+            substrate = netns.NetnsSubstrate(ledger)
             undo.callback(substrate.close)
             lab = cls(request, substrate, ledger)
             substrate.apply(lab._plan.operations)
@@ -192,7 +196,7 @@ class Lab:
         with contextlib.ExitStack() as undo:
             ledger = Ledger.open_existing(lab_id)
             undo.callback(ledger.release)
-            substrate = NetnsSubstrate.attached(ledger, owned.namespaces())
+            substrate = netns.NetnsSubstrate.attached(ledger, owned.namespaces())
             undo.callback(substrate.close)
             lab = cls(Request.from_json(owned.about), substrate, ledger)
             lab.decisions = lab._datapath.attach(lab.decisions, owned.about["agents"])
@@ -414,12 +418,12 @@ class Lab:
         What agents then report is an observation, be it what was predicted or not. Raises LabError.
         """
         start, target = edit.pinned(before), edit.pinned(target)
-        plan = Plan(target, self._plan.cables)
+        plan = Plan(target, self._plan.cables, self._plan.veth)
         old = replace(self.decisions, topology=start)
         new = old.after(target)
 
         def change() -> None:
-            self._substrate.apply(difference(start, target, plan.cables))
+            self._substrate.apply(difference(start, target, self._plan.cables, plan.cables))
             self._plan, self.topology = plan, target
             self.taps.plug(plan)
 

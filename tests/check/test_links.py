@@ -156,7 +156,7 @@ def test_frames_for_a_link_are_for_its_host(topology: Topology) -> None:
         ("x: {mode: balance-rr, bridge: eth0}", "'mode' belongs to a bond"),
         ("x: {vrf: eth0}", "a vrf needs its 'table'"),
         ("eth0: {dummy: true}", "'eth0' is already the name of a NIC"),
-        ("lxc7: {dummy: true}", "the kernel or Cilium uses the name 'lxc7'"),
+        ("lxc7: {dummy: true}", "the kernel, Cilium or the lab uses the name 'lxc7'"),
         ("{x: {bridge: eth0}, y: {bridge: eth0}}", "eth0 belongs to x already"),
         ("{x: {vlan: 5, parent: eth0}, y: {vlan: 5, parent: eth0}}", "x is VLAN 5 of eth0 already"),
         ("{x: {vlan: 5, parent: y}, y: {vlan: 6, parent: x}}", "x stands on itself"),

@@ -107,13 +107,13 @@ def test_the_kernel_ends_up_where_the_model_does_and_comes_back(story: str) -> N
         for change in STORIES[story]:
             after = change(states[-1])
             step = Plan(after, plans[-1].cables)
-            real.apply(difference(states[-1], after, step.cables))
+            real.apply(difference(states[-1], after, plans[-1].cables, step.cables))
             assert routes(real["node1"].name) == expected(after)
             states.append(after)
             plans.append(step)
-        real.apply(difference(states[-1], START, Plan(START, plans[-1].cables).cables))
+        real.apply(difference(states[-1], START, plans[-1].cables, Plan(START, plans[-1].cables).cables))
         assert routes(real["node1"].name) == expected(START)
-        assert not difference(START, START, plan.cables)
+        assert not difference(START, START, plan.cables, plan.cables)
     finally:
         real.close()
         ledger.release()

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from niclab.cilium.reported import NodeReport
+from niclab.kernel.plan import END
 from niclab.net.route import Address, Network, ip_network
 
 # What wraps the reason in the agent's last line: daemon/cmd/root.go, daemon_main.go and hive's start hooks.
+_CABLE = re.compile(rf"{END}[0-9]+$")
+"""What the lab's NICs stand on, which a machine does not have."""
 _WRAPPERS = re.compile(
     r"^(unable to run agent|failed to start|invalid daemon configuration|daemon creation failed|"
     r"daemon configuration failed|failed to init and validate daemon config|failed to populate object graph|"
@@ -38,6 +41,7 @@ def reported(
     masquerading = status.get("masquerading") or {}
     routing = status.get("routing") or {}
     rows = sorted(json_rows(devices), key=lambda row: int(row.get("Index", 0)))
+    rows = [row for row in rows if not _CABLE.match(str(row.get("Name")))]
     reasons = {
         str(row["Name"]): "selected" if row.get("Selected") else str(row.get("NotSelectedReason") or "not selected")
         for row in rows

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import takewhile
 
 from niclab.errors import Finding, nearest
+from niclab.kernel.plan import END
 from niclab.topology.model import Host, Link
 from niclab.topology.stacking import mtu_of, segment
 from niclab.topology.yamlfile import Field
 
-RESERVED_PREFIXES = ("cilium_", "lxc")
+RESERVED = re.compile(rf"cilium_|lxc|{END}[0-9]+$")
 """Of names that the lab or Cilium gives to interfaces of its own (pkg/defaults/node.go ExcludedDevicePrefixes)."""
 _RESERVED_NAMES = frozenset({"all", "default"})
 
@@ -34,8 +36,8 @@ def check(section: str, name: str, host: Host) -> Iterator[Finding]:
 def _name(host: Host, name: str, link: Link, path: Field) -> Iterator[Finding]:
     if name in host.nics:
         yield Finding(path, f"{name!r} is already the name of a NIC", "give every interface its own name")
-    if name in _RESERVED_NAMES or name.startswith(RESERVED_PREFIXES):
-        yield Finding(path, f"the kernel or Cilium uses the name {name!r}", "name it bond0, br0, eth0.100, …")
+    if name in _RESERVED_NAMES or RESERVED.match(name):
+        yield Finding(path, f"the kernel, Cilium or the lab uses the name {name!r}", "name it bond0, br0, eth0.100, …")
     if (name == "lo") != (link.kind == "loopback"):
         why = "`lo` is the loopback interface" if name == "lo" else "nothing says what kind of link it is"
         yield Finding(path, why, "say one of bond, bridge, vlan, vrf and dummy; of `lo` only addresses")

@@ -11,7 +11,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from niclab.check import ipam, links, sections
-from niclab.check.links import RESERVED_PREFIXES
+from niclab.check.links import RESERVED
 from niclab.errors import Finding, nearest
 from niclab.kernel import routing, sysctl
 from niclab.net.route import FAMILIES, Address
@@ -78,8 +78,8 @@ def _nics(topology: Topology) -> Iterator[Finding]:
     for section, host_name, host in topology.sections():
         for name, nic in host.nics.items():
             path: Field = (section, host_name, "nics", name)
-            if name in _RESERVED_NAMES or name.startswith(RESERVED_PREFIXES):
-                yield Finding(path, f"the kernel or Cilium uses the name {name!r}", "name NICs eth0, eth1, …")
+            if name in _RESERVED_NAMES or RESERVED.match(name):
+                yield Finding(path, f"the kernel, Cilium or the lab uses the name {name!r}", "name NICs eth0, eth1, …")
             if nic.fabric not in topology.fabrics:
                 fix = nearest(nic.fabric, topology.fabrics)
                 yield Finding((*path, "fabric"), f"there is no fabric {nic.fabric!r}", fix)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from niclab.cli.request import requested, warn
 from niclab.errors import LabError, lab_error
 from niclab.host import daemons, ledgers, namespace, process, syscalls, userns
 from niclab.host.ledgers import Owned
-from niclab.kernel.plan import FABRIC
+from niclab.kernel.plan import END, FABRIC
 from niclab.lab import Lab
 from niclab.report import text
 from niclab.settings import formats
@@ -35,7 +36,7 @@ def up(options: argparse.Namespace) -> int:
         for role in lab.namespaces:
             print(lab.exec_line(role) + ("   # every cable's outer end" if role == FABRIC else ""))
         print(f"niclab down {lab.id}")
-    warn(asked, lab.reported)
+    warn(lab.request, lab.reported)
     return PASS
 
 
@@ -111,7 +112,13 @@ def inspect(options: argparse.Namespace) -> int:
 def _show(line: list[str], entrance: Sequence[str] = ()) -> None:
     """A command as it can be pasted, and its output; `entrance` leads into the user namespace of this user's labs."""
     print(f"\n$ {shlex.join([*entrance, *line])}")
-    print(process.run(line).rstrip())
+    shown = [_ON_CABLE.sub(r"\1", row) for row in process.run(line).rstrip().splitlines() if not _CABLE.match(row)]
+    print("\n".join(shown))
+
+
+_CABLE = re.compile(rf"{END}[0-9]+@")
+"""What the lab's NICs stand on, which a machine does not have."""
+_ON_CABLE = re.compile(rf"^(\S+)@{END}[0-9]+\b")
 
 
 def _view(lab: Owned, host: str) -> list[str]:

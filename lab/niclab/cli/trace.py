@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
             sys.stdout.write(Record.of(lab, results).to_json())
         else:
             print(*text.trace(lab.title, results, lab.reported), sep="\n")
-    warn(request, lab.reported)
+    warn(lab.request, lab.reported)
     for line in (*unmet, *(unmeasured := _unmeasured(results))):
         print(line, file=sys.stderr)
     return FAIL if unmet or unmeasured else PASS

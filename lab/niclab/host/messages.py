@@ -58,6 +58,10 @@ _BOND_MODES = {
     )
 }
 _RTNH_F_ONLINK, _FIB_RULE_INVERT = 4, 2
+_IFLA_LINKINFO, _IFLA_INFO_KIND, _IFLA_INFO_DATA = 18, 1, 2
+_IFLA_MACVLAN_MODE, _IFLA_MACVLAN_BC_CUTOFF = 1, 9
+_MACVLAN_MODES = {"private": 1, "passthru": 8}
+_IFF_NOARP, _ADDR_GEN_MODE_NONE = 0x80, 1
 _LWTUNNEL_IP, _LWTUNNEL_IP6 = 2, 4
 _TUNNEL_NOCACHE = 0x2000
 """[kernel] A route's tunnel remembers the way to its other end, so that all flows would share one hop of a multipath
@@ -98,11 +102,14 @@ def operation_message(operation: Operation, own: Interfaces, peer: Interfaces | 
     match operation:
         case op.AddCable(master=master):
             assert peer is not None
+            index = peer.new_index(operation.peer_name)
             ends = (
                 _End(own.new_index(operation.name), operation.name, operation.mac),
-                _End(peer.new_index(operation.peer_name), operation.peer_name, operation.peer_mac),
+                _End(index, operation.peer_name, operation.peer_mac, operation.bare),
             )
             return _cable(*ends, operation.mtu, own.index(master) if master else None, peer.fd)
+        case op.AddLink(name=name, kind="macvlan", mac=None | str(), parent=str(parent), options=((_, str(mode)),)):
+            return _macvlan(own.new_index(name), name, operation.mac, own.index(parent), mode)
         case op.AddLink(name=name, kind=kind):
             link = _link(own.new_index(name), name, operation.mac, operation.mtu, up=operation.up)
             if operation.parent is not None:
@@ -111,6 +118,8 @@ def operation_message(operation: Operation, own: Interfaces, peer: Interfaces | 
             return _new_link(link, kind, data)
         case op.SetLink(name=name, up=up):
             return link_message(own.index(name), up=up)
+        case op.NoAddresses(name=name):
+            return _no_addresses(own.index(name))
         case op.SetMaster(name=name, master=master):
             fields = {"index": own.index(name), "attrs": [("IFLA_MASTER", own.index(master))]}
             return _encoded(ifinfmsg, rtnl.RTM_NEWLINK, 0, fields)
@@ -206,6 +215,11 @@ def _new_link(link: dict[str, Any], kind: str, data: Attributes) -> bytes:
     return _encoded(ifinfmsg, rtnl.RTM_NEWLINK, _MAKE, link)
 
 
+def incomplete_link(kind: str) -> bytes:
+    """A new link that lacks what it stands on."""
+    return _new_link(_link(0, "probe", None), kind, [])
+
+
 @dataclass(frozen=True, slots=True)
 class _End:
     """One end of a cable."""
@@ -213,6 +227,7 @@ class _End:
     index: int
     name: str
     mac: str
+    bare: bool = False
 
     def encoded(self) -> tuple[bytes, bytes, bytes]:
         return struct.pack("=i", self.index), self.name.encode(), bytes.fromhex(self.mac.replace(":", ""))
@@ -222,7 +237,7 @@ def _cable(end: _End, peer: _End, mtu: int, master: int | None, peer_fd: int) ->
     """A message for a cable, by far the commonest: of those of one shape pyroute2 encodes the first, which takes it
     0.15 ms, and the others differ from it in values of the same length only."""
     names = "y" * len(end.name), "x" * len(peer.name)
-    ends = _End(0x7A7A7A01, names[0], "7a:7a:7a:7a:7a:02"), _End(0x7A7A7A03, names[1], "7a:7a:7a:7a:7a:04")
+    ends = _End(0x7A7A7A01, names[0], "7a:7a:7a:7a:7a:02"), _End(0x7A7A7A03, names[1], "7a:7a:7a:7a:7a:04", peer.bare)
     numbers = {0x7A7A7A05: peer_fd} | ({0x7A7A7A06: master} if master is not None else {})
     message = _encoded_cable(*ends, mtu, 0x7A7A7A06 if master is not None else None, 0x7A7A7A05)
     places = [place for stand_in in ends for place in stand_in.encoded()]
@@ -244,11 +259,48 @@ def _encoded_cable(end: _End, peer: _End, mtu: int, master: int | None, peer_fd:
     link["attrs"] += [("IFLA_MASTER", master)] if master is not None else []
     # Not up: veth_open finds no peer yet (ENOTCONN).
     other = _link(peer.index, peer.name, peer.mac, mtu)
+    if peer.bare:
+        other |= {"flags": _IFF_NOARP, "change": _IFF_NOARP}
     other["attrs"].append(("IFLA_NET_NS_FD", peer_fd))
     return _new_link(link, "veth", [("VETH_INFO_PEER", other)])
 
 
-@functools.lru_cache
+def _macvlan(index: int, name: str, mac: str | None, parent: int, mode: str) -> bytes:
+    """A message for a macvlan, one for each physical NIC: those of one place in many namespaces differ in MACs only."""
+    if mac is None:
+        return _encoded_macvlan(index, name, None, parent, mode)
+    message = _encoded_macvlan(index, name, _STAND_IN, parent, mode)
+    place = bytes.fromhex(_STAND_IN.replace(":", ""))
+    if message.count(place) != 1:
+        return _encoded_macvlan(index, name, mac, parent, mode)
+    return message.replace(place, bytes.fromhex(mac.replace(":", "")))
+
+
+_STAND_IN = "7a:7a:7a:7a:7a:07"
+
+
+@functools.lru_cache(4096)
+def _encoded_macvlan(index: int, name: str, mac: str | None, parent: int, mode: str) -> bytes:
+    link = _link(index, name, mac)
+    link["attrs"].append(("IFLA_LINK", parent))
+    message = bytearray(_encoded(ifinfmsg, rtnl.RTM_NEWLINK, _MAKE, link))
+    # By hand, for pyroute2 does not know IFLA_MACVLAN_BC_CUTOFF. [kernel] Without it what is broadcast is received
+    # later, and by another CPU, than what follows it, which no NIC does; before Linux 6.4 that is always so.
+    options = struct.pack("=HHIHHi", 8, _IFLA_MACVLAN_MODE, _MACVLAN_MODES[mode], 8, _IFLA_MACVLAN_BC_CUTOFF, -1)
+    info = struct.pack("=HH8sHH", 12, _IFLA_INFO_KIND, b"macvlan", 4 + len(options), _IFLA_INFO_DATA) + options
+    message += struct.pack("=HH", 4 + len(info), _IFLA_LINKINFO) + info
+    struct.pack_into("=I", message, 0, len(message))
+    return bytes(message)
+
+
+@functools.lru_cache(4096)
+def _no_addresses(index: int) -> bytes:
+    mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", _ADDR_GEN_MODE_NONE)]}
+    attributes = [("IFLA_AF_SPEC", {"attrs": [("AF_INET6", mode)]})]
+    return _encoded(ifinfmsg, rtnl.RTM_NEWLINK, 0, {"index": index, "attrs": attributes})
+
+
+@functools.lru_cache(4096)
 def link_message(index: int, *, up: bool) -> bytes:
     """Bring a link up or down."""
     return _encoded(ifinfmsg, rtnl.RTM_NEWLINK, 0, {"index": index, "flags": IFF_UP if up else 0, "change": IFF_UP})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,11 +16,15 @@ from niclab.errors import LabError, lab_error
 from niclab.host import namespace, netlink, syscalls
 from niclab.host.ledgers import Ledger
 from niclab.host.process import run
+from niclab.kernel.plan import END
 from niclab.net.operation import AddCable, AddNamespace, Operation, SetPacketRules, SetSysctl, lines
 
 _FIRST_INDEX = 1000
 """Interfaces of the lab are numbered from here: a new namespace may hold tunl0, sit0 and their like already, one for
 each tunnel module that is loaded (net.core.fb_tunnels_only_for_init_net)."""
+
+_FIRST_END = 10_000
+"""The ends of cables that NICs stand on are numbered from here: those of what people see have no gaps."""
 
 
 @dataclass(slots=True)
@@ -45,7 +50,9 @@ class Namespace:
 
     def new_index(self, name: str) -> int:
         """The index for an interface that is about to be made."""
-        self.indices[name] = max(_FIRST_INDEX, *self.indices.values()) + 1
+        first = _FIRST_END if name.startswith(END) else _FIRST_INDEX
+        taken = [index for index in self.indices.values() if (index > _FIRST_END) == (first == _FIRST_END)]
+        self.indices[name] = max([first, *taken]) + 1
         return self.indices[name]
 
     def dump(self, request: bytes) -> list[bytes]:
@@ -60,6 +67,25 @@ class Namespace:
     def close(self) -> None:
         self.channel.close()
         os.close(self.fd)
+
+
+@functools.cache
+def makes(kind: str) -> bool:
+    """Does this kernel have links of a kind? Asked by a message that is refused in any case. Raises OSError."""
+    from niclab.host.messages import incomplete_link
+
+    with syscalls.home_restored(), contextlib.closing(_own_channel()) as channel:
+        try:
+            channel.send([incomplete_link(kind)])
+        except netlink.Refusal as refusal:
+            return refusal.errno != errno.EOPNOTSUPP
+        return True
+
+
+def _own_channel() -> netlink.Channel:
+    """Leaves the calling thread in a namespace without a name, which is gone when both have left it."""
+    syscalls.unshare_network()
+    return netlink.Channel()
 
 
 class NetnsSubstrate:

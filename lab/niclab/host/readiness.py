@@ -33,7 +33,7 @@ _IFA_F_TENTATIVE, _IFA_F_DADFAILED = 0x40, 0x08
 _NUD_NOARP, _NUD_PERMANENT, _NTF_EXT_LEARNED = 0x40, 0x80, 0x10
 _SCOPE, _GLOBAL = 16 + 3, 0
 """Where in an answer `ifa_scope` is: most namespaces have link-local addresses only, which need not be decoded."""
-_ACTIVATED = ("veth", "bridge")
+_ACTIVATED = ("veth", "bridge", "macvlan")
 """Kinds that linkwatch activates, and whose state is unknown before it has. Others (lo, vxlan) have a carrier from the
 beginning, are activated at once, and stay unknown."""
 T = TypeVar("T")

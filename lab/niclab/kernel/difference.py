@@ -22,26 +22,31 @@ Flushed = frozenset[tuple[str, str]]
 """(namespace, interface) that went down or away, and took its routes along."""
 
 
-def difference(before: Topology, after: Topology, cables: Sequence[Cable]) -> tuple[Operation, ...]:
-    """Operations from `before` to `after`; `cables` are those of `after`."""
+def difference(
+    before: Topology, after: Topology, standing: Sequence[Cable], cables: Sequence[Cable]
+) -> tuple[Operation, ...]:
+    """Operations from `before` to `after`; `standing` are the cables of `before`, `cables` those of `after`."""
     names = bridges(after)
-    plugs = {cable.tap: cable.plugged(names) for cable in cables}
+    plugs = {cable.tap: (cable.plugged(names), *cable.stands()) for cable in cables}
+    ends = {cable.tap: cable.end for cable in standing}
     operations: list[Operation] = []
     for name, target in after.hosts.items():
         start = before.hosts[name]
         if start != target:
-            operations += _host(name, start, target, plugs)
+            operations += _host(name, start, target, ends, plugs)
     return tuple(operations)
 
 
-def _host(name: str, host: Host, target: Host, plugs: Mapping[str, op.AddCable]) -> Iterator[Operation]:
-    """`plugs`: tap → what plugs its cable."""
+def _host(
+    name: str, host: Host, target: Host, ends: Mapping[str, str], plugs: Mapping[str, Sequence[Operation]]
+) -> Iterator[Operation]:
+    """`ends`: tap → the inner end of its cable; `plugs`: tap → what plugs its cable."""
     for nic in [nic for nic, cable in host.nics.items() if _replaced(cable, target.nics.get(nic))]:
-        yield op.DelLink(name, nic)
+        yield op.DelLink(name, ends[f"{name}.{nic}"])
         host = edit.unplugged(host, nic)
     for nic, planned in target.nics.items():
         if nic not in host.nics:
-            yield plugs[f"{name}.{nic}"]
+            yield from plugs[f"{name}.{nic}"]
             host = edit.plugged(host, nic, planned.model_copy(update={"addresses": (), "up": False}))
     for rule in [rule for rule in host.rules if rule not in target.rules]:
         yield Remove(AddRule(name, rule))
@@ -77,8 +82,10 @@ def _host(name: str, host: Host, target: Host, plugs: Mapping[str, op.AddCable])
 
 
 def _replaced(nic: Nic, wanted: Nic | None) -> bool:
-    """Is this cable to go? Fabric, MTU and MAC are a cable's for life."""
-    return wanted is None or (nic.fabric, nic.mtu, nic.mac) != (wanted.fabric, wanted.mtu, wanted.mac)
+    """Is this cable to go? Fabric, kind, MTU and MAC are a cable's for life."""
+    return wanted is None or any(
+        getattr(nic, name) != getattr(wanted, name) for name in ("fabric", "kind", "mtu", "mac")
+    )
 
 
 def _goes_along(host: Host, target: Host, devices: frozenset[str]) -> bool:

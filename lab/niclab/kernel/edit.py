@@ -44,7 +44,9 @@ def plug(topology: Topology, nic: str, *, fabric: str, addresses: Sequence[str],
         _refuse(nic, "it is plugged already", "unplug it first, or choose another name")
     if fabric not in topology.fabrics:
         _refuse(nic, f"there is no fabric {fabric!r}", nearest(fabric, topology.fabrics))
-    made = Nic(fabric=fabric, addresses=tuple(_interface(nic, address) for address in addresses), mtu=mtu, up=up)
+    kind = next((other.kind for other in topology.hosts[host].nics.values()), Nic.model_fields["kind"].default)
+    given = tuple(_interface(nic, address) for address in addresses)
+    made = Nic(fabric=fabric, kind=kind, addresses=given, mtu=mtu, up=up)
     for interface in made.addresses:
         _free(topology, nic, interface)
     return topology.with_hosts({host: plugged(topology.hosts[host], name, made)})

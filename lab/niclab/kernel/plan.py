@@ -6,13 +6,14 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from niclab.errors import LabError
 from niclab.net import operation as op
 from niclab.net.operation import AddCable, AddLink, AddNeighbour, Operation
 from niclab.net.route import numbered
-from niclab.topology import Host, Nic, Topology
-from niclab.topology.stacking import mtu_of
+from niclab.topology import Host, Nic, Node, Topology
+from niclab.topology.stacking import master_of, mtu_of
 
 FABRIC = "fabric"
 """The namespace that holds every fabric, and so the outer end of every cable."""
@@ -28,6 +29,15 @@ BASE_SYSCTLS = {
 _FORWARDING = {"net.ipv4.ip_forward": "1", "net.ipv6.conf.all.forwarding": "1"}
 
 
+Mode = Literal["", "private", "passthru"]
+"""How a NIC stands on its cable: "" for a veth, which is its end; else that of a macvlan on it.
+
+[kernel] Agents know no macvlan, so they treat it as they treat a machine's NIC. In passthru mode it takes whatever
+arrives for its own (macvlan_handle_frame: PACKET_HOST), also what a fabric floods for others, and a node would forward
+that; a NIC does so only for a bridge that it is a port of. In private mode it has a NIC's filter of MACs.
+"""
+
+
 @dataclass(frozen=True)
 class Cable:
     """One NIC's cable: `port` is its outer end, an interface of the fabric namespace, where its tap listens."""
@@ -37,6 +47,7 @@ class Cable:
     nic: Nic
     number: int
     host_number: int
+    mode: Mode = ""
 
     @property
     def tap(self) -> str:
@@ -54,15 +65,33 @@ class Cable:
     def port_mac(self) -> str:
         return mac(PORT, self.host_number, self.number)
 
+    @property
+    def end(self) -> str:
+        """Its inner end: the NIC itself, or what the NIC stands on, which has no address of any family."""
+        return f"{END}{self.number}" if self.mode else self.nic_name
+
     def plugged(self, bridges: Mapping[str, str]) -> AddCable:
         """What plugs it; `bridges`: fabric → its bridge."""
-        inner = (self.host, self.nic_name, self.mac, self.nic.mtu)
-        return AddCable(FABRIC, self.port, self.port_mac, *inner, master=bridges[self.nic.fabric])
+        end_mac = mac(END_MAC, self.host_number, self.number) if self.mode == "private" else self.mac
+        inner = (self.host, self.end, end_mac, self.nic.mtu)
+        master = bridges[self.nic.fabric]
+        return AddCable(FABRIC, self.port, self.port_mac, *inner, master=master, bare=bool(self.mode))
+
+    def stands(self) -> Iterator[Operation]:
+        """What puts the NIC on it, when it is plugged: nothing for a veth."""
+        if self.mode:
+            yield op.NoAddresses(self.host, self.end)
+            yield op.SetLink(self.host, self.end)
+            own = self.mac if self.mode == "private" else None
+            yield AddLink.macvlan(self.host, self.nic_name, own, self.end, self.mode)
 
 
-NIC, PORT, BRIDGE, POD, POD_PORT, TUNNEL, ROUTER, LINK = range(8)
+END = "cable"
+"""What the names of cables' inner ends begin with, where a NIC stands on them. A number follows, and no pattern of
+`devices` that people write matches it."""
+NIC, PORT, BRIDGE, POD, POD_PORT, TUNNEL, ROUTER, LINK, END_MAC = range(9)
 """Kinds of what has a MAC of the lab's: a NIC, its port at the fabric, a fabric's bridge, a pod, the node's end of a
-pod's cable, the tunnel's device, `cilium_net` and `cilium_host`, a link on top of NICs."""
+pod's cable, the tunnel's device, `cilium_net` and `cilium_host`, a link on top of NICs, a cable's end below a NIC."""
 _MOST = 0xFFFF
 
 
@@ -74,27 +103,48 @@ def mac(kind: int, host: int, number: int) -> str:
     return f"02:{kind:02x}:{number >> 8:02x}:{host >> 8:02x}:{host & 0xFF:02x}:{number & 0xFF:02x}"
 
 
-def cables(topology: Topology, standing: Sequence[Cable] = ()) -> tuple[Cable, ...]:
-    """Every NIC's cable, nodes first. Those that stand keep their numbers, and so their names and MACs."""
+def cables(topology: Topology, standing: Sequence[Cable] = (), *, veth: bool = False) -> tuple[Cable, ...]:
+    """Every NIC's cable, nodes first. Those that stand keep their numbers, and so their names and MACs.
+
+    Hosts that are no nodes have veths, for nobody selects their NICs; `veth`: nodes have them, too.
+    """
     numbers = {name: number for number, name in enumerate(topology.hosts, 1)}
     known = {cable.tap: cable.number for cable in standing}
     fresh = itertools.count(max(known.values(), default=-1) + 1)
     return tuple(
-        Cable(host, nic_name, nic, known[tap] if (tap := f"{host}.{nic_name}") in known else next(fresh), numbers[host])
+        Cable(
+            host,
+            nic_name,
+            nic,
+            known[tap] if (tap := f"{host}.{nic_name}") in known else next(fresh),
+            numbers[host],
+            "" if veth or host not in topology.nodes else _mode(topology.nodes[host], nic_name),
+        )
         for host, nic_name, nic in topology.nic_pairs()
     )
 
 
+def _mode(node: Node, nic: str) -> Mode:
+    if node.nics[nic].kind == "veth":
+        return ""
+    master = master_of(node, nic)
+    return "passthru" if master is not None and node.links[master].kind == "bridge" else "private"
+
+
 @dataclass(frozen=True)
 class Plan:
-    """The operations of a topology, and the names they used. `standing`: cables that are there already."""
+    """The operations of a topology, and the names they used. `standing`: cables that are there already.
+
+    `veth`: every NIC is one, whatever its kind.
+    """
 
     topology: Topology
     standing: tuple[Cable, ...] = ()
+    veth: bool = False
 
     @cached_property
     def cables(self) -> tuple[Cable, ...]:
-        return cables(self.topology, self.standing)
+        return cables(self.topology, self.standing, veth=self.veth)
 
     @cached_property
     def macs(self) -> Mapping[str, frozenset[str]]:
@@ -158,6 +208,8 @@ def bridges(topology: Topology) -> Mapping[str, str]:
 
 
 def _host(name: str, host: Host, cables: Mapping[str, Cable], number: int) -> Iterator[Operation]:
+    for cable in cables.values():
+        yield from cable.stands()
     macs = link_macs(host, cables, number)
     for link_name in _from_below(host):
         yield from _link(name, host, link_name, macs)

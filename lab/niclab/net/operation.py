@@ -27,7 +27,11 @@ class AddNamespace:
 
 @dataclass(frozen=True, slots=True)
 class AddCable:
-    """A veth pair: `name` here (enslaved to `master` if given, up), `peer_name` in the peer's namespace, still down."""
+    """A veth pair: `name` here (enslaved to `master` if given, up), `peer_name` in the peer's namespace, still down.
+
+    `bare`: the peer is there for a NIC on top of it, and answers nobody's ARP. Its index is out of the way of those of
+    what people see.
+    """
 
     namespace: str
     name: str
@@ -37,12 +41,13 @@ class AddCable:
     peer_mac: str
     mtu: int = 1500
     master: str | None = None
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class AddLink:
-    """A bond, bridge, VLAN, VRF, VXLAN device or dummy. `options` are iproute2's of its kind, a word without a value
-    with "". Without `mac` it has that of its `parent`.
+    """A macvlan, bond, bridge, VLAN, VRF, VXLAN device or dummy. `options` are iproute2's of its kind, a word without a
+    value with "". Without `mac` it has that of its `parent`.
     """
 
     namespace: str
@@ -53,6 +58,11 @@ class AddLink:
     mtu: int | None = None
     parent: str | None = None
     up: bool = False
+
+    @classmethod
+    def macvlan(cls, namespace: str, name: str, mac: str | None, parent: str, mode: str) -> AddLink:
+        """A macvlan, down, with its parent's MTU; in passthru mode it has its MAC, too."""
+        return cls(namespace, name, "macvlan", (("mode", mode),), mac, parent=parent)
 
     @classmethod
     def bridge(cls, namespace: str, name: str, mac: str) -> AddLink:
@@ -91,6 +101,14 @@ class SetLink:
     namespace: str
     name: str
     up: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class NoAddresses:
+    """Keep the kernel from giving an interface, which is down, a link-local address when it goes up."""
+
+    namespace: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +196,7 @@ class SetPacketRules:
         return "".join((*cleared, ruleset(self.rules), frame_rules(self.frames or ())))
 
 
-LinkOperation = AddCable | AddLink | SetMaster | SetLink | DelLink
+LinkOperation = AddCable | AddLink | SetMaster | SetLink | NoAddresses | DelLink
 Operation = AddNamespace | LinkOperation | Entry | Remove | SetSysctl | SetPacketRules
 
 
@@ -207,7 +225,8 @@ def _link_words(operation: LinkOperation) -> str:
     match operation:
         case AddCable(_, name, mac, peer_namespace, peer_name, peer_mac, mtu, master):
             enslaved = f" master {master}" if master else ""
-            peer = f"peer name {peer_name} address {peer_mac} mtu {mtu} netns {peer_namespace}"
+            bare = " arp off" if operation.bare else ""
+            peer = f"peer name {peer_name} address {peer_mac} mtu {mtu}{bare} netns {peer_namespace}"
             return f"add {name} address {mac} mtu {mtu}{enslaved} up type veth {peer}"
         case AddLink(_, name, kind, options):
             words = ["add", *(("link", operation.parent, "name") if operation.parent else ()), name]
@@ -220,6 +239,8 @@ def _link_words(operation: LinkOperation) -> str:
             return f"set {name} master {master}"
         case SetLink(_, name, up):
             return f"set {name} {'up' if up else 'down'}"
+        case NoAddresses(_, name):
+            return f"set {name} addrgenmode none"
         case DelLink(_, name):
             return f"delete {name}"
 

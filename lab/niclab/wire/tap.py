@@ -186,9 +186,14 @@ class Taps:
         return [capture for tap in self for capture in tap.drain()]
 
     def has_carrier(self, cable: Cable) -> bool:
-        """Are both ends of the cable up? Asked of the driver: IFF_RUNNING follows only when linkwatch has run."""
+        """Are the NIC and both ends of its cable up? Asked of drivers: IFF_RUNNING follows only when linkwatch has run.
+
+        [kernel] A NIC that stands on the cable's inner end may be down while the cable is not, and hears of its cable's
+        carrier from a work queue.
+        """
         try:
-            return syscalls.has_carrier(self._control, cable.port)
+            on_cable = syscalls.has_carrier(self._control, cable.port)
+            return on_cable and (not cable.mode or syscalls.has_carrier(self._sender(cable.host), cable.nic_name))
         except OSError:  # somebody removed the port
             return False
 
@@ -204,6 +209,9 @@ class Taps:
 
     def inject(self, role: str, interface: str, frame: bytes) -> None:
         """Put a frame on a cable: from a host's NIC, from its port in the fabric, or from a pod. Raises OSError."""
+        self._sender(role).sendto(frame, (interface, CANARY_ETHERTYPE))
+
+    def _sender(self, role: str) -> socket.socket:
         if role not in self._senders:
             with self._substrate[role].entered():
                 sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
@@ -211,7 +219,7 @@ class Taps:
                 # Past the NIC's own qdisc and eBPF programs, which must not decide whether a canary is seen.
                 sender.setsockopt(_SOL_PACKET, _PACKET_QDISC_BYPASS, 1)
             self._senders[role] = sender
-        self._senders[role].sendto(frame, (interface, CANARY_ETHERTYPE))
+        return self._senders[role]
 
     def close(self) -> None:
         """All at once: the kernel lets every packet socket wait until no CPU reads from it any more, about 5 ms each
