@@ -132,11 +132,16 @@ class Lab:
     def _watch(self) -> None:
         """Put taps on what now stands, and ask the agents what they selected."""
         self.reported = self._datapath.reported()
-        ports = tuple(sorted({*_VXLAN_PORTS, *(node.settings.tunnel_port for node in self.decisions.nodes.values())}))
-        number = secrets.randbits(32)
+        views = [node.settings for node in self.decisions.nodes.values()]
+        geneve = {view.tunnel_port for view in views if view.tunnel_protocol == "geneve"}
+        vxlan = {*_VXLAN_PORTS, *(view.tunnel_port for view in views)}
         self.taps = Taps(self._substrate, self._plan)
-        self._decoder = Decoder(number, vxlan_ports=ports)
-        self._measurer = Measurer(self._substrate, self.taps, number=number, vxlan_ports=ports)
+        self._decoder = Decoder(
+            secrets.randbits(32),
+            vxlan_ports=tuple(sorted(vxlan if self.request.datapath == "builtin" else vxlan - geneve)),
+            geneve_ports=tuple(sorted(geneve)),
+        )
+        self._measurer = Measurer(self._substrate, self.taps, self._decoder)
 
     @classmethod
     def deploy(

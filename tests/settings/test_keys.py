@@ -146,7 +146,7 @@ def test_the_baseline_and_the_defaults_are_modelled() -> None:
     ("key", "value", "listed"),
     [
         ("devices", "eth1", False),
-        ("tunnel-protocol", "geneve", True),
+        ("tunnel-protocol", "geneve", False),
         ("tunnel-protocol", "vxlan", False),
         ("enable-wireguard", "true", True),
         ("enable-wireguard", "false", False),

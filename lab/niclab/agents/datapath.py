@@ -168,7 +168,7 @@ class Cilium:
             node = decisions.nodes[agent.node]
             # Links are numbered as they come, and programs are compiled with the tunnel's number: pods come after it.
             if node.tunnels:
-                agent.wait_for_link(f"cilium_{node.settings.tunnel_protocol}")
+                agent.wait_for_link(node.tunnel_device)
         nodes = {agent.node for agent in self._running}
         pods = [pod for pod, (node, _) in self.topology.pods.items() if node in nodes and pod not in self._substrate]
         self._substrate.apply(AddNamespace(pod, BASE_SYSCTLS) for pod in pods)

@@ -90,6 +90,7 @@ class Behaviour(StrEnum):
     ENI_MASQ_AGENT_CIDRS = auto()
     ENI_NATIVE_CIDR_OF_PRIMARY = auto()
     CHECKS_BEFORE_DEVICES = auto()
+    UNDERLAY_NEEDS_ITS_FAMILY = auto()
     REPLACEMENT_IS_BOOLEAN = auto()
     REPLACEMENT_BY_KPR = auto()
     MASQUERADING_NEEDS_POD_CIDR = auto()

@@ -15,7 +15,7 @@ from typing import Any
 
 from niclab.cilium import vlanfilter
 from niclab.cilium.frontends import Frontend, Place, frontends, outside
-from niclab.cilium.node import TUNNEL_DEVICE, NodeDecision
+from niclab.cilium.node import NodeDecision
 from niclab.cilium.numbers import REMOTE_PODS, VNI
 from niclab.cilium.selection.controller import Controller, events
 from niclab.cilium.selection.devices import Device, select
@@ -163,7 +163,7 @@ class Decisions:
         return tuple(self.nodes[peer] for peer in self.running if peer != name)
 
     def tunnel_routes(self, name: str, table: int) -> Iterator[Route]:
-        """One encapsulating route per peer pod CIDR, to the peer's IPv4 node IP: the tunnel's underlay (node.go)."""
+        """One encapsulating route per peer pod CIDR, to the peer's node IP of the tunnel's underlay (node.go)."""
         node, why = self.nodes[name], reason("tunnel.pod-cidr" if table == REMOTE_PODS else "tunnel.node-route")
         for peer in self.peers(name):
             for cidr in peer.announced:
@@ -281,9 +281,9 @@ def _into_tunnel(
     node: NodeDecision, peer: NodeDecision, destination: Network, cidr: Network, **more: Any
 ) -> Iterator[Route]:
     """A route to a peer. `cidr`: the pod CIDR whose first address stands for the peer on the tunnel's device."""
-    remote = peer.node_ips.get(4) or peer.node_ips.get(6)
+    remote = node.tunnel_end(peer)
     if remote is not None:
-        hop = NextHop(via=cidr.network_address, dev=TUNNEL_DEVICE, onlink=True)
+        hop = NextHop(via=cidr.network_address, dev=node.tunnel_device, onlink=True)
         protocol, encap = PROTOCOLS["kernel"], Encap(VNI, remote)
         yield Route(destination, (hop,), protocol=protocol, mtu=node.route_mtu, encap=encap, **more)
 

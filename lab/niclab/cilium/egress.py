@@ -21,7 +21,7 @@ from functools import cached_property
 from niclab.cilium import numbers
 from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.decisions import Decisions
-from niclab.cilium.node import TUNNEL_DEVICE, NodeDecision, pod_interface
+from niclab.cilium.node import NodeDecision, pod_interface
 from niclab.cilium.numbers import ANSWERING, POLICY_PRIORITY
 from niclab.cilium.tables import reason
 from niclab.kernel.fib import Fib
@@ -172,11 +172,11 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
     if not node.tunnels:
         # The tunnel is there in native routing too (pkg/egressgateway: tunnel.NewEnabler).
         macs = {name: mac(TUNNEL, number, 0) for name, number in decisions.numbers.items()}
-        yield AddLink.vxlan(node.node, TUNNEL_DEVICE, macs[node.node], node.settings.tunnel_port, node.mtu)
+        yield AddLink.vxlan(node.node, node.tunnel_device, macs[node.node], node.settings.tunnel_port, node.mtu)
         for peer in decisions.peers(node.node):
             for family in node.families:
                 if (via := _via(peer, family)) is not None:
-                    yield AddNeighbour(node.node, TUNNEL_DEVICE, via, macs[peer.node])
+                    yield AddNeighbour(node.node, node.tunnel_device, via, macs[peer.node])
     yield from _Tables(decisions, node).operations()
 
 
@@ -244,7 +244,7 @@ class _Tables:
                 routes = [self._from_pod(pod, *part) for part in self._parts(pod)]
             elif pod.by(here):
                 table = numbers.EGRESS_FROM_TUNNEL.table(pod.number)
-                rule = Rule(table=table, priority=POLICY_PRIORITY, iif=TUNNEL_DEVICE, source=pod.alone)
+                rule = Rule(table=table, priority=POLICY_PRIORITY, iif=self.node.tunnel_device, source=pod.alone)
                 yield AddRule(here, rule)
                 routes = [self._from_tunnel(pod, *part) for part in self._parts(pod)]
             else:
@@ -315,7 +315,7 @@ class _Tables:
 
     def _tunnel(self, network: Network, node: str, rule: str) -> Route:
         peer = self.decisions.nodes[node]
-        hop = NextHop(via=_via(peer, family_of(network)), dev=TUNNEL_DEVICE, onlink=True)
+        hop = NextHop(via=_via(peer, family_of(network)), dev=self.node.tunnel_device, onlink=True)
         encap = Encap(numbers.VNI, peer.node_ips[4])
         return Route(network, (hop,), encap=encap, mtu=self.node.route_mtu, why=reason(rule))
 
@@ -383,7 +383,7 @@ def _own(decisions: Decisions, node: NodeDecision, pod: _Policed) -> Iterator[Pa
         alone for alone in unknown if (entry := covering(pod.entries, alone)) is not None and entry.by(node.node)
     )
     if dropped:
-        match = Match(iif=Devices((TUNNEL_DEVICE,)), sources=(pod.alone,), destinations=dropped)
+        match = Match(iif=Devices((node.tunnel_device,)), sources=(pod.alone,), destinations=dropped)
         drop = Drop("FIB lookup failed, 4")
         yield PacketRule("prerouting", match, drop, reason("egress.own-address"), pod.family)
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.decisions import Decisions
-from niclab.cilium.node import TUNNEL_DEVICE, NodeDecision
+from niclab.cilium.node import NodeDecision
 from niclab.cilium.tables import reason
 from niclab.net.packetrules import Devices, Drop, Exempt, Masquerade, Match, PacketRule, Snat
 from niclab.net.route import TABLES, Family, Network, Route, collapsed
@@ -36,7 +36,7 @@ def _into_tunnel(decisions: Decisions, node: NodeDecision, family: Family) -> It
     router = decisions.topology.router_address(node.node, family)
     if node.tunnels and router is not None:
         pods = (node.pod_cidrs[family],)
-        match = Match(oif=Devices((TUNNEL_DEVICE,)), not_sources=pods, not_destinations=pods)
+        match = Match(oif=Devices((node.tunnel_device,)), not_sources=pods, not_destinations=pods)
         yield PacketRule(
             "postrouting", match, Snat(router), reason("masquerade.host-to-cluster", router=router), family
         )

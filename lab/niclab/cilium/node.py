@@ -14,7 +14,7 @@ from niclab.cilium.selection.addresses import FALLBACK, NodeAddress, node_addres
 from niclab.cilium.selection.devices import Device
 from niclab.cilium.selection.direct_routing import DirectRouting, bpf_host_routing, node_port
 from niclab.cilium.selection.links import Link
-from niclab.cilium.selection.mtu import device_mtu, route_mtu
+from niclab.cilium.selection.mtu import device_mtu, route_mtu, underlay
 from niclab.cilium.version import Version
 from niclab.kernel.fib import Fib
 from niclab.net.route import TABLES, Address, Family, Network, collapsed
@@ -23,7 +23,6 @@ from niclab.settings import NodeView
 _LARGEST_VETH = 65535
 """[kernel] No veth takes as much as `lo` has: 65536."""
 ROUTER_DEVICE = "cilium_host"
-TUNNEL_DEVICE = "cilium_vxlan"
 
 
 def pod_interface(pod: str) -> str:
@@ -98,6 +97,22 @@ class NodeDecision:
     @cached_property
     def tunnels(self) -> bool:
         return self.settings.routing_mode == "tunnel"
+
+    @property
+    def tunnel_device(self) -> str:
+        return f"cilium_{self.settings.tunnel_protocol}"
+
+    @property
+    def underlay(self) -> Family:
+        """The family of the tunnel's outer packets."""
+        return underlay(self.settings, self.version)
+
+    def tunnel_end(self, peer: NodeDecision) -> Address | None:
+        """The node IP of a peer that the tunnel goes to: of the underlay's family, else of the other one.
+
+        pkg/node/manager/manager.go GetNodeIP.
+        """
+        return peer.node_ips.get(self.underlay) or next(iter(peer.node_ips.values()), None)
 
     @property
     def host_routing(self) -> str:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from niclab.cilium import egress, eni, masquerade, numbers, reverse_path, services, vlanfilter
 from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.decisions import Decisions
-from niclab.cilium.node import ROUTER_DEVICE, TUNNEL_DEVICE, NodeDecision, pod_interface
+from niclab.cilium.node import ROUTER_DEVICE, NodeDecision, pod_interface
 from niclab.cilium.numbers import LOCAL_PODS, PRIORITY, REMOTE_PODS, SINGLE_DEVICE
 from niclab.cilium.tables import reason
 from niclab.kernel.plan import BASE_SYSCTLS, POD, POD_PORT, ROUTER, TUNNEL, mac
@@ -44,12 +44,15 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
         yield AddRule(name, replace(_rule(LOCAL_PODS, family, "lo"), negated=True))
     routes: list[Route] = []
     if node.tunnels:
-        yield operation.AddLink.vxlan(name, TUNNEL_DEVICE, mac(TUNNEL, number, 0), node.settings.tunnel_port, node.mtu)
+        # Geneve too is made of VXLAN frames, to its own port: the addresses outside and what fits in are the same.
+        tunnel = node.tunnel_device
+        port, own = node.settings.tunnel_port, mac(TUNNEL, number, 0)
+        yield operation.AddLink.vxlan(name, tunnel, own, port, node.mtu, over=node.underlay)
         for peer in decisions.peers(name):
             there = mac(TUNNEL, decisions.numbers[peer.node], 0)
             for cidr in peer.announced:
                 if cidr.version in node.families:
-                    yield AddNeighbour(name, TUNNEL_DEVICE, cidr.network_address, there)
+                    yield AddNeighbour(name, tunnel, cidr.network_address, there)
         routes += [route for table in (REMOTE_PODS, TABLES["main"]) for route in decisions.tunnel_routes(name, table)]
     routes += [*decisions.node_ip_tunnel_routes(name, REMOTE_PODS), *decisions.direct_routes(name)[0]]
     for route in routes:

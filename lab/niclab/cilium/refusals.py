@@ -69,6 +69,7 @@ def _refusals(
         (_init_env, "daemon/cmd/daemon_main.go initEnv"),
         (_validate, "pkg/option/config.go Validate"),
         (_replacement, replacement),
+        (_underlay, "pkg/datapath/tunnel/tunnel.go newConfig"),
         (_source_range, "pkg/datapath/iptables/iptables.go newIptablesManager"),
         (_wireguard, daemon if at_start else "pkg/datapath/cells.go newWireguardAgent"),
         (_ipsec, daemon),
@@ -227,6 +228,13 @@ def _replacement(settings: NodeView, version: Version) -> Iterator[str]:
         if not version.has(Behaviour.REPLACEMENT_BY_KPR):
             yield f"{_KPR}Invalid value for --kube-proxy-replacement: {given}"
         yield "invalid value for kube-proxy-replacement"
+
+
+def _underlay(settings: NodeView, version: Version) -> Iterator[str]:
+    if version.has(Behaviour.UNDERLAY_NEEDS_ITS_FAMILY):
+        for family, enabled in (("IPv4", settings.enable_ipv4), ("IPv6", settings.enable_ipv6)):
+            if settings.get("underlay-protocol") == family.lower() and not enabled:
+                yield f"underlay protocol set to {family}, but {family} is disabled"
 
 
 def _source_range(settings: NodeView, version: Version) -> Iterator[str]:

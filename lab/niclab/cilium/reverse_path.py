@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping
 
 from niclab.cilium import egress, eni
 from niclab.cilium.decisions import Decisions
-from niclab.cilium.node import ROUTER_DEVICE, TUNNEL_DEVICE, NodeDecision, pod_interface
+from niclab.cilium.node import ROUTER_DEVICE, NodeDecision, pod_interface
 from niclab.cilium.numbers import (
     AT_SOCKET,
     FROM_BACKEND,
@@ -46,7 +46,7 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
     if modes.get(reversepath.ALL):
         yield SetSysctl(node.node, reversepath.key(reversepath.ALL), "0")
     if modes.get(reversepath.DEFAULT):
-        tunnel = (TUNNEL_DEVICE,) if node.tunnels or egress.in_use(decisions, node) else ()
+        tunnel = (node.tunnel_device,) if node.tunnels or egress.in_use(decisions, node) else ()
         for device in (ROUTER_DEVICE, "cilium_net", *tunnel, *map(pod_interface, host.pods)):
             yield SetSysctl(node.node, reversepath.key(device), "0")
     for nic, mode in _agents_own(decisions, node).items():
@@ -82,7 +82,7 @@ def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRul
         yield PacketRule("prerouting", match, SetMark(mark, mark), QUIET, 4)
     for mark in _TABLES if nics else ():
         # The tunnel's own packets take their own route.
-        match = Match(oif=Devices((TUNNEL_DEVICE,)), mark=Mark(mark, mark))
+        match = Match(oif=Devices((node.tunnel_device,)), mark=Mark(mark, mark))
         yield PacketRule("postrouting", match, SetMark(0, mark), QUIET, 4)
 
 

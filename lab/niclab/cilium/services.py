@@ -23,7 +23,7 @@ from niclab.cilium import numbers
 from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.frontends import Frontend, node_port_addresses
-from niclab.cilium.node import TUNNEL_DEVICE, NodeDecision, pod_interface
+from niclab.cilium.node import NodeDecision, pod_interface
 from niclab.cilium.numbers import AT_SOCKET, DIRECT_RETURN, FROM_NIC, FRONTEND, NOTE, RETURNED, SERVED, SOURCE
 from niclab.cilium.tables import reason
 from niclab.net import packetrules
@@ -65,7 +65,7 @@ class NodeServices:
 
     @cached_property
     def tunnel(self) -> tuple[str, ...]:
-        return (TUNNEL_DEVICE,) if self.node.tunnels else ()
+        return (self.node.tunnel_device,) if self.node.tunnels else ()
 
     @cached_property
     def pods(self) -> Mapping[Address, str]:

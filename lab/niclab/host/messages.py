@@ -193,6 +193,8 @@ def _option(kind: str, word: str, value: str | int, own: Interfaces) -> Attribut
             return [("IFLA_BOND_PRIMARY", own.index(value))]
         case "vxlan", "external", _:
             return [("IFLA_VXLAN_COLLECT_METADATA", 1), ("IFLA_VXLAN_LEARNING", 0)]
+        case "vxlan", "udp6zerocsumrx", _:
+            return [("IFLA_VXLAN_UDP_ZERO_CSUM6_RX", 1)]
         case _:
             return [(_OPTIONS[kind, word], value)]
 

@@ -12,7 +12,7 @@ from ipaddress import IPv4Interface, IPv6Interface
 from types import MappingProxyType
 
 from niclab.net.packetrules import CLEAR, CLEAR_FRAMES, FrameFilter, PacketRule, frame_rules, ruleset
-from niclab.net.route import Address, Route, Rule
+from niclab.net.route import Address, Family, Route, Rule
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -80,9 +80,13 @@ class AddLink:
         return cls(namespace, name, "bond", (("mode", mode), ("miimon", 10), *chosen), mac, mtu)
 
     @classmethod
-    def vxlan(cls, namespace: str, name: str, mac: str, port: int, mtu: int) -> AddLink:
-        """A flow-based (collect-metadata) VXLAN device without ARP: routes with `encap` say where frames go."""
-        return cls(namespace, name, "vxlan", (("external", ""), ("dstport", port)), mac, mtu, up=True)
+    def vxlan(cls, namespace: str, name: str, mac: str, port: int, mtu: int, *, over: Family = 4) -> AddLink:
+        """A flow-based (collect-metadata) VXLAN device without ARP: routes with `encap` say where frames go.
+
+        [kernel] Routes send without a UDP checksum, which IPv6 takes only where it is told to.
+        """
+        unchecked = (("udp6zerocsumrx", ""),) if over == 6 else ()
+        return cls(namespace, name, "vxlan", (("external", ""), ("dstport", port), *unchecked), mac, mtu, up=True)
 
 
 @dataclass(frozen=True, slots=True)

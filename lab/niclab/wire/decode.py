@@ -81,7 +81,8 @@ class _Network(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """Decodes the frames of one lab. Tunnels are recognised by their UDP destination ports.
+    """Decodes the frames of one lab. Tunnels are recognised by their UDP destination ports; a port of both has VXLAN's
+    frames in the place of Geneve's, as the built-in datapath makes them.
 
     `tcp_payloads` are the payload lengths, in bytes, of the SYNs this lab sends: `LENGTH` by default, more when TCP
     probes are built with a size (size - 40 for IPv4, size - 60 for IPv6). A reset's acknowledgement includes that
@@ -142,7 +143,8 @@ class Decoder:
             # A probe may be sent to a tunnel's port, too.
             if port in self.vxlan_ports and frame[at + 8 : at + 12] != ids.MAGIC:
                 # RFC 7348
-                return ("vxlan", _TRANSPARENT_ETHERNET, at + 16) if frame[at + 8] & 0x08 else None
+                name = "geneve" if port in self.geneve_ports else "vxlan"
+                return (name, _TRANSPARENT_ETHERNET, at + 16) if frame[at + 8] & 0x08 else None
             if port in self.geneve_ports and frame[at + 8 : at + 12] != ids.MAGIC:
                 # RFC 8926: what is carried is behind its options.
                 first, _, ethertype = _TUNNEL.unpack_from(frame, at + 8)

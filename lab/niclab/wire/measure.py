@@ -6,7 +6,7 @@ import contextlib
 import select
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -98,11 +98,11 @@ class _Sending:
 class Measurer:
     """Sends batches of flows in one lab and watches every cable."""
 
-    def __init__(self, substrate: Substrate, taps: Taps, *, number: int, vxlan_ports: tuple[int, ...]) -> None:
+    def __init__(self, substrate: Substrate, taps: Taps, decoder: Decoder) -> None:
         self._substrate = substrate
         self._taps = taps
-        self._number = number
-        self._vxlan_ports = vxlan_ports
+        self._number = decoder.lab
+        self._decoder = decoder
         self._senders: dict[str, Sender] = {}
         self._next_flow = 0
         self._next_canary = 0
@@ -120,7 +120,7 @@ class Measurer:
         sendings = [self._sending(order) for order in orders]
         probes = [probe for sending in sendings for probe in sending.probes if probe.protocol == "tcp"]
         payloads = {len(probe.packet) - (40 if probe.source.version == 4 else 60) for probe in probes}
-        decoder = Decoder(self._number, vxlan_ports=self._vxlan_ports, tcp_payloads=tuple(payloads))
+        decoder = replace(self._decoder, tcp_payloads=tuple(payloads))
         self._taps.drain()
         drops = self._taps.drops
         with contextlib.ExitStack() as undo:

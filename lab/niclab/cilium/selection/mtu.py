@@ -8,7 +8,7 @@ from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.selection.devices import Device
 from niclab.cilium.selection.links import Link
 from niclab.cilium.version import Version
-from niclab.net.route import Address, Route
+from niclab.net.route import Address, Family, Route
 from niclab.settings import NodeView
 
 ETHERNET = 1500
@@ -66,20 +66,23 @@ def route_mtu(device: int, settings: NodeView, version: Version) -> int:
     """What routes to other nodes' pods get: without what the tunnel and the encryption add (getRouteMTU)."""
     # What egress gateways are for goes through the tunnel in native routing too (pkg/egressgateway, tunnel.NewEnabler).
     tunnelled = settings.routing_mode == "tunnel" or settings.egress_gateway
-    tunnel = TUNNEL_OVERHEAD[_underlay(settings, version)] if tunnelled else 0
+    tunnel = TUNNEL_OVERHEAD[_counted(settings, version)] if tunnelled else 0
     if settings.wireguard:
         return device - tunnel - (95 if version.has(Behaviour.WIREGUARD_95) else 80)
     return device - tunnel - (IPSEC_OVERHEAD if settings.ipsec else 0)
 
 
-def _underlay(settings: NodeView, version: Version) -> int:
-    """The family of the outer packets as it is counted (pkg/mtu/cell.go, pkg/datapath/tunnel/tunnel.go).
+def underlay(settings: NodeView, version: Version) -> Family:
+    """The family of the outer packets (pkg/datapath/tunnel/tunnel.go): up to 1.17 always IPv4, then as
+    `underlay-protocol` says; its default is IPv4, from 1.20 on the first family that is enabled."""
+    given = settings.get("underlay-protocol") if version.has(Behaviour.UNDERLAY_PROTOCOL) else "ipv4"
+    if given in ("", "auto") and version.has(Behaviour.UNDERLAY_FOLLOWS_FAMILIES):
+        return 4 if settings.enable_ipv4 else 6
+    return 6 if given == "ipv6" else 4
 
-    Up to 1.17 always IPv4; in 1.18 IPv6 only where IPv4 is off; in 1.19 as `underlay-protocol` says, IPv4 by default;
-    from 1.20 on its default is the first family that is enabled.
-    """
-    enabled = 4 if settings.enable_ipv4 else 6
-    if not version.has(Behaviour.UNDERLAY_PROTOCOL):
-        return enabled if version.has(Behaviour.UNDERLAY_COUNTED) else 4
-    chosen = {"ipv4": 4, "ipv6": 6}.get(settings.get("underlay-protocol"))
-    return chosen or (enabled if version.has(Behaviour.UNDERLAY_FOLLOWS_FAMILIES) else 4)
+
+def _counted(settings: NodeView, version: Version) -> Family:
+    """The same as it is counted (pkg/mtu/cell.go): in 1.18 as IPv6 only where IPv4 is off."""
+    if version.has(Behaviour.UNDERLAY_COUNTED):
+        return 4 if settings.enable_ipv4 else 6
+    return underlay(settings, version)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from niclab.cilium.decisions import Decisions
-from niclab.cilium.node import TUNNEL_DEVICE, pod_interface
+from niclab.cilium.node import pod_interface
 from niclab.cilium.tables import reason
 from niclab.cilium.vlanfilter import Dropped, dropped
 from niclab.flow.predict.machine import Between, Machine
@@ -144,7 +144,7 @@ class Walker:
         elif egress.lookup.is_local:
             yield from self._taken(machine, trip)
         elif egress.lookup.route.encap is not None and trip.inner is None:
-            for after in self._post(machine, trip, Between(iif=egress.iif, oif=TUNNEL_DEVICE)):
+            for after in self._post(machine, trip, Between(iif=egress.iif, oif=egress.hop.dev)):
                 yield from self._encapsulated(machine, egress.lookup.route.encap.remote, after)
         else:
             to, device = egress.hop.via or trip.packet.destination, egress.hop.dev or ""
@@ -167,10 +167,14 @@ class Walker:
                 yield after.ended(None, after.dropped)
             elif after.inner is None:
                 yield self._seen(machine.name, after).ended(machine.name)
+            elif machine.name not in self._running:
+                port, why = after.packet.port, f"{machine.name} is no end of this tunnel"
+                inputs = {"destination": after.packet.destination, "port": port}
+                yield after.noting(machine.name, "arrived.no-server", **inputs).ended(None, why)
             else:
-                inner = after.inner
+                inner, tunnel = after.inner, self.decisions.nodes[machine.name].tunnel_device
                 noted = after.noting(machine.name, "tunnel.end", source=inner.source, destination=inner.destination)
-                yield from self._arrives(machine.name, TUNNEL_DEVICE, noted.on(replace(inner, mark=0), None))
+                yield from self._arrives(machine.name, tunnel, noted.on(replace(inner, mark=0), None))
 
     def _encapsulated(self, machine: Machine, remote: Address, trip: Trip) -> Iterator[Ended]:
         """[kernel] one lookup without a source chooses the outer packet's NIC, and then its source address."""
