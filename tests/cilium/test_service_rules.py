@@ -89,6 +89,30 @@ def test_several_backends_are_several_ways() -> None:
     assert {one.carried for one in found} == {True}
 
 
+def test_session_affinity_is_a_hash_of_the_client_alone() -> None:
+    topology = changed("web", pods=("pod1", "pod2"), session_affinity="ClientIP")
+    decisions = decided("1.20", NATIVE, BOTH, topology=topology)
+    found = World(decisions).predict(Flow.parse("ext0 -> node1.eth0:tcp:30080"))
+    assert {one.request.arrived for one in found} == {"pod1", "pod2"}, "which one is not known, and it stays the same"
+    assert all(
+        "one for each client" in step.why.words
+        for one in found
+        for _, path in one.paths
+        for _, step in path.decided
+        if step.why.rule == "service.backend"
+    )
+    dnats = [
+        rule.action
+        for rule in services.packet_rules(decisions, decisions.nodes["node1"])
+        if isinstance(rule.action, Dnat)
+    ]
+    assert {action.by_client for action in dnats if len(action.backends) > 1} == {True}
+    off = Settings.of(kube_proxy_replacement=False, enable_bpf_masquerade=False)
+    for version, sticks in (("1.17", False), ("1.18", True), ("1.20", True)):
+        frontends = decided(version, NATIVE, BOTH, off, topology=topology).frontends["node1"]
+        assert {one.sticks for one in frontends if one.service == "web"} == {sticks}
+
+
 def test_without_replacement_only_cluster_ips_are_known() -> None:
     decisions = decided("1.20", NATIVE, BOTH, Settings.of(kube_proxy_replacement=False, enable_bpf_masquerade=False))
     assert {one.kind for one in decisions.frontends["node1"]} == {"ClusterIP"}

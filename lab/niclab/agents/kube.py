@@ -161,6 +161,7 @@ class Deployed:
             "externalIPs": list(map(str, self.external_ips)),
             "externalTrafficPolicy": spec.external_traffic_policy,
             "internalTrafficPolicy": spec.internal_traffic_policy,
+            "sessionAffinity": "ClientIP" if spec.session_affinity == "ClientIP" else None,
         }
         # It has no selector: its EndpointSlices are written beside it.
         content = {

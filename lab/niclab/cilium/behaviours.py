@@ -76,6 +76,7 @@ class Behaviour(StrEnum):
     REMOTE_NODE_MASQUERADE = auto()
     ROUTE_SOURCES_BY_PREFIX = auto()
     NODE_PORT_OPTION = auto()
+    SESSION_AFFINITY_OPTION = auto()
     POD_TRANSLATES_ANSWERS = auto()
     POD_TRANSLATES_ANSWERS_IPSEC = auto()
     NODE_PORT_SOURCE_BY_ROUTE = auto()

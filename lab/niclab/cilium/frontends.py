@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.node import NodeDecision
 from niclab.net.packetrules import Backend
 from niclab.net.route import Address, Family, family_of, ip_address
@@ -40,6 +41,8 @@ class Frontend:
     outside: tuple[Backend, ...]
     inside: tuple[Backend, ...]
     split: bool = False
+    sticks: bool = False
+    """Each client has one backend (sessionAffinity)."""
 
     @property
     def family(self) -> Family:
@@ -97,9 +100,16 @@ def frontends(topology: Topology, node: NodeDecision, plugged: Plugged) -> tuple
                 of_node = tuple(backend for backend in of_all if backend.address in local)
                 at_home = _locality(node, service, kind)
                 outside, inside = (of_node if here else of_all for here in at_home)
-                split = len({*at_home}) > 1
-                served.append(Frontend(name, kind, address, port, service.protocol, outside, inside, split))
+                split, sticks = len({*at_home}) > 1, _sticks(node, service)
+                served.append(Frontend(name, kind, address, port, service.protocol, outside, inside, split, sticks))
     return tuple(served)
+
+
+def _sticks(node: NodeDecision, service: Service) -> bool:
+    """Has each client one backend? Up to 1.17 this is an option, which kube-proxy replacement turns on."""
+    settings, option = node.settings, node.version.has(Behaviour.SESSION_AFFINITY_OPTION)
+    on = not option or settings.kube_proxy_replacement or settings.session_affinity
+    return service.session_affinity == "ClientIP" and on
 
 
 def _locality(node: NodeDecision, service: Service, kind: Kind) -> tuple[bool, bool]:

@@ -143,6 +143,12 @@ def _ends(backends: Iterable[packetrules.Backend]) -> str:
     return " or ".join(f"{backend.address}:{backend.port}" for backend in backends)
 
 
+def _chosen(frontend: Frontend, backends: tuple[packetrules.Backend, ...]) -> str:
+    """The backends in words, and what chooses among several."""
+    alone = ", one for each client" if frontend.sticks and len(backends) > 1 else ""
+    return f"{_ends(backends)}{alone}"
+
+
 def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRule]:
     """What a node does to the packets of services, in the order it is asked; before masquerading."""
     services = NodeServices(decisions, node)
@@ -203,8 +209,8 @@ def _client_asks(services: NodeServices, frontend: Frontend) -> Iterator[PacketR
         yield rule(SetConnectionMark(services.taken_in(frontend).value), QUIET)
         if not services.returns_directly(frontend):
             yield from services.as_from(frontend, node.direct_routing_address(frontend.family), match)
-        why = reason("service.backend", **names, backends=_ends(frontend.outside))
-        yield rule(packetrules.Dnat(frontend.outside), why)
+        why = reason("service.backend", **names, backends=_chosen(frontend, frontend.outside))
+        yield rule(packetrules.Dnat(frontend.outside, frontend.sticks), why)
 
 
 # Direct server return (DSR): the client's address stays, and the backend's node answers with the service's.
@@ -337,9 +343,9 @@ def _translated(
 ) -> Iterator[PacketRule]:
     if hook == "output":
         yield PacketRule(hook, match, SetConnectionMark(AT_SOCKET), QUIET, frontend.family)
-    action: packetrules.Action = packetrules.Dnat(frontend.inside)
+    action: packetrules.Action = packetrules.Dnat(frontend.inside, frontend.sticks)
     if frontend.inside:
-        ends = {"port": frontend.port, "backends": _ends(frontend.inside)}
+        ends = {"port": frontend.port, "backends": _chosen(frontend, frontend.inside)}
         why = reason("service.inside", service=frontend.service, kind=frontend.kind, source=source, **ends)
     else:
         words = f"{frontend.service} has no backend that {services.node.node} may use"

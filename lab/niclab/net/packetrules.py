@@ -131,9 +131,12 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Dnat:
-    """Replace the destination; among several backends a hash of the client's address and port chooses."""
+    """Replace the destination; among several backends a hash of the client's address and port chooses, or of the
+    address alone: then each client has one.
+    """
 
     backends: tuple[Backend, ...]
+    by_client: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -426,7 +429,8 @@ def _dnat(action: Dnat, match: Match, family: Family) -> str:
         address = f"[{only.address}]" if only.port is not None and only.address.version == 6 else only.address
         return f"dnat to {address}" + ("" if only.port is None else f":{only.port}")
     ip = _IP[family]
-    client = f"{ip} saddr" if match.protocol in (None, "icmp") else f"{ip} saddr . {match.protocol} sport"
+    alone = action.by_client or match.protocol in (None, "icmp")
+    client = f"{ip} saddr" if alone else f"{ip} saddr . {match.protocol} sport"
     ported = all(backend.port is not None for backend in action.backends)
     entries = ", ".join(
         f"{number} : {backend.address}" + (f" . {backend.port}" if ported else "")

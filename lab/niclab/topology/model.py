@@ -286,6 +286,9 @@ class Service(Model):
     )
     external_traffic_policy: TrafficPolicy | None = None
     internal_traffic_policy: TrafficPolicy | None = None
+    session_affinity: Literal["None", "ClientIP"] = Field(
+        default="None", description="ClientIP: one backend for each client; how long is not modelled"
+    )
     pods: Many[str] = Field(default=(), description="the backends")
 
     @property
