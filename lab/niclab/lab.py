@@ -317,7 +317,7 @@ class Lab:
         context, ordering = self.context, self._ordering
         results: list[FlowResult] = []
         for flow, each in zip(parsed, seen, strict=True):
-            served, expected = ordering.served(flow), self._world.predict(flow)
+            served, expected = ordering.served(flow), self._world.predict(flow, probes.get("size"))
             sightings = without_resets(each.sightings) if served else each.sightings
             measured = (flow, each.sent, sightings, batch.measurement, context, each.refusal)
             results.append(FlowResult(*measured, served=served, expected=expected))

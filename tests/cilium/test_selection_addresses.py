@@ -309,7 +309,7 @@ def test_a_lab_nodes_links() -> None:
 def mtu(version: Version, links: Sequence[Link], node_ip: str = "10.0.1.1", **friendly: Friendly) -> int:
     settings = view(**friendly)
     devices = select(links, (), settings, version)
-    return device_mtu(links, devices, settings, version, ip_address(node_ip))
+    return device_mtu(links, devices, settings, version, ip_address(node_ip))[0]
 
 
 NICS = [
@@ -341,9 +341,22 @@ def test_of_enis_only_the_primary_one_counts(version: Version) -> None:
 def test_1_16_without_a_node_ip_goes_by_the_default_route() -> None:
     settings = view()
     routes = [parse_route("default via 10.0.0.254 dev eth0")]
-    assert device_mtu(NICS, (), settings, V16, None, routes=routes) == 1400
-    assert device_mtu(NICS, (), settings, V16, None) == 1500
-    assert device_mtu(NICS, (), settings, V16, ip_address("10.9.9.9")) == 1500
+    assert device_mtu(NICS, (), settings, V16, None, routes=routes) == (1400, "eth0, with the default route")
+    assert device_mtu(NICS, (), settings, V16, None) == (1500, "there is no default route")
+    assert device_mtu(NICS, (), settings, V16, ip_address("10.9.9.9")) == (1500, "no device has the node IP")
+
+
+def test_which_device_sets_the_mtu() -> None:
+    def why(*names: str, **more: Friendly) -> str:
+        settings = view(devices=",".join(names), **more)
+        devices = select(NICS, (), settings, V17)
+        return device_mtu(NICS, devices, settings, V17, ip_address("10.0.1.1"))[1]
+
+    assert why("eth0", "eth1") == "eth0, the lowest of the devices"
+    assert why("eth1") == "eth1, the only one of the devices that counts"
+    assert why("eth0", "eth1", ipam="eni") == "eth1, with the node IP"
+    assert why("nope") == "no device counts"
+    assert why("eth0", mtu="1350") == "as `mtu` says"
 
 
 @pytest.mark.parametrize(

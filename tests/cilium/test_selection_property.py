@@ -114,5 +114,5 @@ def test_everything_fits(
     assert {row.device for row in table} <= chosen | {"cilium_host", "lo", "*"} | {
         link.name for link in there if link.kind == "dummy"
     }
-    mtu = device_mtu(there, devices, settings, version, own, routes=parsed)
-    assert 0 < route_mtu(mtu, settings, version) <= mtu <= 65520
+    mtu, why = device_mtu(there, devices, settings, version, own, routes=parsed)
+    assert why and 0 < route_mtu(mtu, settings, version) <= mtu <= 65520

@@ -73,12 +73,10 @@ def test_an_outer_address_counts() -> None:
 def test_what_cannot_be_compared_has_not_agreed() -> None:
     """Each kind says why: no answer is no agreement."""
     several = to_ext1(source=POD), [replace(s, destination="10.0.1.101") for s in to_ext1(nic="eth0")]
-    too_big = [*to_ext1(source=POD)[:2], seen("node1.eth1", "in", "10.0.1.254", "error", note="frag needed, mtu 1400")]
     flows = {
         "unmeasured: no": result("pod1 -> ext1", refusal="no", sent=0),
         "unmeasured: canaries ok · drops 3": result("pod1 -> ext1", to_ext1(), measurement=Measurement((), 3, 8)),
         "probes went to several addresses, and one of them was predicted": result("pod1 -> ext1", *several),
-        "probes were too big for a link, and predictions know no sizes": result("pod1 -> ext1", too_big),
     }
     for why, flow in flows.items():
         for expected in (ways("pod1 -> ext1"), ()):
@@ -104,7 +102,7 @@ def test_a_run_tells_of_a_wrong_prediction_and_a_scenario_fails(pytester: pytest
         from niclab import Flow, World
         from scenarios.conftest import as_predicted
         predict = World.predict
-        World.predict = lambda self, flow: predict(self, Flow(source="pod1", destination="ext0"))
+        World.predict = lambda self, flow, size: predict(self, Flow(source="pod1", destination="ext0"), size)
         """
     )
     pytester.makepyfile(

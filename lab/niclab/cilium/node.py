@@ -155,13 +155,25 @@ class NodeDecision:
         return direct_routing.direct_routing_address(link, family, self.version) if link is not None else None
 
     @cached_property
-    def mtu(self) -> int:
-        """Bytes: what pods' devices get (pkg/mtu/manager.go)."""
+    def _mtu(self) -> tuple[int, str]:
         node_ip = self.node_ips.get(4) or self.node_ips.get(6)
         routes = self.kernel_fib.routes
-        return min(
-            device_mtu(self.links, self.devices, self.settings, self.version, node_ip, routes=routes), _LARGEST_VETH
-        )
+        return device_mtu(self.links, self.devices, self.settings, self.version, node_ip, routes=routes)
+
+    @property
+    def mtu(self) -> int:
+        """Bytes: what pods' devices get (pkg/mtu/manager.go)."""
+        return min(self._mtu[0], _LARGEST_VETH)
+
+    @property
+    def mtu_reason(self) -> str:
+        return self._mtu[1]
+
+    @property
+    def mtu_why(self) -> str:
+        """How the MTU of pods' routes comes about."""
+        less = f", less {self.mtu - self.route_mtu} of the tunnel or encryption" if self.route_mtu < self.mtu else ""
+        return f"{self.mtu}: {self.mtu_reason}{less}"
 
     @property
     def route_mtu(self) -> int:

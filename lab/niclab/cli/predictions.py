@@ -24,13 +24,13 @@ def explain(options: argparse.Namespace) -> int:
     request = requested(options)
     flows, expected = asked_flows(options, request.topology)
     world = _world(request)
-    explanation = Explanation.of(world, flows, request.settings)
+    explanation = Explanation.of(world, flows, request.settings, options.size)
     if options.output == "json":
         sys.stdout.write(explanation.to_json())
     else:
         print(*text.explanation(explanation), sep="\n")
     warn(request)
-    unmet = [line for expectation in expected for line in _unmet(world, expectation)]
+    unmet = [line for expectation in expected for line in _unmet(world, expectation, options.size)]
     for line in unmet:
         print(line, file=sys.stderr)
     return FAIL if unmet else PASS
@@ -48,7 +48,7 @@ def predict(options: argparse.Namespace) -> int:
         topology=request.topology.name,
         cilium_version=str(request.version),
         nodes=len(request.topology.nodes),
-        rows=tuple(predicted.row(world, flows) for world in worlds),
+        rows=tuple(predicted.row(world, flows, options.size) for world in worlds),
     )
     if options.output == "json":
         sys.stdout.write(forecast.to_json())
@@ -64,9 +64,9 @@ def _world(request: Request) -> World:
     return World(Decisions(request.topology, request.settings, request.version))
 
 
-def _unmet(world: World, expected: Expectation) -> list[str]:
+def _unmet(world: World, expected: Expectation, size: int | None) -> list[str]:
     """Why an expectation is not what is predicted; where a hash decides, every trace must be as expected."""
-    traces = world.predict(expected.flow)
+    traces = world.predict(expected.flow, size)
     if not traces:
         return [f"{expected.flow} {expected.must()}, and is not sent: {world.why_not(expected.flow)}"]
     passed = [expected.legs(trace, world.context) for trace in traces]

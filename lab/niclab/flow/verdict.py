@@ -369,9 +369,8 @@ def _not_comparable(result: FlowResult) -> str:
     """Why a flow says nothing about its prediction; empty when it does."""
     if result.verdict == "unmeasured":
         return f"unmeasured: {result.why}"
-    errors = {seen.note.partition(",")[0] for seen in result.sightings if seen.kind == "error"}
-    if errors & {"frag needed", "packet too big"} or result.refusal == os.strerror(errno.EMSGSIZE):
-        return "probes were too big for a link, and predictions know no sizes"
+    if result.refusal == os.strerror(errno.EMSGSIZE) and any(way.carried for way in result.expected):
+        return "the sender's kernel has learned a smaller MTU of the path from earlier packets"  # ip_rt_update_pmtu
     source = host_of(result.flow.source)
     sent = [seen for seen in result.sightings if seen.host == source and seen.outbound and seen.kind == "request"]
     if len({seen.destination for seen in sent}) > 1:

@@ -97,17 +97,19 @@ class ExplainedFlow(Model):
     source: Annotated[str, Field(alias="from")]
     destination: Annotated[str, Field(alias="to")]
     protocol: Annotated[str, Field(description="icmp, udp:PORT or tcp:PORT; with a 6 where the flow asked for IPv6")]
+    size: Annotated[int | None, Field(description="bytes of each IP packet; null where they fit everywhere")]
     not_sent: str | None
     ways: tuple[Way, ...]
 
     @classmethod
-    def of(cls, world: World, flow: Flow) -> ExplainedFlow:
+    def of(cls, world: World, flow: Flow, size: int | None) -> ExplainedFlow:
         return cls(
             source=flow.source,
             destination=flow.destination,
             protocol=protocol_of(flow, as_sent(world.topology, flow)),
+            size=size,
             not_sent=world.why_not(flow) or None,
-            ways=tuple(map(Way.of, world.predict(flow))),
+            ways=tuple(map(Way.of, world.predict(flow, size))),
         )
 
 
@@ -133,6 +135,9 @@ class ExplainedNode(Model):
     direct_routing_rule: Annotated[str, Field(description="a stable name of the rule that decided")]
     direct_routing_source: Annotated[str, Field(description="Cilium's file and function")]
     node_ips: tuple[str, ...]
+    mtu: Annotated[int, Field(description="bytes: what pods' devices get")]
+    mtu_reason: str
+    route_mtu: Annotated[int, Field(description="bytes: what pods' routes get, without what tunnel and encryption add")]
     routing: str
     host_routing: str
     masquerading: str
@@ -167,7 +172,7 @@ class Explanation(Document):
     flows: tuple[ExplainedFlow, ...]
 
     @classmethod
-    def of(cls, world: World, flows: list[Flow], settings: Settings) -> Explanation:
+    def of(cls, world: World, flows: list[Flow], settings: Settings, size: int | None = None) -> Explanation:
         decisions = world.decisions
         return cls(
             topology=decisions.topology.name,
@@ -176,7 +181,7 @@ class Explanation(Document):
             unmodelled=unmodelled(settings),
             warnings=settings.warnings,
             nodes={name: ExplainedNode.of(node, decisions.warnings(name)) for name, node in decisions.nodes.items()},
-            flows=tuple(ExplainedFlow.of(world, flow) for flow in flows),
+            flows=tuple(ExplainedFlow.of(world, flow, size) for flow in flows),
         )
 
 
@@ -251,18 +256,18 @@ def columns(world: World) -> Mapping[Flow, int]:
     return pairs
 
 
-def row(world: World, flows: Mapping[Flow, int]) -> ForecastRow:
+def row(world: World, flows: Mapping[Flow, int], size: int | None = None) -> ForecastRow:
     decisions = world.decisions
     return ForecastRow(
         devices=decisions.settings.values.get("devices", ""),
         settings=dict(decisions.settings.values),
         agent_exits={name: node.agent_exits for name, node in decisions.nodes.items() if node.agent_exits is not None},
-        flows=tuple(_flow(world, flow, alike) for flow, alike in flows.items()),
+        flows=tuple(_flow(world, flow, alike, size) for flow, alike in flows.items()),
     )
 
 
-def _flow(world: World, flow: Flow, alike: int) -> ForecastFlow:
-    traces = world.predict(flow)
+def _flow(world: World, flow: Flow, alike: int, size: int | None) -> ForecastFlow:
+    traces = world.predict(flow, size)
     return ForecastFlow.like(
         cell(world, flow, traces),
         source=flow.source,

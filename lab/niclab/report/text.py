@@ -111,11 +111,14 @@ def _node(node: ExplainedNode) -> Iterator[str]:
             yield f"{name} {'selected' if device.selected else 'not selected'}: {device.reason} (rule {device.number})"
     if not node.agent_exits:
         yield f"host routing {node.host_routing} · masquerading {node.masquerading}"
+        others = f" · of their routes {node.route_mtu}" if node.route_mtu != node.mtu else ""
+        yield f"pods' MTU {node.mtu} ({node.mtu_reason}){others}"
     yield from (f"warning: {words}" for words in node.warnings)
 
 
 def _explained(flow: ExplainedFlow) -> Iterator[str]:
     name = f"{flow.source} → {flow.destination}" + ("" if flow.protocol == "icmp" else f" {flow.protocol}")
+    name += "" if flow.size is None else f", {flow.size} bytes"
     if flow.not_sent is not None:
         yield from _folded(f"{name}: not sent: {flow.not_sent}", "")
     for number, way in enumerate(flow.ways, 1):

@@ -33,33 +33,38 @@ def device_mtu(
     node_ip: Address | None = None,
     *,
     routes: Iterable[Route] = (),
-) -> int:
-    """What pods' devices get: `mtu` if set, else the smallest MTU of the selected devices.
+) -> tuple[int, str]:
+    """What pods' devices get, and why: `mtu` if set, else the smallest MTU of the selected devices.
 
     Those of kind `dummy` and Cilium's own tunnels do not count; with IPAM mode `eni` only the NIC with the node IP
     does, once the CiliumNode is known. 1.16 takes the MTU of the device that has the node IP, and without a node IP
     that of the default route (pkg/mtu/detect_linux.go).
     """
     if settings.mtu:
-        return settings.mtu
+        return settings.mtu, "as `mtu` says"
     if not version.has(Behaviour.MTU_OF_SELECTED):
         return _detected(links, node_ip, routes)
     names = {device.name for device in devices if device.selected}
     counted = [link for link in links if link.name in names and link.name not in _OWN and link.kind != "dummy"]
     if settings.ipam == "eni" and node_ip is not None:
         counted = [link for link in counted if node_ip in {address.ip for address in link.addresses}]
-    return min((link.mtu for link in counted), default=LARGEST)
+    if not counted:
+        return LARGEST, "no device counts"
+    lowest = min(counted, key=lambda link: link.mtu)
+    alone = "with the node IP" if settings.ipam == "eni" else "the only one of the devices that counts"
+    return lowest.mtu, f"{lowest.name}, {alone if len(counted) == 1 else 'the lowest of the devices'}"
 
 
-def _detected(links: Sequence[Link], node_ip: Address | None, routes: Iterable[Route]) -> int:
+def _detected(links: Sequence[Link], node_ip: Address | None, routes: Iterable[Route]) -> tuple[int, str]:
     if node_ip is not None:
-        return next((link.mtu for link in links if node_ip in {address.ip for address in link.addresses}), ETHERNET)
+        link = next((link for link in links if node_ip in {address.ip for address in link.addresses}), None)
+        return (link.mtu, f"{link.name}, with the node IP") if link else (ETHERNET, "no device has the node IP")
     by_name = {link.name: link for link in links}
     for route in routes:
         hop = route.nexthops[0] if route.is_default and route.nexthops else None
         if hop is not None and hop.via is not None and hop.dev in by_name:
-            return by_name[hop.dev].mtu
-    return ETHERNET
+            return by_name[hop.dev].mtu, f"{hop.dev}, with the default route"
+    return ETHERNET, "there is no default route"
 
 
 def route_mtu(device: int, settings: NodeView, version: Version) -> int:

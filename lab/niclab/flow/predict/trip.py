@@ -116,7 +116,8 @@ class Trip:
     """`inner`: what the packet carries, while it is a tunnel's; `tunnel`: that tunnel's protocol.
 
     `left`: how many more hops it may take. `been`: where it has been, and as what. `dropped`: why a packet rule ended
-    it. `iif`: the interface it came in by. `prefer`: the device that a host's own packet would rather leave by.
+    it. `iif`: the interface it came in by. `prefer`: the device that a host's own packet would rather leave by. `size`:
+    its bytes, without a tunnel's, which must not be fragmented; 0: it fits everywhere.
     """
 
     packet: Packet
@@ -130,6 +131,7 @@ class Trip:
     dropped: str = ""
     iif: str | None = None
     prefer: str | None = None
+    size: int = 0
 
     @property
     def seen(self) -> Packet:

@@ -10,15 +10,16 @@ from functools import cached_property
 
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import pod_interface
+from niclab.cilium.selection.mtu import TUNNEL_OVERHEAD
 from niclab.cilium.tables import reason
 from niclab.cilium.vlanfilter import Dropped, dropped
 from niclab.flow.predict.machine import Between, Machine
-from niclab.flow.predict.trip import NOTHING, Ended, Tracked, Trip
+from niclab.flow.predict.trip import NOTHING, Ended, Trip
 from niclab.flow.trace import Decided, Trace
 from niclab.kernel.fib import Lookup
 from niclab.net.packetrules import Packet
 from niclab.net.route import TABLES, Address, NextHop, Why
-from niclab.topology.stacking import Segment, carriers, is_up, listening, segment, sends_by_all
+from niclab.topology.stacking import Segment, carriers, is_up, listening, mtu_of, segment, sends_by_all
 
 _TUNNEL_SOURCE_PORT = 50000
 
@@ -40,10 +41,12 @@ class Walker:
     machines: Mapping[str, Machine]
     home: Mapping[str, str]
 
-    def exchange(self, start: str, packet: Packet, answers: Collection[str] | None = None) -> Iterator[Trace]:
+    def exchange(
+        self, start: str, packet: Packet, answers: Collection[str] | None = None, *, size: int = 0
+    ) -> Iterator[Trace]:
         """Every trace of a packet from a host or pod and of its answer. `answers`: who has a server for it; None for
-        everybody."""
-        for ended in self._walks(start, packet, NOTHING):
+        everybody. `size`: its bytes, which must not be fragmented; the answer's may be, by who makes it."""
+        for ended in self._walks(start, Trip(packet, NOTHING, size=size)):
             request = ended if answers is None else _answered(ended, answers)
             if request.path.arrived is None:
                 yield Trace(request.path, None)
@@ -51,13 +54,17 @@ class Walker:
             back = _answer(request.trip.seen)
             # [kernel] icmpv6_echo_reply asks for a route by the interface that the request came in by; IPv4 does not.
             prefer = request.trip.iif if back.family == 6 and back.protocol == "icmp" else None
-            for reply in self._walks(request.path.arrived, back, request.trip.tracked, prefer):
+            for reply in self._walks(request.path.arrived, Trip(back, request.trip.tracked, prefer=prefer)):
                 yield Trace(request.path, reply.path)
 
-    def _walks(self, start: str, packet: Packet, tracked: Tracked, prefer: str | None = None) -> Iterator[Ended]:
-        """Walk one packet from a host or pod; `tracked` is what the hosts remember of those before it."""
-        trip = Trip(packet, tracked, prefer=prefer)
+    def _walks(self, start: str, trip: Trip) -> Iterator[Ended]:
+        """Walk one packet from a host or pod."""
         if start in self.home:
+            node = self.decisions.nodes[self.home[start]]
+            if trip.size > node.route_mtu:
+                noted = trip.noting(start, "mtu.pod", size=trip.size, mtu=node.route_mtu, pod=start, why=node.mtu_why)
+                yield noted.ended(None, f"Message too long: {trip.size} > {node.route_mtu}, the MTU of {start}'s route")
+                return
             yield from self._arrives(self.home[start], pod_interface(start), trip)
         else:
             yield from self._leaves(start, trip)
@@ -143,6 +150,9 @@ class Walker:
             yield trip.ended(None, trip.dropped)
         elif egress.lookup.is_local:
             yield from self._taken(machine, trip)
+        elif (limit := self._limit(machine, egress, trip)) is not None:
+            noted = trip.noting(machine.name, "mtu.too-long", size=trip.size, mtu=limit, device=egress.hop.dev)
+            yield noted.ended(None, f"{trip.size} bytes are too long for {machine.name}'s {egress.hop.dev} ({limit})")
         elif egress.lookup.route.encap is not None and trip.inner is None:
             for after in self._post(machine, trip, Between(iif=egress.iif, oif=egress.hop.dev)):
                 yield from self._encapsulated(machine, egress.lookup.route.encap.remote, after)
@@ -151,6 +161,20 @@ class Walker:
             leaving = self._leaving(machine, device, trip)
             for after in self._post(machine, leaving, Between(iif=egress.iif, oif=device, neighbour=to)):
                 yield from self._through(machine, device, to, after)
+
+    def _limit(self, machine: Machine, egress: Egress, trip: Trip) -> int | None:
+        """The MTU of the route or its device, where the packet is longer. [kernel] ip_forward, ip_finish_output
+
+        A tunnel's packets have no DF bit: they are fragmented. What agents themselves put into a tunnel is not asked
+        for its size [measured on 1.20.0-dev].
+        """
+        route, device = egress.lookup.route, egress.hop.dev or ""
+        if not trip.size or trip.inner is not None or (route.encap is not None and egress.iif is not None):
+            return None
+        node = self.decisions.nodes.get(machine.name)
+        own = mtu_of(machine.host, device) if device in machine.host.interfaces else node.mtu if node else None
+        limit = min((mtu for mtu in (route.mtu, own) if mtu is not None), default=trip.size)
+        return limit if trip.size > limit else None
 
     def _post(self, machine: Machine, trip: Trip, between: Between) -> Iterator[Trip]:
         """The packet after postrouting, and after what is asked once it is translated."""
@@ -251,8 +275,20 @@ class Walker:
                 several = tuple(f"{host}.{name}" for host, name in neighbours)
                 noted = trip.noting(host, "neighbour.several", address=to, several=several, into=interface)
             tagged = (device, interface) if place.vlan is not None else ("", "")
+            if limit := self._refused(trip, device, host, peer, interface):
+                noted = noted.noting(peer, "mtu.received", size=trip.size, mtu=limit, device=interface)
+                yield noted.ended(None, f"{trip.size} bytes are too long for {peer}'s {interface} ({limit})")
+                continue
             sent = noted.crossing((f"{host}.{nic}" for nic in sending), self._tap_of(peer, interface), peer, tagged)
             yield from self._arrives(peer, interface, sent.on(replace(trip.packet, mark=0), trip.inner))
+
+    def _refused(self, trip: Trip, device: str, host: str, peer: str, interface: str) -> int:
+        """The MTU of the interface on the far end of a cable that takes no frame so long; 0: it takes it."""
+        if not trip.size:
+            return 0
+        mine, theirs = mtu_of(self.machines[host].host, device), mtu_of(self.machines[peer].host, interface)
+        sent = trip.size if trip.inner is None else min(trip.size + TUNNEL_OVERHEAD[trip.packet.family], mine)
+        return theirs if sent > theirs else 0
 
     def _leaving(self, machine: Machine, device: str, trip: Trip) -> Trip:
         """With the step that says which device it leaves by, and whether Cilium is there."""

@@ -172,15 +172,18 @@ class World:
             vlans=vlans(topology),
         )
 
-    def predict(self, flow: Flow) -> tuple[Trace, ...]:
-        """Every trace a flow may have; several only where chance decides. Empty when it cannot be sent at all."""
-        return self._predictions[flow]
+    def predict(self, flow: Flow, size: int | None = None) -> tuple[Trace, ...]:
+        """Every trace a flow may have; several only where chance decides. Empty when it cannot be sent at all.
+
+        `size`: bytes of its IP packets; None: they fit everywhere.
+        """
+        return self._predictions[flow, size or 0]
 
     @cached_property
-    def _predictions(self) -> Mapping[Flow, tuple[Trace, ...]]:
-        return _Lazy(self._predict)
+    def _predictions(self) -> Mapping[tuple[Flow, int], tuple[Trace, ...]]:
+        return _Lazy(lambda asked: self._predict(*asked))
 
-    def _predict(self, flow: Flow) -> tuple[Trace, ...]:
+    def _predict(self, flow: Flow, size: int) -> tuple[Trace, ...]:
         ends = self._ends(flow)
         if isinstance(ends, str):
             return ()
@@ -196,7 +199,7 @@ class World:
         elif service_at(self.topology, flow):  # a service's address, on another port: nobody's
             answers = frozenset()
         traces: dict[object, Trace] = {}
-        for trace in self._walker.exchange(start, packet, answers):
+        for trace in self._walker.exchange(start, packet, answers, size=size):
             traces.setdefault(trace.key, trace)
         return tuple(traces.values())
 
