@@ -13,6 +13,7 @@ from niclab.check.amend import with_kind
 from niclab.host import ledgers, userns
 from niclab.request import Request, choose, decide, default_versions, only_in_kubernetes, resolve
 from niclab.settings import NodeSettings
+from niclab.topology.model import LocalRedirectPolicy
 
 from tests.support import standin
 
@@ -242,3 +243,15 @@ def test_native_acceleration_is_of_the_askers_nics(monkeypatch: pytest.MonkeyPat
     bundles(monkeypatch, tmp_path, "1.18.10")
     assert "take no XDP program" in "".join(resolve(real, native).warnings)
     assert "XDP" not in "".join(resolve(with_kind(real, "veth"), native).warnings)
+
+
+def test_local_redirect_policies_need_the_option_and_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    policy = LocalRedirectPolicy(service="web", pods=("pod1",))
+    topology = load("services").model_copy(update={"local_redirect_policies": {"near": policy}})
+    (words,) = resolve(topology, datapath="builtin").warnings
+    assert words == "local redirect policies (near) are of no effect: enable-local-redirect-policy is off"
+    on = Settings.of(enable_local_redirect_policy=True)
+    assert resolve(topology, on, datapath="builtin").warnings == ()
+    bundles(monkeypatch, tmp_path, "1.18.10")
+    with pytest.raises(LabError, match="real agents are not given local redirect policies"):
+        resolve(topology, on)

@@ -183,6 +183,10 @@ def resolve(
     ]
     if decided.not_agents:
         warnings.append(f"this is the {choice.description}, not real agents: {decided.not_agents}")
+    if whole.local_redirect_policies and choice.bundle is not None:
+        why = "the pods of this lab have no containers, whose ports agents look for"
+        fix = "take the built-in model: --datapath builtin"
+        raise LabError("real agents are not given local redirect policies here", why=why, fix=fix)
     return Request(
         topology=whole,
         settings=chosen,
@@ -304,6 +308,10 @@ def _check_chaining(settings: Settings) -> None:
 
 def _without_effect(settings: Settings, topology: Topology) -> Iterator[str]:
     """What the topology has and the settings turn off."""
+    views = [settings.for_node(name, node.labels) for name, node in topology.nodes.items()]
+    if topology.local_redirect_policies and not any(view.local_redirect_policy for view in views):
+        policies = ", ".join(topology.local_redirect_policies)
+        yield f"local redirect policies ({policies}) are of no effect: enable-local-redirect-policy is off"
     on = _egress_gateways(topology, settings)
     off = [name for name in topology.nodes if name not in on]
     if topology.egress_policies and off:

@@ -14,6 +14,7 @@ from niclab.cilium.version import VERSIONS, Version
 from niclab.net.packetrules import Dnat, Drop, Reject
 from niclab.net.route import ip_address, parse_route
 from niclab.topology import Flow, Topology
+from niclab.topology.model import LocalRedirectPolicy
 from scenarios.common import NATIVE, VXLAN
 
 AGENTS = Path(__file__).parents[1] / "data" / "agent"
@@ -111,6 +112,27 @@ def test_session_affinity_is_a_hash_of_the_client_alone() -> None:
     for version, sticks in (("1.17", False), ("1.18", True), ("1.20", True)):
         frontends = decided(version, NATIVE, BOTH, off, topology=topology).frontends["node1"]
         assert {one.sticks for one in frontends if one.service == "web"} == {sticks}
+
+
+def redirected(*pods: str, **labels: str) -> Topology:
+    policy = LocalRedirectPolicy(service="web", pods=pods, labels=labels)
+    return load("services").model_copy(update={"local_redirect_policies": {"near": policy}})
+
+
+@pytest.mark.parametrize("version", ALL)
+def test_a_local_redirect_policy_keeps_a_nodes_clients_at_home(version: str) -> None:
+    on = Settings.of(enable_local_redirect_policy=True)
+    decisions = decided(version, NATIVE, BOTH, on, topology=redirected("pod1"))
+    found = way(decisions, "pod1 -> web")
+    assert (found.request.arrived, [step.tap for step in found.path("request").left]) == ("pod1", [])
+    assert "by local redirect policy near" in "".join(
+        step.why.words for _, path in found.paths for _, step in path.decided
+    )
+    elsewhere = way(decisions, "node2.eth0 -> web")
+    assert elsewhere.request.arrived == "pod2", "node2 has no such pod"
+    assert way(decisions, "ext0 -> node1.eth0:tcp:30080").request.arrived == "pod2", "a node port is no cluster IP"
+    off = decided(version, NATIVE, BOTH, topology=redirected("pod1"))
+    assert way(off, "pod1 -> web").request.arrived == "pod2"
 
 
 def test_without_replacement_only_cluster_ips_are_known() -> None:

@@ -195,6 +195,20 @@ def egress_notes(topology: Topology) -> Iterator[str]:
                 )
 
 
+def redirects(topology: Topology) -> Iterator[Finding]:
+    """What is wrong with the topology's local redirect policies."""
+    for name, policy in topology.local_redirect_policies.items():
+        path: Field = ("local_redirect_policies", name)
+        if policy.service not in topology.services:
+            why = f"there is no service {policy.service!r}"
+            yield Finding((*path, "service"), why, nearest(policy.service, topology.services))
+        for index, pod in enumerate(policy.pods):
+            if pod not in topology.pods:
+                yield Finding((*path, "pods", index), f"there is no pod {pod!r}", nearest(pod, topology.pods))
+        if not policy.pods and not policy.labels:
+            yield Finding(path, "the policy selects no pod", "add pods: or labels:")
+
+
 def announcements(topology: Topology) -> Iterator[Finding]:
     """What is wrong with the topology's L2 announcement policies."""
     for name, policy in topology.l2_announcement_policies.items():

@@ -53,7 +53,14 @@ def check(topology: Topology) -> Iterator[Finding]:
     for check_host in (routing.routes, routing.rules, _sysctls):
         for part in topology.sections():
             yield from check_host(*part)
-    for check_part in (sections.services, sections.egress, sections.announcements, sections.bgp, _flows):
+    for check_part in (
+        sections.services,
+        sections.egress,
+        sections.announcements,
+        sections.redirects,
+        sections.bgp,
+        _flows,
+    ):
         yield from check_part(topology)
 
 

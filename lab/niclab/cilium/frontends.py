@@ -43,6 +43,8 @@ class Frontend:
     split: bool = False
     sticks: bool = False
     """Each client has one backend (sessionAffinity)."""
+    redirect: str = ""
+    """The local redirect policy that put the node's own pods in the place of the service's."""
 
     @property
     def family(self) -> Family:
@@ -100,9 +102,32 @@ def frontends(topology: Topology, node: NodeDecision, plugged: Plugged) -> tuple
                 of_node = tuple(backend for backend in of_all if backend.address in local)
                 at_home = _locality(node, service, kind)
                 outside, inside = (of_node if here else of_all for here in at_home)
+                if kind == "ClusterIP" and (redirected := _redirected(topology, node, name, plugged)):
+                    policy, pods = redirected
+                    outside = inside = tuple(pod for pod in pods if pod.address.version == address.version)
+                    at_home = (True, True)
+                else:
+                    policy = ""
                 split, sticks = len({*at_home}) > 1, _sticks(node, service)
-                served.append(Frontend(name, kind, address, port, service.protocol, outside, inside, split, sticks))
+                served.append(
+                    Frontend(name, kind, address, port, service.protocol, outside, inside, split, sticks, policy)
+                )
     return tuple(served)
+
+
+def _redirected(
+    topology: Topology, node: NodeDecision, service: str, plugged: Plugged
+) -> tuple[str, tuple[Backend, ...]] | None:
+    """The local redirect policy of a service that finds pods on this node, and those (redirectpolicy/controller.go:
+    cluster IPs alone; without a pod all stays as it is)."""
+    spec = topology.services[service]
+    for name, policy in topology.local_redirect_policies.items() if node.settings.local_redirect_policy else ():
+        own = topology.nodes[node.node].pods.items() if policy.service == service else ()
+        chosen = [pod for pod, pod_spec in own if policy.selects(pod, pod_spec.labels)]
+        port = policy.target_port or spec.backend_port
+        if backends := tuple(Backend(ip, port) for pod in chosen for ip in plugged.get(pod, ())):
+            return name, backends
+    return None
 
 
 def _sticks(node: NodeDecision, service: Service) -> bool:

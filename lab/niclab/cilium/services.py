@@ -146,7 +146,8 @@ def _ends(backends: Iterable[packetrules.Backend]) -> str:
 def _chosen(frontend: Frontend, backends: tuple[packetrules.Backend, ...]) -> str:
     """The backends in words, and what chooses among several."""
     alone = ", one for each client" if frontend.sticks and len(backends) > 1 else ""
-    return f"{_ends(backends)}{alone}"
+    redirect = f", by local redirect policy {frontend.redirect}" if frontend.redirect else ""
+    return f"{_ends(backends)}{alone}{redirect}"
 
 
 def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRule]:

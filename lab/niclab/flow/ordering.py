@@ -10,7 +10,7 @@ from niclab.flow.predict.world import between
 from niclab.flow.verdict import Served
 from niclab.net.route import Address
 from niclab.topology import Flow, Topology
-from niclab.topology.model import as_sent, service_at, service_of
+from niclab.topology.model import answering, as_sent, service_at, service_of
 from niclab.wire.measure import Answer, Order
 
 
@@ -63,7 +63,7 @@ class Ordering:
         if name is None:
             return None
         sent = as_sent(self.topology, flow)
-        pods = tuple(pod for pod in self.topology.services[name].pods if self.addresses.get(pod))
+        pods = tuple(pod for pod in answering(self.topology, name) if self.addresses.get(pod))
         return Served(name, sent.protocol, sent.port, pods)
 
     def _ending(self, flow: Flow) -> tuple[str, ...]:
@@ -86,8 +86,8 @@ class Ordering:
 
     def _answers(self, served: Served) -> tuple[Answer, ...]:
         """Only the backends: a server on a node would answer on NICs where no agent serves the node port."""
-        port = self.topology.services[served.service].backend_port
-        return tuple(Answer(pod, port) for pod in served.pods)
+        ports = answering(self.topology, served.service)
+        return tuple(Answer(pod, ports[pod]) for pod in served.pods)
 
     def _cgroup(self, end: str) -> Path | None:
         """Programs on nodes and in pods meet Cilium at their sockets; a raw packet would not."""

@@ -168,6 +168,7 @@ class NodeView:
     """Cluster IPs are served to clients outside the cluster too."""
     dynamic_node_port_source = _Flag(_on, "enable-dynamic-source-lookup-nodeport")
     """1.20 and later: what is forwarded to a backend of another node has the source that the routes choose."""
+    local_redirect_policy = _Flag(_on, "enable-local-redirect-policy")
     session_affinity = _Flag(_on, "enable-session-affinity")
     """Up to 1.18, there on by default; kube-proxy replacement turns it on."""
     internal_traffic_policy = _Flag(_on, "enable-internal-traffic-policy")

@@ -332,6 +332,20 @@ class EgressPolicy(Model):
         return bool(self.labels) and self.labels.items() <= labels.items()
 
 
+# What a CiliumLocalRedirectPolicy with a serviceMatcher says (pkg/k8s/apis/cilium.io/v2/clrp_types.go).
+class LocalRedirectPolicy(Model):
+    """A service's cluster IP is served by pods of the client's own node, where such are: nothing leaves the node."""
+
+    service: str
+    pods: Many[str] = Field(default=(), description="names of pods")
+    labels: OrEmpty[dict[str, str]] = Field(default={}, description="pods that have all of these labels")
+    target_port: _Port | None = Field(default=None, description="the pods' port; default: that of the service's pods")
+
+    def selects(self, pod: str, labels: Mapping[str, str]) -> bool:
+        """Does the policy name a pod, or all of a few labels of it?"""
+        return pod in self.pods or (bool(self.labels) and self.labels.items() <= labels.items())
+
+
 # What a CiliumL2AnnouncementPolicy says (pkg/k8s/apis/cilium.io/v2alpha1/l2announcement_types.go).
 class L2AnnouncementPolicy(Model):
     """Which services' addresses are answered for on a fabric (ARP, ND), by which nodes and on which of their NICs."""
@@ -495,6 +509,7 @@ class Topology(Model):
     )
     services: OrEmpty[dict[ServiceName, Service]] = {}
     egress_policies: OrEmpty[dict[HostName, EgressPolicy]] = {}
+    local_redirect_policies: OrEmpty[dict[HostName, LocalRedirectPolicy]] = {}
     l2_announcement_policies: OrEmpty[dict[HostName, L2AnnouncementPolicy]] = {}
     bgp: Bgp | None = None
     flows: Many[FlowWords] = ()
@@ -644,6 +659,17 @@ def service_of(topology: Topology, flow: Flow) -> str | None:
         ),
         None,
     )
+
+
+def answering(topology: Topology, service: str) -> dict[str, int]:
+    """The pods that may answer for a service, its own and those of local redirect policies, each with its port."""
+    spec = topology.services[service]
+    pods = dict.fromkeys(spec.pods, spec.backend_port)
+    for policy in topology.local_redirect_policies.values():
+        for name, (_, pod) in topology.pods.items() if policy.service == service else ():
+            if policy.selects(name, pod.labels):
+                pods.setdefault(name, policy.target_port or spec.backend_port)
+    return pods
 
 
 def service_at(topology: Topology, flow: Flow) -> tuple[str, ...]:

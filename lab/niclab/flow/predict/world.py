@@ -22,7 +22,7 @@ from niclab.net import operation as op
 from niclab.net.packetrules import Packet, PacketRule
 from niclab.net.route import FAMILIES, TABLES, Address, NextHop, Route, Rule
 from niclab.topology import Flow, Topology
-from niclab.topology.model import as_sent, service_at, service_of, targets
+from niclab.topology.model import answering, as_sent, service_at, service_of, targets
 from niclab.topology.stacking import vlans
 
 _SOURCE_PORT = 40000
@@ -195,7 +195,7 @@ class World:
             packet = Packet(source, target, sent.protocol, _SOURCE_PORT, sent.port or 0)
         answers: frozenset[str] | None = None
         if (service := service_of(self.topology, flow)) is not None:
-            answers = frozenset(self.topology.services[service].pods)
+            answers = frozenset(answering(self.topology, service))
         elif service_at(self.topology, flow):  # a service's address, on another port: nobody's
             answers = frozenset()
         traces: dict[object, Trace] = {}
