@@ -137,8 +137,16 @@ class _Expansion:
             for name, inner in _names(_substituted(key, source, number), source):
                 if name in result:
                     raise _RangeError(source, f"{name!r} is there twice", "give each entry its own name")
-                result[name] = self.walk(item, (*here, name), source, number or inner)
+                result[name] = self._value(key, item, (*here, name), source, number or inner)
         return result
+
+    def _value(self, key: Any, item: Any, here: Field, there: Field, number: str | None) -> Any:
+        """A field's value; a text with a range, where a list may stand, is the list of what it stands for."""
+        if isinstance(item, str) and key in _lists() and _RANGE.search(item):
+            self.origin[here] = there
+            entries = _steps(_substituted(item, there, number), there)
+            return [self.walk(entry, (*here, n), (*there, 0), number) for n, entry in enumerate(entries)]
+        return self.walk(item, here, there, number)
 
     def _list(self, value: list[Any], here: Field, there: Field, number: str | None) -> list[Any]:
         items: list[Any] = []
@@ -148,6 +156,20 @@ class _Expansion:
             for entry in _steps(_substituted(item, source, number), source) if many else [item]:
                 items.append(self.walk(entry, (*here, len(items)), source, number))
         return items
+
+
+@functools.cache
+def _lists() -> frozenset[str]:
+    """The fields whose value is a list, or one entry without one; regular expressions have brackets of their own."""
+    names = {"pods"}
+    models: list[type[BaseModel]] = [Topology]
+    while models:
+        for name, field in models.pop().model_fields.items():
+            if tuple in [get_origin(each) for each in (field.annotation, *get_args(field.annotation))]:
+                names.add(name)
+            if (below := _model_in(field.annotation)) is not None:
+                models.append(below)
+    return frozenset(names - {"interfaces"})
 
 
 def _names(key: Any, path: Field) -> Iterator[tuple[Any, str | None]]:
