@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies
 from niclab import LAB_BASELINE, Flow, Settings, World
-from niclab.check import load
+from niclab.check import load, loads
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.version import Version
 from niclab.cli.request import asked_flows
@@ -144,6 +144,48 @@ def test_probes_that_took_several_ways_are_counted_and_drawn_apart() -> None:
     lines = flow.pictures
     assert [line for line in lines if line.endswith(":")] == ["2 of 4:", "2 of 4:"]
     assert sum("node1 ═ eth1[vxlan]" in line for line in lines) == 1
+
+
+BEHIND = """
+name: behind
+fabrics: {f0: {subnets: 10.0.0.0/24}, f1: {subnets: 10.0.1.0/24}, world: {subnets: 198.51.100.0/24}}
+routers:
+  edge:
+    nics:
+      p0: {fabric: f0, addresses: 10.0.0.254/24}
+      p1: {fabric: f1, addresses: 10.0.1.254/24}
+      up: {fabric: world, addresses: 198.51.100.254/24}
+    routes: ["10.0.1.200 via 10.0.1.1", "10.244.[1-2].0/24 via 10.0.0.[1-2]"]
+nodes:
+  node[1-2]:
+    nics: {eth0: {fabric: f0, addresses: "10.0.0.{n}/24"}, eth1: {fabric: f1, addresses: "10.0.1.{n}/24"}}
+    routes: default via 10.0.0.254 dev eth0
+    node_ip: 10.0.0.{n}
+    pod_cidrs: 10.244.{n}.0/24
+    pods: "pod{n}"
+externals:
+  client: {nics: {eth0: {fabric: world, addresses: 198.51.100.7/24}}, routes: default via 198.51.100.254}
+services:
+  shop: {type: LoadBalancer, port: 443, node_port: 32000, load_balancer_ip: 10.0.1.200, pods: [pod2]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("flow", "text"),
+    [
+        ("client -> shop", "eth1 → eth0 vxlan reply eth0"),
+        ("client -> node2.eth0:tcp:32000", "eth0"),
+        ("client -> pod1", "eth0"),
+        ("client -> node2.eth1", "eth1 reply eth0"),
+        ("client -> 198.51.100.254", "by no node"),
+        ("client -> 192.0.2.1", "never arrived no answer"),
+    ],
+)
+def test_a_client_may_be_behind_another_fabric(flow: str, text: str) -> None:
+    settings = LAB_BASELINE.merged(Settings.of(devices="eth0,eth1"))
+    world = World(Decisions(loads(BEHIND, "behind.yaml"), settings, Version(1, 20)))
+    check(world, Flow.parse(flow))
+    assert predicted.cell(world, Flow.parse(flow), world.predict(Flow.parse(flow))).text == text
 
 
 NODE_PORT = "ext0 -> node1.eth0:tcp:30080"

@@ -25,6 +25,8 @@ _SO_TIMESTAMPNS, _SO_RCVBUFFORCE = 35, 33
 _SIOCGIFFLAGS, _IFF_UP = 0x8913, 0x1
 _PACKET_OUTGOING = 4
 _SNAPLEN = 65535 + 64
+_PACKET_AUXDATA, _TP_STATUS_VLAN_VALID, _VLAN = 8, 1 << 4, 0x8100
+_AUXILIARY = struct.Struct("=IIIHHHH")
 _BUFFER = 32 * 1024 * 1024
 
 
@@ -60,7 +62,7 @@ FILTER = (
 Keeps canaries, IPv4, IPv6 and frames whose VLAN tag is still in the frame; drops everything else, and of IPv6 neighbour
 discovery and multicast listener reports (ICMPv6 types 130-137 and 143, also behind a hop-by-hop header, where RFC 3810
 puts the latter). A frame too short for a load is dropped: that is classic BPF's rule. A tag the kernel has taken out of
-the frame (PACKET_AUXDATA has it) is not seen here: such a frame is judged by the EtherType behind the tag.
+the frame is not seen here: such a frame is judged by the EtherType behind the tag, which is put back afterwards.
 """
 
 
@@ -84,11 +86,22 @@ def _packet_socket() -> socket.socket:
         except PermissionError:  # in a user namespace the limit net.core.rmem_max holds
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
         sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+        sock.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
         sock.setblocking(False)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _with_tag(frame: bytes, auxiliary: bytes) -> bytes:
+    """The frame with the VLAN tag that the kernel keeps beside it. [kernel] struct tpacket_auxdata"""
+    if len(auxiliary) < _AUXILIARY.size:
+        return frame
+    status, _, _, _, _, tag, protocol = _AUXILIARY.unpack_from(auxiliary)
+    if not status & _TP_STATUS_VLAN_VALID:
+        return frame
+    return frame[:12] + struct.pack(">HH", protocol or _VLAN, tag) + frame[12:]
 
 
 class Tap:
@@ -123,13 +136,16 @@ class Tap:
         """Every frame that is waiting. A tap that cannot be read yields nothing: its canaries are missing then."""
         while True:
             try:
-                data, ancillary, _, address = self.socket.recvmsg(_SNAPLEN, 64)
+                data, ancillary, _, address = self.socket.recvmsg(_SNAPLEN, 128)
             except OSError:  # nothing waits, or the socket is closed, or its interface is down
                 return
             tap = self._names.get(address[0])
             if tap is None:  # the bridges themselves
                 continue
-            seconds, nanoseconds = struct.unpack("=qq", ancillary[0][2][:16]) if ancillary else (0, 0)
+            about = {(level, kind): value for level, kind, value in ancillary}
+            stamp = about.get((socket.SOL_SOCKET, _SO_TIMESTAMPNS))
+            seconds, nanoseconds = struct.unpack("=qq", stamp[:16]) if stamp else (0, 0)
+            data = _with_tag(data, about.get((_SOL_PACKET, _PACKET_AUXDATA), b""))
             outgoing = address[2] == _PACKET_OUTGOING
             yield Capture(tap, seconds * 1_000_000_000 + nanoseconds, outgoing != self._outside, data)
 
