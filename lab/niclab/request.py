@@ -275,6 +275,8 @@ def only_in_kubernetes(topology: Topology, settings: Settings) -> str:
         return "BGP"
     if topology.ipam in ALLOCATED:
         return f"addresses (ipam={topology.ipam})"
+    if topology.l2_announcement_policies and _announcers(topology, settings):
+        return "L2 announcement policies"
     return "egress policies" if topology.egress_policies and _egress_gateways(topology, settings) else ""
 
 
@@ -318,6 +320,17 @@ def _without_effect(settings: Settings, topology: Topology) -> Iterator[str]:
         policies = ", ".join(topology.egress_policies)
         where = f" on {', '.join(off)}" if on else ""
         yield f"egress policies ({policies}) are of no effect{where}: enable-egress-gateway is off"
+    announcers = _announcers(topology, settings)
+    if announcers and topology.services and not topology.l2_announcement_policies:
+        yield "enable-l2-announcements announces nothing without l2_announcement_policies in the topology"
+    elif topology.l2_announcement_policies and not announcers:
+        policies = ", ".join(topology.l2_announcement_policies)
+        yield f"L2 announcement policies ({policies}) are of no effect: enable-l2-announcements is off"
+
+
+def _announcers(topology: Topology, settings: Settings) -> list[str]:
+    """The nodes whose agents answer for services' addresses."""
+    return [name for name, node in topology.nodes.items() if settings.for_node(name, node.labels).l2_announcements]
 
 
 def _egress_gateways(topology: Topology, settings: Settings) -> list[str]:

@@ -20,6 +20,7 @@ from niclab.agents.agent import Agent, cgroup_of
 from niclab.agents.bundle import Bundle, held
 from niclab.agents.controlplane import ControlPlane, Kind, Kubernetes
 from niclab.agents.settle import Settling
+from niclab.cilium import l2
 from niclab.cilium.bgp import SWITCH
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.reported import NodeReport
@@ -178,6 +179,8 @@ class Cilium:
         self.control_plane.apply(itertools.chain.from_iterable(service.objects() for service in wanted))
         if self._applies_egress_policies(decisions):
             self.control_plane.apply(kube.policies(self.topology))
+        if any(decisions.nodes[agent.node].settings.l2_announcements for agent in self._running):
+            self.control_plane.apply(kube.announcement_policies(self.topology))
         self._wait_for_traffic(wanted, decisions)
         _STEPS.debug("traffic")
         return replace(decisions, plugged=dict(self.addresses))
@@ -240,6 +243,9 @@ class Cilium:
         }
 
         egress_gateway = self._applies_egress_policies(decisions)
+        # Whoever takes the lease answers; where a candidate has no NIC for it, perhaps nobody ever does.
+        announced = l2.announced(decisions).items()
+        answered = {str(address) for address, (_, who) in announced if all(nics for _, nics in who)}
 
         def lacking(agent: Agent) -> list[str]:
             missing = _missing(agent, wanted)
@@ -253,8 +259,13 @@ class Cilium:
                 missing += kube.lacking_services(rows, served, node=agent.node, node_ports=node_ports)
             return missing
 
+        def announcing(agent: Agent) -> set[str]:
+            return {str(row.get("IP")) for row in reported.json_rows(agent.table("l2-announce"))}
+
         def late() -> list[str]:
-            return list(itertools.chain(*_each(self._running, lacking)))
+            silent = answered - set().union(*_each(self._running, announcing)) if answered else set()
+            unanswered = [f"no node announces {address}" for address in sorted(silent)]
+            return [*itertools.chain(*_each(self._running, lacking)), *unanswered]
 
         missing = wait_until(late, TRAFFIC_DEADLINE, done=operator.not_, every=0.05)
         if missing:

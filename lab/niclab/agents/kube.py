@@ -293,6 +293,21 @@ def policies(topology: Topology) -> Iterator[Object]:
         yield made(CILIUM, "CiliumEgressGatewayPolicy", name, spec=spec)
 
 
+def announcement_policies(topology: Topology) -> Iterator[Object]:
+    """Every CiliumL2AnnouncementPolicy."""
+    for name, policy in topology.l2_announcement_policies.items():
+        spec: Object = {"loadBalancerIPs": policy.load_balancer_ips, "externalIPs": policy.external_ips}
+        if policy.interfaces:
+            spec["interfaces"] = list(policy.interfaces)
+        if policy.services:
+            named = {"key": "io.kubernetes.service.name", "operator": "In", "values": list(policy.services)}
+            spec["serviceSelector"] = {"matchExpressions": [named]}
+        if policy.nodes or policy.node_labels:
+            at = [{"key": HOSTNAME, "operator": "In", "values": list(policy.nodes)}] if policy.nodes else []
+            spec["nodeSelector"] = {"matchLabels": dict(policy.node_labels), "matchExpressions": at}
+        yield made("cilium.io/v2alpha1", "CiliumL2AnnouncementPolicy", name, spec=spec)
+
+
 def lacking_policies(
     listed: Sequence[Mapping[str, Any]],
     topology: Topology,

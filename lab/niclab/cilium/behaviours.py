@@ -85,6 +85,7 @@ class Behaviour(StrEnum):
     EGRESS_IP_FOR_BOTH_FAMILIES = auto()
     EGRESS_IP_KEPT = auto()
     EGRESS_IP_IS_PRIMARY = auto()
+    L2_ANNOUNCES_IPV6 = auto()
     ENI_ANSWERS_BY_OWN_NIC = auto()
     ENI_WORLD_BY_MAIN = auto()
     ENI_COMPATIBLE_RULES = auto()

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterator
 from dataclasses import replace
 
-from niclab.cilium import egress, eni, masquerade, numbers, reverse_path, services, vlanfilter
+from niclab.cilium import egress, eni, l2, masquerade, numbers, reverse_path, services, vlanfilter
 from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import ROUTER_DEVICE, NodeDecision, pod_interface
@@ -27,7 +27,8 @@ _LAST_METRIC = 4294967294
 
 def operations(decisions: Decisions) -> tuple[Operation, ...]:
     """Everything to do on top of the topology's own plan."""
-    return tuple(operation for name in decisions.running for operation in node_operations(decisions, name))
+    of_nodes = (operation for name in decisions.running for operation in node_operations(decisions, name))
+    return (*of_nodes, *(l2.neighbours(decisions) if decisions.topology.l2_announcement_policies else ()))
 
 
 def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:

@@ -156,6 +156,13 @@ class Plan:
                     macs[f"{name}.{nic}"] |= {made}
         return macs
 
+    def mac_of(self, host: str, name: str) -> str:
+        """The MAC of what one of a host's interfaces sends."""
+        cables = self._cables_of(host)
+        if name in cables:
+            return cables[name].mac
+        return link_macs(self.topology.hosts[host], cables, self._numbers[host])[name]
+
     @cached_property
     def operations(self) -> tuple[Operation, ...]:
         return tuple(self._made())

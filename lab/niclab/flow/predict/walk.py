@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from niclab.cilium.decisions import Decisions
+from niclab.cilium.l2 import Announced, announced
 from niclab.cilium.node import pod_interface
 from niclab.cilium.selection.mtu import TUNNEL_OVERHEAD
 from niclab.cilium.tables import reason
@@ -31,6 +32,20 @@ class Egress:
     lookup: Lookup
     hop: NextHop
     iif: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Onto:
+    """Where a packet leaves a host: what it is on then, the interface, its NICs, and whose address is asked for."""
+
+    place: Segment
+    device: str
+    nics: tuple[str, ...]
+    to: Address
+
+
+Ends = tuple[tuple[str, str], ...]
+"""Hosts with an interface each."""
 
 
 @dataclass(frozen=True)
@@ -250,8 +265,35 @@ class Walker:
             yield self._ended_by_filter(trip, host, device, blocked)
             if not nics:
                 return
-        neighbours = self._neighbours(place, host, to) if nics else ()
-        asker = machine.asks_as(device, trip.packet.source, to)
+        onto, neighbours = Onto(place, device, nics, to), self._neighbours(place, host, to) if nics else ()
+        if nics and not neighbours and to in self._announced:
+            yield from self._to_announcer(machine, onto, trip)
+        else:
+            yield from self._handed_over(machine, onto, neighbours, trip)
+
+    def _to_announcer(self, machine: Machine, onto: Onto, trip: Trip) -> Iterator[Ended]:
+        """To a service's address that a node's program answers for: one way for each node that may have the lease."""
+        service, candidates = self._announced[onto.to]
+        for node, announcing in candidates:
+            there = [nic for place, nic in listening(self.machines[node].host) if place == onto.place]
+            ends = tuple(
+                (node, nic)
+                for nic in there
+                if nic in announcing
+                and node != machine.name
+                and not self._filtered(node, nic, self._first_nic(node, nic))
+            )
+            rule, nics = "neighbour.announced" if ends else "neighbour.silent", tuple(nic for _, nic in ends)
+            noted = trip.noting(machine.name, rule, address=onto.to, service=service, node=node, interfaces=nics)
+            if ends:
+                yield from self._crossing(machine, onto, ends, noted)
+            else:
+                yield noted.ended(None, f"{node} has the lease of {service}, and does not answer for {onto.to} here")
+
+    def _handed_over(self, machine: Machine, onto: Onto, neighbours: Ends, trip: Trip) -> Iterator[Ended]:
+        """To who has the address, if he is asked and answers."""
+        host, to = machine.name, onto.to
+        asker = machine.asks_as(onto.device, trip.packet.source, to)
         passing = tuple(end for end in neighbours if self._filtered(*end, self._first_nic(*end)) is None)
         if neighbours and not passing:
             peer, interface = neighbours[0]
@@ -265,17 +307,22 @@ class Walker:
             yield noted.ended(None, f"{neighbours[0][0]} does not answer who has {to}: rp_filter")
         neighbours = answering or neighbours
         if not neighbours:
-            noted = trip.noting(host, "neighbour.none", fabric=str(place), address=to)
-            yield noted.ended(None, f"nobody on {place} has {to}")
+            noted = trip.noting(host, "neighbour.none", fabric=str(onto.place), address=to)
+            yield noted.ended(None, f"nobody on {onto.place} has {to}")
             return
-        by = [nics] if sends_by_all(machine.host, device) else [(nic,) for nic in nics]
+        yield from self._crossing(machine, onto, neighbours, trip)
+
+    def _crossing(self, machine: Machine, onto: Onto, neighbours: Ends, trip: Trip) -> Iterator[Ended]:
+        """On the cable, and in by every interface that answered."""
+        host, nics = machine.name, onto.nics
+        by = [nics] if sends_by_all(machine.host, onto.device) else [(nic,) for nic in nics]
         for sending, (peer, interface) in itertools.product(by, neighbours):
             noted = trip
             if len(neighbours) > 1:
                 several = tuple(f"{host}.{name}" for host, name in neighbours)
-                noted = trip.noting(host, "neighbour.several", address=to, several=several, into=interface)
-            tagged = (device, interface) if place.vlan is not None else ("", "")
-            if limit := self._refused(trip, device, host, peer, interface):
+                noted = trip.noting(host, "neighbour.several", address=onto.to, several=several, into=interface)
+            tagged = (onto.device, interface) if onto.place.vlan is not None else ("", "")
+            if limit := self._refused(trip, onto.device, host, peer, interface):
                 noted = noted.noting(peer, "mtu.received", size=trip.size, mtu=limit, device=interface)
                 yield noted.ended(None, f"{trip.size} bytes are too long for {peer}'s {interface} ({limit})")
                 continue
@@ -365,6 +412,10 @@ class Walker:
         ways = "in and out" if drop.out else "as they come in, the answers of neighbours too"
         noted = trip.noting(host, "vlan.filtered", device=interface, tag=drop.tag, lower=drop.device, ways=ways)
         return noted.ended(None, f"the VLAN filter of {host} drops frames with tag {drop.tag} on {drop.device}")
+
+    @cached_property
+    def _announced(self) -> Announced:
+        return announced(self.decisions)
 
     @cached_property
     def _running(self) -> frozenset[str]:
