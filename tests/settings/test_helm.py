@@ -287,6 +287,18 @@ def test_what_charts_do_not_have_they_ignore(text: str, words: str) -> None:
     assert settings.warnings[0].startswith(f"values.yaml:{words.format(no=no)}")
 
 
+def test_what_takes_any_keys_takes_them() -> None:
+    text = """\
+nodeSelector: {kubernetes.io/os: linux, pool: a}
+podLabels: {app.kubernetes.io/name: x}
+hubble: {relay: {nodeSelector: {kubernetes.io/os: linux}, resources: {limits: {memory: 1Gi}}}}
+affinity: {nodeAffinity: {required: {}}}
+operator: {podAnnotations: {a.b/c: d}, tolerations: [{operator: Exists}]}
+"""
+    (words,) = helm(text).warnings
+    assert words.startswith("values.yaml: not an agent setting, left out: ")
+
+
 @pytest.mark.parametrize(
     ("text", "version", "values", "words"),
     [

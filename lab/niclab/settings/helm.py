@@ -213,8 +213,8 @@ def _has(chart: _Chart, path: tuple[str, ...]) -> bool:
         minors = values.get(name) or values.get(f"{name}.")
         if name == "global":
             return False  # Helm's own, for charts that depend on each other
-        if minors is None and f"{above}.*" in values:
-            return True
+        if f"{above}.*" in values:
+            return True  # labels, resources and the like
         if minors is None or "." in path[depth - 1]:
             _unknown(chart, path, depth)
             return False
