@@ -152,6 +152,35 @@ def test_values_that_stand_elsewhere_are_said_to_be_missing() -> None:
         loads(text.replace("  values: {MTU: 1400}\n", ""), name="f")
 
 
+@pytest.mark.parametrize("first", ["ConfigMap", "HelmRelease"])
+def test_values_of_a_configmap_beside_it(first: str) -> None:
+    """Flux's valuesFrom: what the release itself says wins, wherever it stands."""
+    parts = {
+        "HelmRelease": "kind: HelmRelease\nmetadata: {name: cilium}\n"
+        "spec: {values: {MTU: 1400}, valuesFrom: [{kind: ConfigMap, name: v}]}\n",
+        "ConfigMap": "kind: ConfigMap\nmetadata: {name: v}\ndata:\n  values.yaml: |\n    devices: eth0\n    MTU: 1500\n",
+    }
+    text = "---\n".join(sorted(parts.values(), key=lambda part: f"kind: {first}" not in part))
+    both = loads(text, name="f")
+    assert (dict(both.values), both.warnings) == ({"devices": "eth0", "mtu": "1400"}, ())
+    alone = loads(parts["ConfigMap"], name="f")
+    assert alone.values == {"devices": "eth0", "mtu": "1500"}
+    with pytest.raises(InputError, match="f:5: devices"):
+        loads(parts["ConfigMap"].replace("eth0", "{a: b}"), name="f")
+
+
+def test_kustomizations_hold_values_too() -> None:
+    text = "kind: Kustomization\nhelmCharts:\n- {name: nginx, valuesInline: {x: y}}\n- name: cilium\n  valuesInline:\n"
+    assert loads(f"{text}    devices: eth0\n", name="f").values == {"devices": "eth0"}
+    with pytest.raises(InputError, match="f:6: MTU"):
+        loads(f"{text}    MTU: big\n", name="f")
+
+
+def test_a_talos_machine_without_a_manifest_has_no_settings() -> None:
+    with pytest.raises(InputError, match=r"a Talos machine configuration without cluster"):
+        loads("machine: {type: worker}\ncluster: {network: {cni: {name: none}}}\n", name="f")
+
+
 def test_other_charts_are_passed_over() -> None:
     other = "kind: HelmRelease\nmetadata: {name: ingress}\nspec: {chart: {spec: {chart: nginx}}, values: {MTU: 1}}\n"
     both = loads(f"{other}---\n{flux(BARE)}", name="f")

@@ -60,7 +60,7 @@ def _rewrite(names: list[str], wanted: str) -> int:
 
 
 def _describe(name: str) -> str:
-    path = topology.find(name)
+    path = Path(name) if Path(name).is_file() else topology.find(name)
     if topology.is_topology(path):
         named = check.load(path)
         nics = sum(len(node.nics) for node in named.nodes.values())

@@ -64,6 +64,7 @@ def loads(text: str, *, name: str, version: str = "") -> Settings:
     documents, line_of = load_with_lines(text, name)
     reading = Reading(name, line_of)
     objects = [item for number, data in enumerate(documents) for item in _objects(data, (number,), reading)]
+    reading.problems.finish()
     if not objects:
         why = "the file is empty"
         raise InputError([Problem(name, 1, "", why, "write settings, for example devices=eth0,eth1")])
@@ -72,7 +73,9 @@ def loads(text: str, *, name: str, version: str = "") -> Settings:
     plain = [item for item in chosen if _is_helm(item[0])]
     rest = [item for item in chosen if not _is_helm(item[0])]
     parts = [_helm([wrapped.Layer(*item) for item in plain], version)] if plain else []
-    parts += [_object(*item, version) for item in rest]
+    beside = any(wrapped.holds_values(data) for data, *_ in rest)
+    rest.sort(key=lambda item: not wrapped.holds_values(item[0]))  # what installs the chart wins
+    parts += [_object(*item, version, beside=beside) for item in rest]
     for each in {id(item[2]): item[2] for item in objects}.values():
         each.problems.finish()
     result = Settings()
@@ -207,7 +210,11 @@ def _objects(data: Any, at: Field, reading: Reading) -> Iterator[_Item]:
     elif isinstance(data, list) and data and all(isinstance(item, dict) and "kind" in item for item in data):
         for index, item in enumerate(data):
             yield from _objects(item, (*at, index), reading)
-    elif manifests := wrapped.inline_manifests(data, at, reading):
+    elif isinstance(data, dict) and "machine" in data and "kind" not in data:
+        manifests = wrapped.inline_manifests(data, at, reading)
+        if not manifests:
+            why = "a Talos machine configuration without cluster.inlineManifests has no settings of Cilium"
+            reading.problem(at, why, "give the values that Cilium is installed with")
         for manifest, place, inner in manifests:
             yield from _objects(manifest, place, inner)
     else:
@@ -237,7 +244,7 @@ def _helm(layers: list[wrapped.Layer], version: str) -> Settings:
 def _is_other_config_map(data: Any) -> bool:
     if not isinstance(data, dict) or data.get("kind") != "ConfigMap":
         return False
-    return _name(data) != CONFIG_MAP
+    return _name(data) != CONFIG_MAP and not wrapped.holds_values(data)
 
 
 def _name(data: dict[Any, Any]) -> str:
@@ -267,12 +274,14 @@ def _named(data: Any) -> bool:
     return isinstance(data, dict) and "kind" in data and isinstance(data.get("metadata"), dict)
 
 
-def _object(data: Any, at: Field, reading: Reading, version: str) -> Settings:
+def _object(data: Any, at: Field, reading: Reading, version: str, *, beside: bool) -> Settings:
     if not isinstance(data, dict):
         alone = reading.again()
         alone.problem(at, "neither a mapping nor KEY=VALUE lines", "write for example devices=eth0,eth1")
         alone.problems.finish()
     kind = data.get("kind")
+    if wrapped.is_wrapper(data) or wrapped.holds_values(data):
+        return _helm(wrapped.layers(data, at, reading, beside=beside), version)
     if kind == "ConfigMap":
         return _config_map(data, at, reading)
     if kind == "CiliumNodeConfig":
@@ -282,8 +291,6 @@ def _object(data: Any, at: Field, reading: Reading, version: str) -> Settings:
         if data.get("apiVersion") == "cilium.io/v1alpha1" and isinstance(spec, dict):
             return parse_helm(spec, reading.again(), (*at, "spec"), version=version)
         return _article(data, at, reading)
-    if "kind" in data:
-        return _helm(wrapped.layers(data, at, reading), version)
     return _flags(data, at, reading.again())
 
 

@@ -15,7 +15,9 @@ from niclab.topology.yamlfile import Field, Reading, load_with_lines, scalar
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-WRAPPERS = ("HelmChart", "HelmChartConfig", "HelmRelease", "Application", "ApplicationSet")
+WRAPPERS = ("HelmChart", "HelmChartConfig", "HelmRelease", "Application", "ApplicationSet", "Kustomization")
+VALUES = "values.yaml"
+"""The key of a ConfigMap that holds Helm values, for Flux's valuesFrom."""
 
 
 class Layer(NamedTuple):
@@ -30,6 +32,8 @@ def is_wrapper(data: Mapping[str, Any]) -> bool:
     """Does the object install Cilium's chart?"""
     if data.get("kind") not in WRAPPERS:
         return False
+    if data["kind"] == "Kustomization":
+        return any(_kustomized(data, ()))
     sources = [_get(source, part) for source in _sources(data) for part in ("chart", "path", "repoURL")]
     names = [
         *(_get(data, "spec", "chart"), _get(data, "spec", "chart", "spec", "chart"), _get(data, "metadata", "name")),
@@ -39,10 +43,19 @@ def is_wrapper(data: Mapping[str, Any]) -> bool:
     return not texts or any("cilium" in name for name in texts)
 
 
-def layers(data: Mapping[str, Any], at: Field, reading: Reading) -> list[Layer]:
-    """The Helm values that one of `WRAPPERS` has."""
+def holds_values(data: Any) -> bool:
+    """Is it a ConfigMap with Helm values?"""
+    return _get(data, "kind") == "ConfigMap" and isinstance(_get(data, "data", VALUES), str)
+
+
+def layers(data: Mapping[str, Any], at: Field, reading: Reading, *, beside: bool = False) -> list[Layer]:
+    """The Helm values that one of `WRAPPERS` has, or a ConfigMap; `beside`: such a ConfigMap is in the same file."""
     kind, here = data["kind"], (*at, "spec")
     layers: list[Layer] = []
+    if kind == "ConfigMap":
+        return [*_text(_get(data, "data", VALUES), (*at, "data", VALUES), reading)]
+    if kind == "Kustomization":
+        return [layer for place, inline in _kustomized(data, at) for layer in _mapping(inline, place, reading)]
     if kind in ("HelmChart", "HelmChartConfig"):
         layers += _text(_get(data, "spec", "valuesContent"), (*here, "valuesContent"), reading)
         settings = _get(data, "spec", "set")
@@ -53,7 +66,7 @@ def layers(data: Mapping[str, Any], at: Field, reading: Reading) -> list[Layer]:
             layers.append(_parameters(pairs, (*here, "set"), reading))
     elif kind == "HelmRelease":
         layers += _mapping(_get(data, "spec", "values"), (*here, "values"), reading)
-        _elsewhere(_get(data, "spec", "valuesFrom"), (*here, "valuesFrom"), reading)
+        _elsewhere(not beside and _get(data, "spec", "valuesFrom"), (*here, "valuesFrom"), reading)
     else:
         for path, source in _placed_sources(data, at):
             where, helm = (*path, "helm"), _get(source, "helm")
@@ -63,7 +76,7 @@ def layers(data: Mapping[str, Any], at: Field, reading: Reading) -> list[Layer]:
             if isinstance(given := _get(helm, "parameters"), list):
                 pairs = {scalar(_get(each, "name")): scalar(_get(each, "value")) for each in given}
                 layers.append(_parameters(pairs, (*where, "parameters"), reading))
-    if not layers:
+    if not layers and not beside:
         fix = "name the file with the values, or write them into this object"
         reading.problem(here, f"the {kind} has no values in it", fix)
     return layers
@@ -125,7 +138,8 @@ def logged(text: str) -> dict[str, str]:
         except ValueError:
             continue
         if match := _SETTING.fullmatch(message):
-            pairs[match[1]] = "" if match[2] == "[]" else match[2]
+            several = re.fullmatch(r"\[([^][{}\"]*)\]", match[2])  # a list as Go prints it
+            pairs[match[1]] = several[1] if several else match[2]
     return pairs
 
 
@@ -144,6 +158,14 @@ def _placed_sources(data: Mapping[str, Any], at: Field) -> Iterator[tuple[Field,
     several = _get(spec, "sources")
     for index, source in enumerate(several if isinstance(several, list) else []):
         yield (*at, *path, "sources", index), source
+
+
+def _kustomized(data: Mapping[str, Any], at: Field) -> Iterator[tuple[Field, Any]]:
+    """The values of a Kustomization's charts of Cilium, and where they stand."""
+    charts = data.get("helmCharts")
+    for index, chart in enumerate(charts if isinstance(charts, list) else []):
+        if "cilium" in scalar(_get(chart, "name")) and _get(chart, "valuesInline") is not None:
+            yield (*at, "helmCharts", index, "valuesInline"), chart["valuesInline"]
 
 
 def _sources(data: Mapping[str, Any]) -> list[Any]:
