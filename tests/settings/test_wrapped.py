@@ -158,7 +158,8 @@ def test_values_of_a_configmap_beside_it(first: str) -> None:
     parts = {
         "HelmRelease": "kind: HelmRelease\nmetadata: {name: cilium}\n"
         "spec: {values: {MTU: 1400}, valuesFrom: [{kind: ConfigMap, name: v}]}\n",
-        "ConfigMap": "kind: ConfigMap\nmetadata: {name: v}\ndata:\n  values.yaml: |\n    devices: eth0\n    MTU: 1500\n",
+        "ConfigMap": "kind: ConfigMap\nmetadata: {name: v}\n"
+        "data:\n  values.yaml: |\n    devices: eth0\n    MTU: 1500\n",
     }
     text = "---\n".join(sorted(parts.values(), key=lambda part: f"kind: {first}" not in part))
     both = loads(text, name="f")
