@@ -110,7 +110,8 @@ def _addresses(topology: Topology) -> Iterator[Finding]:
     for path, host, name, interface in ipam.addresses(topology):
         place = segment(host, name)
         fabric = topology.fabrics.get(place.fabric) if place and place.vlan is None else None
-        where, owner = (path[1], place or path[1]), f"{path[1]}.{name}"
+        # A host may have fe80::1 on each of its NICs.
+        where, owner = (place or path[1], *(() if interface.ip.is_link_local else path[1:2])), f"{path[1]}.{name}"
         taken = next((near[at, interface.ip] for at in where if (at, interface.ip) in near), None)
         if taken is not None:
             why = f"{interface.ip} is already used by {taken}"

@@ -68,7 +68,7 @@ def alive(host: Host, routes: Iterable[Route]) -> Iterator[Route]:
         if hop.dev in down:
             return route.kind != "local"
         stranded = route.family == 4 and len(route.nexthops) > 1 and hop.via is not None and not hop.onlink
-        if not stranded or hop.dev not in bare:
+        if not stranded or (hop.via is not None and hop.via.version == 6) or hop.dev not in bare:
             return False
         others = (other for other in every if other is not route)
         return link_to(hop, [*connected(host), *others], route.table) is None
@@ -143,12 +143,12 @@ def _hop(host: Host, route: Route, hop: NextHop, before: Sequence[Route]) -> str
         return f"NIC {hop.dev!r} is down: the kernel takes no route on it"
     if hop.via is None:
         return None
-    if hop.via in host.addresses and (hop.onlink or route.family == 6):
+    if hop.via in host.addresses and (hop.onlink or hop.via.version == 6):
         return f"gateway {hop.via} is the host's own address"
-    if hop.via.is_link_local and route.family == 6:
+    if hop.via.is_link_local and hop.via.version == 6:
         return None
     if hop.onlink:
-        return _elsewhere(hop, before) if route.family == 6 else None
+        return _elsewhere(hop, before) if hop.via.version == 6 else None
     link = link_to(hop, before, route.table)
     up = {"lo", *(name for name in host.interfaces if is_up(host, name))}
     if link is None or link.devices.isdisjoint(up):

@@ -88,8 +88,10 @@ class NextHop:
     weight: int = 1
     onlink: bool = False
 
-    def words(self) -> str:
-        via = f"via {self.via}" if self.via else ""
+    def words(self, family: Family | None = None) -> str:
+        """`family`: the route's; a gateway of the other is written with its own (RFC 5549: `via inet6 fe80::1`)."""
+        other = self.via is not None and family not in (None, self.via.version)
+        via = f"via {'inet6 ' if other else ''}{self.via}" if self.via else ""
         parts = [via, f"dev {self.dev}" if self.dev else "", "onlink" if self.onlink else ""]
         return " ".join(part for part in parts if part)
 
@@ -161,7 +163,7 @@ class Route:
         if self.encap:
             words.append(self.encap.words())
         if len(self.nexthops) == 1:
-            words.append(self.nexthops[0].words())
+            words.append(self.nexthops[0].words(self.family))
         if self.table != _default_table(self.kind):
             words.append(f"table {self.table}")
         if self.protocol != PROTOCOLS["boot"]:
@@ -170,9 +172,9 @@ class Route:
         options = {"scope": self.scope, "src": self.source, "metric": self.metric, "mtu": self.mtu}
         words += [f"{word} {value}" for word, value in options.items() if value is not None]
         if len(self.nexthops) > 1:
-            words += [f"nexthop {hop.words()} weight {hop.weight}" for hop in self.nexthops]
+            words += [f"nexthop {hop.words(self.family)} weight {hop.weight}" for hop in self.nexthops]
         if self.family == 6 and self.is_default and not any(hop.via for hop in self.nexthops):
-            words.insert(0, "-6")
+            words.insert(0, "-6")  # an IPv4 default route by an IPv6 gateway says `inet6`
         return " ".join(words)
 
 
@@ -224,6 +226,8 @@ class _Words:
     def __init__(self, text: str) -> None:
         self._words = text.split()
         self._next = 0
+        self.other: set[Address] = set()
+        """Gateways that are said to be IPv6 ones: the route may be an IPv4 one."""
 
     def peek(self) -> str | None:
         return self._words[self._next] if self._next < len(self._words) else None
@@ -289,8 +293,13 @@ class _Words:
         return self.number("mtu", 68, 65535)
 
     def gateway(self) -> Address:
-        self.taken("inet", "inet6")
-        return self.address("the gateway")
+        family = self.taken("inet", "inet6")
+        gateway = self.address("the gateway")
+        if family == "inet6":
+            self.other.add(gateway)
+        if family is not None and gateway.version != (6 if family == "inet6" else 4):
+            raise ValueError(f"the gateway {gateway} is no {family} address")
+        return gateway
 
     def mark(self) -> tuple[int, int]:
         word = self.take("a mark")
@@ -345,14 +354,17 @@ def parse_route(text: str) -> Route:
     to = words.take("a destination")
     values = {"kind": kind, "table": _default_table(kind), **_route_options(words)}
     given = [*(hop.via for hop in values["nexthops"]), values.get("source")]
-    versions = {address.version for address in given if address}
+    # [kernel] RTA_VIA: an IPv4 route may have an IPv6 gateway; `default via inet6 …` is IPv4's.
+    versions = {address.version for address in given if address and address not in words.other}
     if to in ("default", "all", "any"):
         inferred: Family = 6 if versions == {6} else 4
         destination = EVERYTHING[family or inferred]
     else:
         destination = ip_network(to)
     route = Route(destination, **values)
-    if versions - {route.family}:
+    if versions - {route.family} or (
+        route.family == 6 and any(hop.via and hop.via.version == 4 for hop in route.nexthops)
+    ):
         raise ValueError(f"{destination} and its gateway or source are of different families")
     if family not in (None, route.family):
         raise ValueError(f"-{family} and {destination} are of different families")
@@ -402,7 +414,7 @@ def _contradiction(route: Route) -> str | None:
             return "a nexthop names neither a gateway (via) nor a device (dev)"
         if hop.onlink and not (hop.via and hop.dev):
             return "`onlink` needs both a gateway (via) and a device (dev)"
-        if hop.via and hop.via.is_link_local and route.family == 6 and not hop.dev:
+        if hop.via and hop.via.is_link_local and hop.via.version == 6 and not hop.dev:
             return f"the link-local gateway {hop.via} needs a device (dev)"
     if route.family == 6:
         bare = len(route.nexthops) > 1 and any(hop.via is None for hop in route.nexthops)

@@ -219,7 +219,8 @@ class Node(Host):
                 return address
         for interface in self.interfaces.values():
             for address in interface.addresses_of(family):
-                return address.ip
+                if not (family == 6 and address.ip.is_link_local):
+                    return address.ip
         return None
 
     @property

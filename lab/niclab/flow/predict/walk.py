@@ -174,7 +174,9 @@ class Walker:
         else:
             to, device = egress.hop.via or trip.packet.destination, egress.hop.dev or ""
             leaving = self._leaving(machine, device, trip)
-            for after in self._post(machine, leaving, Between(iif=egress.iif, oif=device, neighbour=to)):
+            # [kernel] rt_nexthop: to IPv4's masquerading an IPv6 gateway is none.
+            neighbour = to if to.version == trip.packet.family else trip.packet.destination
+            for after in self._post(machine, leaving, Between(iif=egress.iif, oif=device, neighbour=neighbour)):
                 yield from self._through(machine, device, to, after)
 
     def _limit(self, machine: Machine, egress: Egress, trip: Trip) -> int | None:
