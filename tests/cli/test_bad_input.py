@@ -147,3 +147,9 @@ def test_where_nothing_can_be_written_is_named_as_what_it_is_for(
         error = capsys.readouterr().err
         assert error.startswith(f"niclab: cannot write {what} {place}")
         assert why in error
+
+
+def test_braces_that_the_shell_expanded_are_hinted_at() -> None:
+    done = here("predict", "two-nic", "--set", "devices=eth0", "devices=eth1")
+    assert done.status == 2
+    assert "unrecognized arguments: devices=eth1; a shell expands braces: quote --set 'devices={eth0,eth1}'" in done.err

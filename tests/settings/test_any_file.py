@@ -20,6 +20,8 @@ _WORDS = st.sampled_from(
         *("matchExpressions", "key", "operator", "values", "devices", "tunnel", "mode", "ipam", "kubeProxyReplacement"),
         *("encryption", "enabled", "type", "eni", "ipMasqAgent", "config", "nonMasqueradeCIDRs", "extraConfig", "MTU"),
         *("routing-mode", "tunnel-protocol", "mtu", "ipv4-native-routing-cidr", "enable-ipv6", "nodeport-addresses"),
+        *("source", "sources", "helm", "valuesContent", "valuesObject", "parameters", "machine", "cluster", "contents"),
+        *("inlineManifests", "extraArgs", "extraEnv", "set", "chart", "helmCharts", "valuesInline", "values.yaml"),
         *("cilium", "bpf", "masquerade", "nodePort", "USER-SUPPLIED VALUES", "a.b", "", "cluster-pool-ipv4-cidr"),
     ]
 )
@@ -34,10 +36,27 @@ _KEYS = _WORDS | st.integers(0, 3) | st.none() | st.booleans() | st.text(max_siz
 _TREES = st.recursive(
     _SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=4), max_leaves=12
 )
-_KINDS = st.sampled_from(["ConfigMap", "CiliumNodeConfig", "CiliumConfig", "List", "Secret", 5, None])
-_OBJECTS = st.fixed_dictionaries({"kind": _KINDS}, optional=dict.fromkeys(("metadata", "data", "spec"), _TREES)) | (
-    st.dictionaries(_KEYS, _TREES, max_size=5)
+_KINDS = st.sampled_from(
+    [
+        "ConfigMap",
+        "CiliumNodeConfig",
+        "CiliumConfig",
+        "List",
+        "Secret",
+        5,
+        None,
+        [1],
+        "HelmChart",
+        "HelmChartConfig",
+        "HelmRelease",
+        "Application",
+        "ApplicationSet",
+        "Kustomization",
+    ]
 )
+_OBJECTS = st.fixed_dictionaries(
+    {"kind": _KINDS}, optional=dict.fromkeys(("metadata", "data", "spec", "helmCharts"), _TREES)
+) | (st.dictionaries(_KEYS, _TREES, max_size=5))
 
 
 @settings(max_examples=300, deadline=None)
@@ -53,6 +72,12 @@ FILES = [
     "kind: ConfigMap\nmetadata: {name: cilium-config}\ndata:\n  devices: eth0\n  tunnel: vxlan\n",
     "kind: CiliumNodeConfig\nmetadata: {name: a}\nspec: {nodeSelector: {matchLabels: {a: b}}, defaults: {mtu: '9'}}\n",
     "kubeProxyReplacement: true\nipam: {mode: eni}\ndevices: [eth0, eth1]\nextraConfig: {mtu: 1500}\n",
+    "kind: HelmChart\nspec:\n  chart: cilium\n  valuesContent: |\n    MTU: 1\n    bpf: {a: b}\n  set: {a.b[0]: '{x,y}'}\n",
+    "kind: HelmRelease\nmetadata: {name: cilium}\nspec:\n  values: {extraArgs: [--mtu=9, --devices, x]}\n",
+    "kind: Application\nspec: {source: {helm: {values: 'a: b', parameters: [{name: a.b, value: c}]}}}\n",
+    "machine: {}\ncluster: {inlineManifests: [{contents: 'kind: ConfigMap'}, {contents: '- [a'}]}\n",
+    "devices                eth0 eth1\nroutin-mode            native\nlabels\n",
+    """level=info msg="  --devices='eth0'"\nlevel=info msg="  --mtu='[x]'"\n""",
     "kind: CiliumConfig\nspec:\n  ipam: {mode: cluster-pool}\n  tunnel: {mode: vxlan}\n  devices: [eth0]\n",
 ]
 _JUNK = st.sampled_from([*"~\"'=\\#%\0é", "[]", "{}", "- ", ": ", "--", "&a", "*a", "0x", "[["])
@@ -70,7 +95,12 @@ def test_any_damaged_file(text: str, seed: int, junk: list[str]) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(max_size=12) | st.builds("{}={}".format, _WORDS, st.text(max_size=6) | _VALUES))
+@given(
+    st.text(max_size=12)
+    | st.text("ab.[]01{}=,\\\\", max_size=12)
+    | st.builds("{}.{}={}".format, _WORDS, _WORDS | st.text("a[0].", max_size=4), st.text(max_size=6))
+    | st.builds("{}={}".format, _WORDS, st.text(max_size=6) | _VALUES)
+)
 def test_any_words_of_the_command_line(text: str) -> None:
     for parse in (parse_assignments, parse_node_assignments):
         with contextlib.suppress(InputError):

@@ -23,7 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that has no arrows gets a question mark
             stream.reconfigure(errors="replace")
-    options = arguments.parser().parse_args(argv)
+    parser = arguments.parser()
+    options, left = parser.parse_known_args(argv)
+    if left:
+        hint = "; a shell expands braces: quote --set 'devices={eth0,eth1}'" if "=" in left[0].lstrip("-") else ""
+        parser.error(f"unrecognized arguments: {' '.join(left)}{hint}")
     try:
         status = _command(options)
         sys.stdout.flush()
