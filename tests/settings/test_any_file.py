@@ -72,7 +72,7 @@ FILES = [
     "kind: ConfigMap\nmetadata: {name: cilium-config}\ndata:\n  devices: eth0\n  tunnel: vxlan\n",
     "kind: CiliumNodeConfig\nmetadata: {name: a}\nspec: {nodeSelector: {matchLabels: {a: b}}, defaults: {mtu: '9'}}\n",
     "kubeProxyReplacement: true\nipam: {mode: eni}\ndevices: [eth0, eth1]\nextraConfig: {mtu: 1500}\n",
-    "kind: HelmChart\nspec:\n  chart: cilium\n  valuesContent: |\n    MTU: 1\n    bpf: {a: b}\n  set: {a.b[0]: '{x,y}'}\n",
+    "kind: HelmChart\nspec:\n  chart: cilium\n  valuesContent: |\n    MTU: 1\n  set: {a.b[0]: '{x,y}'}\n",
     "kind: HelmRelease\nmetadata: {name: cilium}\nspec:\n  values: {extraArgs: [--mtu=9, --devices, x]}\n",
     "kind: Application\nspec: {source: {helm: {values: 'a: b', parameters: [{name: a.b, value: c}]}}}\n",
     "machine: {}\ncluster: {inlineManifests: [{contents: 'kind: ConfigMap'}, {contents: '- [a'}]}\n",
