@@ -22,6 +22,8 @@ from niclab.flow.passage import Expectation, Leg, passage, ways
 from niclab.flow.trace import Trace, nic_of, observed
 from niclab.report import predicted
 from niclab.report.matrix import seen
+from niclab.settings.model import fit
+from niclab.topology import names
 
 from tests.support.command import here
 from tests.support.flows import CONTEXT, result, tunnelled
@@ -62,6 +64,10 @@ def check(world: World, flow: Flow) -> None:
             assert {tap for tap in way.requests_by if tap.startswith(f"{taken.node}.")} == {x.tap for x in taken.left}
         drawn = " ".join(picture.pictures(trace, flow.source, trace.request.arrived or flow.destination, context))
         assert all(nic_of(leg.tap) in drawn for leg in named)
+    explained = predicted.ExplainedFlow.of(world, flow, None).ways
+    for each, way in zip(explained, row.ways, strict=True):
+        on_nodes = [step.nic for step in each.request.left_by if step.nic.partition(".")[0] in context.nodes]
+        assert (each.verdict == "carried", tuple(on_nodes)) == (way.carried, way.requests_by)
     check_expectations(world, flow, traces)
 
 
@@ -93,6 +99,17 @@ def test_path_cell_way_and_expectation_never_contradict_each_other(rng: Random) 
     for flow in made.flows:
         hypothesis.note(str(flow))
         check(world, flow)
+
+
+@pytest.mark.parametrize("name", names())
+def test_nor_do_they_on_any_topology_that_is_shipped(name: str) -> None:
+    """Bonds, VLANs, VRFs, ENIs and all."""
+    topology = load(name)
+    every = ",".join(sorted({nic for node in topology.nodes.values() for nic in node.interfaces} - {"lo"}))
+    for settings in ({}, {"devices": every}):
+        world = World(Decisions(topology, fit(LAB_BASELINE.merged(Settings.of(**settings)), topology), Version(1, 20)))
+        for flow in topology.flows:
+            check(world, flow)
 
 
 @pytest.mark.parametrize("mode", ["snat", "dsr"])
@@ -220,3 +237,11 @@ def test_an_expectation_says_what_is_predicted_instead() -> None:
         == f"{NODE_PORT} must come into node1 by eth1, it is predicted to come in by node1.eth0"
     )
     assert "must have its reply on node1 by eth1" in here(*words, f"{NODE_PORT}=reply:eth1").err
+
+
+def test_what_a_pod_answers_its_node_is_with_the_node_unless_a_nic_sends_it_on() -> None:
+    answered = [sighted("pod1", "in", "10.0.0.1"), sighted("pod1", "out", "10.244.1.7", "reply")]
+    flow = result("node1.eth0 -> pod1", answered)
+    assert (flow.verdict, seen(flow.flow, flow.traces, CONTEXT).text) == ("carried", "on the node")
+    astray = result("node1.eth0 -> pod1", [*answered, sighted("node1.eth0", "out", "10.244.1.7", "reply")])
+    assert (astray.verdict, seen(astray.flow, astray.traces, CONTEXT).text) == ("lost", "on the node no answer")

@@ -272,4 +272,8 @@ def _observed(sightings: Iterable[Sighting], kind: Kind, ends: Collection[str], 
             if not hops or hops[-1].host != host:
                 hops.append(Hop(host))
             hops[-1] = replace(hops[-1], steps=(*hops[-1].steps, Left(sighting.tap, header, device)))
+            arrived = None if host == arrived else arrived
+        elif sighting.outbound and kind == "reply" and context.pod_node.get(host) in ends:
+            # No tap stands between a pod and its node: what the pod sent is with the node, unless a NIC sends it on.
+            arrived, source = context.pod_node[host], sighting.source
     return Path(tuple(hops), arrived, source, "" if arrived else lost)
