@@ -16,7 +16,7 @@ from niclab.kernel.fib import Lookup
 
 OFF, STRICT, LOOSE = 0, 1, 2
 ALL, DEFAULT = "all", "default"
-_KEY = re.compile(r"net[./]ipv4[./]conf[./](.+)[./](rp_filter|src_valid_mark)")
+_KEY = re.compile(r"net[./]ipv4[./]conf[./](.+)[./](rp_filter|src_valid_mark|arp_ignore)")
 
 
 def key(interface: str, name: str = "rp_filter") -> str:

@@ -12,7 +12,7 @@ from itertools import chain
 
 from niclab.flow.predict.trip import Connection, Tracking, Trip, known, translated
 from niclab.kernel.fib import Fib, Lookup
-from niclab.kernel.reversepath import OFF, believed
+from niclab.kernel.reversepath import ALL, OFF, believed, configured
 from niclab.kernel.routing import address_on, addresses_elsewhere
 from niclab.net import packetrules as nf
 from niclab.net.route import FAMILIES, Address, Family, family_of
@@ -81,6 +81,14 @@ class Machine:
         """Can it matter by which of its interfaces on one fabric a packet comes in?"""
         routing = any(rule.iif in self.host.interfaces for rule in self.fib.rules)
         return routing or bool(self.filters) or any(rule.match.iif is not None for rule in self.packet_rules)
+
+    def ignores(self, interface: str, address: Address) -> bool:
+        """Does an interface leave ARP for an address unanswered? [kernel] arp_ignore, the greater of `all` and its own:
+        from 1 on it answers for its own addresses alone.
+        """
+        modes = configured(self.host.sysctls, "arp_ignore")
+        mode = max(modes.get(ALL, 0), modes.get(interface, 0))
+        return mode > 0 and address not in {own.ip for own in self.host.interfaces[interface].addresses}
 
     def way_back(self, packet: nf.Packet, oif: str | None) -> Lookup | None:
         """The route to a packet's source, as the filter asks; `oif`: where the packet is to leave, None: nowhere."""

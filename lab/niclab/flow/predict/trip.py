@@ -7,13 +7,14 @@ output (destination) and postrouting or input (source); every packet after it, a
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from niclab.cilium.tables import reason
 from niclab.flow.trace import Decided, Entered, Header, Hop, Left, Path, Step
 from niclab.net.packetrules import Direction, Packet, Protocol
 from niclab.net.route import Address, Why
+from niclab.topology.stacking import Segment
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,8 @@ class Trip:
     dropped: str = ""
     iif: str | None = None
     prefer: str | None = None
+    heard: Mapping[tuple[str, Segment, Address], str] = field(default_factory=dict)
+    """Host, segment and address → the interface that asked there with that address: who answered knows it."""
     size: int = 0
 
     @property

@@ -69,7 +69,9 @@ class Walker:
             back = _answer(request.trip.seen)
             # [kernel] icmpv6_echo_reply asks for a route by the interface that the request came in by; IPv4 does not.
             prefer = request.trip.iif if back.family == 6 and back.protocol == "icmp" else None
-            for reply in self._walks(request.path.arrived, Trip(back, request.trip.tracked, prefer=prefer)):
+            for reply in self._walks(
+                request.path.arrived, Trip(back, request.trip.tracked, prefer=prefer, heard=request.trip.heard)
+            ):
                 yield Trace(request.path, reply.path)
 
     def _walks(self, start: str, trip: Trip) -> Iterator[Ended]:
@@ -267,7 +269,8 @@ class Walker:
             yield self._ended_by_filter(trip, host, device, blocked)
             if not nics:
                 return
-        onto, neighbours = Onto(place, device, nics, to), self._neighbours(place, host, to) if nics else ()
+        onto = Onto(place, device, nics, to)
+        neighbours = self._neighbours(onto, host, trip) if nics else ()
         if nics and not neighbours and to in self._announced:
             yield from self._to_announcer(machine, onto, trip)
         else:
@@ -317,6 +320,9 @@ class Walker:
     def _crossing(self, machine: Machine, onto: Onto, neighbours: Ends, trip: Trip) -> Iterator[Ended]:
         """On the cable, and in by every interface that answered."""
         host, nics = machine.name, onto.nics
+        asker = machine.asks_as(onto.device, trip.packet.source, onto.to)
+        if asker is not None:
+            trip = replace(trip, heard={**trip.heard, (host, onto.place, asker): onto.device})
         by = [nics] if sends_by_all(machine.host, onto.device) else [(nic,) for nic in nics]
         for sending, (peer, interface) in itertools.product(by, neighbours):
             noted = trip
@@ -374,20 +380,30 @@ class Walker:
             whose.update(dict.fromkeys(addresses, f"{pod}'s own"))
         return whose
 
-    def _neighbours(self, place: Segment, host: str, address: Address) -> tuple[tuple[str, str], ...]:
+    def _neighbours(self, onto: Onto, host: str, trip: Trip) -> Ends:
         """Where a packet for an address may arrive: at one host, by any of its interfaces that answers.
 
         [kernel] ARP is answered on every interface for any of the host's addresses (arp_ignore=0), and who answers
-        first is believed; ND is answered by the interface that has the address.
+        first is believed; ND is answered by the interface that has the address. Who asked is known by its question.
+        Interfaces without an address are shown where it makes a difference by which of them a packet comes in.
         """
+        place, address = onto.place, onto.to
         owner = next((holder for holder in self._holders[place, address] if holder[0] != host), None)
         if address.version == 6:
             return (owner,) if owner else ()
         for name, _ in (owner,) if owner else self._on_segment[place]:
             if name != host and (owner or address in self.machines[name].own):
+                machine = self.machines[name]
+                if owner and address not in machine.own:
+                    return (owner,)
                 several = tuple(end for end in self._on_segment[place] if end[0] == name)
-                # Where the interface makes no difference, the first stands for all of them.
-                return several if self.machines[name].minds_the_interface else (owner or several[0],)
+                answering = tuple(end for end in several if not machine.ignores(end[1], address))
+                if machine.minds_the_interface:
+                    return answering
+                if (asked := trip.heard.get((name, place, address))) is not None:
+                    return ((name, asked),)
+                addressed = (end for end in answering if machine.host.interfaces[end[1]].addresses_of(4))
+                return tuple(addressed) or answering[:1]
         return ()
 
     def _is_answered(self, asker: Address | None, address: Address, host: str, interface: str) -> bool:
