@@ -226,6 +226,10 @@ class Walker:
             return
         node = self.decisions.nodes[machine.name]
         lookup = machine.fib.lookup(remote, mark=trip.packet.mark)
+        if lookup is not None and lookup.is_local:
+            noted = trip.noting(machine.name, "tunnel.own-end", remote=remote)
+            yield noted.ended(None, f"the tunnel's end {remote} is {machine.name}'s own address")
+            return
         for hop in lookup.hops if lookup else ():
             assert lookup is not None
             source = machine.fib.source_for(remote, replace(lookup, hops=(hop,)), machine.host)
