@@ -276,7 +276,9 @@ def _computed(chart: _Chart, values: dict[str, Any]) -> None:
         flags.setdefault("routing-mode", "native")
     if cloud == "eni":
         flags["ipam"] = "eni"
-        flags.setdefault("enable-ipv4-masquerade", "false")
+        # Up to 1.17, and where the chart is to be as such a one, it is true as elsewhere.
+        if chart.minor >= 18 and minor_of(scalar(get("upgradeCompatibility")) or "newest") >= 18:
+            flags.setdefault("enable-ipv4-masquerade", "false")
     if (tunnel := scalar(get("tunnel"))) and "routing-mode" not in flags:
         if tunnel not in TUNNELS:
             why = f"{tunnel!r} is none of {', '.join(TUNNELS)}"
