@@ -461,7 +461,7 @@ class Lab:
     def _world(self) -> World:
         """The model of the lab as it now is."""
         if self._model is None or self._model.decisions is not self.decisions:
-            self._model = World(self.decisions)
+            self._model = World(self.decisions, encrypts=self.request.datapath != "builtin")
         return self._model
 
     @property

@@ -148,7 +148,7 @@ def test_the_baseline_and_the_defaults_are_modelled() -> None:
         ("devices", "eth1", False),
         ("tunnel-protocol", "geneve", False),
         ("tunnel-protocol", "vxlan", False),
-        ("enable-wireguard", "true", True),
+        ("enable-wireguard", "true", False),
         ("enable-wireguard", "false", False),
         ("enable-wireguard", "0", False),
         ("enable-ip-masq-agent", "1", False),
@@ -182,5 +182,5 @@ def test_what_is_not_modelled_is_listed(key: str, value: str, listed: bool) -> N
 
 
 def test_a_nodes_settings_are_looked_at_too() -> None:
-    node = NodeSettings.of("node1", {"enable-wireguard": "true"})
-    assert unmodelled(Settings(Values({"enable-ipsec": "true"}), (node,))) == ("enable-ipsec", "enable-wireguard")
+    node = NodeSettings.of("node1", {"enable-vtep": "true"})
+    assert unmodelled(Settings(Values({"enable-ipsec": "true"}), (node,))) == ("enable-ipsec", "enable-vtep")

@@ -173,12 +173,14 @@ class Decisions:
                     yield from _into_tunnel(node, peer, cidr, cidr, table=table, source=source, why=why)
 
     def node_ip_tunnel_routes(self, name: str, table: int) -> Iterator[Route]:
-        """With the host firewall a remote node IP has a tunnel endpoint too: pods reach it through the tunnel.
+        """With the host firewall or node encryption a remote node IP has a tunnel endpoint too: pods reach it through
+        the tunnel.
 
         pkg/node/manager/manager.go nodeAddressHasTunnelIP.
         """
         node = self.nodes[name]
-        for peer in self.peers(name) if node.tunnels and node.settings.host_firewall else ():
+        needs = node.settings.host_firewall or (node.settings.wireguard and node.settings.encrypt_node)
+        for peer in self.peers(name) if node.tunnels and needs else ():
             cidrs = {cidr.version: cidr for cidr in reversed(peer.announced)}
             for family in node.families:
                 if family in peer.node_ips and family in cidrs:

@@ -155,6 +155,8 @@ class NodeView:
     """VLANs whose frames pass selected devices though they are no devices themselves; 0 is all of them."""
     host_firewall = _Flag(_on, "enable-host-firewall")
     wireguard = _Flag(_on, "enable-wireguard")
+    encrypt_node = _Flag(_on)
+    """WireGuard's, of what comes from and goes to node IPs."""
     ipsec = _Flag(_on, "enable-ipsec")
     l2_announcements = _Flag(_on, "enable-l2-announcements")
     nodeport_addresses = _Flag(split_list)

@@ -113,6 +113,15 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Sealed:
+    """What an encrypted packet holds: a packet, and what that carries where it is a tunnel's."""
+
+    packet: Packet
+    inner: Packet | None
+    tunnel: str
+
+
+@dataclass(frozen=True, slots=True)
 class Trip:
     """`inner`: what the packet carries, while it is a tunnel's; `tunnel`: that tunnel's protocol.
 
@@ -125,6 +134,7 @@ class Trip:
     tracked: Tracked
     inner: Packet | None = None
     tunnel: str = ""
+    sealed: Sealed | None = None
     tracking: Tracking | None = None
     hops: tuple[Hop, ...] = ()
     left: int = HOPS

@@ -8,14 +8,16 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from niclab.cilium import wireguard
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.l2 import Announced, announced
 from niclab.cilium.node import pod_interface
 from niclab.cilium.selection.mtu import TUNNEL_OVERHEAD
 from niclab.cilium.tables import reason
 from niclab.cilium.vlanfilter import Dropped, dropped
+from niclab.cilium.wireguard import Keys
 from niclab.flow.predict.machine import Between, Machine
-from niclab.flow.predict.trip import NOTHING, Ended, Trip
+from niclab.flow.predict.trip import NOTHING, Ended, Sealed, Trip
 from niclab.flow.trace import Decided, Trace
 from niclab.kernel.fib import Lookup
 from niclab.net.packetrules import Packet
@@ -55,6 +57,8 @@ class Walker:
     decisions: Decisions
     machines: Mapping[str, Machine]
     home: Mapping[str, str]
+    encrypts: bool = True
+    """Does WireGuard encrypt? Not in the built-in datapath's labs."""
 
     def exchange(
         self, start: str, packet: Packet, answers: Collection[str] | None = None, *, size: int = 0
@@ -210,6 +214,12 @@ class Walker:
                 yield after.ended(None, after.dropped)
             elif after.inner is None:
                 yield self._seen(machine.name, after).ended(machine.name)
+            elif after.sealed is not None and machine.name in self._keys.nodes:
+                held = after.sealed
+                ends = {"source": held.packet.source, "destination": held.packet.destination}
+                noted = after.noting(machine.name, "wireguard.opened", **ends)
+                opened = replace(noted.on(replace(held.packet, mark=0), held.inner), tunnel=held.tunnel, sealed=None)
+                yield from self._arrives(machine.name, wireguard.DEVICE, opened)
             elif machine.name not in self._running:
                 port, why = after.packet.port, f"{machine.name} is no end of this tunnel"
                 inputs = {"destination": after.packet.destination, "port": port}
@@ -262,6 +272,12 @@ class Walker:
         if pod is not None:
             yield self._seen(pod, trip.plugged_into(pod)).ended(pod)
             return
+        peer = self._keys.peer(host, trip.packet, tunnelled=trip.inner is not None) if self._encrypts(trip) else None
+        if peer is not None and device in self.decisions.nodes[host].selected:
+            yield from self._sealed(machine, peer, trip)
+            return
+        if peer is not None:
+            trip = trip.noting(host, "wireguard.clear", device=device)
         place = segment(machine.host, device)
         if place is None:
             yield trip.noting(host, "device.nowhere", device=device).ended(None, f"{device} of {host} leads nowhere")
@@ -279,6 +295,35 @@ class Walker:
             yield from self._to_announcer(machine, onto, trip)
         else:
             yield from self._handed_over(machine, onto, neighbours, trip)
+
+    @cached_property
+    def _keys(self) -> Keys:
+        return Keys(self.decisions)
+
+    def _encrypts(self, trip: Trip) -> bool:
+        return self.encrypts and trip.sealed is None and bool(self._keys.nodes)
+
+    def _sealed(self, machine: Machine, peer: str, trip: Trip) -> Iterator[Ended]:
+        """Encrypted for a peer: a packet of the kernel's own, by its route to the peer's node IP."""
+        remote = self._keys.end(machine.name, peer)
+        lookup = machine.fib.lookup(remote) if remote is not None else None
+        if remote is None or lookup is None or not lookup.hops or lookup.is_local:
+            noted = trip.noting(machine.name, "route.none", destination=remote)
+            yield noted.ended(None, f"{machine.name} has no route to {peer}'s end of WireGuard, {remote}")
+            return
+        for hop in lookup.hops:
+            source = machine.fib.source_for(remote, replace(lookup, hops=(hop,)), machine.host)
+            if source is None:
+                noted = trip.noting(machine.name, "tunnel.no-source", remote=remote)
+                yield noted.ended(None, f"{machine.name} has no address for WireGuard to {remote}")
+                continue
+            outer = Packet(source, remote, "udp", wireguard.PORT, wireguard.PORT)
+            on = replace(trip.on(outer, trip.seen), tunnel=wireguard.PROTOCOL)
+            held = replace(on, sealed=Sealed(trip.packet, trip.inner, trip.tunnel))
+            noted = held.noting(machine.name, "wireguard.sealed", source=source, remote=remote, peer=peer)
+            sent = self._noted(machine, noted, lookup, hop)
+            for after in machine.through("output", machine.tracked(sent), Between(oif=hop.dev)):
+                yield from self._out(machine, Egress(lookup, hop), after)
 
     def _to_announcer(self, machine: Machine, onto: Onto, trip: Trip) -> Iterator[Ended]:
         """To a service's address that a node's program answers for: one way for each node that may have the lease."""

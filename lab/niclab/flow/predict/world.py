@@ -84,9 +84,10 @@ class _Planned:
 
 @dataclass(frozen=True)
 class World:
-    """The planned lab."""
+    """The planned lab. `encrypts`: WireGuard does where it is on, which the built-in datapath leaves out."""
 
     decisions: Decisions
+    encrypts: bool = True
 
     @property
     def topology(self) -> Topology:
@@ -151,7 +152,7 @@ class World:
 
     @cached_property
     def _walker(self) -> Walker:
-        return Walker(self.decisions, self.machines, self.home)
+        return Walker(self.decisions, self.machines, self.home, self.encrypts)
 
     @cached_property
     def context(self) -> Context:
