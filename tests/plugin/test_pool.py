@@ -65,7 +65,7 @@ def test_what_is_wrong_with_a_mark_is_said(
     pytester: pytest.Pytester, mark: str, error: type[LabError], words: str
 ) -> None:
     pytester.makeini("[pytest]")
-    (pytester.path / "bad.yaml").write_text("devices: eth0\nroutingMod: native\n")
+    (pytester.path / "bad.yaml").write_text("devices: eth0\nMTU: many\n")
     with pytest.raises(error) as refused:
         wanted(pytester, f"@pytest.mark.settings({mark})", pytester.path)
     assert words in str(refused.value)
