@@ -360,6 +360,7 @@ extraArgs: [--devices=eth1, --enable-ipv6, --direct-routing-device, eth1]
         (["nodePort.addresses={10.0.0.0/8,fd00::/64}"], {"nodeport-addresses": "10.0.0.0/8,fd00::/64"}),
         (["ipam.mode=kubernetes", "ipam=cluster-pool"], {"ipam": "cluster-pool"}),
         (["bpf.datapathMode=null", "l7Proxy=false"], {"enable-l7-proxy": "false"}),
+        (["nodeSelector.kubernetes\\.io/os=linux", "tunnel=disabled"], {"routing-mode": "native"}),
         (["extraConfig.mtu=1400"], {"mtu": "1400"}),
         (["encryption.enabled=true", "encryption.type=wireguard"], {"enable-wireguard": "true"}),
         (["labels=a\\,b", "devices=eth0,eth1"], {"labels": "a\\,b", "devices": "eth0,eth1"}),
@@ -377,9 +378,8 @@ def test_paths_of_helm_set(words: list[str], values: dict[str, str]) -> None:
     [
         (
             "bpf.masquerad=true",
-            "bpf.masquerad: no chart of Cilium has this value, and charts ignore such\n  fix: did you ",
+            "bpf.masquerad: no chart of Cilium has this value\n  fix: did you mean bpf.masquerade?",
         ),
-        ("egressGateway.installRoutes=true", "charts up to 1.15 had this value"),
         ("bpf..masquerade=true", "'bpf..masquerade' is no path of a value"),
         ("bpf.masquerade=true,x", "'x' is not PATH=VALUE"),
         ("enableIPv4Masquerade=perhaps", "neither true nor false"),
@@ -390,6 +390,23 @@ def test_wrong_paths_of_helm_set(word: str, words: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_assignments([word])
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        (
+            "egressGateway.installRoutes=true",
+            "--set: egressGateway.installRoutes: charts up to 1.15 had this value, 1.20",
+        ),
+        ("nodePort.enabled=true", "--set: nodePort.enabled: charts up to 1.18 have this value, 1.20 ignores it"),
+        ("hubble.relay.enabled=true", "--set: not an agent setting, left out: hubble.relay"),
+    ],
+)
+def test_what_the_chart_ignores_of_helm_set(word: str, words: str) -> None:
+    given = parse_assignments([word], version="1.20")
+    assert given.values == {}
+    assert given.warnings[0].startswith(words)
 
 
 def test_old_values_are_of_no_chart_of_today() -> None:

@@ -117,10 +117,10 @@ def parse_assignments(assignments: Sequence[str], *, file: str = "--set", versio
 
 def _is_chart_path(text: str) -> bool:
     key, equals, value = text.partition("=")
-    if not equals or key.strip() != key or re.search(r"[^\w.\[\]/-]", key):
+    if not equals or key.strip() != key or re.search(r"[^\w.\[\]/\\-]", key):
         return False
     first = re.split(r"[.\[]", key)[0]
-    if spelled(key) in agent_keys():
+    if spelled(key) in agent_keys() and key != "tunnel":  # whose flag no known agent has
         return first in chart_words("") and value.startswith("{") and value.endswith("}")
     return first != key or first in chart_words("") or first in old_values()
 

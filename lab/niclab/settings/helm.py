@@ -92,10 +92,8 @@ class _Chart:
         self.reading.problem((*self.under, *path), why, fix)
 
     def ignored(self, path: Field, why: str, fix: str) -> None:
-        if self.strict:
-            self.problem(path, why, fix)
-        else:
-            self.reading.warn(f"{why}{fix and f'; {fix}'}", (*self.under, *path))
+        """What another chart has is ignored by this one."""
+        self.reading.warn(f"{why}{fix and f'; {fix}'}", (*self.under, *path))
 
     def put(self, path: Field, key: str, value: str) -> None:
         if words := complaint(key, value):
@@ -234,7 +232,10 @@ def _unknown(chart: _Chart, path: tuple[str, ...], depth: int) -> None:
         chart.problem((), why, "give the chart's own values")
         chart.reading.problems.finish()
     where = path[:depth]
-    chart.ignored(where, "no chart of Cilium has this value, and charts ignore such", _meant(where))
+    if chart.strict:
+        chart.problem(where, "no chart of Cilium has this value", _meant(where) or "leave it out")
+    else:
+        chart.ignored(where, "no chart of Cilium has this value, and charts ignore such", _meant(where))
 
 
 def _meant(where: tuple[str, ...]) -> str:
@@ -366,7 +367,7 @@ def _arguments(chart: _Chart, environment: Any, words: Any) -> None:
             chart.put(("extraArgs", at), given.key, given.value)
 
 
-_STEP = re.compile(r"([^.\[\]]+)((?:\[[0-9]{1,3}\])*)(?:\.|$)")
+_STEP = re.compile(r"((?:\\.|[^.\[\]\\])+)((?:\[[0-9]{1,3}\])*)(?:\.|$)")
 
 
 def parse_set(texts: Iterable[str], file: str, version: str) -> Settings:
@@ -413,7 +414,7 @@ def _put(tree: dict[str, Any], steps: list[re.Match[str]], value: Any) -> None:
     here: Any = tree
     keys: list[str | int] = []
     for step in steps:
-        keys += [step[1], *map(int, re.findall(r"[0-9]+", step[2]))]
+        keys += [re.sub(r"\\(.)", r"\1", step[1]), *map(int, re.findall(r"[0-9]+", step[2]))]
     for key, following in zip(keys, [*keys[1:], None], strict=True):
         if isinstance(key, int):
             here.extend([None] * (key + 1 - len(here)))
