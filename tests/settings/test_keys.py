@@ -155,7 +155,7 @@ def test_the_baseline_and_the_defaults_are_modelled() -> None:
         ("bpf-lb-mode", "snat", False),
         ("bpf-lb-mode", "dsr", False),
         ("bpf-lb-dsr-dispatch", "opt", False),
-        ("bpf-lb-dsr-dispatch", "geneve", True),
+        ("bpf-lb-dsr-dispatch", "ipip", True),
         ("enable-local-node-route", "true", False),
         ("enable-local-node-route", "false", False),
         ("enable-tcx", "false", False),

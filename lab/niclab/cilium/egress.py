@@ -169,7 +169,7 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
     """What the policies add to a node that runs."""
     if not in_use(decisions, node):
         return
-    if not node.tunnels:
+    if not (node.tunnels or node.returns_by_geneve):
         # The tunnel is there in native routing too (pkg/egressgateway: tunnel.NewEnabler).
         macs = {name: mac(TUNNEL, number, 0) for name, number in decisions.numbers.items()}
         yield AddLink.vxlan(node.node, node.tunnel_device, macs[node.node], node.settings.tunnel_port, node.mtu)

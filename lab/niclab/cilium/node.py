@@ -99,6 +99,14 @@ class NodeDecision:
         return self.settings.routing_mode == "tunnel"
 
     @property
+    def returns_by_geneve(self) -> bool:
+        """Are requests for backends of other nodes forwarded in Geneve, which says what was asked (DSR)? In native
+        routing too: the tunnel is there for them alone (pkg/kpr/initializer)."""
+        view = self.settings
+        asked = view.load_balancer_mode != "snat" and view.get("bpf-lb-dsr-dispatch") == "geneve"
+        return asked and self.serves_node_ports
+
+    @property
     def tunnel_device(self) -> str:
         return f"cilium_{self.settings.tunnel_protocol}"
 

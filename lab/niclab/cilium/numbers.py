@@ -124,9 +124,11 @@ TO_POD = 0x0800_0000
 """A NIC's program takes it, and it goes to a pod."""
 FROM_NIC = 0x2000_0000
 """A NIC's program, not a pod's, forwards it."""
+IN_GENEVE = 0x1000_0000
+"""It is forwarded in a tunnel although routing is native (DSR by Geneve)."""
 FROM_BACKEND = 0x4000_0000
 """A NIC's program takes it, and it comes from another node's backend."""
-PACKET_BITS = (NODE_PORT_MARK, ANSWERING, SOURCE.mask, TO_POD, FROM_NIC, FROM_BACKEND)
+PACKET_BITS = (NODE_PORT_MARK, ANSWERING, SOURCE.mask, TO_POD, FROM_NIC, IN_GENEVE, FROM_BACKEND)
 
 # Bits of a connection's mark.
 FRONTEND = Field(0x00FF_FFFF, "frontends of services")

@@ -44,7 +44,7 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
         # [kernel] what the host itself makes "comes in" by lo: no program of Cilium's asks for it.
         yield AddRule(name, replace(_rule(LOCAL_PODS, family, "lo"), negated=True))
     routes: list[Route] = []
-    if node.tunnels:
+    if node.tunnels or node.returns_by_geneve:
         # Geneve too is made of VXLAN frames, to its own port: the addresses outside and what fits in are the same.
         tunnel = node.tunnel_device
         port, own = node.settings.tunnel_port, mac(TUNNEL, number, 0)
@@ -54,7 +54,8 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
             for cidr in peer.announced:
                 if cidr.version in node.families:
                     yield AddNeighbour(name, tunnel, cidr.network_address, there)
-        routes += [route for table in (REMOTE_PODS, TABLES["main"]) for route in decisions.tunnel_routes(name, table)]
+        for table in (REMOTE_PODS, *([TABLES["main"]] if node.tunnels else ())):
+            routes += decisions.tunnel_routes(name, table)
     routes += [*decisions.node_ip_tunnel_routes(name, REMOTE_PODS), *decisions.direct_routes(name)[0]]
     for route in routes:
         yield AddRoute(name, route, replace=True)

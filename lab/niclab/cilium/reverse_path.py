@@ -46,7 +46,9 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
     if modes.get(reversepath.ALL):
         yield SetSysctl(node.node, reversepath.key(reversepath.ALL), "0")
     if modes.get(reversepath.DEFAULT):
-        tunnel = (node.tunnel_device,) if node.tunnels or egress.in_use(decisions, node) else ()
+        tunnel = (
+            (node.tunnel_device,) if node.tunnels or node.returns_by_geneve or egress.in_use(decisions, node) else ()
+        )
         for device in (ROUTER_DEVICE, "cilium_net", *tunnel, *map(pod_interface, host.pods)):
             yield SetSysctl(node.node, reversepath.key(device), "0")
     for nic, mode in _agents_own(decisions, node).items():

@@ -24,7 +24,17 @@ from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.frontends import Frontend, node_port_addresses
 from niclab.cilium.node import NodeDecision, pod_interface
-from niclab.cilium.numbers import AT_SOCKET, DIRECT_RETURN, FROM_NIC, FRONTEND, NOTE, RETURNED, SERVED, SOURCE
+from niclab.cilium.numbers import (
+    AT_SOCKET,
+    DIRECT_RETURN,
+    FROM_NIC,
+    FRONTEND,
+    IN_GENEVE,
+    NOTE,
+    RETURNED,
+    SERVED,
+    SOURCE,
+)
 from niclab.cilium.tables import reason
 from niclab.net import packetrules
 from niclab.net.packetrules import Devices, Hook, Mark, Match, PacketRule, Rewrite, SetConnectionMark, SetMark
@@ -65,7 +75,7 @@ class NodeServices:
 
     @cached_property
     def tunnel(self) -> tuple[str, ...]:
-        return (self.node.tunnel_device,) if self.node.tunnels else ()
+        return (self.node.tunnel_device,) if self.node.tunnels or self.node.returns_by_geneve else ()
 
     @cached_property
     def pods(self) -> Mapping[Address, str]:
@@ -86,6 +96,11 @@ class NodeServices:
         """Do pods' own programs translate answers back? Up to 1.16 (e964b0ac1e); with IPsec up to 1.18 (6a7570d565)."""
         ipsec = self.node.settings.ipsec and self.node.version.has(Behaviour.POD_TRANSLATES_ANSWERS_IPSEC)
         return ipsec or self.node.version.has(Behaviour.POD_TRANSLATES_ANSWERS)
+
+    @property
+    def in_geneve(self) -> bool:
+        """Is what is forwarded in Geneve told from other packets, which are not?"""
+        return self.node.returns_by_geneve and not self.node.tunnels
 
     def returns_directly(self, frontend: Frontend) -> bool:
         mode = self.node.settings.load_balancer_mode
@@ -206,7 +221,8 @@ def _client_asks(services: NodeServices, frontend: Frontend) -> Iterator[PacketR
         why = reason("service.no-backend", **names, outcome="refused" if refuses else "dropped")
         yield rule(packetrules.Reject(words) if refuses else packetrules.Drop(words), why)
     else:
-        yield rule(SetMark(FROM_NIC, FROM_NIC), reason("service.taken-in", **names))
+        bits = FROM_NIC | (IN_GENEVE if services.in_geneve and services.returns_directly(frontend) else 0)
+        yield rule(SetMark(bits, bits), reason("service.taken-in", **names))
         yield rule(SetConnectionMark(services.taken_in(frontend).value), QUIET)
         if not services.returns_directly(frontend):
             yield from services.as_from(frontend, node.direct_routing_address(frontend.family), match)
@@ -225,11 +241,13 @@ def _returning_directly(services: NodeServices) -> Iterator[PacketRule]:
         if frontend.outside and services.returns_directly(frontend):
             match = Match(oif=services.away, connection_mark=services.taken_in(frontend), direction="original")
             note = Rewrite(note=NOTE.value(services.number(frontend)))
-            yield PacketRule("postrouting", match, note, reason("service.dsr", frontend=frontend), frontend.family)
+            rule = "service.dsr-geneve" if services.node.returns_by_geneve else "service.dsr"
+            yield PacketRule("postrouting", match, note, reason(rule, frontend=frontend), frontend.family)
     for frontend in services.answered_here():
         number, family, protocol = services.number(frontend), frontend.family, frontend.protocol
         connection = Mark(RETURNED | FRONTEND.value(number), _WHICH)
-        noted, why = Match(iif=selected, note=NOTE.value(number)), reason("service.dsr-note", frontend=frontend)
+        by = Devices(services.tunnel) if services.node.returns_by_geneve else selected
+        noted, why = Match(iif=by, note=NOTE.value(number)), reason("service.dsr-note", frontend=frontend)
         yield PacketRule("prerouting", noted, SetConnectionMark(connection.value), why, family)
         yield PacketRule("prerouting", noted, Rewrite(note=0), QUIET, family)
         answers = Match(connection_mark=connection, direction="reply", route=selected)
@@ -249,7 +267,7 @@ def _forwarded(services: NodeServices) -> Iterator[PacketRule]:
     for device in services.tunnel:
         # The tunnel's own packets take their own route.
         match = Match(oif=Devices((device,)), mark=Mark(FROM_NIC, FROM_NIC))
-        yield PacketRule("postrouting", match, SetMark(0, FROM_NIC), QUIET)
+        yield PacketRule("postrouting", match, SetMark(0, FROM_NIC | IN_GENEVE), QUIET)
     for family in services.node.families:
         for match, address, why in _sources(services, family):
             yield PacketRule("postrouting", match, packetrules.Snat(address), why, family)
@@ -376,6 +394,9 @@ def routing_rules(decisions: Decisions, node: NodeDecision) -> Iterator[Rule]:
     services = NodeServices(decisions, node)
     if not services.active:
         return
+    for family in node.families if services.in_geneve else ():
+        mark, priority = (IN_GENEVE, IN_GENEVE), numbers.PRIORITY[numbers.REMOTE_PODS]
+        yield Rule(table=numbers.REMOTE_PODS, priority=priority, mark=mark, explicit_family=family)
     tables = [numbers.REMOTE_PODS] * node.tunnels + [numbers.SINGLE_DEVICE] * (node.host_single_device is not None)
     for family in node.families:
         for table in tables:
