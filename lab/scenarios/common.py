@@ -36,9 +36,12 @@ BACKEND_ON_NODE1 = {"topology": {"pods: [pod2]": "pods: [pod1]"}}
 """In `services`, where pod2 on node2 is the backend of every service."""
 UNMASQUERADED = Settings.of(enable_ipv4_masquerade=False, enable_bpf_masquerade=False)
 
-DEVICES = {"unset": "", "eth0": "eth0", "eth1": "eth1", "both": "eth0,eth1", "wildcard": "eth+"}
+DEVICES = {"unset": "", "veth": "", "eth0": "eth0", "eth1": "eth1", "both": "eth0,eth1", "wildcard": "eth+"}
+"""Of a row of the matrix → the value of `devices`. `veth`: it is unset, on nodes that are containers, as in kind."""
+ON = {name: [pytest.mark.nics("veth")] if name == "veth" else [] for name in DEVICES}
 SELECTED = {
-    "unset": ("eth0",),  # a veth is detected only by a default route of its own
+    "unset": ("eth0", "eth1"),
+    "veth": ("eth0",),  # a veth is detected only by a default route of its own
     "eth0": ("eth0",),
     "eth1": ("eth1",),
     "both": ("eth0", "eth1"),
@@ -67,7 +70,9 @@ def rows(*names: str, routing: str | None = None) -> pytest.MarkDecorator:
         "row",
         [
             pytest.param(
-                Row(mode, name), marks=pytest.mark.settings(settings, devices=DEVICES[name]), id=f"{mode}-{name}"
+                Row(mode, name),
+                marks=[pytest.mark.settings(settings, devices=DEVICES[name]), *ON[name]],
+                id=f"{mode}-{name}",
             )
             for mode, settings in (("vxlan", VXLAN), ("native", NATIVE))
             for name in names or DEVICES

@@ -19,8 +19,8 @@ def selected(lab: Lab) -> set[str]:
 @pytest.mark.settings(routing="tunnel", devices="")
 @fails_without(devices="", instead="eth2")
 def test_a_bond_is_detected_and_its_nics_are_not(lab: Lab) -> None:
-    """A bond is not a veth, so it is selected without a default route. Its member NICs are not selected."""
-    assert selected(lab) == {"bond0"}
+    """A bond is selected as a NIC is. Its member NICs are not."""
+    assert selected(lab) == {"bond0", "eth2"}
     assert lab.reported["node1"].direct_routing_device == "bond0"
     flow = lab.send("pod1", "ext0")
     assert flow.left("node1") == {"eth0"}

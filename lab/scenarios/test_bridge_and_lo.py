@@ -19,14 +19,35 @@ REFUSAL = "unable to determine direct routing device"
 @pytest.mark.parametrize(
     "devices",
     [
-        pytest.param("", marks=pytest.mark.settings(routing="tunnel", devices=""), id="unset"),
+        pytest.param(
+            "", marks=[pytest.mark.settings(routing="tunnel", devices=""), pytest.mark.nics("veth")], id="veth"
+        ),
         pytest.param("eth+", marks=pytest.mark.settings(routing="tunnel", devices="eth+"), id="eth+"),
     ],
 )
+@fails_without(nics="veth", at="veth")
 @fails_without("a bridge that is not listed", instead={"devices": "br0,eth1"})
 def test_agents_refuse_a_node_ip_on_a_bridge_that_is_not_listed(lab: Lab, devices: str) -> None:
-    """`eth+` does not help: it selects the bridge's port, which has no address."""
+    """On a node that is a container nothing is detected: eth1 is a veth without a default route. `eth+` does not help:
+    it selects the bridge's port, which has no address."""
     assert REFUSAL in (lab.reported["node1"].agent_exits or "")
+
+
+@pytest.mark.topology("bridge")
+@pytest.mark.settings(routing="tunnel", devices="")
+@fails_without("NICs of a machine", instead={"nics": "veth"})
+@fails_without(devices="", instead="br0,eth1")
+def test_beside_a_bridge_the_only_other_nic_is_the_direct_routing_device(lab: Lab) -> None:
+    """Detection leaves the bridge out. One NIC is left, and agents run with it, node IP or not: what leaves by the
+    bridge is not masqueraded, and up to 1.18 pods' packets do not even go there."""
+    assert lab.reported["node1"].devices == ("eth1",)
+    assert lab.reported["node1"].direct_routing_device == "eth1"
+    flow = lab.send("pod1", "ext0")
+    if lab.version <= (1, 18):
+        assert flow.left("node1") == set()
+    else:
+        assert flow.left("node1") == {"eth0"}
+        assert flow.source_seen_by("ext0") == lab.address("pod1")
 
 
 @pytest.mark.topology("bridge")

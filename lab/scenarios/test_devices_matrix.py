@@ -4,6 +4,8 @@ Every node has eth0 on fabric f0 (10.0.0.0/24), where its default route and its 
 (10.0.1.0/24). A router joins the fabrics. ext0 is on f0, ext1 on f1. They have routes back to the pods and to nothing
 else: ext1 cannot answer a packet whose source is node1's address on f0.
 
+The NICs are those of a machine; in the rows `veth` they are those of a node that is a container, as in kind.
+
 Each test is a column of the matrix, each parameter a row. Two rules explain almost every cell:
 
 * up to 1.18, with exactly one selected device, every packet of a pod that is not tunnelled goes to that device, and the
@@ -20,19 +22,21 @@ from .common import EXT0_BY_ETH1, NODE1_ETH0, NODE1_ETH1, NODE_IPS_ON_ETH1, PEER
 
 
 @rows()
+@fails_without("NICs of a machine", instead={"nics": "veth"}, at="vxlan-unset")
 @fails_without(
     "eth1 without a default route",
     instead={"routes": ["all: default via 10.0.1.254 dev eth1 metric 200"]},
-    at="vxlan-unset",
+    at="vxlan-veth",
 )
 @fails_without(devices="eth0,eth1", instead="eth0", at="native-both")
 def test_the_agent_reports_which_devices_it_selected(lab: Lab, row: Row) -> None:
-    """Without a list, devices are detected. A list is taken as it is, and a wildcard selects by prefix."""
+    """Without a list every NIC that has an address is detected, but of veths those with a default route alone. A list
+    is taken as it is, and a wildcard selects by prefix."""
     for node in ("node1", "node2"):
         assert lab.reported[node].devices == row.selected
 
 
-@rows("unset", "eth0", "both", "wildcard")
+@rows("unset", "veth", "eth0", "both", "wildcard")
 @fails_without("the node IP on eth0", instead=NODE_IPS_ON_ETH1, at="native-both")
 def test_the_direct_routing_device_has_the_node_ip(lab: Lab, row: Row) -> None:
     """Among several selected devices, the one with the node IP is the direct routing device."""

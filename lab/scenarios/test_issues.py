@@ -36,10 +36,12 @@ def test_a_direct_routing_device_is_only_looked_for_among_selected_devices(lab: 
 
 @pytest.mark.issue(37425, "forcing detection beside a list selects many more NICs")
 @pytest.mark.topology("three-nic")
+@pytest.mark.nics("veth")
 @pytest.mark.settings(VXLAN, devices="eth0", force_device_detection=True)
 @fails_without(force_device_detection=True, instead=False)
 def test_forced_detection_drops_the_rule_for_veths(lab: Lab) -> None:
-    """A veth without a default route is not detected; beside a list, forced detection selects it."""
+    """On a node that is a container: a veth without a default route is not detected; beside a list, forced detection
+    selects it."""
     assert lab.reported["node1"].devices == ("eth0", "eth1", "eth2")
 
 

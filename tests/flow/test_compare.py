@@ -117,7 +117,7 @@ def test_a_run_tells_of_a_wrong_prediction_and_a_scenario_fails(pytester: pytest
     done.assert_outcomes(passed=1, errors=1)
     done.stdout.fnmatch_lines(
         [
-            "E*pod1→ext1 did not do what is predicted. probe 0: node1.eth1, 10.244.1.10 seen at ext1*",
+            "E*pod1→ext1 did not do what is predicted. probe 0: node1.eth1, 10.0.1.1 seen at ext1*",
             "predictions: 0 of 1 flows agree, 1 differ, 0 were not compared",
             "*test_it*: pod1 → ext1: probe 0: node1.eth1*predicted: node1.eth0*",
         ]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from niclab import LAB_BASELINE, Lab, Settings, World
 from niclab.check import load
+from niclab.check.amend import with_kind
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import ROUTER_DEVICE
 from niclab.cilium.version import Version
@@ -69,7 +70,7 @@ def outcome(way: Trace, topology: Topology) -> dict[str, Any]:
 
 @pytest.mark.parametrize("case", OBSERVED["cases"], ids=title)
 def test_the_prediction_is_what_real_agents_did(case: Mapping[str, Any]) -> None:
-    assert not wrong(case, OBSERVED, load("services"))
+    assert not wrong(case, OBSERVED, with_kind(load("services"), "veth"))
 
 
 @pytest.mark.parametrize("case", RULED["cases"], ids=title)

@@ -33,19 +33,31 @@ ip netns exec gw sysctl -qw net.ipv4.ip_forward=1
 ip netns exec gw sysctl -qw net.ipv6.conf.all.forwarding=1
 ip -n fabric link add f0 address 02:02:00:00:00:00 up type bridge stp_state 0 mcast_snooping 0
 ip -n fabric link add f1 address 02:02:00:00:00:01 up type bridge stp_state 0 mcast_snooping 0
-ip -n fabric link add node1.eth0 address 02:01:00:00:01:00 mtu 1500 master f0 up type veth peer name eth0 address 02:00:00:00:01:00 mtu 1500 netns node1
-ip -n fabric link add node1.eth1 address 02:01:00:00:01:01 mtu 1500 master f1 up type veth peer name eth1 address 02:00:00:00:01:01 mtu 1500 netns node1
-ip -n fabric link add node2.eth0 address 02:01:00:00:02:02 mtu 1500 master f0 up type veth peer name eth0 address 02:00:00:00:02:02 mtu 1500 netns node2
-ip -n fabric link add node2.eth1 address 02:01:00:00:02:03 mtu 1500 master f1 up type veth peer name eth1 address 02:00:00:00:02:03 mtu 1500 netns node2
+ip -n fabric link add node1.eth0 address 02:01:00:00:01:00 mtu 1500 master f0 up type veth peer name cable0 address 02:08:00:00:01:00 mtu 1500 arp off netns node1
+ip -n fabric link add node1.eth1 address 02:01:00:00:01:01 mtu 1500 master f1 up type veth peer name cable1 address 02:08:00:00:01:01 mtu 1500 arp off netns node1
+ip -n fabric link add node2.eth0 address 02:01:00:00:02:02 mtu 1500 master f0 up type veth peer name cable2 address 02:08:00:00:02:02 mtu 1500 arp off netns node2
+ip -n fabric link add node2.eth1 address 02:01:00:00:02:03 mtu 1500 master f1 up type veth peer name cable3 address 02:08:00:00:02:03 mtu 1500 arp off netns node2
 ip -n fabric link add ext0.eth0 address 02:01:00:00:03:04 mtu 1500 master f0 up type veth peer name eth0 address 02:00:00:00:03:04 mtu 1500 netns ext0
 ip -n fabric link add ext1.eth0 address 02:01:00:00:04:05 mtu 1500 master f1 up type veth peer name eth0 address 02:00:00:00:04:05 mtu 1500 netns ext1
 ip -n fabric link add gw.p0 address 02:01:00:00:05:06 mtu 1500 master f0 up type veth peer name p0 address 02:00:00:00:05:06 mtu 1500 netns gw
 ip -n fabric link add gw.p1 address 02:01:00:00:05:07 mtu 1500 master f1 up type veth peer name p1 address 02:00:00:00:05:07 mtu 1500 netns gw
+ip -n node1 link set cable0 addrgenmode none
+ip -n node1 link set cable0 up
+ip -n node1 link add link cable0 name eth0 address 02:00:00:00:01:00 type macvlan mode private
+ip -n node1 link set cable1 addrgenmode none
+ip -n node1 link set cable1 up
+ip -n node1 link add link cable1 name eth1 address 02:00:00:00:01:01 type macvlan mode private
 ip -n node1 addr add 10.0.0.1/24 dev eth0
 ip -n node1 link set eth0 up
 ip -n node1 addr add 10.0.1.1/24 dev eth1
 ip -n node1 link set eth1 up
 ip -n node1 route add default via 10.0.0.254 dev eth0
+ip -n node2 link set cable2 addrgenmode none
+ip -n node2 link set cable2 up
+ip -n node2 link add link cable2 name eth0 address 02:00:00:00:02:02 type macvlan mode private
+ip -n node2 link set cable3 addrgenmode none
+ip -n node2 link set cable3 up
+ip -n node2 link add link cable3 name eth1 address 02:00:00:00:02:03 type macvlan mode private
 ip -n node2 addr add 10.0.0.2/24 dev eth0
 ip -n node2 link set eth0 up
 ip -n node2 addr add 10.0.1.2/24 dev eth1

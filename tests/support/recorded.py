@@ -40,11 +40,14 @@ FLOWS = {
 }
 
 
-def cases(*files: str) -> list[Any]:
-    """(version, recorded case) of these recordings; by default of those on veth NICs."""
+FILES = ("cilium-1.18-dev", "cilium-1.20-dev", "physical-1.18.10", "physical-1.21-dev")
+
+
+def cases() -> list[Any]:
+    """(version, recorded case) of every recording."""
     return [
         pytest.param(version, case, id=f"{version}-{case['case']}")
-        for file in files or ("cilium-1.18-dev", "cilium-1.20-dev")
+        for file in FILES
         for version in [".".join(file.split("-")[1].split(".")[:2])]
         for case in json.loads((DATA / f"{file}.json").read_text())
     ]

@@ -53,10 +53,9 @@ class Amendments:
 
     @property
     def described(self) -> Mapping[str, str]:
-        """What is amended, in one line each, for records."""
+        """What is amended, in one line each, for records; those say the kind of NICs by themselves."""
         described = {key: "; ".join(getattr(self, key)) for key in _LINES if getattr(self, key)}
-        described |= {} if self.default_routes else {"default_routes": "none"}
-        return described | ({"nics": self.nics} if self.nics else {})
+        return described if self.default_routes else {**described, "default_routes": "none"}
 
     def __bool__(self) -> bool:
         return self != Amendments()

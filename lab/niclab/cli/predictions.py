@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from niclab.cilium.decisions import Decisions
 from niclab.cli import FAIL, PASS
-from niclab.cli.request import asked_flows, requested, warn
+from niclab.cli.request import asked_flows, other_kind, requested, warn
 from niclab.flow.passage import Expectation
 from niclab.flow.predict import World
 from niclab.report import predicted, text
@@ -28,7 +29,7 @@ def explain(options: argparse.Namespace) -> int:
     if options.output == "json":
         sys.stdout.write(explanation.to_json())
     else:
-        print(*text.explanation(explanation), sep="\n")
+        print(*text.explanation(explanation), *_on_others([request]), sep="\n")
     warn(request)
     unmet = [line for expectation in expected for line in _unmet(world, expectation, options.size)]
     for line in unmet:
@@ -56,8 +57,16 @@ def predict(options: argparse.Namespace) -> int:
         routing = next(iter(worlds[0].decisions.nodes.values())).routing
         title = f"{request.topology.name} · {routing} · model of Cilium {request.version}, no packet sent"
         print(render(predicted.rows(forecast, title), width=140).rstrip())
+        for line in _on_others(rows):
+            print(line)
     warn(request)
     return PASS
+
+
+def _on_others(rows: Sequence[Request]) -> list[str]:
+    """What would be otherwise on NICs of the other kind, below a blank line."""
+    found = dict.fromkeys(line for request in rows for line in other_kind(request))
+    return ["", *found] if found else []
 
 
 def _world(request: Request) -> World:

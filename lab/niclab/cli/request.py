@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from niclab import settings
 from niclab.check import check_flow, load
-from niclab.check.amend import Amendments, amend
+from niclab.check.amend import Amendments, amend, with_kind
+from niclab.cilium.decisions import Decisions
 from niclab.cilium.reported import NodeReport
 from niclab.errors import InputError, Problem, Problems, nearest
 from niclab.flow.passage import DIRECTIONS, Direction, Expectation
 from niclab.request import Request, resolve
 from niclab.topology import Flow, Topology
+from niclab.topology.model import NicKind
 from niclab.topology.stacking import below, segment
 
 
@@ -128,3 +130,27 @@ def _expectation(text: str, topology: Topology, problems: Problems) -> Expectati
     vlan = any(place and place.vlan is not None for place in (segment(host, name) for host in having.values()))
     taps = () if vlan else (f"{host}.{nic}" for host, each in having.items() for nic in below(each, name))
     return Expectation(flow, direction, node, name, frozenset(taps))
+
+
+_FEW = 4
+"""Nodes that are named one by one."""
+
+
+def other_kind(request: Request) -> Iterator[str]:
+    """What agents would select on NICs of the other kind, where that differs: a line for all nodes that are alike."""
+    if request.nics == "mixed":
+        return
+    other: NicKind = "veth" if request.nics == "physical" else "physical"
+    own = Decisions(request.topology, request.settings, request.version).nodes
+    if all(node.settings.devices and not node.settings.force_device_detection for node in own.values()):
+        return
+    there = Decisions(with_kind(request.topology, other), request.settings, request.version).nodes
+    moved: dict[tuple[str, str], list[str]] = {}
+    for name, node in own.items():
+        if node.selected != there[name].selected:
+            here, instead = (" ".join(each.selected) or "nothing" for each in (node, there[name]))
+            moved.setdefault((here, instead), []).append(name)
+    whose = "nodes that are containers, as in kind" if other == "veth" else "machines"
+    for (here, instead), names in moved.items():
+        which = " and ".join(names) if len(names) <= _FEW else f"{len(names)} nodes"
+        yield f"on {other} NICs ({whose}) {which} would select {instead}, not {here}: --nics {other}"

@@ -91,6 +91,10 @@ class Mutation:
             if amendments.default_routes:
                 raise self._nothing("the topology's default routes are there")
             changed["default_routes"] = True
+        if "nics" in self.taken and amendments.nics != self.taken["nics"]:
+            raise self._nothing(f"its NICs are {amendments.nics or 'as the topology has them'}")
+        if "nics" in self.taken or "nics" in self.instead:
+            changed["nics"] = self.instead.get("nics")
         return replace(amendments, **changed)
 
     def _topology(self, topology: str, directory: Path) -> str:
@@ -116,7 +120,7 @@ class Mutation:
 
 def _flags(given: Mapping[str, Any]) -> Mapping[str, Any]:
     """Those keywords that are settings of Cilium's."""
-    others = (*LISTS, "default_routes", "topology", "call", "run", "settings")
+    others = (*LISTS, "default_routes", "nics", "topology", "call", "run", "settings")
     return {key: value for key, value in given.items() if key not in others}
 
 
@@ -134,6 +138,7 @@ def fails_without(
                                                                    routes=..., sysctls=..., node_ips=...
         @fails_without(routes=["node1: …"], instead=["node1: …"])  some of them, and what is there instead
         @fails_without(default_routes=False)                       that the topology mark drops the default routes
+        @fails_without(nics="veth")                                that the nodes are containers
         @fails_without(topology="mtu: 1400", instead="mtu: 1500")  text of the topology's file; `instead`: or nothing
         @fails_without(call="link_down")                           a method of Lab or of `lab.bgp(…)` does nothing
 

@@ -299,7 +299,8 @@ class Session:
         distinct = {**lab.settings.values, **own, **self._wanted(item).amendments.described}
         # The matrix shows settings, not what a test did to the lab.
         shown = results if lab.changed_after is None else results[: max(0, lab.changed_after - start)]
-        cells = row(lab.title, ",".join(first.devices) or "(unset)", shown, distinct).folded()
+        devices = (",".join(first.devices) or "(unset)") + ("" if lab.request.nics == "physical" else " on veth")
+        cells = row(lab.title, devices, shown, distinct).folded()
         item.stash[_RECORD].update(
             {
                 "test": item.nodeid,

@@ -51,7 +51,8 @@ class Nic(Model):
 
     fabric: str
     kind: NicKind = Field(
-        default="veth", description="veth: that of a node which is a container (kind); agents treat such otherwise"
+        default="physical",
+        description="a node's; veth where it is a container, as in kind: agents treat such a NIC otherwise",
     )
     addresses: Many[IpInterface] = Field(
         default=(), description="ADDRESS/LENGTH each; the first of a family is its primary address"
