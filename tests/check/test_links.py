@@ -91,7 +91,7 @@ def test_what_an_agent_sees_of_them(topology: Topology) -> None:
     links = {link.name: link for link in links_of(topology.nodes["node1"])}
     assert {name: link.kind for name, link in links.items()} == {
         "lo": "device",
-        **dict.fromkeys(("eth0", "eth1", "eth2", "eth3"), "veth"),
+        **dict.fromkeys(("eth0", "eth1", "eth2", "eth3"), "device"),
         "br0": "bridge",
         "bond0": "bond",
         "eth2.7": "vlan",
@@ -108,7 +108,7 @@ def test_what_an_agent_sees_of_them(topology: Topology) -> None:
 
 
 def test_the_plan_makes_them_from_below(topology: Topology) -> None:
-    lines = script(Plan(topology).operations).splitlines()
+    lines = script(Plan(topology, veth=True).operations).splitlines()
     mine = [line.removeprefix("ip -n node1 ") for line in lines if line.startswith("ip -n node1 ")]
     assert mine == [
         "link set lo up",
@@ -156,6 +156,7 @@ def test_frames_for_a_link_are_for_its_host(topology: Topology) -> None:
         ("x: {mode: balance-rr, bridge: eth0}", "'mode' belongs to a bond"),
         ("x: {vrf: eth0}", "a vrf needs its 'table'"),
         ("eth0: {dummy: true}", "'eth0' is already the name of a NIC"),
+        ("cable7: {dummy: true}", "the kernel, Cilium or the lab uses the name 'cable7'"),
         ("lxc7: {dummy: true}", "the kernel, Cilium or the lab uses the name 'lxc7'"),
         ("{x: {bridge: eth0}, y: {bridge: eth0}}", "eth0 belongs to x already"),
         ("{x: {vlan: 5, parent: eth0}, y: {vlan: 5, parent: eth0}}", "x is VLAN 5 of eth0 already"),
