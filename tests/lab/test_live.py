@@ -25,8 +25,10 @@ TOPOLOGIES = Path(__file__).parents[2] / "topologies"
 
 
 def state(lab: Lab) -> list[str]:
-    """Everything that a change could leave behind on node1 and in the fabric, once all IPv6 addresses are valid; but for
-    cables' ends below NICs, which have new names."""
+    """Everything that a change could leave behind on node1 and in the fabric, once all IPv6 addresses are valid.
+
+    Not the ends of cables below NICs: they have new names.
+    """
     wait_until(lambda: shown(lab), 10, done=lambda lines: not any("tentative" in line for line in lines), every=0.05)
     return shown(lab)
 
