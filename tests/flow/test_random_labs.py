@@ -26,7 +26,7 @@ from niclab.report import predicted, text
 from niclab.report.predicted import Explanation
 
 from tests.support.kernel import privileged
-from tests.support.randomlab import alike_lab, random_lab
+from tests.support.randomlab import alike_lab, linked_lab, random_lab
 
 LABS, SEED = int(os.environ.get("NICLAB_TEST_LABS", "200")), int(os.environ.get("NICLAB_TEST_SEED", "0"))
 EXAMPLES = int(os.environ.get("NICLAB_TEST_EXAMPLES", "300"))
@@ -58,6 +58,25 @@ def test_every_lab_has_an_answer(rng: Random) -> None:
             assert bool(way.request.lost) == (way.request.arrived is None)
     explanation = Explanation.of(world, list(made.flows), made.settings)
     assert "".join(text.explanation(explanation)) and json.loads(explanation.to_json())
+
+
+@pytest.mark.timeout(600)
+@hypothesis.settings(max_examples=EXAMPLES // 6, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.given(strategies.randoms(use_true_random=False))
+def test_every_lab_of_links_has_an_answer(rng: Random) -> None:
+    """Bonds in every mode, VLANs, bridges, VRFs, dummies, and policies about them, by every version's rules."""
+    made = linked_lab(rng)
+    hypothesis.assume(made is not None)
+    assert made is not None
+    hypothesis.note(str(made))
+    world = World(Decisions(made.topology, made.settings, made.version))
+    for flow in made.flows:
+        hypothesis.note(str(flow))
+        ways = world.predict(flow)
+        assert bool(ways) != bool(world.why_not(flow))
+        assert predicted.cell(world, flow, ways).text
+    for name in world.decisions.nodes:
+        assert all(isinstance(line, str) for line in world.decisions.warnings(name))
 
 
 @pytest.mark.timeout(600)

@@ -71,6 +71,95 @@ def alike_lab(rng: Random) -> RandomLab | None:
     return RandomLab(topology, made.settings(topology), rng.choice(VERSIONS), ())
 
 
+_MODES = ("active-backup", "balance-rr", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb")
+
+
+def linked_lab(rng: Random, *, flows: int = 6) -> RandomLab | None:
+    """Nodes with every kind of link, and policies about them; or None where chance made one that cannot be."""
+    names = ["eth0", "eth1", "eth2", "bond0", "bond0.17", "br0", "dum0", "red", "lo"]
+
+    def often(chance: float) -> bool:
+        return rng.random() < chance
+
+    def addressed(link: dict[str, Any], *addresses: str) -> dict[str, Any]:
+        return link | ({"addresses": list(addresses)} if often(0.7) else {})
+
+    def node(n: int) -> dict[str, Any]:
+        links = {
+            "bond0": addressed({"bond": ["eth1", "eth2"], "mode": rng.choice(_MODES)}, f"10.1.0.{n}/24"),
+            "bond0.17": addressed({"vlan": 17, "parent": "bond0"}, f"10.17.0.{n}/24"),
+            "br0": addressed({"bridge": rng.choice([[], "eth3"])}, f"10.2.0.{n}/24"),
+            "red": {"vrf": "eth0" if often(0.1) else "br0", "table": 77},
+            "dum0": addressed({"dummy": True}, f"192.0.2.{n}/32"),
+            "lo": {"addresses": [ANYCAST + "/32"]},
+        }
+        nics: dict[str, Any] = {"eth0": {"fabric": "f0", "addresses": [f"10.0.0.{n}/24", f"fd00::{n}/64"]}}
+        nics |= {name: {"fabric": "trunk", "up": not often(0.1)} for name in ("eth1", "eth2")}
+        nics["eth3"] = {"fabric": "f2"}
+        gateway = rng.choice(["10.0.0.254 dev eth0", "10.17.0.254 onlink dev bond0.17", "10.1.0.254 onlink dev bond0"])
+        kept = {name: link for name, link in links.items() if name in ("bond0", "br0") or often(0.8)}
+        return {
+            "nics": nics,
+            "links": kept if "red" not in kept or "eth0" not in str(kept["red"]) else links,
+            "routes": [f"default via {gateway}"],
+            "pod_cidrs": [f"10.244.{n}.0/24", f"fd00:244:{n}::/64"],
+            "pods": [f"pod{n}"],
+        }
+
+    policy = rng.choice([{}, {"interface": rng.choice(names)}, {"egress_ip": rng.choice(["10.17.0.1", "203.0.113.9"])}])
+    announcing = {"load_balancer_ips": True, "interfaces": rng.choice([[], ["^bond0"], ["eth", "br"]])}
+    tagged = {"eth0.17": {"vlan": 17, "parent": "eth0", "addresses": ["10.17.0.9/24"]}}
+    made = {
+        "name": "linked",
+        "fabrics": {"f0": {}, "trunk": {}, "f2": {}},
+        "nodes": {f"node{n}": node(n) for n in range(1, rng.randint(2, 4))},
+        "externals": {
+            "plain": {"nics": {"eth0": {"fabric": rng.choice(["f0", "trunk"]), "addresses": ["10.0.0.9/24"]}}},
+            "tagged": {"nics": {"eth0": {"fabric": "trunk"}}, "links": tagged},
+        },
+        "services": {
+            "web": {
+                "type": "LoadBalancer",
+                "port": 80,
+                "load_balancer_ip": ["10.17.0.50", "fd00::50"],
+                "pods": ["pod1"],
+            }
+        },
+        "egress_policies": {"out": {"pods": ["pod1"], "destinations": ["0.0.0.0/0"], "gateways": ["node1"], **policy}},
+        "l2_announcement_policies": {"vips": announcing} if often(0.7) else {},
+    }
+    try:
+        topology = Topology.model_validate(made)
+    except ValueError:
+        return None
+    for name, host in topology.nodes.items():
+        kept = tuple(route for route in host.routes if check_route(host, route) is None)
+        topology = _changed(topology, name, routes=kept)
+    if next(check(topology), None):
+        return None
+    choices: dict[str, Sequence[str]] = {
+        "devices": ["", "eth0", "eth+,bond0", "bond+", "bond0,bond0.17", "eth1,bond0.17", ",".join(names)],
+        "vlan-bpf-bypass": ["", "0", "17", "4 17"],
+        "routing-mode": ["tunnel", "native"],
+        "tunnel-protocol": ["vxlan", "geneve"],
+        "underlay-protocol": ["auto", "ipv4", "ipv6"],
+        "bpf-lb-mode": ["snat", "snat", "dsr"],
+        "bpf-lb-dsr-dispatch": ["opt", "geneve"],
+        "ipv4-native-routing-cidr": ["10.244.0.0/16"],
+        "ipv6-native-routing-cidr": ["fd00:244::/32"],
+        **dict.fromkeys(("enable-egress-gateway", "enable-l2-announcements", "enable-ipv6"), ("true", "false")),
+        **dict.fromkeys(("enable-wireguard", "encrypt-node", "auto-direct-node-routes"), ("false", "false", "true")),
+        **dict.fromkeys(("enable-bpf-masquerade", "kube-proxy-replacement"), ("true", "true", "false")),
+    }
+    settings = LAB_BASELINE.merged(Settings(Values({key: rng.choice(values) for key, values in choices.items()})))
+    ends = ["pod1", "plain", "tagged", *(f"node1.{name}" for name in topology.nodes["node1"].interfaces)]
+    texts = [f"{a} -> {b}" for a, b in itertools.permutations([*ends, *topology.pods], 2)]
+    texts += [f"{end} -> web:tcp:80" for end in ("pod1", "plain", "tagged")]
+    asked = [Flow.parse(text) for text in rng.sample(texts, flows)]
+    kept_flows = tuple(flow for flow in asked if check_flow(topology, flow) is None)
+    return RandomLab(topology, settings, rng.choice(VERSIONS), kept_flows)
+
+
 class _Maker:
     """Draws one lab. Addresses say whose they are: 10.FABRIC.0.NUMBER, pods 10.244.NODE.NUMBER."""
 
