@@ -74,7 +74,7 @@ def timed(series: Series) -> Iterator[None]:
 
 
 def many_nodes(count: int) -> Topology:
-    """`count` nodes with two NICs, an address on each and a default route."""
+    """`count` nodes with two physical NICs, an address on each and a default route."""
     nodes = [
         f"""
   node{n}:
@@ -221,7 +221,8 @@ def _lines(operations: Sequence[Operation], names: dict[str, str]) -> dict[str, 
             if line.startswith(prefix):
                 words = line.removeprefix(prefix)
                 if " type " in words:
-                    words = words.replace(" address ", " numtxqueues 1 numrxqueues 1 address ")
+                    before = " address " if " address " in words else " type "
+                    words = words.replace(before, f" numtxqueues 1 numrxqueues 1{before}")
                 if isinstance(operation, AddCable):
                     words = words.replace(
                         f" netns {operation.peer_namespace}", f" netns {names[operation.peer_namespace]}"

@@ -334,3 +334,17 @@ def test_an_interrupted_trace_leaves_nothing(tmp_path: Path) -> None:
     assert status == 130, err
     assert err == "niclab: interrupted; nothing of the lab is left\n"
     assert left == []
+
+
+def test_what_nics_of_the_other_kind_would_change_is_said_in_one_line() -> None:
+    """Only where agents detect devices: with a list both kinds are alike."""
+    both = "node1 and node2 would select"
+    unset = here("explain", "two-nic", "--flow", "pod1 -> ext1").out
+    assert f"on veth NICs (nodes that are containers, as in kind) {both} eth0, not eth0 eth1: --nics veth" in unset
+    veth = here("predict", "two-nic", "--nics", "veth", "--devices", "", "--devices", "eth1").out
+    assert veth.count(f"on physical NICs (machines) {both} eth0 eth1, not eth0: --nics physical") == 1
+    assert both not in here("explain", "two-nic", "--set", "devices=eth0", "--flow", "pod1 -> ext1").out
+    assert (
+        f"with `devices` unset, on veth NICs (nodes that are containers, as in kind) {both}"
+        in here("validate", "two-nic").out
+    )

@@ -39,6 +39,16 @@ def test_a_cable_is_what_pyroute2_encodes(
     )
 
 
+@given(INDICES, NAMES, st.none() | MACS, INDICES, st.sampled_from(["private", "passthru"]))
+def test_a_macvlan_is_what_pyroute2_encodes(index: int, name: str, mac: str | None, parent: int, mode: str) -> None:
+    found = decoded(messages._macvlan(index, name, mac, parent, mode))
+    info = found.get_attr("IFLA_LINKINFO")
+    assert info.get_attr("IFLA_INFO_KIND") == "macvlan"
+    assert info.get_attr("IFLA_INFO_DATA").get_attr("IFLA_MACVLAN_MODE") == mode
+    attributes = [found.get_attr(key) for key in ("IFLA_IFNAME", "IFLA_ADDRESS", "IFLA_LINK")]
+    assert (found["index"], attributes) == (index, [name, mac, parent])
+
+
 def decoded(message: bytes) -> Any:
     link = ifinfmsg(data=message)
     link.decode()

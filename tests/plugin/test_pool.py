@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from niclab import InputError, LabError
+from niclab.plugin.mutations import fails_without, mutations_of
 from niclab.plugin.session import Wanted
 
 VALUES = """\
@@ -49,6 +50,18 @@ def test_marks_add_up_and_the_one_nearest_to_the_test_comes_last(pytester: pytes
     assert (settings.values["devices"], settings.values["routing-mode"]) == ("eth+", "native")
     assert settings.values["enable-policy"] == "never"
     assert settings.for_node("node1").devices == ("eth1",)
+
+
+def test_a_mark_says_the_kind_of_nics_and_a_mutation_takes_it_away(pytester: pytest.Pytester, tmp_path: Path) -> None:
+    pytester.makeini("[pytest]")
+    asked = wanted(pytester, '@pytest.mark.nics("veth")', pytester.path)
+    assert asked.amendments.nics == "veth"
+    (mutation,) = mutations_of([fails_without(nics="veth").mark])
+    assert mutation.applied(asked, tmp_path).amendments.nics is None
+    (other,) = mutations_of([fails_without("machines", instead={"nics": "physical"}).mark])
+    assert other.applied(asked, tmp_path).amendments.nics == "physical"
+    with pytest.raises(LabError, match="the nics mark takes physical or veth"):
+        wanted(pytester, '@pytest.mark.nics("ipvlan")', pytester.path / "other")
 
 
 @pytest.mark.parametrize(
