@@ -349,6 +349,7 @@ def test_how_the_list_is_read(text: str, chosen: set[str], version: Version) -> 
         ("{eth0,eth1}", V20, "write eth0"),
         ("Eth0", V20, "did you mean eth0?"),
         ("eht1", V20, "did you mean eth1?"),
+        ("eth9", V20, "devices: eth9 matches no NIC of any of 2 nodes (eth0, eth1)"),
         ("qq", V20, "devices: qq matches no NIC of any of 2 nodes (eth0, eth1)"),
         ("eth0,!eth1", V18, "`!` excludes from 1.19 on"),
         ("eth0,!eth1", V19, ""),

@@ -157,12 +157,14 @@ def test_trace_is_no_wider_than_a_page(topology: str) -> None:
 
 @able
 def test_trace_warns_last() -> None:
-    done = here("trace", "two-nic", "--flow", "pod1->pod2", "--set", "enable-wireguard=true")
+    done = here("trace", "two-nic", "--flow", "pod1->pod2", "--set", "enable-ipsec=true")
     assert done.status == PASS
-    assert done.err == "not modelled by the built-in datapath: enable-wireguard\n"
+    assert done.err == "not modelled by the built-in datapath: enable-ipsec\n"
     exits = here("trace", "two-nic", "--flow", "pod1->pod2", "--set", "devices=eth9")
     assert exits.status == FAIL, "what was not measured is never a pass"
-    assert exits.err.startswith("not measured: pod1→pod2: pod1 is not plugged: the agent on node1 exits: ")
+    warning, unmeasured, *_ = exits.err.splitlines()
+    assert warning == "warning: devices: eth9 matches no NIC of any of 2 nodes (eth0, eth1)"
+    assert unmeasured.startswith("not measured: pod1→pod2: pod1 is not plugged: the agent on node1 exits: ")
     assert "pod1→pod2  unmeasured: pod1 is not plugged: the agent on node1 exits: " in exits.out
 
 

@@ -161,7 +161,9 @@ def _meant(entry: str, names: Sequence[str]) -> str:
         return f"it is neither glob nor regular expression: write {head}+" if begins else "write a prefix, as eth+"
     folded = {name.lower(): name for name in names}
     same = folded.get(entry.lower()) or folded.get(entry.lower().rstrip("+"))
-    near = same or closest(entry.rstrip("+"), names)
+    # Of eth9 nobody knows which one is meant: the names are said already.
+    others = [name for name in names if name.rstrip("0123456789") != entry.rstrip("0123456789+")]
+    near = same or closest(entry.rstrip("+"), others)
     return f"did you mean {near}?" if near else ""
 
 
