@@ -87,6 +87,9 @@ def test_what_nobody_has_is_sent_and_lost_and_nobody_answers() -> None:
         assert not any(trace.carried for trace in world.predict(flow))
         order = Ordering(topology, addresses).order(flow)
         assert not isinstance(order, str) and order.answering == ()
+    flow = Flow.parse("ext0 -> 10.244.1.99")
+    (trace,) = world.predict(flow)
+    assert [step.why.rule for _, step in trace.request.decided][-2:] == ["pod.none", "device.nowhere"]
     flow = Flow.parse(f"ext0 -> {addresses['pod1'][0]}:tcp:80")
     assert [trace.request.arrived for trace in world.predict(flow)] == ["pod1"]
     order = Ordering(topology, addresses).order(flow)

@@ -43,7 +43,8 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
         yield AddAddress(name, ROUTER_DEVICE, ipaddress.ip_interface(decisions.router(name, family)))
         # [kernel] what the host itself makes "comes in" by lo: no program of Cilium's asks for it.
         yield AddRule(name, replace(_rule(LOCAL_PODS, family, "lo"), negated=True))
-    routes: list[Route] = []
+    own_pods = [cidr for cidr in node.announced if cidr.version in node.families]
+    routes = [Route(cidr, (NextHop(dev=ROUTER_DEVICE),), protocol=2, why=reason("pod.none")) for cidr in own_pods]
     if node.tunnels or node.returns_by_geneve:
         # Geneve too is made of VXLAN frames, to its own port: the addresses outside and what fits in are the same.
         tunnel = node.tunnel_device
