@@ -189,6 +189,6 @@ def test_egress_policies_without_the_feature(settings: list[str], words: str) ->
 
 
 def test_what_the_model_does_not_know_is_told() -> None:
-    done = here("explain", "two-nic", *told("enable-wireguard=true"), "--flow", "pod1 -> ext0")
+    done = here("explain", "two-nic", *told("enable-ipsec=true"), "--flow", "pod1 -> ext0")
     assert done.status == PASS
     assert "not modelled: " in done.err
