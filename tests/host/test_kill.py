@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from niclab.host import ledgers, netlink, syscalls
+from niclab.host import ledgers, netlink, netns, syscalls
 from niclab.lab import Lab
 
 from tests.support import arena
@@ -79,6 +79,7 @@ def next_lab() -> None:
 @pytest.mark.parametrize("life", [plain, kept])
 def test_killed_anywhere(life: Callable[[], None]) -> None:
     def work() -> int:
+        netns.makes("macvlan")  # a process asks once: all lives shall have the same steps
         host, sysctls, before = arena.state(), arena.sysctls(), arena.remains()
         living, total = arena.forked(lambda: counted(life))
         assert living, total
