@@ -46,7 +46,7 @@ def has_holder(user: User) -> bool:
 def test_trace(user: User) -> None:
     done = niclab(user, "trace", "two-nic", "--flow", "pod1 -> ext1", "--pcap", "mine.pcapng")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "pod1→ext1  eth1 pod address!  carried, 5 of 5 answered" in done.stdout
+    assert "pod1→ext1  eth1 snat  carried, 5 of 5 answered" in done.stdout
     assert (user.home / "work" / "mine.pcapng").stat().st_uid == NOBODY
     assert not has_holder(user)
 
