@@ -102,7 +102,7 @@ def test_usage_is_told_without_a_user_namespace(user: User) -> None:
 
 
 def test_a_lab_stands_in_the_users_namespace(user: User) -> None:
-    up = niclab(user, "up", "two-nic", "--id", "mine")
+    up = niclab(user, "up", "two-nic", "--nics", "veth", "--id", "mine")
     assert (up.returncode, up.stderr) == (0, "")
     assert up.stdout.startswith("mine is up: two-nic")
     assert niclab(user, "ls").stdout.startswith("mine  up  two-nic")
