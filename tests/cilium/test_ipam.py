@@ -201,8 +201,17 @@ def test_where_to_pods_send_by_their_own_nics(
     assert rules == [f"from 10.1.11.10/32{each} lookup 11 priority 111" for each in to]
 
 
-@pytest.mark.parametrize("minor", [18, 20])
-@pytest.mark.parametrize(("native", "fits"), [("10.0.0.0/8", True), ("10.1.0.0/16", True), ("10.112.0.0/16", False)])
+@pytest.mark.parametrize(
+    ("minor", "native", "fits"),
+    [
+        *(
+            (18, native, fits)
+            for native, fits in (("10.0.0.0/8", True), ("10.1.0.0/16", True), ("10.112.0.0/16", False))
+        ),
+        # From 1.20 on it must overlap the VPC's CIDR; that both make one network is not enough.
+        *((20, native, fits) for native, fits in (("10.0.0.0/8", True), ("10.0.1.0/24", True), ("10.1.0.0/16", False))),
+    ],
+)
 def test_a_native_cidr_that_agents_exit_with_is_said(minor: int, native: str, fits: bool) -> None:
     lab = topology(CLOUD)
     settings = LAB_BASELINE.merged(Settings.of(ipv4_native_routing_cidr=native))
