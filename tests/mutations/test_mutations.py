@@ -70,8 +70,10 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """What became of each selected mutation, in every row that it is about."""
     parameters = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
     selected = {each["case"] for each in parameters if isinstance(each.get("case"), Case)}
+    # pytest makes its directory for all of these when the first is asked for: not by two threads at once.
+    jobs = [(part, tmp_path_factory.mktemp("mutations")) for part in parts(selected)]
     with ThreadPoolExecutor(PROCESSES) as pool:
-        runs = pool.map(lambda part: run(part, tmp_path_factory.mktemp("mutations")), parts(selected))
+        runs = pool.map(lambda job: run(*job), jobs)
         return {case: rows for run in runs for case, rows in run.items()}
 
 
