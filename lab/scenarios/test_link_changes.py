@@ -107,6 +107,7 @@ def test_selection_outlives_the_default_route_that_made_it(lab: Lab) -> None:
 def test_a_route_that_a_nic_took_along_still_counts_when_it_comes_back(lab: Lab) -> None:
     """The kernel drops IPv4 routes without a message, so the agent's route table keeps them and disagrees with `ip
     route`. It is seen on a veth, which counts only with a default route."""
+    assert selected(lab) == {"eth0"}
     lab.add_route("node1", "default via 10.0.1.254 dev eth1 metric 50")
     lab.link_down("node1.eth1")
     assert selected(lab) == {"eth0"}
