@@ -47,6 +47,7 @@ def program(path: Path, code: str) -> Path:
     return path
 
 
+# Bodies of programs that stand in for a server: one that is slow to listen, others that never answer. Tests kill them.
 HEALTHY = """
 from http.server import BaseHTTPRequestHandler, HTTPServer
 class Handler(BaseHTTPRequestHandler):

@@ -34,12 +34,12 @@ Announced = Mapping[Address, tuple[str, tuple[Candidate, ...]]]
 
 def announced(decisions: Decisions) -> Announced:
     """Every address that a policy announces."""
-    found: dict[Address, tuple[str, tuple[Candidate, ...]]] = {}
+    announcements: dict[Address, tuple[str, tuple[Candidate, ...]]] = {}
     for name, service in decisions.topology.services.items() if decisions.topology.l2_announcement_policies else ():
         for address in service.outside:
             if candidates := tuple(_candidates(decisions, name, service, address)):
-                found.setdefault(address, (name, candidates))
-    return found
+                announcements.setdefault(address, (name, candidates))
+    return announcements
 
 
 def _candidates(decisions: Decisions, name: str, service: Service, address: Address) -> Iterator[Candidate]:

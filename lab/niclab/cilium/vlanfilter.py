@@ -18,7 +18,7 @@ from niclab.topology import Node
 from niclab.topology.model import Host
 
 _LARGEST = 5
-"""As many tags a node's program may list."""
+"""How many tags a node's program may list."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def allowed(node: NodeDecision, host: Node, device: str) -> tuple[int, ...]:
 
 
 def filters(node: NodeDecision, host: Node) -> tuple[FrameFilter, ...]:
-    """The filter as netfilter has it, for every selected device: of a node without VLANs there is nothing to filter."""
+    """The filter of every selected device, for netfilter; none where every tag may pass."""
     if 0 in node.settings.vlan_bypass:
         return ()
     out = requires_devices(node.settings, node.version)
@@ -64,7 +64,7 @@ def filters(node: NodeDecision, host: Node) -> tuple[FrameFilter, ...]:
 
 
 def warnings(node: NodeDecision, host: Node) -> Iterator[str]:
-    """What of a node's links its programs cannot do with."""
+    """What is wrong with a node's links for its programs."""
     entries = sum(len(allowed(node, host, device)) for device in node.selected)
     if entries > _LARGEST and 0 not in node.settings.vlan_bypass:
         yield (

@@ -70,6 +70,7 @@ _RTEXT_FILTER_SKIP_STATS = 1 << 3
 _NLA_TYPE_MASK = 0x3FFF
 
 
+# pyroute2 has no types: what derives from its messages derives from Any.
 class _Tunnel(nla):  # type: ignore[misc]
     """The encapsulation of a lightweight tunnel's route (linux/lwtunnel.h, enum lwtunnel_ip_t)."""
 

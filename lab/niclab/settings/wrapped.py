@@ -132,9 +132,9 @@ def logged(text: str) -> dict[str, str]:
     if "--" not in text or "msg" not in text:
         return {}
     pairs: dict[str, str] = {}
-    for found in _MESSAGE.finditer(text):
+    for record in _MESSAGE.finditer(text):
         try:
-            message = json.loads(found[1], strict=False)
+            message = json.loads(record[1], strict=False)
         except ValueError:
             continue
         if match := _SETTING.fullmatch(message):
