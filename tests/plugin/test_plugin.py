@@ -344,7 +344,14 @@ def test_a_repository_without_lab_tests_is_untouched(pytester: pytest.Pytester, 
 
 
 def test_the_plugin_costs_next_to_nothing_to_load() -> None:
-    """What pytest does not load anyway; the best of three, for the machine may be busy."""
-    code = "import time, pytest; t = time.process_time(); import niclab.plugin.hooks; print(time.process_time() - t)"
+    """Measured by what loading pytest itself takes, so that a slow machine is no slow plugin; the best of three."""
+    code = """if True:
+        import time
+        start = time.process_time()
+        import pytest, _pytest.fixtures, _pytest.terminal
+        middle = time.process_time()
+        import niclab.plugin.hooks
+        print((time.process_time() - middle) / (middle - start))
+    """
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, check=True) for _ in range(3)]
-    assert min(float(run.stdout) for run in runs) < 0.05
+    assert min(float(run.stdout) for run in runs) < 0.25
