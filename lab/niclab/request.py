@@ -95,8 +95,8 @@ class Request:
     @property
     def nics(self) -> Nics:
         """What the nodes' NICs are."""
-        kinds = {nic.kind for node in self.topology.nodes.values() for nic in node.nics.values()}
-        return kinds.pop() if len(kinds) == 1 else "mixed"
+        kind, *others = self.topology.nic_kinds
+        return "mixed" if others else kind
 
     @property
     def unmodelled(self) -> tuple[str, ...]:
@@ -292,8 +292,7 @@ def _check_nodes(settings: Settings, topology: Topology) -> None:
 def _without_xdp(topology: Topology, views: Iterable[tuple[NodeView, object]], choice: Choice) -> Iterator[str]:
     """Where the lab's NICs are not what the asker's are: a macvlan stands in for a physical NIC."""
     native = any(view.get("bpf-lb-acceleration") == "native" for view, _ in views)
-    physical = any(nic.kind == "physical" for node in topology.nodes.values() for nic in node.nics.values())
-    if choice.bundle is not None and native and physical:
+    if choice.bundle is not None and native and "physical" in topology.nic_kinds:
         yield "the lab's physical NICs take no XDP program, a real one does: these agents never get ready; --nics veth"
 
 

@@ -7,7 +7,6 @@ and the next hop is the address of the peer's end of the session (`next-hop-self
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -15,7 +14,7 @@ from itertools import combinations, product
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import NodeDecision
 from niclab.cilium.tables import reason
-from niclab.net.route import FAMILIES, PROTOCOLS, Address, Family, Network, NextHop, Route, family_of
+from niclab.net.route import FAMILIES, PROTOCOLS, Address, Family, Network, NextHop, Route, family_of, network_of
 from niclab.settings.flags import parse_bool
 from niclab.topology import Topology
 
@@ -134,7 +133,7 @@ def advertised(decisions: Decisions) -> Mapping[str, tuple[Network, ...]]:
             here = not local or any(pod in decisions.topology.nodes[name].pods for pod in service.pods)
             if speaks(node) and "services" in bgp.advertise and here:
                 own = (address for address in service.outside if address.version in node.families)
-                prefixes[name] |= {ipaddress.ip_network(address): None for address in own}
+                prefixes[name] |= {network_of(address): None for address in own}
     return {name: tuple(mine) for name, mine in prefixes.items()}
 
 

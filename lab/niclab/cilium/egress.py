@@ -28,7 +28,7 @@ from niclab.kernel.fib import Fib
 from niclab.kernel.plan import TUNNEL, mac
 from niclab.net.operation import AddLink, AddNeighbour, AddRoute, AddRule, Operation
 from niclab.net.packetrules import Devices, Drop, Match, PacketRule, SetMark, Snat
-from niclab.net.route import FAMILIES, Address, Encap, Family, Network, NextHop, Route, Rule, family_of
+from niclab.net.route import FAMILIES, Address, Encap, Family, Network, NextHop, Route, Rule, family_of, network_of
 from niclab.topology import Node
 from niclab.topology.model import EgressPolicy
 from niclab.topology.stacking import is_up
@@ -202,7 +202,7 @@ class _Policed:
 
     @property
     def alone(self) -> Network:
-        return ipaddress.ip_network(self.address)
+        return network_of(self.address)
 
     def by(self, gateway: str) -> bool:
         """Is this node a gateway of the pod?"""
@@ -327,7 +327,7 @@ class _Tables:
     def _divisions(self) -> frozenset[Network]:
         """The networks that routes, rules and the datapath itself treat differently."""
         ruled = (rule.destination for rule in self.fib.rules if rule.destination is not None)
-        alone = (ipaddress.ip_network(address) for every in self._clusters.values() for address in every)
+        alone = (network_of(address) for every in self._clusters.values() for address in every)
         return frozenset((*(route.destination for route in self.fib.routes), *ruled, *alone))
 
     def _parts(self, pod: _Policed) -> Iterator[tuple[Network, Address]]:
@@ -373,7 +373,7 @@ def _own(decisions: Decisions, node: NodeDecision, pod: _Policed) -> Iterator[Pa
     """A gateway's own address on a NIC that is not selected is the world's, and the FIB lookup finds a local route."""
     host, known = decisions.topology.nodes[node.node], {row.address for row in node.node_addresses}
     unknown = [
-        ipaddress.ip_network(interface.ip)
+        network_of(interface.ip)
         for name, link in host.interfaces.items()
         if name not in node.selected and is_up(host, name)
         for interface in link.addresses_of(pod.family)
@@ -389,7 +389,7 @@ def _own(decisions: Decisions, node: NodeDecision, pod: _Policed) -> Iterator[Pa
 
 
 def _snat(decisions: Decisions, node: NodeDecision, pod: _Policed) -> Iterator[PacketRule]:
-    stays = {ipaddress.ip_network(address) for address in cluster(decisions, pod.family)}
+    stays = {network_of(address) for address in cluster(decisions, pod.family)}
     for entry in pod.entries:
         out = entry.by(node.node)
         if out is None or out.address is None or not node.selected:

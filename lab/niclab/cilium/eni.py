@@ -7,7 +7,6 @@ route of the subnet out of table main (pkg/ipam/crd_eni.go configureENINetlinkDe
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Mapping
 
 from niclab.cilium import numbers
@@ -19,7 +18,7 @@ from niclab.cilium.tables import reason
 from niclab.kernel.reversepath import LOOSE, OFF
 from niclab.net.operation import AddRoute, AddRule, Operation, Remove
 from niclab.net.packetrules import Devices, Match, PacketRule, SetMark
-from niclab.net.route import EVERYTHING, PROTOCOLS, Address, Network, NextHop, Route, Rule, collapsed
+from niclab.net.route import EVERYTHING, PROTOCOLS, Address, Network, NextHop, Route, Rule, collapsed, network_of
 from niclab.settings import ipmasq
 from niclab.topology import Node
 
@@ -38,7 +37,7 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
     for name, nic in host.enis.items():
         table, subnet = table_of(node, name), nic.addresses_of(4)[0].network
         gateway = subnet.network_address + 1
-        direct = Route(ipaddress.ip_network(gateway), (NextHop(dev=name),), table=table, protocol=_KERNEL, scope="link")
+        direct = Route(network_of(gateway), (NextHop(dev=name),), table=table, protocol=_KERNEL, scope="link")
         yield AddRoute(node.node, direct, replace=True)
         world = Route(EVERYTHING[4], (NextHop(via=gateway, dev=name),), table=table, protocol=_KERNEL)
         yield AddRoute(node.node, world, replace=True)
@@ -47,7 +46,7 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
         yield from _from(decisions, node, router, table_of(node, next(iter(host.enis))))
     for pod, spec in host.pods.items():
         for address in decisions.pod_addresses[pod]:
-            alone = ipaddress.ip_network(address)
+            alone = network_of(address)
             hop = NextHop(dev=pod_interface(pod))
             yield AddRoute(node.node, Route(alone, (hop,), protocol=_KERNEL, scope="link"), replace=True)
             yield AddRule(node.node, Rule(priority=numbers.ENI_TO_POD, destination=alone))
@@ -108,7 +107,7 @@ def _from(decisions: Decisions, node: NodeDecision, address: Address, table: int
 
     From 1.21 on all of it leaves there, by one rule (58be8e42aa and 483fb470a0, #45137).
     """
-    alone = ipaddress.ip_network(address)
+    alone = network_of(address)
     priority = numbers.ENI_FROM_POD_COMPATIBLE if _compatible(node) else numbers.ENI_FROM_POD
     destinations: tuple[Network | None, ...] = (None,)
     if node.masquerades(4) and node.version.has(Behaviour.ENI_WORLD_BY_MAIN):

@@ -6,7 +6,6 @@ interface that is not Cilium's own.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 
 from niclab.cilium.behaviours import Behaviour
@@ -14,7 +13,7 @@ from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import NodeDecision
 from niclab.cilium.tables import reason
 from niclab.net.packetrules import Devices, Drop, Exempt, Masquerade, Match, PacketRule, Snat
-from niclab.net.route import TABLES, Family, Network, Route, collapsed
+from niclab.net.route import TABLES, Family, Network, Route, collapsed, network_of
 from niclab.settings import ipmasq
 
 _FOREIGN = Devices(("cilium_+",), negated=True)
@@ -67,7 +66,7 @@ def _excluded(decisions: Decisions, node: NodeDecision, family: Family) -> Itera
         return
     nodes = [peer.node_ips[family] for peer in decisions.peers(node.node) if family in peer.node_ips]
     if nodes:
-        yield exempt("masquerade.remote-node", tuple(ipaddress.ip_network(address) for address in nodes))
+        yield exempt("masquerade.remote-node", tuple(network_of(address) for address in nodes))
 
 
 def _unselected(node: NodeDecision) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from niclab.kernel.plan import BASE_SYSCTLS, POD, POD_PORT, ROUTER, TUNNEL, mac
 from niclab.net import operation
 from niclab.net.operation import AddAddress, AddCable, AddNeighbour, AddRoute, AddRule, Operation, SetLink, SetSysctl
 from niclab.net.packetrules import Devices, Drop, Match, PacketRule
-from niclab.net.route import EVERYTHING, TABLES, Address, Family, NextHop, Route, Rule, family_of
+from niclab.net.route import EVERYTHING, TABLES, Address, Family, NextHop, Route, Rule, family_of, network_of
 
 _LAST_METRIC = 4294967294
 
@@ -95,7 +95,7 @@ def _pod(decisions: Decisions, node: NodeDecision, pod: str, number: int, pod_nu
         family = family_of(address)
         if family not in node.families:
             continue
-        alone = ipaddress.ip_network(address)
+        alone = network_of(address)
         for table, why in ((LOCAL_PODS, reason("pod.local")), (TABLES["main"], None)):
             yield AddRoute(node.node, Route(alone, (NextHop(dev=lxc),), table=table, why=why), replace=True)
         yield AddNeighbour(node.node, lxc, address, pod_mac)
@@ -105,7 +105,7 @@ def _pod(decisions: Decisions, node: NodeDecision, pod: str, number: int, pod_nu
         yield AddAddress(pod, "eth0", ipaddress.ip_interface(address))
         yield SetLink(pod, "eth0")
         yield AddNeighbour(pod, "eth0", router, lxc_mac)
-        yield AddRoute(pod, Route(ipaddress.ip_network(router), (NextHop(dev="eth0"),)))
+        yield AddRoute(pod, Route(network_of(router), (NextHop(dev="eth0"),)))
         yield AddRoute(pod, Route(EVERYTHING[family], (NextHop(via=router, dev="eth0"),), mtu=node.route_mtu))
 
 
@@ -146,7 +146,7 @@ def _own_address_rules(decisions: Decisions, node: NodeDecision) -> Iterator[Pac
         return
     pods = tuple(pod_interface(pod) for pod in decisions.topology.nodes[node.node].pods)
     for family in node.families:
-        unknown = tuple(ipaddress.ip_network(address) for address in unknown_addresses(node, family))
+        unknown = tuple(network_of(address) for address in unknown_addresses(node, family))
         if pods and unknown:
             match, drop = Match(iif=Devices(pods), destinations=unknown), Drop("FIB lookup failed, 4")
             yield PacketRule("prerouting", match, drop, reason("host.unknown-address"), family)
@@ -162,7 +162,7 @@ def _own_address_operations(decisions: Decisions, node: NodeDecision) -> Iterato
             yield AddRule(node.node, local)
             yield operation.Remove(AddRule(node.node, replace(local, priority=0)))
         for lxc in map(pod_interface, pods):
-            for alone in map(ipaddress.ip_network, unknown):
+            for alone in map(network_of, unknown):
                 before = Rule(table=SINGLE_DEVICE, priority=numbers.BEFORE_LOCAL, destination=alone, iif=lxc)
                 yield AddRule(node.node, before)
 

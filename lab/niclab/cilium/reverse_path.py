@@ -33,7 +33,7 @@ from niclab.cilium.services import QUIET, NodeServices
 from niclab.kernel import reversepath
 from niclab.net.operation import AddRoute, AddRule, Operation, SetSysctl
 from niclab.net.packetrules import Devices, Mark, Match, PacketRule, SetMark
-from niclab.net.route import NextHop, Route, Rule
+from niclab.net.route import NextHop, Route, Rule, network_of
 
 _TABLES = {TO_POD: WAY_BACK_OF_PODS, FROM_BACKEND: WAY_BACK_OF_BACKENDS}
 """Mark → table."""
@@ -70,11 +70,11 @@ def _ways_back(services: NodeServices, hops: tuple[NextHop, ...]) -> Iterator[Ro
     by_here = {pod.address for pod in egress.policed(services.decisions) if pod.by(services.node.node)}
     for address in sorted({*backends, *services.pods, *by_here}, key=int):
         if address.version == 4:
-            yield Route(ipaddress.ip_network(address), kind="throw", table=_TABLES[TO_POD])
+            yield Route(network_of(address), kind="throw", table=_TABLES[TO_POD])
     yield Route(ipaddress.ip_network("0.0.0.0/0"), hops, table=_TABLES[TO_POD])
     for address in sorted(backends - services.pods.keys(), key=int):
         if address.version == 4:
-            yield Route(ipaddress.ip_network(address), hops, table=_TABLES[FROM_BACKEND])
+            yield Route(network_of(address), hops, table=_TABLES[FROM_BACKEND])
 
 
 def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRule]:
@@ -92,7 +92,7 @@ def _taken(services: NodeServices, nics: Devices) -> Iterator[tuple[Match, int]]
     """With legacy host routing a service with a backend on this node goes to the kernel, whichever is chosen."""
     yield Match(iif=nics, direction="reply", connection_mark=Mark(SERVED, SERVED)), FROM_BACKEND
     if services.node.host_routing == "BPF":
-        pods = tuple(ipaddress.ip_network(address) for address in services.pods if address.version == 4)
+        pods = tuple(network_of(address) for address in services.pods if address.version == 4)
         if pods:
             yield Match(iif=nics, destinations=pods), TO_POD
         # Answers to what was masqueraded; what a socket of the node translated is the node's own.

@@ -14,7 +14,6 @@ What Cilium's programs do, and what stands in for them:
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -38,7 +37,7 @@ from niclab.cilium.numbers import (
 from niclab.cilium.tables import reason
 from niclab.net import packetrules
 from niclab.net.packetrules import Devices, Hook, Mark, Match, PacketRule, Rewrite, SetConnectionMark, SetMark
-from niclab.net.route import TABLES, Address, Family, Rule, Why, numbered
+from niclab.net.route import TABLES, Address, Family, Rule, Why, network_of, numbered
 from niclab.topology import Host, Node
 
 _KIND = SERVED | DIRECT_RETURN | RETURNED
@@ -149,7 +148,7 @@ class NodeServices:
 
     def to(self, frontend: Frontend, addresses: Iterable[Address], iif: Devices | None) -> Match:
         """Packets for a frontend at any of these addresses."""
-        alone = tuple(ipaddress.ip_network(address) for address in addresses)
+        alone = tuple(network_of(address) for address in addresses)
         return Match(iif=iif, destinations=alone, protocol=frontend.protocol, port=frontend.port)
 
 

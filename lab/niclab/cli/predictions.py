@@ -29,7 +29,7 @@ def explain(options: argparse.Namespace) -> int:
     if options.output == "json":
         sys.stdout.write(explanation.to_json())
     else:
-        print(*text.explanation(explanation), *_on_others([request]), sep="\n")
+        print(*text.explanation(explanation), *_on_others([world]), sep="\n")
     warn(request)
     unmet = [line for expectation in expected for line in _unmet(world, expectation, options.size)]
     for line in unmet:
@@ -57,15 +57,15 @@ def predict(options: argparse.Namespace) -> int:
         routing = next(iter(worlds[0].decisions.nodes.values())).routing
         title = f"{request.topology.name} · {routing} · model of Cilium {request.version}, no packet sent"
         print(render(predicted.rows(forecast, title), width=140).rstrip())
-        for line in _on_others(rows):
+        for line in _on_others(worlds):
             print(line)
     warn(request)
     return PASS
 
 
-def _on_others(rows: Sequence[Request]) -> list[str]:
+def _on_others(worlds: Sequence[World]) -> list[str]:
     """What would be otherwise on NICs of the other kind, below a blank line."""
-    found = dict.fromkeys(line for request in rows for line in other_kind(request))
+    found = dict.fromkeys(line for world in worlds for line in other_kind(world.decisions))
     return ["", *found] if found else []
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from niclab import settings
 from niclab.check import check_flow, load
@@ -136,15 +137,16 @@ _FEW = 4
 """Nodes that are named one by one."""
 
 
-def other_kind(request: Request) -> Iterator[str]:
+def other_kind(decisions: Decisions) -> Iterator[str]:
     """What agents would select on NICs of the other kind, where that differs: a line for all nodes that are alike."""
-    if request.nics == "mixed":
+    kinds = decisions.topology.nic_kinds
+    if len(kinds) > 1:
         return
-    other: NicKind = "veth" if request.nics == "physical" else "physical"
-    own = Decisions(request.topology, request.settings, request.version).nodes
+    other: NicKind = "veth" if kinds == {"physical"} else "physical"
+    own = decisions.nodes
     if all(node.settings.devices and not node.settings.force_device_detection for node in own.values()):
         return
-    there = Decisions(with_kind(request.topology, other), request.settings, request.version).nodes
+    there = replace(decisions, topology=with_kind(decisions.topology, other)).nodes
     moved: dict[tuple[str, str], list[str]] = {}
     for name, node in own.items():
         if node.selected != there[name].selected:

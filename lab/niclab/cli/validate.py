@@ -10,6 +10,7 @@ from pathlib import Path
 
 from niclab import check, settings, topology
 from niclab.check.topology import same_node_ips
+from niclab.cilium.decisions import Decisions
 from niclab.cli import COULD_NOT_RUN, PASS
 from niclab.cli.request import other_kind
 from niclab.errors import LabError
@@ -67,7 +68,9 @@ def _describe(name: str) -> str:
         named = check.load(path)
         nics = sum(len(node.nics) for node in named.nodes.values())
         noted = "".join(f"\n  warning: {line}" for line in same_node_ips(named))
-        noted += "".join(f"\n  with `devices` unset, {line}" for line in other_kind(resolve(named, datapath="builtin")))
+        asked = resolve(named, datapath="builtin")
+        there = other_kind(Decisions(named, asked.settings, asked.version))
+        noted += "".join(f"\n  with `devices` unset, {line}" for line in there)
         return f"a topology of {len(named.nodes)} nodes with {nics} NICs on {len(named.fabrics)} fabrics{noted}"
     chosen = settings.load(path)
     warnings = "".join(f"\n  warning: {line}" for line in chosen.warnings)

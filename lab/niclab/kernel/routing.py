@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from niclab.errors import Finding, nearest
-from niclab.net.route import TABLES, Address, Family, NextHop, Route, Rule, numbered
+from niclab.net.route import TABLES, Address, Family, NextHop, Route, Rule, network_of, numbered
 from niclab.topology.model import Host
 from niclab.topology.stacking import is_up, vrf_of
 from niclab.topology.yamlfile import Field
@@ -32,7 +32,7 @@ def connected(host: Host) -> Iterator[Route]:
         vrf = vrf_of(host, name)
         local, main = (vrf.table, vrf.table) if vrf and vrf.table else (TABLES["local"], TABLES["main"])
         for interface in device.addresses:
-            alone, v4 = ipaddress.ip_network(interface.ip), interface.version == 4
+            alone, v4 = network_of(interface.ip), interface.version == 4
             yield Route(alone, hop, "local", local, protocol=2, source=interface.ip)
             if name != "lo" and is_up(host, name) and interface.network != alone:
                 yield Route(

@@ -564,6 +564,11 @@ class Topology(Model):
             for nic_name, nic in host.nics.items():
                 yield name, nic_name, nic
 
+    @property
+    def nic_kinds(self) -> frozenset[NicKind]:
+        """What the nodes' NICs are; every node has some."""
+        return frozenset(nic.kind for node in self.nodes.values() for nic in node.nics.values())
+
     def interface_pairs(self) -> Iterator[tuple[str, str, Nic | Link]]:
         """Every (host, interface name, NIC or link) in the lab, nodes first."""
         for name, host in self.hosts.items():

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from niclab.wire.decode import Decoded, Decoder, vlan_of
-from niclab.wire.tap import Capture
+
+if TYPE_CHECKING:  # what was seen is told without what captures it
+    from niclab.wire.tap import Capture
 
 _BROADCAST = "ff:ff:ff:ff:ff:ff"
 _MANY = 3

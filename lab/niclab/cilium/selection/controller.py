@@ -7,7 +7,6 @@ comes up again. Give no `RouteRemoved` for those.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +14,7 @@ from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.selection.devices import Choice, Device, decide, usable
 from niclab.cilium.selection.links import Link, LinkAddress, RouteRow
 from niclab.cilium.version import Version
+from niclab.net.route import network_of
 from niclab.settings import NodeView
 
 
@@ -224,5 +224,5 @@ def _silent(row: RouteRow, was: Link, link: Link) -> bool:
         return True
     removed = [address for address in was.addresses if address not in link.addresses and address.version == 4]
     last = bool(removed) and not any(address.version == 4 for address in link.addresses)
-    own = {network for address in removed for network in (address.network, ipaddress.ip_network(address.ip))}
+    own = {network for address in removed for network in (address.network, network_of(address.ip))}
     return last and row.destination not in own

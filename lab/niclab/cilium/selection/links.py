@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from niclab.net.route import SCOPES, TABLES, Address, Network, Route, Scope
+from niclab.net.route import SCOPES, TABLES, Address, Network, Route, Scope, network_of
 from niclab.topology import Interface, Node
 from niclab.topology.stacking import carriers, is_up, master_of, mtu_of
 
@@ -97,13 +97,17 @@ def link_addresses(interfaces: Sequence[Interface]) -> tuple[LinkAddress, ...]:
     return (*primary, *secondary, *sorted(v6, key=lambda address: address.distance))
 
 
+_LOOPBACK: tuple[Interface, ...] = (ipaddress.ip_interface("127.0.0.1/8"), ipaddress.ip_interface("::1/128"))
+_LINK_LOCAL: Interface = ipaddress.ip_interface("fe80::1/64")
+
+
 def links_of(node: Node, indices: Mapping[str, int] | None = None) -> tuple[Link, ...]:
     """A lab node's interfaces before Cilium adds its own: `lo`, veths and what stands on them.
 
     `indices`: interface → its index, where they are not simply counted.
     """
     more = node.links["lo"].addresses if "lo" in node.links else ()
-    own = link_addresses([ipaddress.ip_interface("127.0.0.1/8"), ipaddress.ip_interface("::1/128"), *more])
+    own = link_addresses([*_LOOPBACK, *more])
     names = [name for name in node.interfaces if name != "lo"]
     numbers = {name: (indices or {}).get(name, number) for number, name in enumerate(names, 2)}
     links = [Link("lo", 1, "device", loopback=True, addresses=own, mtu=65536)]
@@ -119,7 +123,7 @@ def _link(node: Node, name: str, numbers: Mapping[str, int]) -> Link:
     kind = interface.kind if interface.kind != "physical" else "device"
     # [kernel] No link-local without a carrier, nor on what a bond holds (IFF_SLAVE, addrconf.c).
     linked = up and owner != "bond" and not (kind == "bridge" and not carriers(node, name))
-    local = (ipaddress.ip_interface("fe80::1/64"),) if linked and kind != "vrf" else ()
+    local = (_LINK_LOCAL,) if linked and kind != "vrf" else ()
     return Link(
         name,
         numbers[name],
@@ -154,7 +158,7 @@ def rows_of(routes: Iterable[Route], links: Iterable[Link]) -> frozenset[RouteRo
     indices = {link.name: link.index for link in known}
     rows = {route_row(route, indices) for route in routes}
     for link in known:
-        rows |= {RouteRow(TABLES["local"], link.index, ipaddress.ip_network(address.ip)) for address in link.addresses}
+        rows |= {RouteRow(TABLES["local"], link.index, network_of(address.ip)) for address in link.addresses}
     return frozenset(rows)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from ipaddress import ip_network
 from typing import TypeVar
 
 from niclab.cilium import operations
@@ -20,7 +19,7 @@ from niclab.kernel.fib import Fib
 from niclab.kernel.reversepath import ALL, configured, filters
 from niclab.net import operation as op
 from niclab.net.packetrules import Packet, PacketRule
-from niclab.net.route import FAMILIES, TABLES, Address, NextHop, Route, Rule
+from niclab.net.route import FAMILIES, TABLES, Address, NextHop, Route, Rule, network_of
 from niclab.topology import Flow, Topology
 from niclab.topology.model import answering, as_sent, service_at, service_of, targets
 from niclab.topology.stacking import vlans
@@ -117,7 +116,7 @@ class World:
         gone = planned.gone | planned.routes.keys()
         kept = [route for route in own.routes if route.key not in gone]
         local = [
-            Route(ip_network(address), (NextHop(dev=dev),), "local", TABLES["local"], protocol=2, source=address)
+            Route(network_of(address), (NextHop(dev=dev),), "local", TABLES["local"], protocol=2, source=address)
             for dev, added in planned.addresses.items()
             for address in added
         ]
