@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-from niclab.cilium.behaviours import Behaviour
+from niclab.cilium import version
 from niclab.cli import behaviours
 from niclab.cli.arguments import parser
 
@@ -42,7 +42,11 @@ def _differs(path: Path, text: str, *, write: bool) -> bool:
 
 def documents() -> dict[str, str]:
     """File name below docs/ → its text."""
-    return {"cli.md": command_line(), "behaviours.md": behaviours.markdown(tuple(Behaviour)), "layers.svg": layers()}
+    return {
+        "cli.md": command_line(),
+        "behaviours.md": behaviours.markdown(tuple(version.behaviours().values())),
+        "layers.svg": layers(),
+    }
 
 
 def command_line() -> str:

@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from niclab.cilium.behaviours import Behaviour, changes
-from niclab.cilium.version import VERSIONS, Version
+from niclab.cilium.version import VERSIONS, Behaviour, Version, behaviours, changes
 from niclab.cli import COULD_NOT_RUN, PASS, main
 from niclab.cli.behaviours import markdown
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "lab" / "niclab"
-TABLE = PACKAGE / "cilium" / "behaviours.py"
+TABLE = PACKAGE / "cilium" / "version.py"
 OTHERS = {str(path.relative_to(PACKAGE)): path.read_text() for path in sorted(PACKAGE.rglob("*.py")) if path != TABLE}
 HINT = re.compile(r"\(1, |Version|\.minor|\.major")
 
@@ -66,38 +65,45 @@ def test_such_a_comparison_is_seen(text: str) -> None:
     assert list(compared("x", text))
 
 
-def test_the_table_has_the_named_behaviours_in_their_order() -> None:
-    text = (PACKAGE / "cilium" / "data" / "behaviours.txt").read_text()
-    assert [paragraph.splitlines()[0] for paragraph in text.split("\n\n")[1:]] == [*Behaviour]
+def names(source: str) -> Iterator[str]:
+    """The behaviours that are asked for by a name which stands there: `version.has("skips-fib")`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "has":
+            yield from (one.value for one in node.args if isinstance(one, ast.Constant) and isinstance(one.value, str))
+
+
+def test_only_behaviours_of_the_table_are_asked_for() -> None:
+    asked = {name for text in OTHERS.values() for name in names(text)}
+    assert len(asked) > 50
+    assert asked - behaviours().keys() == set()
 
 
 def test_every_behaviour_is_read_by_the_model() -> None:
     text = "\n".join(OTHERS.values())
-    assert [one.name for one in Behaviour if f"Behaviour.{one.name}" not in text] == []
+    assert [name for name in behaviours() if f'"{name}"' not in text] == []
 
 
-@pytest.mark.parametrize("behaviour", Behaviour, ids=str)
+@pytest.mark.parametrize("behaviour", behaviours().values(), ids=behaviours())
 def test_a_behaviour_is_a_difference_that_is_known(behaviour: Behaviour) -> None:
-    fact = behaviour.fact
     assert {behaviour.holds(version) for version in VERSIONS} == {True, False}
-    assert fact.words != fact.otherwise and not (fact.words + fact.otherwise).endswith(".")
-    assert fact.source and fact.known and fact.span
+    assert behaviour.words != behaviour.otherwise and not (behaviour.words + behaviour.otherwise).endswith(".")
+    assert behaviour.source and behaviour.known and behaviour.span
     for version in VERSIONS:
-        within = (fact.since or VERSIONS[0]) <= version and (fact.until is None or version < fact.until)
-        assert version.has(behaviour) is within
-        assert behaviour.words_in(version) == (fact.words if within else fact.otherwise)
+        within = (behaviour.since or VERSIONS[0]) <= version and (behaviour.until is None or version < behaviour.until)
+        assert version.has(behaviour.name) is within
+        assert behaviour.words_in(version) == (behaviour.words if within else behaviour.otherwise)
 
 
 @pytest.mark.parametrize(("before", "after"), [(one, other) for one in VERSIONS for other in VERSIONS])
 def test_changes_are_what_holds_at_one_end_only(before: Version, after: Version) -> None:
     found = changes(before, after)
     assert found == changes(after, before)
-    assert set(found) == {one for one in Behaviour if one.words_in(before) != one.words_in(after)}
+    assert set(found) == {one for one in behaviours().values() if one.words_in(before) != one.words_in(after)}
 
 
 def test_the_document_is_what_the_table_says() -> None:
     committed = (ROOT / "docs" / "behaviours.md").read_text()
-    assert committed == markdown(tuple(Behaviour)), "python scripts/docs.py"
+    assert committed == markdown(behaviours().values()), "python scripts/docs.py"
 
 
 def test_an_upgrade_as_json(capsys: pytest.CaptureFixture[str]) -> None:

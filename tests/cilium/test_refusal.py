@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from niclab import LAB_BASELINE, Settings, Version
-from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.refusals import refused
 from niclab.cilium.selection.direct_routing import NO_DIRECT_ROUTING_DEVICE, DirectRouting
 from niclab.cilium.selection.links import Link
@@ -80,7 +79,7 @@ CASES: list[Case] = [
     ({**NATIVE, **IPIP}, (V18,), f'{KPR}DSR dispatch mode "ipip" {UNDER_XDP}'),
     (
         {"bpf_lb_acceleration": "best-effort", "underlay_protocol": "ipv6", "enable_ipv6": True},
-        [version for version in VERSIONS if version.has(Behaviour.UNDERLAY_PROTOCOL)],
+        [version for version in VERSIONS if version.has("underlay-protocol")],
         f"{KPR}XDP acceleration cannot be used with an IPv6 underlay",
     ),
     (

@@ -1,6 +1,6 @@
 """A model of what Cilium does with a node's NICs: pure, from topology, settings and version. Where to find what:
 
-behaviours     what differs between versions           version        versions, and their order
+version        versions, and what differs between them
 selection/     devices_controller.go, node_address.go, direct_routing_device.go, mtu.go: which NICs, which addresses
 refusals       what an agent exits with                node           one agent's decisions
 frontends      pkg/loadbalancer: which services        decisions      all agents' decisions; tunnel and direct routes

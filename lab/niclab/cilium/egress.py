@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from niclab.cilium import numbers
-from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import NodeDecision, pod_interface
 from niclab.cilium.numbers import ANSWERING, POLICY_PRIORITY
@@ -113,7 +112,7 @@ def way_out(decisions: Decisions, policy: EgressPolicy, pod: str, family: Family
     chosen = ordered[zlib.crc32(pod.encode()) % len(ordered)]
     node = decisions.nodes[chosen]
     nic, address = _egress(node, decisions.topology.nodes[chosen], policy, family)
-    by_map = Behaviour.EGRESS_NIC_IPV4 if family == 4 else Behaviour.EGRESS_NIC_IPV6
+    by_map = "egress-nic-ipv4" if family == 4 else "egress-nic-ipv6"
     return WayOut(chosen, nic, address, fixed=policy.egress_ip is None and node.version.has(by_map))
 
 
@@ -124,18 +123,18 @@ def _egress(node: NodeDecision, host: Node, policy: EgressPolicy, family: Family
         has_it = (name for name, link in host.interfaces.items() if wanted in {own.ip for own in link.addresses})
         chosen = next(has_it, None)
         if chosen is None:
-            kept = wanted.version == family and node.version.has(Behaviour.EGRESS_IP_KEPT)
+            kept = wanted.version == family and node.version.has("egress-ip-kept")
             return None, wanted if kept else None
         if wanted.version == family:
             return chosen, wanted
-        if not node.version.has(Behaviour.EGRESS_IP_FOR_BOTH_FAMILIES):
+        if not node.version.has("egress-ip-for-both-families"):
             return None, None
     name = chosen or node.default_nic(family)
     link = host.interfaces.get(name or "")
     if link is None:
         return None, None
     addresses = [own.ip for own in link.addresses_of(family)]
-    if chosen is not None and node.version.has(Behaviour.EGRESS_IP_IS_PRIMARY):
+    if chosen is not None and node.version.has("egress-ip-is-primary"):
         primary = {row.address for row in node.node_addresses if row.device == name and row.primary}
         addresses = [address for address in addresses if address in primary]
     return (name, addresses[0]) if addresses else (None, None)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from niclab.cilium import numbers
-from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import NodeDecision, pod_interface
 from niclab.cilium.numbers import ANSWERING
@@ -92,7 +91,7 @@ def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRul
 def _away(decisions: Decisions, node: NodeDecision) -> Iterator[tuple[str, str]]:
     """Pods whose answers are sent home, with their NIC: it is not that of the default route, where that is selected."""
     bpf = node.settings.bpf_masquerade and node.masquerades(4)
-    sends_home = bool(node.vpc) and bpf and node.version.has(Behaviour.ENI_ANSWERS_BY_OWN_NIC)
+    sends_home = bool(node.vpc) and bpf and node.version.has("eni-answers-by-own-nic")
     default = node.default_nic(4)
     host = decisions.topology.nodes[node.node]
     for pod, spec in host.pods.items() if sends_home and default in node.selected else ():
@@ -110,7 +109,7 @@ def _from(decisions: Decisions, node: NodeDecision, address: Address, table: int
     alone = network_of(address)
     priority = numbers.ENI_FROM_POD_COMPATIBLE if _compatible(node) else numbers.ENI_FROM_POD
     destinations: tuple[Network | None, ...] = (None,)
-    if node.masquerades(4) and node.version.has(Behaviour.ENI_WORLD_BY_MAIN):
+    if node.masquerades(4) and node.version.has("eni-world-by-main"):
         destinations = tuple(cidr if cidr.prefixlen else None for cidr in _by_own_nic(decisions, node))
     for to in destinations:
         yield AddRule(node.node, Rule(priority=priority, source=alone, destination=to, table=table))
@@ -123,7 +122,7 @@ def _by_own_nic(decisions: Decisions, node: NodeDecision) -> tuple[Network, ...]
     cidrs = [*decisions.topology.vpc_cidrs]
     if settings.ipv4_native_routing_cidr:
         cidrs.append(settings.ipv4_native_routing_cidr)
-    if settings.ip_masq_agent and node.version.has(Behaviour.ENI_MASQ_AGENT_CIDRS):
+    if settings.ip_masq_agent and node.version.has("eni-masq-agent-cidrs"):
         cidrs += ipmasq.read(settings.ip_masq_agent_config).networks
     return collapsed(cidrs, 4)
 
@@ -138,7 +137,7 @@ def table_of(node: NodeDecision, nic: str) -> int:
 
 def _compatible(node: NodeDecision) -> bool:
     """`egress-multi-home-ip-rule-compat`, gone with 1.19."""
-    return node.settings.egress_rule_compatible and node.version.has(Behaviour.ENI_COMPATIBLE_RULES)
+    return node.settings.egress_rule_compatible and node.version.has("eni-compatible-rules")
 
 
 def subnet_routes(node: Node) -> Iterator[Route]:

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.node import NodeDecision
 from niclab.net.packetrules import Backend
 from niclab.net.route import Address, Family, family_of, ip_address
@@ -132,7 +131,7 @@ def _redirected(
 
 def _sticks(node: NodeDecision, service: Service) -> bool:
     """Has each client one backend? Up to 1.17 this is an option, which kube-proxy replacement turns on."""
-    settings, option = node.settings, node.version.has(Behaviour.SESSION_AFFINITY_OPTION)
+    settings, option = node.settings, node.version.has("session-affinity-option")
     on = not option or settings.kube_proxy_replacement or settings.session_affinity
     return service.session_affinity == "ClientIP" and on
 

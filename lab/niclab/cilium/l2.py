@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.decisions import Decisions
 from niclab.kernel.plan import Plan
 from niclab.net.operation import AddNeighbour
@@ -49,7 +48,7 @@ def _candidates(decisions: Decisions, name: str, service: Service, address: Addr
     for node in decisions.running:
         decision = decisions.nodes[node]
         mine = [policy for policy in policies if _is_on(policy, node, decisions.topology.nodes[node])]
-        answers = address.version == 4 or decision.version.has(Behaviour.L2_ANNOUNCES_IPV6)
+        answers = address.version == 4 or decision.version.has("l2-announces-ipv6")
         if not (mine and decision.settings.l2_announcements):
             continue
         patterns = [policy.interfaces for policy in mine if answers and address in _addresses(policy, service)]

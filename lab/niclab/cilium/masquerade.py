@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import NodeDecision
 from niclab.cilium.tables import reason
@@ -62,7 +61,7 @@ def _excluded(decisions: Decisions, node: NodeDecision, family: Family) -> Itera
         if listed := collapsed(networks, family):
             yield exempt("masquerade.ip-masq-agent", listed, family=family)
     to_nodes = settings.bpf_masquerade and settings.remote_node_masquerade
-    if node.tunnels or (to_nodes and node.version.has(Behaviour.REMOTE_NODE_MASQUERADE)):
+    if node.tunnels or (to_nodes and node.version.has("remote-node-masquerade")):
         return
     nodes = [peer.node_ips[family] for peer in decisions.peers(node.node) if family in peer.node_ips]
     if nodes:
@@ -111,7 +110,7 @@ def _to_route_source(node: NodeDecision, family: Family) -> Iterator[PacketRule]
     """
     excluded = node.exclusion(family)
     listed = Devices(node.settings.egress_masquerade_interfaces or node.selected)
-    by_prefix = node.version.has(Behaviour.ROUTE_SOURCES_BY_PREFIX)
+    by_prefix = node.version.has("route-sources-by-prefix")
 
     def place(route: Route) -> tuple[int, ...]:
         length = route.destination.prefixlen

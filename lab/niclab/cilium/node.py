@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.refusals import Refusal, refused, without_xdp
 from niclab.cilium.selection import direct_routing
 from niclab.cilium.selection.addresses import FALLBACK, NodeAddress, node_addresses
@@ -151,7 +150,7 @@ class NodeDecision:
         There `enable-endpoint-routes` makes no difference (pkg/datapath/linux/config/config.go writeTemplateConfig).
         """
         alone = len(self.selected) == 1 and self.host_routing == "BPF"
-        return self.drd.device if alone and self.version.has(Behaviour.SKIPS_FIB) else None
+        return self.drd.device if alone and self.version.has("skips-fib") else None
 
     @property
     def serves_node_ports(self) -> bool:
@@ -217,7 +216,7 @@ class NodeDecision:
         native = self.settings.ipv4_native_routing_cidr
         if native is None or not self.vpc:
             return None
-        if self.version.has(Behaviour.ENI_NATIVE_CIDR_OF_PRIMARY):
+        if self.version.has("eni-native-cidr-of-primary"):
             fits, words = native.overlaps(self.vpc[0]), "Configured native routing CIDR does not overlap VPC CIDR"
         else:
             fits = any(len(collapsed((native, cidr), 4)) == 1 for cidr in self.vpc)

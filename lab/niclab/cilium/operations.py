@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from niclab.cilium import egress, eni, l2, masquerade, numbers, reverse_path, services, vlanfilter
-from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import ROUTER_DEVICE, NodeDecision, pod_interface
 from niclab.cilium.numbers import LOCAL_PODS, PRIORITY, REMOTE_PODS, SINGLE_DEVICE
@@ -142,7 +141,7 @@ def unknown_addresses(node: NodeDecision, family: Family) -> tuple[Address, ...]
 
 def _own_address_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRule]:
     """The drop of versions that look the address up in the FIB and know nothing better."""
-    if node.host_routing != "BPF" or node.single_device or not node.version.has(Behaviour.OWN_ADDRESS_DROPPED):
+    if node.host_routing != "BPF" or node.single_device or not node.version.has("own-address-dropped"):
         return
     pods = tuple(pod_interface(pod) for pod in decisions.topology.nodes[node.node].pods)
     for family in node.families:

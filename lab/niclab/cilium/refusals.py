@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.selection.direct_routing import DirectRouting, masquerades, node_port
 from niclab.cilium.selection.links import Link
 from niclab.cilium.tables import paragraphs
@@ -57,10 +56,10 @@ def _refusals(
     routing device; from 1.19 on initAndValidateDaemonConfig has them all before. There are words for a host firewall
     without devices, but no agent comes to say them: without a device there is no direct routing device either.
     """
-    at_start = version.has(Behaviour.CHECKS_BEFORE_DEVICES)
+    at_start = version.has("checks-before-devices")
     daemon = f"daemon/cmd/daemon.go {'initAndValidateDaemonConfig' if at_start else 'newDaemon'}"
     replacement = "pkg/kpr/kpr.go NewKPRConfig"
-    if not version.has(Behaviour.REPLACEMENT_BY_KPR):
+    if not version.has("replacement-by-kpr"):
         replacement = "daemon/cmd/kube_proxy_replacement.go initKubeProxyReplacementOptions"
     node_ports = f"{'pkg/kpr/initializer' if at_start else 'daemon/cmd'}/kube_proxy_replacement.go"
     checks = [
@@ -103,7 +102,7 @@ def _tunnels(settings: NodeView) -> bool:
 def _values(settings: NodeView, version: Version) -> Iterator[str]:
     """Values that a flag cannot have: of those that can be set here, words of 1.13 for a boolean of 1.19 on."""
     given = settings.get("kube-proxy-replacement")
-    if version.has(Behaviour.REPLACEMENT_IS_BOOLEAN) and parse_bool(given) is None:
+    if version.has("replacement-is-boolean") and parse_bool(given) is None:
         yield (
             f'Incorrect config-map flag value: option kube-proxy-replacement: strconv.ParseBool: parsing "{given}": '
             "invalid syntax"
@@ -124,31 +123,31 @@ def _populate(settings: NodeView, _: Version) -> Iterator[str]:
 
 def _init_env(settings: NodeView, version: Version) -> Iterator[str]:
     """From 1.19 on what is about IPsec is daemon/cmd/daemon.go's: see `_ipsec`."""
-    early_ipsec = settings.ipsec and not version.has(Behaviour.CHECKS_BEFORE_DEVICES)
+    early_ipsec = settings.ipsec and not version.has("checks-before-devices")
     if not settings.enable_ipv4 and not settings.enable_ipv6:
         yield "Either IPv4 or IPv6 addressing must be enabled"
     proxies = _on(settings, "enable-l7-proxy", default=True)
     if proxies and not _on(settings, "install-iptables-rules", default=True):
         words = 'L7 proxy requires iptables rules (--install-iptables-rules="true")'
-        if not version.has(Behaviour.BPF_TPROXY):
+        if not version.has("bpf-tproxy"):
             yield words
         elif not _on(settings, "enable-bpf-tproxy"):
             yield f'{words} or BPF TProxy (--enable-bpf-tproxy="true")'
     if early_ipsec:
         yield from _dns_proxy(settings)
-        if not settings.enable_ipv4 and version.has(Behaviour.IPSEC_NEEDS_IPV4):
+        if not settings.enable_ipv4 and version.has("ipsec-needs-ipv4"):
             yield 'IPSec requires IPv4 addressing to be enabled (--enable-ipv4="true")'
-    remote = version.has(Behaviour.CHECKS_BEFORE_DEVICES) and _on(settings, "enable-remote-node-masquerade")
+    remote = version.has("checks-before-devices") and _on(settings, "enable-remote-node-masquerade")
     if remote and not settings.bpf_masquerade:
         yield "Option enable-remote-node-masquerade requires BPF masquerade to be enabled (enable-bpf-masquerade)"
     if settings.auto_direct_node_routes and _tunnels(settings):
-        if version.has(Behaviour.HYBRID_ROUTING):
+        if version.has("hybrid-routing"):
             yield f"{_DIRECT} requires native or hybrid routing mode."
         yield f"{_DIRECT} cannot be used with tunneling. Packets must be routed through the tunnel device."
     if early_ipsec and settings.host_firewall:
         yield "IPSec cannot be used with the host firewall."
     if _has_router(settings):
-        if _tunnels(settings) and version.has(Behaviour.HYBRID_ROUTING):
+        if _tunnels(settings) and version.has("hybrid-routing"):
             yield "local-router-ipv4 and local-router-ipv6 require native or hybrid routing mode."
         if _tunnels(settings):
             yield f"Cannot specify {_ROUTER} in tunnel mode."
@@ -178,13 +177,13 @@ def _has_router(settings: NodeView) -> bool:
 def _ipam(settings: NodeView, version: Version) -> Iterator[str]:
     if settings.ipam == "eni" and _tunnels(settings):
         yield "Cannot specify IPAM mode eni in tunnel mode."
-    if settings.ipam == "multi-pool" and not version.has(Behaviour.MULTI_POOL_IN_TUNNELS):
+    if settings.ipam == "multi-pool" and not version.has("multi-pool-in-tunnels"):
         if _tunnels(settings):
             yield "Cannot specify IPAM mode multi-pool in tunnel mode."
         if settings.ipsec:
             yield "Cannot specify IPAM mode multi-pool with enable-ipsec."
     native_ipsec = settings.ipam == "multi-pool" and settings.ipsec and not _tunnels(settings)
-    if native_ipsec and version.has(Behaviour.MULTI_POOL_IPSEC_IN_TUNNELS_ONLY):
+    if native_ipsec and version.has("multi-pool-ipsec-in-tunnels-only"):
         yield "IPAM mode multi-pool with enable-ipsec is supported only in tunnel mode."
 
 
@@ -192,7 +191,7 @@ def _validate(settings: NodeView, version: Version) -> Iterator[str]:
     """With IPAM by a plugin the agent allocates no address for itself (checkIPAMDelegatedPlugin); native routing with
     masquerading needs to know what not to masquerade (checkIPv4NativeRoutingCIDR, …IPv6…).
     """
-    if settings.ipam == "eni" and settings.enable_ipv6 and not version.has(Behaviour.ENI_IPV6):
+    if settings.ipam == "eni" and settings.enable_ipv6 and not version.has("eni-ipv6"):
         yield "IPv6 cannot be enabled in ENI IPAM mode"
     families = (
         ("4", settings.enable_ipv4, settings.ipv4_masquerade, settings.ipv4_native_routing_cidr),
@@ -224,14 +223,14 @@ _KPR = "unable to initialize kube-proxy replacement options: "
 
 def _replacement(settings: NodeView, version: Version) -> Iterator[str]:
     given = settings.get("kube-proxy-replacement")
-    if not version.has(Behaviour.REPLACEMENT_IS_BOOLEAN) and given not in ("true", "false"):
-        if not version.has(Behaviour.REPLACEMENT_BY_KPR):
+    if not version.has("replacement-is-boolean") and given not in ("true", "false"):
+        if not version.has("replacement-by-kpr"):
             yield f"{_KPR}Invalid value for --kube-proxy-replacement: {given}"
         yield "invalid value for kube-proxy-replacement"
 
 
 def _underlay(settings: NodeView, version: Version) -> Iterator[str]:
-    if version.has(Behaviour.UNDERLAY_NEEDS_ITS_FAMILY):
+    if version.has("underlay-needs-its-family"):
         for family, enabled in (("IPv4", settings.enable_ipv4), ("IPv6", settings.enable_ipv6)):
             if settings.get("underlay-protocol") == family.lower() and not enabled:
                 yield f"underlay protocol set to {family}, but {family} is disabled"
@@ -241,7 +240,7 @@ def _source_range(settings: NodeView, version: Version) -> Iterator[str]:
     """iptables masquerade what is from a pod CIDR, and other IPAM modes have none (9b3cdde533, 1.19)."""
     by_iptables = masquerades(settings) and not settings.bpf_masquerade and not settings.egress_masquerade_interfaces
     without_cidr = by_iptables and settings.ipam not in ("cluster-pool", "kubernetes")
-    if without_cidr and version.has(Behaviour.MASQUERADING_NEEDS_POD_CIDR):
+    if without_cidr and version.has("masquerading-needs-pod-cidr"):
         yield (
             "panic: Egress masquerading interfaces cannot be empty when IP masquerading is enabled with IPAM mode "
             "other than ClusterPool or Kubernetes"
@@ -254,7 +253,7 @@ def _wireguard(settings: NodeView, _: Version) -> Iterator[str]:
 
 
 def _ipsec(settings: NodeView, version: Version) -> Iterator[str]:
-    if settings.ipsec and version.has(Behaviour.CHECKS_BEFORE_DEVICES):
+    if settings.ipsec and version.has("checks-before-devices"):
         yield from _dns_proxy(settings)
         if settings.host_firewall:
             yield "IPSec cannot be used with the host firewall."
@@ -264,13 +263,13 @@ def _ipsec(settings: NodeView, version: Version) -> Iterator[str]:
 
 def _egress_gateway(settings: NodeView, version: Version) -> Iterator[str]:
     """`identity-allocation-mode` counts where it is set: the agent's default is kvstore, that of the charts crd."""
-    wanted = (version.has(Behaviour.EGRESS_GATEWAY_OPTION) and _on(settings, "enable-egress-gateway")) or (
-        version.has(Behaviour.EGRESS_GATEWAY_IPV4_OPTION) and _on(settings, "enable-ipv4-egress-gateway")
+    wanted = (version.has("egress-gateway-option") and _on(settings, "enable-egress-gateway")) or (
+        version.has("egress-gateway-ipv4-option") and _on(settings, "enable-ipv4-egress-gateway")
     )
     if not wanted:
         return
     mode = settings.get("identity-allocation-mode") or "crd"
-    if mode != "crd" and version.has(Behaviour.EGRESS_GATEWAY_NEEDS_CRD):
+    if mode != "crd" and version.has("egress-gateway-needs-crd"):
         yield f"egress gateway is not supported in {mode} identity allocation mode"
     if mode == "kvstore":
         yield "egress gateway is not supported in KV store identity allocation mode"
@@ -278,13 +277,13 @@ def _egress_gateway(settings: NodeView, version: Version) -> Iterator[str]:
         yield "egress gateway is not supported in combination with the CiliumEndpointSlice feature"
     if not (settings.enable_ipv4 and settings.ipv4_masquerade and settings.bpf_masquerade):
         yield 'egress gateway requires --enable-ipv4-masquerade="true" and --enable-bpf-masquerade="true"'
-    if version.has(Behaviour.EGRESS_GATEWAY_IPV4_UNDERLAY) and settings.get("underlay-protocol") == "ipv6":
+    if version.has("egress-gateway-ipv4-underlay") and settings.get("underlay-protocol") == "ipv6":
         yield "egress gateway requires an IPv4 underlay"
 
 
 def _netkit(settings: NodeView, version: Version) -> Iterator[str]:
     """What netkit pods cannot be with; `auto` falls back to veth."""
-    if settings.get("datapath-mode") not in ("netkit", "netkit-l2") or not version.has(Behaviour.NETKIT_REFUSED):
+    if settings.get("datapath-mode") not in ("netkit", "netkit-l2") or not version.has("netkit-refused"):
         return
     refused = "netkit connector not available: netkit devices"
     if settings.host_legacy_routing:
@@ -301,11 +300,11 @@ def _acceleration(settings: NodeView, version: Version) -> Iterator[str]:
     """What wants XDP, and what XDP cannot be with."""
     accelerated = settings.get("bpf-lb-acceleration") not in ("", "disabled")
     ipip = settings.load_balancer_mode != "snat" and settings.get("bpf-lb-dsr-dispatch") == "ipip"
-    if ipip and not accelerated and version.has(Behaviour.IPIP_NEEDS_XDP):
-        shown = '"ipip"' if version.has(Behaviour.QUOTED_DISPATCH) else "ipip"
+    if ipip and not accelerated and version.has("ipip-needs-xdp"):
+        shown = '"ipip"' if version.has("quoted-dispatch") else "ipip"
         yield f"{_KPR}DSR dispatch mode {shown} currently only available under XDP acceleration"
     over_ipv6 = _tunnels(settings) and settings.get("underlay-protocol") == "ipv6"
-    if accelerated and over_ipv6 and version.has(Behaviour.UNDERLAY_PROTOCOL):
+    if accelerated and over_ipv6 and version.has("underlay-protocol"):
         yield f"{_KPR}XDP acceleration cannot be used with an IPv6 underlay"
 
 
@@ -320,18 +319,18 @@ def _node_port(settings: NodeView, version: Version) -> Iterator[str]:
         if _tunnels(settings) and dispatch != "geneve":
             yield f'{_KPR}Tunnel routing with Node Port "{mode}" mode requires geneve dispatch.'
         if dispatch == "geneve" and settings.tunnel_protocol != "geneve":
-            shown = f'"{dispatch}"' if version.has(Behaviour.QUOTED_DISPATCH) else dispatch
+            shown = f'"{dispatch}"' if version.has("quoted-dispatch") else dispatch
             yield f'{_KPR}Node Port "{mode}" mode with {shown} dispatch requires geneve tunnel protocol.'
     if _on(settings, "install-no-conntrack-iptables-rules"):
         if not settings.kube_proxy_replacement:
-            on = "" if version.has(Behaviour.REPLACEMENT_IS_BOOLEAN) else "=true"
+            on = "" if version.has("replacement-is-boolean") else "=true"
             yield f"{_KPR}{_IPTABLES} kube-proxy-replacement{on}."
         if masquerades(settings) and not settings.bpf_masquerade:
             yield f"{_KPR}{_IPTABLES} enable-bpf-masquerade."
 
 
 def _iptables_rules(settings: NodeView, version: Version) -> Iterator[str]:
-    needs = version.has(Behaviour.NEEDS_IPTABLES_RULES) and (settings.kube_proxy_replacement or settings.bpf_masquerade)
+    needs = version.has("needs-iptables-rules") and (settings.kube_proxy_replacement or settings.bpf_masquerade)
     if needs and not _on(settings, "install-iptables-rules", default=True):
         yield (
             "kube-proxy replacement (--kube-proxy-replacement) or BPF masquerade (--enable-bpf-masquerade) requires "
@@ -341,7 +340,7 @@ def _iptables_rules(settings: NodeView, version: Version) -> Iterator[str]:
 
 def _masquerading(settings: NodeView, version: Version) -> Iterator[str]:
     if settings.bpf_masquerade and masquerades(settings):
-        if not version.has(Behaviour.MASQUERADING_WITHOUT_NODE_PORT) and not node_port(settings, version):
+        if not version.has("masquerading-without-node-port") and not node_port(settings, version):
             yield f'{_BPF}BPF masquerade requires NodePort (--enable-node-port="true")'
         if settings.egress_masquerade_interfaces:
             yield (

@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from niclab.cilium import numbers
-from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.frontends import Frontend, node_port_addresses
 from niclab.cilium.node import NodeDecision, pod_interface
@@ -93,8 +92,8 @@ class NodeServices:
     @property
     def translates_at_pods(self) -> bool:
         """Do pods' own programs translate answers back? Up to 1.16 (e964b0ac1e); with IPsec up to 1.18 (6a7570d565)."""
-        ipsec = self.node.settings.ipsec and self.node.version.has(Behaviour.POD_TRANSLATES_ANSWERS_IPSEC)
-        return ipsec or self.node.version.has(Behaviour.POD_TRANSLATES_ANSWERS)
+        ipsec = self.node.settings.ipsec and self.node.version.has("pod-translates-answers-ipsec")
+        return ipsec or self.node.version.has("pod-translates-answers")
 
     @property
     def in_geneve(self) -> bool:
@@ -286,7 +285,7 @@ def _sources(services: NodeServices, family: Family) -> Iterator[tuple[Match, Ad
         if router is not None:
             yield match, router, reason("service.snat-tunnel", address=router)
         return
-    if node.settings.dynamic_node_port_source and node.version.has(Behaviour.NODE_PORT_SOURCE_BY_ROUTE):
+    if node.settings.dynamic_node_port_source and node.version.has("node-port-source-by-route"):
         yield from _route_sources(services, family, match)
     address = node.direct_routing_address(family)
     if address is not None:

@@ -1,17 +1,18 @@
-"""Versions: Cilium's minor ones, by which its rules differ, and releases as binaries print them. Pure."""
+"""Versions: Cilium's minor ones, what differs between them, and releases as binaries print them. Pure.
+
+The only place where a version is compared with a number. What differs are named facts, in data/behaviours.txt; its head
+says what a fact's fields are.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Protocol, TypeAlias
+from collections.abc import Mapping
+from functools import cache
+from typing import NamedTuple, TypeAlias
 
+from niclab.cilium.tables import paragraphs
 from niclab.errors import InputError, Problem
-
-
-class Fact(Protocol):
-    """Something that holds in some versions: see `niclab.cilium.behaviours`."""
-
-    def holds(self, version: Version) -> bool: ...
 
 
 class Version(NamedTuple):
@@ -32,12 +33,62 @@ class Version(NamedTuple):
         except (IndexError, ValueError):
             raise ValueError(f"{text!r} is not a Cilium version (want MAJOR.MINOR, e.g. 1.18)") from None
 
-    def has(self, fact: Fact) -> bool:
-        """Does this version behave so?"""
-        return fact.holds(self)
+    def has(self, behaviour: str) -> bool:
+        """Does this version behave so? By the behaviour's name in the table."""
+        return behaviours()[behaviour].holds(self)
 
     def __str__(self) -> str:
         return f"{self.major}.{self.minor}"
+
+
+class Behaviour(NamedTuple):
+    """A named fact that differs between Cilium versions."""
+
+    name: str
+    area: str
+    words: str
+    otherwise: str
+    source: str
+    since: Version | None
+    until: Version | None
+    measured: str
+
+    @property
+    def known(self) -> str:
+        """How it is known."""
+        return f"measured on {self.measured}" if self.measured else "read in source"
+
+    @property
+    def span(self) -> str:
+        """The versions in which it holds."""
+        last = Version(self.until.major, self.until.minor - 1) if self.until else None
+        if self.since and last:
+            return f"{self.since} to {last}"
+        return f"from {self.since}" if self.since else f"up to {last}"
+
+    def holds(self, version: Version) -> bool:
+        return (self.since is None or version >= self.since) and (self.until is None or version < self.until)
+
+    def words_in(self, version: Version) -> str:
+        """What happens in a version."""
+        return self.words if self.holds(version) else self.otherwise
+
+
+@cache
+def behaviours() -> Mapping[str, Behaviour]:
+    """Every behaviour by its name, area by area."""
+    table: dict[str, Behaviour] = {}
+    for name, lines in paragraphs("behaviours").items():
+        fields = dict(line.split(": ", 1) for line in lines)
+        since, until = (Version.parse(fields[key]) if key in fields else None for key in ("since", "until"))
+        area, words, otherwise, source = (fields[key] for key in ("area", "words", "otherwise", "source"))
+        table[name] = Behaviour(name, area, words, otherwise, source, since, until, fields.get("measured", ""))
+    return table
+
+
+def changes(before: Version, after: Version) -> tuple[Behaviour, ...]:
+    """What differs between two versions."""
+    return tuple(each for each in behaviours().values() if each.holds(before) != each.holds(after))
 
 
 VERSIONS = tuple(Version(1, minor) for minor in range(16, 22))

@@ -6,12 +6,12 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from niclab.cilium.behaviours import Behaviour, changes
-from niclab.cilium.version import VERSIONS, Version, modelled_version
+from niclab.cilium import version
+from niclab.cilium.version import VERSIONS, Behaviour, Version, modelled_version
 from niclab.report.matrix import table
 
 _INTRODUCTION = f"""\
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     before = modelled_version(options.before, "--from") if options.before else VERSIONS[0]
     after = modelled_version(options.after, "--to") if options.after else VERSIONS[-1]
     span = (before, after) if options.before or options.after else None
-    behaviours = tuple(Behaviour) if span is None else changes(*span)
+    behaviours = version.changes(*span) if span else tuple(version.behaviours().values())
     if options.output == "json":
         json.dump(_document(behaviours, span), sys.stdout, indent=2)
         print()
@@ -46,11 +46,10 @@ Span = tuple[Version, Version]
 
 def _document(behaviours: Sequence[Behaviour], span: Span | None) -> dict[str, Any]:
     def row(behaviour: Behaviour) -> dict[str, str | None]:
-        fact = behaviour.fact
-        texts = {key: str(getattr(fact, key) or "") or None for key in ("area", "since", "until")}
-        texts |= {key: getattr(fact, key) for key in ("words", "otherwise", "source", "known")}
+        texts = {key: str(getattr(behaviour, key) or "") or None for key in ("area", "since", "until")}
+        texts |= {key: getattr(behaviour, key) for key in ("words", "otherwise", "source", "known")}
         changed = {"before": behaviour.words_in(span[0]), "after": behaviour.words_in(span[1])} if span else {}
-        return {"behaviour": behaviour.value, **texts, **changed}
+        return {"behaviour": behaviour.name, **texts, **changed}
 
     ends = {"from": str(span[0]), "to": str(span[1])} if span else {}
     return {**ends, "behaviours": list(map(row, behaviours))}
@@ -63,21 +62,21 @@ def _columns(span: Span | None) -> tuple[str, ...]:
 def _cells(behaviour: Behaviour, span: Span | None) -> tuple[str, ...]:
     if span is not None:
         return behaviour.words_in(span[0]), behaviour.words_in(span[1])
-    return behaviour.fact.span, behaviour.fact.words, behaviour.fact.otherwise
+    return behaviour.span, behaviour.words, behaviour.otherwise
 
 
-def _by_area(behaviours: Sequence[Behaviour]) -> Iterator[tuple[str, Iterator[Behaviour]]]:
-    return groupby(behaviours, key=lambda behaviour: behaviour.fact.area)
+def _by_area(behaviours: Iterable[Behaviour]) -> Iterator[tuple[str, Iterator[Behaviour]]]:
+    return groupby(behaviours, key=lambda behaviour: behaviour.area)
 
 
-def markdown(behaviours: Sequence[Behaviour], span: Span | None = None) -> str:
+def markdown(behaviours: Iterable[Behaviour], span: Span | None = None) -> str:
     """One table for each area."""
     columns = ("behaviour", *_columns(span), "how it is known", "source")
     lines = [_INTRODUCTION if span is None else f"# From Cilium {span[0]} to {span[1]}\n"]
     for area, rows in _by_area(behaviours):
         lines += [f"## {area[0].upper()}{area[1:]}", "", f"| {' | '.join(columns)} |", "|" + " --- |" * len(columns)]
         for behaviour in rows:
-            cells = (f"`{behaviour}`", *_cells(behaviour, span), behaviour.fact.known, behaviour.fact.source)
+            cells = (f"`{behaviour.name}`", *_cells(behaviour, span), behaviour.known, behaviour.source)
             lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
@@ -88,8 +87,5 @@ def _print(behaviours: Sequence[Behaviour], span: Span | None) -> None:
         print(f"From Cilium {span[0]} to {span[1]}: {len(behaviours)} behaviours differ.\n")
     for area, rows in _by_area(behaviours):
         head = [*_columns(span), "how it is known"]
-        cells = [[*_cells(behaviour, span), behaviour.fact.known] for behaviour in rows]
+        cells = [[*_cells(behaviour, span), behaviour.known] for behaviour in rows]
         print(area, *table(head, cells, width=max(100, shutil.get_terminal_size((140, 24)).columns)), "", sep="\n")
-
-
-__all__ = ["markdown", "run"]

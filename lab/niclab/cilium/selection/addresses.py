@@ -6,7 +6,6 @@ import ipaddress
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.selection.devices import Device, usable
 from niclab.cilium.selection.links import Link, LinkAddress
 from niclab.cilium.version import Version
@@ -81,8 +80,8 @@ def node_addresses(
     rules = _Rules.of(settings, version, node_ips)
     used = tuple(link for link in known if rules.uses(link, selected))
     table = {link.name: rules.addresses(link) for link in used}
-    fallback = _fallback(used if version.has(Behaviour.FALLBACK_OF_TABLE) else known, selected)
-    if version.has(Behaviour.LOCAL_ROUTE_ADDRESSES):
+    fallback = _fallback(used if version.has("fallback-of-table") else known, selected)
+    if version.has("local-route-addresses"):
         _add_local_routes(table, routes, rules)
     rows = [row for link in used for row in table[link.name]]
     return (*rows, *(NodeAddress(address, FALLBACK, primary=True) for address in fallback))
@@ -102,7 +101,7 @@ class _Rules:
 
     def uses(self, link: Link, selected: Collection[str]) -> bool:
         """getAddressesFromDevice, from 1.19 on shouldUseDeviceForNodeAddress."""
-        dummy = link.kind == "dummy" and self.version.has(Behaviour.DUMMY_ADDRESSES)
+        dummy = link.kind == "dummy" and self.version.has("dummy-addresses")
         return (link.up or dummy) and (link.name in _ALWAYS or link.name in selected or dummy)
 
     def addresses(self, link: Link) -> list[NodeAddress]:
@@ -132,12 +131,12 @@ class _Rules:
         """
         public = private = None
         node_ip = self.node_ips.get(family)
-        never_link_local = self.version.has(Behaviour.LINK_LOCAL_NEVER_PRIMARY)
+        never_link_local = self.version.has("link-local-never-primary")
         for ip in addresses:
             if ip.version != family or (never_link_local and ip.version == 6 and ip.is_link_local):
                 continue
             wins = ip == node_ip
-            if wins and not self.version.has(Behaviour.NODE_IP_IN_ITS_CLASS):
+            if wins and not self.version.has("node-ip-in-its-class"):
                 return ip
             if is_public(ip):
                 public = ip if public is None or wins else public
@@ -155,7 +154,7 @@ def _scope(word: str, version: Version) -> int:
     """
     if word in SCOPES:
         return next(number for scope, number in SCOPES.items() if scope == word)
-    default = SCOPES["host"] if version.has(Behaviour.HOST_SCOPE) else SCOPES["link"] - 1
+    default = SCOPES["host"] if version.has("host-scope") else SCOPES["link"] - 1
     return 255 if word == "nowhere" else int(word) if word else default
 
 
@@ -192,7 +191,7 @@ def _add_local_routes(table: dict[str, list[NodeAddress]], routes: Iterable[Rout
         if rows is None or ip in there or ip.is_loopback or ip.is_unspecified:
             continue
         second = any(row.primary and row.address.version == ip.version for row in rows)
-        taken = second and rules.version.has(Behaviour.LOCAL_ROUTE_SECOND)
+        taken = second and rules.version.has("local-route-second")
         node_port = name != HOST_DEVICE and rules.in_cidrs(ip)
         rows.append(NodeAddress(ip, name, primary=not taken, node_port=node_port))
         there.add(ip)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.selection.devices import Choice, Device, decide, usable
 from niclab.cilium.selection.links import Link, LinkAddress, RouteRow
 from niclab.cilium.version import Version
@@ -122,7 +121,7 @@ class Controller:
             if isinstance(event, Resync):
                 state = state._resynced(event)
                 batch.clear()
-            elif not isinstance(event, NeighbourChanged) or self.choice.version.has(Behaviour.NEIGHBOUR_MESSAGES):
+            elif not isinstance(event, NeighbourChanged) or self.choice.version.has("neighbour-messages"):
                 batch.setdefault(_index(event), []).append(event)
         for index, about in batch.items():
             state = state._processed(index, about)

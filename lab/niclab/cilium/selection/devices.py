@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.selection.links import (
     IFF_LOOPBACK,
     IFF_SLAVE,
@@ -83,7 +82,7 @@ def order(version: Version) -> tuple[tuple[Rule, ...], ...]:
     From 1.19 on the user's list comes before the address and UP tests (6d5900a0d7, PR #41837). Up to 1.17 there is one
     more, before the prefixes, that no kernel from 5.8 on can fail ("L3 device, kernel too old"): it is left out.
     """
-    first = (*_LIST, *_USABLE) if version.has(Behaviour.LIST_BEFORE_STATE) else (*_USABLE, *_LIST)
+    first = (*_LIST, *_USABLE) if version.has("list-before-state") else (*_USABLE, *_LIST)
     return ((Rule.LINK_NOT_SEEN,), *first, *_DETECTION)
 
 
@@ -110,9 +109,9 @@ def first_match(entries: Sequence[str], names: Iterable[str], version: Version) 
     names count from 1.20 on, each one only when no earlier name is in the list (a0fa9ffaf9).
     """
     own, *alternatives = names
-    for name in (own, *(alternatives if version.has(Behaviour.ALTERNATIVE_NAMES) else ())):
+    for name in (own, *(alternatives if version.has("alternative-names") else ())):
         for entry in entries:
-            excluded = entry.startswith("!") and version.has(Behaviour.LIST_EXCLUDES)
+            excluded = entry.startswith("!") and version.has("list-excludes")
             if matches(entry[1:] if excluded else entry, name):
                 return Match(entry, excluded)
     return None
@@ -131,7 +130,7 @@ def unmatched(nodes: Mapping[str, tuple[NodeView, Collection[str]]], version: Ve
     for entry in dict.fromkeys(entry for entries in lists.values() for entry in entries):
         those = [node for node, entries in lists.items() if entry in entries]
         names = {name: None for node in those for name in nodes[node][1]}
-        plain = entry.removeprefix("!") if version.has(Behaviour.LIST_EXCLUDES) else entry
+        plain = entry.removeprefix("!") if version.has("list-excludes") else entry
         if not plain.startswith("cilium_") and not any(matches(plain, name) for name in names):
             where = those[0] if len(those) == 1 else f"any of {len(those)} nodes"
             hint = _meant(entry, [*names])
@@ -229,7 +228,7 @@ def select(links: Iterable[Link], routes: Sequence[Route], settings: NodeView, v
 def usable(addresses: Iterable[LinkAddress], version: Version) -> tuple[LinkAddress, ...]:
     """Those that enter the table: from 1.20 on none that is tentative or failed its DAD (48f843a8c2)."""
     every = tuple(addresses)
-    if not version.has(Behaviour.USABLE_ADDRESSES):
+    if not version.has("usable-addresses"):
         return every
     return tuple(address for address in every if not (address.tentative or address.dadfailed))
 
@@ -248,7 +247,7 @@ def _first(link: Link, rows: Collection[RouteRow], known: Mapping[int, Link], ch
     if not link.name:
         return Rule.LINK_NOT_SEEN, "link not seen yet"
     tests = (_unusable(link), _chosen(link, choice))
-    for decided in reversed(tests) if choice.version.has(Behaviour.LIST_BEFORE_STATE) else tests:
+    for decided in reversed(tests) if choice.version.has("list-before-state") else tests:
         if decided is not None:
             return decided
     flags = link.raw_flags
@@ -293,7 +292,7 @@ def _chosen(link: Link, choice: Choice) -> _Verdict | None:
 def _enslaved(link: Link, known: Mapping[int, Link], version: Version) -> _Verdict | None:
     """A device with a parent is out; from 1.20 on one in a VRF is not (bac08dfb5c)."""
     parent = known.get(link.master)
-    if link.master and version.has(Behaviour.VRF_PORTS):
+    if link.master and version.has("vrf-ports"):
         if parent is None:
             return Rule.PARENT_NOT_FOUND, f"device has parent but parent device could not be found: {link.master}"
         if parent.kind == "vrf":

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.selection.addresses import ordered
 from niclab.cilium.selection.devices import Device, first_match, usable
 from niclab.cilium.selection.links import Link
@@ -61,7 +60,7 @@ def direct_routing(
     """
     names = {device.name for device in devices if device.selected}
     selected = sorted((link for link in links if link.name in names), key=lambda link: link.index)
-    old = not version.has(Behaviour.DIRECT_ROUTING_ALWAYS)
+    old = not version.has("direct-routing-always")
     source = "pkg/datapath/linux/devices.go Detect" if old else SOURCE
 
     def chosen(link: Link, reason: str, rule: DirectRoutingRule) -> DirectRouting:
@@ -87,7 +86,7 @@ def direct_routing(
     exits = warning = None
     if requires_devices(settings, version):
         exits = f"{'failed to detect devices: ' if old else ''}{NO_DIRECT_ROUTING_DEVICE}"
-    elif version.has(Behaviour.DEVICES_WARNING):
+    elif version.has("devices-warning"):
         warning = NO_DEVICES
     return DirectRouting(None, reason, exits, warning=warning, source=source)
 
@@ -101,16 +100,16 @@ def direct_routing_address(link: Link, family: Family, version: Version) -> Addr
     pkg/datapath/linux/config/config.go, writeNodeConfigHeader.
     """
     own = [address for address in usable(link.addresses, version) if address.version == family]
-    if family == 4 and version.has(Behaviour.DIRECT_ROUTING_BEST_IPV4):
+    if family == 4 and version.has("direct-routing-best-ipv4"):
         own = list(ordered(own))
-    if family == 6 and version.has(Behaviour.DIRECT_ROUTING_GLOBAL_IPV6):
+    if family == 6 and version.has("direct-routing-global-ipv6"):
         own = [address for address in own if not address.ip.is_link_local][:1] or own[-1:]
     return own[0].ip if own else None
 
 
 def node_port(settings: NodeView, version: Version) -> bool:
     """Are services on nodes' addresses Cilium's? Up to 1.18 `enable-node-port` alone could say so (pkg/kpr/kpr.go)."""
-    alone = version.has(Behaviour.NODE_PORT_OPTION) and parse_bool(settings.get("enable-node-port")) is True
+    alone = version.has("node-port-option") and parse_bool(settings.get("enable-node-port")) is True
     return settings.kube_proxy_replacement or alone
 
 
@@ -124,15 +123,15 @@ def requires_devices(settings: NodeView, version: Version) -> bool:
         or settings.host_firewall
         or settings.wireguard
         or settings.l2_announcements
-        or (settings.ipsec and version.has(Behaviour.IPSEC_REQUIRES_DEVICES))
-        or (settings.bpf_masquerade and version.has(Behaviour.MASQUERADING_WITHOUT_NODE_PORT))
+        or (settings.ipsec and version.has("ipsec-requires-devices"))
+        or (settings.bpf_masquerade and version.has("masquerading-without-node-port"))
     )
 
 
 def requires_direct_routing(settings: NodeView, version: Version) -> bool:
     """Does the datapath need a direct routing device? (pkg/option/config.go DirectRoutingDeviceRequired)"""
     host_routing = bpf_host_routing(settings, version)
-    if not version.has(Behaviour.DIRECT_ROUTING_ALWAYS):
+    if not version.has("direct-routing-always"):
         host_routing = not settings.host_legacy_routing  # asked before the agent falls back to legacy host routing
     return node_port(settings, version) or host_routing or settings.wireguard
 
@@ -150,6 +149,6 @@ def bpf_host_routing(settings: NodeView, version: Version) -> bool:
     return (
         settings.kube_proxy_replacement
         and not settings.host_legacy_routing
-        and not (settings.ipsec and version.has(Behaviour.IPSEC_LEGACY_ROUTING))
+        and not (settings.ipsec and version.has("ipsec-legacy-routing"))
         and not (masquerades(settings) and not settings.bpf_masquerade)
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from niclab.cilium.behaviours import Behaviour
 from niclab.cilium.selection.devices import Device
 from niclab.cilium.selection.links import Link
 from niclab.cilium.version import Version
@@ -42,7 +41,7 @@ def device_mtu(
     """
     if settings.mtu:
         return settings.mtu, "as `mtu` says"
-    if not version.has(Behaviour.MTU_OF_SELECTED):
+    if not version.has("mtu-of-selected"):
         return _detected(links, node_ip, routes)
     names = {device.name for device in devices if device.selected}
     counted = [link for link in links if link.name in names and link.name not in _OWN and link.kind != "dummy"]
@@ -73,21 +72,21 @@ def route_mtu(device: int, settings: NodeView, version: Version) -> int:
     tunnelled = settings.routing_mode == "tunnel" or settings.egress_gateway
     tunnel = TUNNEL_OVERHEAD[_counted(settings, version)] if tunnelled else 0
     if settings.wireguard:
-        return device - tunnel - (95 if version.has(Behaviour.WIREGUARD_95) else 80)
+        return device - tunnel - (95 if version.has("wireguard-95") else 80)
     return device - tunnel - (IPSEC_OVERHEAD if settings.ipsec else 0)
 
 
 def underlay(settings: NodeView, version: Version) -> Family:
     """The family of the outer packets (pkg/datapath/tunnel/tunnel.go): up to 1.17 always IPv4, then as
     `underlay-protocol` says; its default is IPv4, from 1.20 on the first family that is enabled."""
-    given = settings.get("underlay-protocol") if version.has(Behaviour.UNDERLAY_PROTOCOL) else "ipv4"
-    if given in ("", "auto") and version.has(Behaviour.UNDERLAY_FOLLOWS_FAMILIES):
+    given = settings.get("underlay-protocol") if version.has("underlay-protocol") else "ipv4"
+    if given in ("", "auto") and version.has("underlay-follows-families"):
         return 4 if settings.enable_ipv4 else 6
     return 6 if given == "ipv6" else 4
 
 
 def _counted(settings: NodeView, version: Version) -> Family:
     """The same as it is counted (pkg/mtu/cell.go): in 1.18 as IPv6 only where IPv4 is off."""
-    if version.has(Behaviour.UNDERLAY_COUNTED):
+    if version.has("underlay-counted"):
         return 4 if settings.enable_ipv4 else 6
     return underlay(settings, version)
