@@ -36,7 +36,7 @@ def test_lines_say_who_is_told() -> None:
             ),
         )
     )
-    assert [line for line in formats.lines(formats.to_json(told)) if "devices" in line or "mtu" in line] == [
+    assert [line for line in formats.lines(told) if "devices" in line or "mtu" in line] == [
         "devices=eth0",
         "CiliumNodeConfig edge:mtu=1400",
         "node1:devices=eth1",

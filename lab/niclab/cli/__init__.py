@@ -68,6 +68,3 @@ def _command(options: argparse.Namespace) -> int:
             decide(options.datapath)
         enter(persistent=options.userns == "persistent")
     return arguments.loaded(options)(options)
-
-
-__all__ = ["COULD_NOT_RUN", "FAIL", "PASS", "main"]

@@ -95,7 +95,11 @@ def inspect(options: argparse.Namespace) -> int:
     reported = {node: _report(stored_report) for node, stored_report in about["nodes"].items()}
     print(f"{lab.id}: {about['topology']['name']} · {about['description']}")
     if options.host is None:
-        print(*(f"  {line}" for line in formats.lines(about["settings"])), *text.reasons(reported), sep="\n")
+        print(
+            *(f"  {line}" for line in formats.lines(formats.from_json(about["settings"]))),
+            *text.reasons(reported),
+            sep="\n",
+        )
         return PASS
     name = _namespace(lab, options.host)
     if options.host in reported:

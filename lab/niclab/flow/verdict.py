@@ -23,6 +23,8 @@ from niclab.flow.trace import NO_PATH, Context, Kind, Trace, Transmitted, host_o
 from niclab.topology import Flow
 from niclab.wire.sighting import Measurement, Sighting
 
+__tracebackhide__ = True
+"""pytest shows the scenario's line, not this module's."""
 _DRAWN = 4
 """Ways of a flow that are drawn; more are counted."""
 
@@ -115,7 +117,6 @@ class FlowResult:
         return arrived[-1] if self.served and arrived else self.flow.destination
 
     def _vouched(self) -> tuple[Trace, ...]:
-        __tracebackhide__ = True
         if self.verdict == "unmeasured":
             raise Unmeasured(f"{self.name} was not measured: {self.why}\n{self.explanation}")
         return self.traces
@@ -140,7 +141,6 @@ class FlowResult:
         return str(self.measurement) if self.refusal == "" or not self.measurement.holds else self.refusal
 
     def _nics(self, host: str, kind: Kind, asked: str, *, outbound: bool) -> NicSet:
-        __tracebackhide__ = True
         host = self._known(host)
         paths = [trace.path(kind) for trace in self._vouched()]
         nics = [path.nics_left(host) if outbound else path.nics_entered(host) for path in paths]
@@ -148,22 +148,18 @@ class FlowResult:
 
     def left(self, host: str) -> frozenset[str]:
         """The NICs of `host` that its requests left by. Raises Unmeasured."""
-        __tracebackhide__ = True
         return self._nics(host, "request", "left", outbound=True)
 
     def entered(self, host: str) -> frozenset[str]:
         """The NICs of `host` that requests came in by. Raises Unmeasured."""
-        __tracebackhide__ = True
         return self._nics(host, "request", "entered", outbound=False)
 
     def answered_by(self, host: str) -> frozenset[str]:
         """The NICs of `host` that replies left by. Raises Unmeasured."""
-        __tracebackhide__ = True
         return self._nics(host, "reply", "was answered by", outbound=True)
 
     def came_back_to(self, host: str) -> frozenset[str]:
         """The NICs of `host` that replies came in by. Raises Unmeasured."""
-        __tracebackhide__ = True
         return self._nics(host, "reply", "came back to", outbound=False)
 
     def _known(self, host: str) -> str:
@@ -173,7 +169,6 @@ class FlowResult:
 
     def sources_seen_by(self, end: str) -> frozenset[str]:
         """The source addresses of the requests that arrived at a pod, an external or a node. Raises Unmeasured."""
-        __tracebackhide__ = True
         self._vouched()
         return self.sources_at(host_of(end))
 
@@ -184,7 +179,6 @@ class FlowResult:
 
     def source_seen_by(self, end: str) -> str | None:
         """The one source that arrived at `end`, None when nothing did. Raises Unmeasured, ValueError for several."""
-        __tracebackhide__ = True
         sources = self.sources_seen_by(end)
         if len(sources) > 1:
             raise ValueError(f"{end} saw several sources: {', '.join(sorted(sources))}")
@@ -192,7 +186,6 @@ class FlowResult:
 
     def outer_on(self, tap: str) -> frozenset[tuple[str, str]]:
         """The outer (source, destination) pairs of what a NIC transmitted of this flow. Raises Unmeasured."""
-        __tracebackhide__ = True
         sent = transmitted(self._vouched(), (tap,))
         return frozenset(sent[tap].outer) if sent else frozenset()
 
@@ -201,7 +194,6 @@ class FlowResult:
 
         Of several probes, each should be a flow of its own: send them with `vary_ports` or `vary_addresses`.
         """
-        __tracebackhide__ = True
         counts = {nic_of(tap): 0 for tap in self.context.nics if host_of(tap) == self._known(host)}
         for trace in self._vouched():
             for nic in trace.request.nics_left(host):
@@ -210,7 +202,6 @@ class FlowResult:
 
     def must_leave(self, host: str, by: str | Iterable[str]) -> None:
         """Raises NicMismatch unless requests left `host` by exactly these NICs."""
-        __tracebackhide__ = True
         wanted = {by} if isinstance(by, str) else set(by)
         nics = self.left(host)
         if nics != wanted:
@@ -218,7 +209,6 @@ class FlowResult:
 
     def must_not_leave(self, host: str, by: str) -> None:
         """Raises NicMismatch if anything of the flow, request or reply, left `host` by this NIC."""
-        __tracebackhide__ = True
         tap = f"{self._known(host)}.{by}"
         if tap not in self.context.nics:
             raise ValueError(f"there is no NIC {tap}")
@@ -229,14 +219,12 @@ class FlowResult:
 
     def must_receive(self) -> None:
         """Raises AssertionError unless every probe was answered."""
-        __tracebackhide__ = True
         self._vouched()
         if self.received != self.sent:
             raise AssertionError(f"{self.name}: {self.received} of {self.sent} answered\n{self.explanation}")
 
     def must_not_receive(self) -> None:
         """Raises AssertionError if any probe was answered."""
-        __tracebackhide__ = True
         self._vouched()
         if self.received:
             raise AssertionError(f"{self.name}: {self.received} answered, none should be\n{self.explanation}")

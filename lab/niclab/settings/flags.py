@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from pydantic_core import core_schema
 
 from niclab.errors import InputError, Problem, closest
 from niclab.topology.yamlfile import data_lines
@@ -362,11 +364,15 @@ class Values(Mapping[str, str]):
     def __hash__(self) -> int:
         return hash(tuple(self._items.items()))
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Mapping) and self._items == dict(other)
-
     def __repr__(self) -> str:
         return f"Values({self._items!r})"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, *_: Any) -> core_schema.CoreSchema:
+        text = core_schema.str_schema()
+        items = core_schema.dict_schema(text, text)
+        as_dict = core_schema.plain_serializer_function_ser_schema(dict)
+        return core_schema.no_info_after_validator_function(cls, items, serialization=as_dict)
 
     def over(self, upper: Mapping[str, str]) -> Values:
         """These, with `upper` winning."""

@@ -6,10 +6,12 @@ import json
 import re
 import shlex
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from pydantic import TypeAdapter
 
 from niclab.errors import InputError, Problem, Problems, closest
 from niclab.settings import wrapped
@@ -527,36 +529,24 @@ def _quoted(value: str) -> str:
 
 
 def to_json(settings: Settings) -> dict[str, Any]:
-    """Settings as a kept lab stores them: `cluster` and `nodes` say all; what they were read from is left out, as in
-    comparisons."""
-    return {"cluster": dict(settings.values), "nodes": [_stored(node) for node in settings.per_node]}
-
-
-def _stored(node: NodeSettings) -> dict[str, Any]:
-    selector = None
-    if node.selector is not None:
-        expressions = [[each.key, each.operator, list(each.values)] for each in node.selector.expressions]
-        selector = {"labels": dict(node.selector.labels), "expressions": expressions}
-    return {"name": node.name, "values": dict(node.values), "selector": selector}
+    """Settings as a kept lab stores them; what they were read from is left out, as in comparisons."""
+    stored: dict[str, Any] = _adapter().dump_python(settings, mode="json", exclude={"warnings", "base"})
+    return stored
 
 
 def from_json(stored: Mapping[str, Any]) -> Settings:
-    per_node = []
-    for node in stored["nodes"]:
-        selector = node["selector"]
-        if selector is not None:
-            expressions = (
-                Expression(key, operator, tuple(values)) for key, operator, values in selector["expressions"]
-            )
-            selector = Selector(Values(selector["labels"]), tuple(expressions))
-        per_node.append(NodeSettings(node["name"], selector, Values(node["values"])))
-    return Settings(Values(stored["cluster"]), tuple(per_node))
+    return _adapter().validate_python(stored)
 
 
-def lines(stored: Mapping[str, Any]) -> Sequence[str]:
+@cache
+def _adapter() -> TypeAdapter[Settings]:
+    return TypeAdapter(Settings)
+
+
+def lines(settings: Settings) -> Sequence[str]:
     """For people: `KEY=VALUE`, `NODE:KEY=VALUE`, and behind its name what a CiliumNodeConfig says."""
-    shown = [f"{key}={value}" for key, value in stored["cluster"].items()]
-    for node in stored["nodes"]:
-        who = node["name"] if node["selector"] is None else f"CiliumNodeConfig {node['name']}"
-        shown += [f"{who}:{key}={value}" for key, value in node["values"].items()]
+    shown = [f"{key}={value}" for key, value in settings.values.items()]
+    for node in settings.per_node:
+        who = node.name if node.selector is None else f"CiliumNodeConfig {node.name}"
+        shown += [f"{who}:{key}={value}" for key, value in node.values.items()]
     return shown

@@ -130,20 +130,3 @@ def vlans(topology: Topology) -> dict[tuple[str, int], str]:
         if place.vlan is not None
         for nic in below(host, name)
     }
-
-
-__all__ = [
-    "Segment",
-    "below",
-    "carriers",
-    "is_up",
-    "listening",
-    "master_of",
-    "mtu_of",
-    "needs",
-    "segment",
-    "sends_by_all",
-    "stands_in",
-    "vlans",
-    "vrf_of",
-]
