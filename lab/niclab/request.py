@@ -19,8 +19,7 @@ from niclab.cilium.selection.devices import unmatched
 from niclab.cilium.version import DEFAULT_VERSION, VERSIONS, Version, modelled_version
 from niclab.errors import InputError, LabError, Problem, Problems, nearest
 from niclab.host import userns
-from niclab.settings import LAB_BASELINE, NodeView, Settings, check_keys, formats, unmodelled
-from niclab.settings.model import fit
+from niclab.settings import LAB_BASELINE, NodeView, Settings, check_keys, fit, formats, unmodelled
 from niclab.topology import Topology
 from niclab.topology.stacking import stands_in
 

@@ -131,7 +131,7 @@ def test_a_gateway_that_does_not_run_drops() -> None:
     """Its agent exits: no gateway is left, and the pod's node drops what is for it."""
     topology = load("egress-gateway")
     settings = LAB_BASELINE.merged(Settings.of(enable_egress_gateway=True, devices="eth0,eth1"))
-    from niclab.settings import parse_node_assignments
+    from niclab.settings.formats import parse_node_assignments
 
     found = Decisions(topology, settings.merged(parse_node_assignments(["node2:devices=eth9"])), Version(1, 20))
     assert way(found, "by-nic") is None

@@ -12,7 +12,7 @@ from niclab.cilium import eni
 from niclab.cilium.decisions import Decisions
 from niclab.kernel.plan import Plan
 from niclab.net.operation import AddNeighbour, AddRoute, AddRule
-from niclab.settings.model import fit
+from niclab.settings import fit
 from niclab.topology import Flow, Topology
 from scenarios.common import NATIVE_OF_POOLS, VXLAN
 

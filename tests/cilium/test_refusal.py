@@ -12,8 +12,7 @@ from niclab.cilium.refusals import refused
 from niclab.cilium.selection.direct_routing import NO_DIRECT_ROUTING_DEVICE, DirectRouting
 from niclab.cilium.selection.links import Link
 from niclab.cilium.version import VERSIONS
-from niclab.settings import NodeView
-from niclab.settings.model import Friendly
+from niclab.settings import Friendly, NodeView
 
 from tests.support.selecting import FROM_1_19, FROM_1_20, UP_TO_1_18, V16, V17, V18, V19, V20
 

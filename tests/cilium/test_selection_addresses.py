@@ -13,9 +13,8 @@ from niclab.cilium.selection.links import Link, LinkAddress, link_addresses, lin
 from niclab.cilium.selection.mtu import device_mtu, route_mtu
 from niclab.cilium.version import VERSIONS, Version
 from niclab.net.route import Address, Family, Scope, parse_route
-from niclab.settings import NodeView
+from niclab.settings import Friendly, NodeView
 from niclab.settings.flags import Values
-from niclab.settings.model import Friendly
 from niclab.topology import Nic, Node
 
 from tests.support.selecting import (

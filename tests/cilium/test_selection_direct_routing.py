@@ -22,8 +22,7 @@ from niclab.cilium.selection.direct_routing import (
 )
 from niclab.cilium.selection.links import Link
 from niclab.cilium.version import VERSIONS, Version
-from niclab.settings import LAB_BASELINE, Settings
-from niclab.settings.model import Friendly
+from niclab.settings import LAB_BASELINE, Friendly, Settings
 
 from tests.support.selecting import FROM_1_19, V16, V17, V18, V19, V20, V21, link, lo, view
 

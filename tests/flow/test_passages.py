@@ -22,7 +22,7 @@ from niclab.flow.passage import Expectation, Leg, passage, ways
 from niclab.flow.trace import Trace, nic_of, observed
 from niclab.report import predicted
 from niclab.report.matrix import seen
-from niclab.settings.model import fit
+from niclab.settings import fit
 from niclab.topology import names
 
 from tests.support.command import here

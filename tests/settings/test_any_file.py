@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from niclab.errors import InputError
-from niclab.settings import loads, parse_assignments, parse_node_assignments
+from niclab.settings.formats import loads, parse_assignments, parse_node_assignments
 from niclab.settings.ipmasq import read
 
 _WORDS = st.sampled_from(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from niclab.errors import InputError
-from niclab.settings import Settings, loads, parse_assignments, parse_node_assignments
+from niclab.settings import Settings
+from niclab.settings.formats import loads, parse_assignments, parse_node_assignments
 
 
 def problems(text: str, name: str = "flags") -> list[tuple[int, str, str, str]]:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import yaml
 from niclab.errors import InputError
-from niclab.settings import Settings, Values, loads, parse_assignments, to_helm
-from niclab.settings.flags import agent_keys, chart_values, complaint, helm_value_of, helm_values, old_values
+from niclab.settings import Settings
+from niclab.settings.flags import Values, agent_keys, chart_values, complaint, helm_value_of, helm_values, old_values
+from niclab.settings.formats import loads, parse_assignments, to_helm
 
 
 def helm(text: str) -> Settings:

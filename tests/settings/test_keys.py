@@ -5,17 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from niclab.settings import (
-    CILIUM_DEFAULTS,
-    LAB_BASELINE,
-    NodeSettings,
-    Settings,
-    Values,
-    check_keys,
-    unmodelled,
-)
+from niclab.settings import CILIUM_DEFAULTS, LAB_BASELINE, NodeSettings, NodeView, Settings, check_keys, unmodelled
 from niclab.settings.flags import (
     MINORS,
+    Values,
     another_version,
     chart_values,
     complaint,
@@ -24,7 +17,6 @@ from niclab.settings.flags import (
     release,
     table,
 )
-from niclab.settings.model import NodeView
 from niclab.topology.yamlfile import data_lines
 
 

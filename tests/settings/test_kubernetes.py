@@ -10,7 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from niclab.errors import InputError
-from niclab.settings import Settings, load, loads
+from niclab.settings import Settings
+from niclab.settings.formats import load, loads
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,12 +14,10 @@ from niclab.settings import (
     NodeSettings,
     Selector,
     Settings,
-    Values,
     effective,
-    parse_assignments,
-    parse_node_assignments,
 )
-from niclab.settings.flags import complaint, table
+from niclab.settings.flags import Values, complaint, table
+from niclab.settings.formats import parse_assignments, parse_node_assignments
 
 
 def test_of_takes_what_a_test_writes() -> None:

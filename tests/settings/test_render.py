@@ -7,19 +7,9 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from niclab.errors import InputError
-from niclab.settings import (
-    LAB_BASELINE,
-    Expression,
-    NodeSettings,
-    Selector,
-    Settings,
-    Values,
-    loads,
-    to_configmap,
-    to_flags,
-    to_helm,
-)
-from niclab.settings.flags import table
+from niclab.settings import LAB_BASELINE, Expression, NodeSettings, Selector, Settings
+from niclab.settings.flags import Values, table
+from niclab.settings.formats import loads, to_configmap, to_flags, to_helm
 
 _booleans = sorted(flag.key for flag in table().values() if flag.type == "bool")
 _unchecked = sorted(flag.key for flag in table().values() if flag.of_agents and flag.type == "text")

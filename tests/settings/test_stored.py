@@ -7,7 +7,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 from niclab import LAB_BASELINE, Settings
-from niclab.settings import Expression, NodeSettings, Selector, Values, formats
+from niclab.settings import Expression, NodeSettings, Selector, formats
+from niclab.settings.flags import Values
 
 _words = st.text("abcdefghijklmnopqrstuvwxyz-.", min_size=1, max_size=8)
 _values = st.dictionaries(_words.map(lambda word: f"x-{word}"), st.text(max_size=12), max_size=3).map(Values)

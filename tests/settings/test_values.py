@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from niclab.errors import InputError, closest
-from niclab.settings import LAB_BASELINE, Settings, Values
-from niclab.settings.flags import complaint, parse_bool, parse_cidr, split_list
+from niclab.settings import LAB_BASELINE, Settings
+from niclab.settings.flags import Values, complaint, parse_bool, parse_cidr, split_list
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from niclab.errors import InputError
-from niclab.settings import Settings, Values, loads
+from niclab.settings import Settings
+from niclab.settings.flags import Values
+from niclab.settings.formats import loads
 
 BARE = """\
 kubeProxyReplacement: true

@@ -14,7 +14,8 @@ from niclab.cilium.decisions import Decisions
 from niclab.cilium.version import VERSIONS, Version
 from niclab.kernel.routing import check_route, check_rule
 from niclab.net.route import parse_route, parse_rule
-from niclab.settings import LAB_BASELINE, NodeSettings, Settings, Values
+from niclab.settings import LAB_BASELINE, NodeSettings, Settings
+from niclab.settings.flags import Values
 from niclab.topology import Flow, Host, Topology
 
 ANYCAST = "10.9.9.9"

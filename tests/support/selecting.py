@@ -9,8 +9,7 @@ from niclab.cilium.selection.devices import Device, select
 from niclab.cilium.selection.links import Link, LinkAddress, RouteRow, link_addresses, rows_of
 from niclab.cilium.version import VERSIONS, Version
 from niclab.net.route import parse_route
-from niclab.settings import NodeView, Settings
-from niclab.settings.model import Friendly
+from niclab.settings import Friendly, NodeView, Settings
 
 V16, V17, V18, V19, V20, V21 = VERSIONS
 UP_TO_1_18 = (V16, V17, V18)

@@ -15,6 +15,7 @@ from niclab.cilium.reported import NodeReport
 from niclab.errors import InputError, Problem, Problems, nearest
 from niclab.flow.passage import DIRECTIONS, Direction, Expectation
 from niclab.request import Request, resolve
+from niclab.settings import formats
 from niclab.topology import Flow, Topology
 from niclab.topology.model import NicKind
 from niclab.topology.stacking import below, segment
@@ -34,10 +35,10 @@ def requested(options: argparse.Namespace) -> Request:
         ),
     )
     version = options.cilium_version or ""
-    parts = [settings.load(path, version=version) for path in options.settings]
+    parts = [formats.load(path, version=version) for path in options.settings]
     parts += [
-        settings.parse_assignments(options.set, version=version),
-        settings.parse_node_assignments(options.node_set),
+        formats.parse_assignments(options.set, version=version),
+        formats.parse_node_assignments(options.node_set),
     ]
     return resolve(
         topology,

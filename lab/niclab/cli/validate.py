@@ -16,6 +16,7 @@ from niclab.cli.request import other_kind
 from niclab.errors import LabError
 from niclab.report.contract import Document
 from niclab.request import resolve
+from niclab.settings import formats
 
 
 def run(options: argparse.Namespace) -> int:
@@ -53,9 +54,9 @@ def _rewrite(names: list[str], wanted: str) -> int:
         raise LabError("there are no settings to write", fix=f"niclab validate values.yaml --as {wanted}")
     if topologies := [name for name in names if Path(name).is_file() and topology.is_topology(Path(name))]:
         raise LabError(f"{topologies[0]} is a topology", why="settings are written as others", fix="name settings only")
-    parts = [settings.load(name) for name in names]
+    parts = [formats.load(name) for name in names]
     chosen = functools.reduce(settings.Settings.merged, parts)
-    write = {"configmap": settings.to_configmap, "flags": settings.to_flags, "helm": settings.to_helm}[wanted]
+    write = {"configmap": formats.to_configmap, "flags": formats.to_flags, "helm": formats.to_helm}[wanted]
     sys.stdout.write(write(chosen))
     for line in chosen.warnings:
         print(f"warning: {line}", file=sys.stderr)
@@ -72,7 +73,7 @@ def _describe(name: str) -> str:
         there = other_kind(Decisions(named, asked.settings, asked.version))
         noted += "".join(f"\n  with `devices` unset, {line}" for line in there)
         return f"a topology of {len(named.nodes)} nodes with {nics} NICs on {len(named.fabrics)} fabrics{noted}"
-    chosen = settings.load(path)
+    chosen = formats.load(path)
     warnings = "".join(f"\n  warning: {line}" for line in chosen.warnings)
     unmodelled = settings.unmodelled(chosen)
     listed = f"\n  not modelled by the built-in datapath: {', '.join(unmodelled)}" if unmodelled else ""

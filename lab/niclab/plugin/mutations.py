@@ -66,7 +66,8 @@ class Mutation:
         )
 
     def _settings(self, settings: Settings) -> Settings:
-        from niclab.settings import LAB_BASELINE, Settings, Values
+        from niclab.settings import LAB_BASELINE, Settings
+        from niclab.settings.flags import Values
 
         values = dict(settings.values)
         for key, value in Settings.of(**_flags(self.taken)).values.items():

@@ -32,7 +32,7 @@ from niclab.report.matrix import row
 from niclab.report.record import Record
 from niclab.request import DatapathName, Decided, Request, choose, resolve
 from niclab.settings import Settings, effective
-from niclab.settings import load as load_settings
+from niclab.settings.formats import load as load_settings
 from niclab.topology.model import NicKind
 
 if TYPE_CHECKING:

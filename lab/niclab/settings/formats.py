@@ -14,7 +14,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from niclab.errors import InputError, Problem, Problems, closest
-from niclab.settings import wrapped
+from niclab.settings import HOSTNAME_LABEL, OPERATORS, Expression, NodeSettings, Selector, Settings, wrapped
 from niclab.settings.flags import (
     Assignment,
     Values,
@@ -30,7 +30,6 @@ from niclab.settings.flags import (
     wrong,
 )
 from niclab.settings.helm import HEADINGS, OLD_REPLACEMENTS, TUNNELS, parse_helm, parse_set, to_helm_values
-from niclab.settings.model import HOSTNAME_LABEL, OPERATORS, Expression, NodeSettings, Selector, Settings
 from niclab.topology.yamlfile import Field, Reading, load_with_lines, read_text, refuse_long, scalar
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from niclab.errors import InputError, Problem, closest
-from niclab.settings import ipmasq
+from niclab.settings import Settings, ipmasq
 from niclab.settings.flags import (
     MINORS,
     HelmValue,
@@ -29,7 +29,6 @@ from niclab.settings.flags import (
     unknown,
     versions,
 )
-from niclab.settings.model import Settings
 from niclab.topology.yamlfile import Field, Reading, dotted, scalar
 
 if TYPE_CHECKING:
