@@ -17,25 +17,16 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator, Mapping
 
-from niclab.cilium import egress, eni
+from niclab.cilium import egress, eni, numbers
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.node import ROUTER_DEVICE, NodeDecision, pod_interface
-from niclab.cilium.numbers import (
-    AT_SOCKET,
-    FROM_BACKEND,
-    SERVED,
-    TO_POD,
-    WAY_BACK_OF_BACKENDS,
-    WAY_BACK_OF_PODS,
-    WAY_BACK_PRIORITY,
-)
 from niclab.cilium.services import QUIET, NodeServices
 from niclab.kernel import reversepath
 from niclab.net.operation import AddRoute, AddRule, Operation, SetSysctl
 from niclab.net.packetrules import Devices, Mark, Match, PacketRule, SetMark
 from niclab.net.route import NextHop, Route, Rule, network_of
 
-_TABLES = {TO_POD: WAY_BACK_OF_PODS, FROM_BACKEND: WAY_BACK_OF_BACKENDS}
+_TABLES = {numbers.TO_POD: numbers.WAY_BACK_OF_PODS, numbers.FROM_BACKEND: numbers.WAY_BACK_OF_BACKENDS}
 """Mark → table."""
 
 
@@ -60,7 +51,7 @@ def operations(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
             yield AddRoute(node.node, route, replace=True)
         for mark, table in _TABLES.items():
             yield AddRule(
-                node.node, Rule(table=table, priority=WAY_BACK_PRIORITY, mark=(mark, mark), explicit_family=4)
+                node.node, Rule(table=table, priority=numbers.WAY_BACK_PRIORITY, mark=(mark, mark), explicit_family=4)
             )
 
 
@@ -70,11 +61,11 @@ def _ways_back(services: NodeServices, hops: tuple[NextHop, ...]) -> Iterator[Ro
     by_here = {pod.address for pod in egress.policed(services.decisions) if pod.by(services.node.node)}
     for address in sorted({*backends, *services.pods, *by_here}, key=int):
         if address.version == 4:
-            yield Route(network_of(address), kind="throw", table=_TABLES[TO_POD])
-    yield Route(ipaddress.ip_network("0.0.0.0/0"), hops, table=_TABLES[TO_POD])
+            yield Route(network_of(address), kind="throw", table=_TABLES[numbers.TO_POD])
+    yield Route(ipaddress.ip_network("0.0.0.0/0"), hops, table=_TABLES[numbers.TO_POD])
     for address in sorted(backends - services.pods.keys(), key=int):
         if address.version == 4:
-            yield Route(network_of(address), hops, table=_TABLES[FROM_BACKEND])
+            yield Route(network_of(address), hops, table=_TABLES[numbers.FROM_BACKEND])
 
 
 def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRule]:
@@ -90,19 +81,20 @@ def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRul
 
 def _taken(services: NodeServices, nics: Devices) -> Iterator[tuple[Match, int]]:
     """With legacy host routing a service with a backend on this node goes to the kernel, whichever is chosen."""
-    yield Match(iif=nics, direction="reply", connection_mark=Mark(SERVED, SERVED)), FROM_BACKEND
+    served = Mark(numbers.SERVED, numbers.SERVED)
+    yield Match(iif=nics, direction="reply", connection_mark=served), numbers.FROM_BACKEND
     if services.node.host_routing == "BPF":
         pods = tuple(network_of(address) for address in services.pods if address.version == 4)
         if pods:
-            yield Match(iif=nics, destinations=pods), TO_POD
+            yield Match(iif=nics, destinations=pods), numbers.TO_POD
         # Answers to what was masqueraded; what a socket of the node translated is the node's own.
-        own = Mark(0, AT_SOCKET | SERVED)
-        yield Match(iif=nics, direction="reply", translated=True, connection_mark=own), TO_POD
-        yield Match(iif=nics, direction="original", connection_mark=Mark(SERVED, SERVED)), TO_POD
+        own = Mark(0, numbers.AT_SOCKET | numbers.SERVED)
+        yield Match(iif=nics, direction="reply", translated=True, connection_mark=own), numbers.TO_POD
+        yield Match(iif=nics, direction="original", connection_mark=served), numbers.TO_POD
         return
     for frontend in services.frontends:
         if frontend.outside and not any(backend.address in services.pods for backend in frontend.outside):
-            yield Match(iif=nics, direction="original", connection_mark=services.taken_in(frontend)), TO_POD
+            yield Match(iif=nics, direction="original", connection_mark=services.taken_in(frontend)), numbers.TO_POD
 
 
 def _filtered(decisions: Decisions, node: NodeDecision) -> tuple[str, ...]:

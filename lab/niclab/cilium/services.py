@@ -22,25 +22,14 @@ from niclab.cilium import numbers
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.frontends import Frontend, node_port_addresses
 from niclab.cilium.node import NodeDecision, pod_interface
-from niclab.cilium.numbers import (
-    AT_SOCKET,
-    DIRECT_RETURN,
-    FROM_NIC,
-    FRONTEND,
-    IN_GENEVE,
-    NOTE,
-    RETURNED,
-    SERVED,
-    SOURCE,
-)
 from niclab.cilium.tables import reason
 from niclab.net import packetrules
 from niclab.net.packetrules import Devices, Hook, Mark, Match, PacketRule, Rewrite, SetConnectionMark, SetMark
 from niclab.net.route import TABLES, Address, Family, Rule, Why, network_of, numbered
 from niclab.topology import Host, Node
 
-_KIND = SERVED | DIRECT_RETURN | RETURNED
-_WHICH = _KIND | FRONTEND.mask
+_KIND = numbers.SERVED | numbers.DIRECT_RETURN | numbers.RETURNED
+_WHICH = _KIND | numbers.FRONTEND.mask
 
 QUIET = Why("service.mark", "", "bpf/lib/nodeport.h")
 """Of rules that only remember something for others."""
@@ -123,8 +112,8 @@ class NodeServices:
 
     def taken_in(self, frontend: Frontend) -> Mark:
         """The mark of connections that were taken in for a frontend."""
-        directly = DIRECT_RETURN if self.returns_directly(frontend) else 0
-        return Mark(SERVED | directly | FRONTEND.value(self.number(frontend)), _WHICH)
+        directly = numbers.DIRECT_RETURN if self.returns_directly(frontend) else 0
+        return Mark(numbers.SERVED | directly | numbers.FRONTEND.value(self.number(frontend)), _WHICH)
 
     @cached_property
     def sources(self) -> Mapping[Address, int]:
@@ -141,7 +130,7 @@ class NodeServices:
     def as_from(self, frontend: Frontend, address: Address | None, match: Match) -> Iterator[PacketRule]:
         """Packets that match are routed as if they came from an address; nothing where no rule looks at sources."""
         if address is not None and address in self.sources:
-            mark = SetMark(SOURCE.value(self.sources[address]), SOURCE.mask)
+            mark = SetMark(numbers.SOURCE.value(self.sources[address]), numbers.SOURCE.mask)
             why = reason("service.fib-source", address=address)
             yield PacketRule("prerouting", match, mark, why, frontend.family)
 
@@ -182,14 +171,14 @@ def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRul
 
 def _backends_answers(services: NodeServices) -> Iterator[PacketRule]:
     """Answers of other nodes' backends: translated back by the NIC's program, so not where none is attached."""
-    mark = Mark(SERVED, SERVED)
+    mark = Mark(numbers.SERVED, numbers.SERVED)
     known = Devices((*services.node.selected, *services.tunnel, *services.pod_devices), negated=True)
     drop = packetrules.Drop("the node refuses it: it is no connection of its own")
     match = Match(iif=known, connection_mark=mark, direction="reply")
     yield PacketRule("prerouting", match, drop, reason("service.answer-not-taken"))
     # The tunnel's program asks the FIB on every version: no mark there.
     match = Match(iif=services.selected, connection_mark=mark, direction="reply")
-    yield PacketRule("prerouting", match, SetMark(FROM_NIC, FROM_NIC), reason("service.answer"))
+    yield PacketRule("prerouting", match, SetMark(numbers.FROM_NIC, numbers.FROM_NIC), reason("service.answer"))
 
 
 def _answers_routed_as_service(services: NodeServices, frontend: Frontend) -> Iterator[PacketRule]:
@@ -219,7 +208,8 @@ def _client_asks(services: NodeServices, frontend: Frontend) -> Iterator[PacketR
         why = reason("service.no-backend", **names, outcome="refused" if refuses else "dropped")
         yield rule(packetrules.Reject(words) if refuses else packetrules.Drop(words), why)
     else:
-        bits = FROM_NIC | (IN_GENEVE if services.in_geneve and services.returns_directly(frontend) else 0)
+        in_geneve = services.in_geneve and services.returns_directly(frontend)
+        bits = numbers.FROM_NIC | (numbers.IN_GENEVE if in_geneve else 0)
         yield rule(SetMark(bits, bits), reason("service.taken-in", **names))
         yield rule(SetConnectionMark(services.taken_in(frontend).value), QUIET)
         if not services.returns_directly(frontend):
@@ -238,14 +228,14 @@ def _returning_directly(services: NodeServices) -> Iterator[PacketRule]:
     for frontend in services.frontends:
         if frontend.outside and services.returns_directly(frontend):
             match = Match(oif=services.away, connection_mark=services.taken_in(frontend), direction="original")
-            note = Rewrite(note=NOTE.value(services.number(frontend)))
+            note = Rewrite(note=numbers.NOTE.value(services.number(frontend)))
             rule = "service.dsr-geneve" if services.node.returns_by_geneve else "service.dsr"
             yield PacketRule("postrouting", match, note, reason(rule, frontend=frontend), frontend.family)
     for frontend in services.answered_here():
         number, family, protocol = services.number(frontend), frontend.family, frontend.protocol
-        connection = Mark(RETURNED | FRONTEND.value(number), _WHICH)
+        connection = Mark(numbers.RETURNED | numbers.FRONTEND.value(number), _WHICH)
         by = Devices(services.tunnel) if services.node.returns_by_geneve else selected
-        noted, why = Match(iif=by, note=NOTE.value(number)), reason("service.dsr-note", frontend=frontend)
+        noted, why = Match(iif=by, note=numbers.NOTE.value(number)), reason("service.dsr-note", frontend=frontend)
         yield PacketRule("prerouting", noted, SetConnectionMark(connection.value), why, family)
         yield PacketRule("prerouting", noted, Rewrite(note=0), QUIET, family)
         answers = Match(connection_mark=connection, direction="reply", route=selected)
@@ -257,15 +247,15 @@ def _returning_directly(services: NodeServices) -> Iterator[PacketRule]:
 
 # What leaves for a client of a service or for its backend: whose address it has.
 
-_TRANSLATED = Mark(SERVED, _KIND)
-_DIRECT = Mark(SERVED | DIRECT_RETURN, _KIND)
+_TRANSLATED = Mark(numbers.SERVED, _KIND)
+_DIRECT = Mark(numbers.SERVED | numbers.DIRECT_RETURN, _KIND)
 
 
 def _forwarded(services: NodeServices) -> Iterator[PacketRule]:
     for device in services.tunnel:
         # The tunnel's own packets take their own route.
-        match = Match(oif=Devices((device,)), mark=Mark(FROM_NIC, FROM_NIC))
-        yield PacketRule("postrouting", match, SetMark(0, FROM_NIC | IN_GENEVE), QUIET)
+        match = Match(oif=Devices((device,)), mark=Mark(numbers.FROM_NIC, numbers.FROM_NIC))
+        yield PacketRule("postrouting", match, SetMark(0, numbers.FROM_NIC | numbers.IN_GENEVE), QUIET)
     for family in services.node.families:
         for match, address, why in _sources(services, family):
             yield PacketRule("postrouting", match, packetrules.Snat(address), why, family)
@@ -351,7 +341,7 @@ def _inside(services: NodeServices) -> Iterator[PacketRule]:
         if sockets:
             yield from _translated(services, "output", frontend, services.to(frontend, at_nodes, None), _SOCKET)
     if by_socket and services.decisions.topology.services:
-        match = Match(connection_mark=Mark(AT_SOCKET, AT_SOCKET), direction="reply")
+        match = Match(connection_mark=Mark(numbers.AT_SOCKET, numbers.AT_SOCKET), direction="reply")
         yield PacketRule("prerouting", match, packetrules.Accept(), QUIET)
 
 
@@ -359,7 +349,7 @@ def _translated(
     services: NodeServices, hook: Hook, frontend: Frontend, match: Match, source: str
 ) -> Iterator[PacketRule]:
     if hook == "output":
-        yield PacketRule(hook, match, SetConnectionMark(AT_SOCKET), QUIET, frontend.family)
+        yield PacketRule(hook, match, SetConnectionMark(numbers.AT_SOCKET), QUIET, frontend.family)
     action: packetrules.Action = packetrules.Dnat(frontend.inside, frontend.sticks)
     if frontend.inside:
         ends = {"port": frontend.port, "backends": _chosen(frontend, frontend.inside)}
@@ -393,12 +383,13 @@ def routing_rules(decisions: Decisions, node: NodeDecision) -> Iterator[Rule]:
     if not services.active:
         return
     for family in node.families if services.in_geneve else ():
-        mark, priority = (IN_GENEVE, IN_GENEVE), numbers.PRIORITY[numbers.REMOTE_PODS]
+        mark, priority = (numbers.IN_GENEVE, numbers.IN_GENEVE), numbers.PRIORITY[numbers.REMOTE_PODS]
         yield Rule(table=numbers.REMOTE_PODS, priority=priority, mark=mark, explicit_family=family)
     tables = [numbers.REMOTE_PODS] * node.tunnels + [numbers.SINGLE_DEVICE] * (node.host_single_device is not None)
+    mark = (numbers.FROM_NIC, numbers.FROM_NIC)
     for family in node.families:
         for table in tables:
-            yield Rule(table=table, priority=numbers.PRIORITY[table], mark=(FROM_NIC, FROM_NIC), explicit_family=family)
+            yield Rule(table=table, priority=numbers.PRIORITY[table], mark=mark, explicit_family=family)
         for address, number in services.sources.items():
             if address.version == family:
                 yield from _rules_as_from(services.host, address, number, family)
@@ -406,7 +397,7 @@ def routing_rules(decisions: Decisions, node: NodeDecision) -> Iterator[Rule]:
 
 def _rules_as_from(host: Host, address: Address, number: int, family: Family) -> Iterator[Rule]:
     """The node's own rules as a packet from `address` meets them."""
-    mark = (SOURCE.value(number), SOURCE.mask)
+    mark = (numbers.SOURCE.value(number), numbers.SOURCE.mask)
     base = [Rule(table=TABLES["main"], priority=numbers.MAIN_PRIORITY, explicit_family=family)]
     own = [rule for rule in numbered(host.rules) if rule.family == family]
     for rule in sorted([*own, *base], key=lambda rule: rule.priority or 0):

@@ -12,17 +12,8 @@ from types import MappingProxyType
 from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args
 
 from niclab.errors import InputError, Problem
-from niclab.settings.flags import (
-    Values,
-    another_version,
-    complaint,
-    default,
-    parse_bool,
-    parse_cidr,
-    split_list,
-    table,
-    unknown,
-)
+from niclab.settings import flags
+from niclab.settings.flags import Values
 from niclab.topology import Topology
 from niclab.topology.yamlfile import scalar
 
@@ -85,11 +76,11 @@ class _Flag(Generic[_T]):
 
 
 def _on(text: str) -> bool:
-    return parse_bool(text) is True
+    return flags.parse_bool(text) is True
 
 
 def _tags(text: str) -> frozenset[int]:
-    return frozenset(int(tag) for tag in split_list(text) if tag.isascii() and tag.isdigit())
+    return frozenset(int(tag) for tag in flags.split_list(text) if tag.isascii() and tag.isdigit())
 
 
 def _enforced(text: str) -> bool:
@@ -101,7 +92,7 @@ def _choice(default: _T, *others: _T) -> Callable[[str], _T]:
 
 
 def _network(kind: type[_T]) -> Callable[[str], _T | None]:
-    return lambda text: network if isinstance(network := parse_cidr(text), kind) else None
+    return lambda text: network if isinstance(network := flags.parse_cidr(text), kind) else None
 
 
 def _address(text: str) -> str | None:
@@ -117,9 +108,9 @@ class NodeView:
 
     def get(self, key: str) -> str:
         """The flag's value as text, or its default ("" where this package knows none)."""
-        return self.values.get(key, default(key))
+        return self.values.get(key, flags.default(key))
 
-    devices = _Flag(split_list)
+    devices = _Flag(flags.split_list)
     """Names and `prefix+` patterns; empty means auto-detection."""
     force_device_detection = _Flag(_on)
     direct_routing_device = _Flag(str)
@@ -143,7 +134,7 @@ class NodeView:
     ipam = _Flag(str)
     mtu = _Flag(int)
     """0 means that the agent takes it from its devices."""
-    egress_masquerade_interfaces = _Flag(split_list)
+    egress_masquerade_interfaces = _Flag(flags.split_list)
     masquerade_to_route_source = _Flag(_on, "enable-masquerade-to-route-source")
     ip_masq_agent = _Flag(_on, "enable-ip-masq-agent")
     ip_masq_agent_config = _Flag(str, "ip-masq-agent-config-path")
@@ -162,7 +153,7 @@ class NodeView:
     """WireGuard's, of what comes from and goes to node IPs."""
     ipsec = _Flag(_on, "enable-ipsec")
     l2_announcements = _Flag(_on, "enable-l2-announcements")
-    nodeport_addresses = _Flag(split_list)
+    nodeport_addresses = _Flag(flags.split_list)
     load_balancer_mode: ClassVar[_Flag[Literal["snat", "dsr", "hybrid"]]] = _Flag(
         _choice("snat", "dsr", "hybrid"), "bpf-lb-mode"
     )
@@ -228,8 +219,10 @@ class Settings:
         object.__setattr__(self, "values", Values(self.values))
         object.__setattr__(self, "per_node", _canonical(self.per_node))
         object.__setattr__(self, "warnings", tuple(dict.fromkeys(self.warnings)))
-        owned = [(owner, key, value) for owner, values in self.by_owner() for key, value in values.items()]
-        if problems := [Problem(who, 0, key, *words) for who, key, value in owned if (words := complaint(key, value))]:
+        checked = [
+            (who, key, flags.complaint(key, text)) for who, values in self.by_owner() for key, text in values.items()
+        ]
+        if problems := [Problem(who, 0, key, *words) for who, key, words in checked if words]:
             raise InputError(problems)
 
     @classmethod
@@ -245,7 +238,7 @@ class Settings:
                 continue
             key = {"routing": "routing-mode", "tunnel": "tunnel-protocol"}.get(word, word.replace("_", "-"))
             values[key] = scalar(value) if isinstance(value, str | int) else ",".join(value)
-            if words := unknown(key):
+            if words := flags.unknown(key):
                 problems.append(Problem("settings", 0, key, *words))
         if problems:
             raise InputError(problems)
@@ -318,9 +311,9 @@ def check_keys(settings: Settings, *, version: str) -> KeyReport:
     warnings: list[str] = []
     for owner, values in settings.by_owner():
         for key in values:
-            if wrong := unknown(key):
+            if wrong := flags.unknown(key):
                 errors.append(Problem(owner, 0, key, *wrong))
-            elif words := another_version(key, version):
+            elif words := flags.another_version(key, version):
                 warnings.append(words)
     return KeyReport(tuple(errors), tuple(dict.fromkeys(warnings)))
 
@@ -332,14 +325,14 @@ def unmodelled(settings: Settings) -> tuple[str, ...]:
 
 
 def _ignored(key: str, value: str) -> bool:
-    flag = table().get(key)
+    flag = flags.table().get(key)
     if flag is None:
         return value not in ("", "false")
     if flag.bearing == "irrelevant" or flag.models(value):
         return False
     if ":" in flag.bearing:  # some values are modelled, and this is another one
         return True
-    same = flag.type == "bool" and parse_bool(value) == (parse_bool(flag.default) or False)
+    same = flag.type == "bool" and flags.parse_bool(value) == (flags.parse_bool(flag.default) or False)
     return not same and value not in (flag.default, flag.default or "false")
 
 

@@ -14,21 +14,8 @@ import yaml
 from pydantic import TypeAdapter
 
 from niclab.errors import InputError, Problem, Problems, closest
-from niclab.settings import HOSTNAME_LABEL, OPERATORS, Expression, NodeSettings, Selector, Settings, wrapped
-from niclab.settings.flags import (
-    Assignment,
-    Values,
-    agent_keys,
-    assignment,
-    chart_words,
-    command_line,
-    complaint,
-    old_values,
-    spelled,
-    table,
-    unknown,
-    wrong,
-)
+from niclab.settings import HOSTNAME_LABEL, OPERATORS, Expression, NodeSettings, Selector, Settings, flags, wrapped
+from niclab.settings.flags import Assignment, Values
 from niclab.settings.helm import HEADINGS, OLD_REPLACEMENTS, TUNNELS, parse_helm, parse_set, to_helm_values
 from niclab.topology.yamlfile import Field, Reading, load_with_lines, read_text, refuse_long, scalar
 
@@ -95,10 +82,10 @@ def loads(text: str, *, name: str, version: str = "") -> Settings:
 
 def _reported(pairs: Mapping[str, str], name: str) -> Settings:
     """All that an agent has, as it or a tool printed it: what is not known here is of a version that is not."""
-    known = {key: value for key, value in pairs.items() if (flag := table().get(key)) and flag.of_agents}
+    known = {key: value for key, value in pairs.items() if (flag := flags.table().get(key)) and flag.of_agents}
     problems = Problems()
     for key, value in known.items():
-        if words := complaint(key, value):
+        if words := flags.complaint(key, value):
             problems.append(Problem(name, 0, key, *words))
     problems.finish()
     others = sorted(pairs.keys() - known.keys())
@@ -112,8 +99,9 @@ def parse_assignments(assignments: Sequence[str], *, file: str = "--set", versio
     A path of the Helm chart (`bpf.masquerade=true`, `devices={eth0,eth1}`) is read as `helm --set` reads it.
     """
     paths = [text for text in assignments if _is_chart_path(text)]
-    flags = _settings([assignment(text, file, 0, with_node=False) for text in assignments if text not in paths], file)
-    return parse_set(paths, file, version).merged(flags) if paths else flags
+    others = (text for text in assignments if text not in paths)
+    given = _settings([flags.assignment(text, file, 0, with_node=False) for text in others], file)
+    return parse_set(paths, file, version).merged(given) if paths else given
 
 
 def _is_chart_path(text: str) -> bool:
@@ -121,14 +109,14 @@ def _is_chart_path(text: str) -> bool:
     if not equals or key.strip() != key or re.search(r"[^\w.\[\]/\\-]", key):
         return False
     first = re.split(r"[.\[]", key)[0]
-    if spelled(key) in agent_keys() and key != "tunnel":  # whose flag no known agent has
-        return first in chart_words("") and value.startswith("{") and value.endswith("}")
-    return first != key or first in chart_words("") or first in old_values()
+    if flags.spelled(key) in flags.agent_keys() and key != "tunnel":  # whose flag no known agent has
+        return first in flags.chart_words("") and value.startswith("{") and value.endswith("}")
+    return first != key or first in flags.chart_words("") or first in flags.old_values()
 
 
 def parse_node_assignments(assignments: Sequence[str], *, file: str = "--node-set") -> Settings:
     """Overrides of single nodes from `NODE:KEY=VALUE` words."""
-    return _settings([assignment(text, file, 0, with_node=True) for text in assignments], file)
+    return _settings([flags.assignment(text, file, 0, with_node=True) for text in assignments], file)
 
 
 def _looks_like_flags(text: str) -> bool:
@@ -163,9 +151,9 @@ def _line(line: str, name: str, number: int) -> Iterator[Assignment]:
             tokens = shlex.split(word, comments=True)
         except ValueError as error:
             raise InputError([Problem(name, number, "", str(error).lower(), "close the quotes")]) from None
-        yield from command_line(tokens, name, number)
+        yield from flags.command_line(tokens, name, number)
         return
-    given = assignment(word, name, number, with_node=None)
+    given = flags.assignment(word, name, number, with_node=None)
     yield given._replace(value=_unquoted(given.value))
 
 
@@ -188,9 +176,9 @@ def _settings(assignments: Iterable[Assignment], file: str) -> Settings:
     values: dict[str, str] = {}
     nodes: dict[str, dict[str, str]] = {}
     for line, node, key, value in assignments:
-        if words := unknown(key):
+        if words := flags.unknown(key):
             problems.append(Problem(file, line, key, *words))
-        elif words := complaint(key, value):
+        elif words := flags.complaint(key, value):
             problems.append(Problem(file, line, f"{node}:{key}" if node else key, *words))
         (values if node is None else nodes.setdefault(node, {}))[key] = value
     problems.finish()
@@ -298,11 +286,11 @@ def _object(data: Any, at: Field, reading: Reading, version: str, *, beside: boo
 def _flags(data: dict[Any, Any], at: Field, reading: Reading) -> Settings:
     values: dict[str, str] = {}
     for word, value in data.items():
-        key, field = spelled(str(word)), (*at, str(word))
+        key, field = flags.spelled(str(word)), (*at, str(word))
         text = ",".join(scalar(part) for part in value) if isinstance(value, list) else scalar(value)
         if isinstance(value, dict):
             reading.problem(field, "a plain value or a list is wanted", "write text")
-        elif words := wrong(key, text):
+        elif words := flags.wrong(key, text):
             reading.problem(field, *words)
         values[key] = text
     reading.problems.finish()
@@ -315,7 +303,7 @@ def _config_map(data: dict[str, Any], at: Field, reading: Reading) -> Settings:
     pairs: dict[Any, Any] = {}
     if data.get("data") is not None:
         pairs = reading.mapping(data["data"], at, "write key: value lines", "a mapping of keys to text is wanted")
-    unread = {key for key in map(str, pairs) if (flag := table().get(key)) and not flag.of_agents}
+    unread = {key for key in map(str, pairs) if (flag := flags.table().get(key)) and not flag.of_agents}
     unquoted = sorted(str(key) for key, value in pairs.items() if not isinstance(value, str))
     values = _values({key: value for key, value in pairs.items() if str(key) not in unread}, at, reading)
     if unread:
@@ -371,17 +359,17 @@ def _article(data: dict[str, Any], at: Field, reading: Reading) -> Settings:
     reading.warn(_NO_SUCH_KIND)
     values: dict[str, str] = {}
     for key, value in spec.items():
-        flags: Mapping[str, str]
+        meant: Mapping[str, str]
         mode = value.get("mode") if isinstance(value, dict) and set(value) == {"mode"} else None
         if key == "ipam" and isinstance(mode, str):
-            flags, where = {"ipam": mode}, "ipam.mode"
+            meant, where = {"ipam": mode}, "ipam.mode"
             meaning = "it says nothing about NICs"
         elif key == "tunnel" and isinstance(mode, str) and mode in TUNNELS:
-            flags, where = TUNNELS[mode], "tunnel.mode"
+            meant, where = TUNNELS[mode], "tunnel.mode"
             meaning = "the kernel's route to the peer's node IP chooses the NIC"
         elif key == "devices" and isinstance(value, (str, list)):
             devices = value if isinstance(value, str) else ",".join(scalar(part) for part in value)
-            flags, where = {"devices": devices}, "devices"
+            meant, where = {"devices": devices}, "devices"
             meaning = (
                 "it chooses where eBPF programs attach and masquerade; it neither allocates pod addresses "
                 "from these NICs nor makes routes over them"
@@ -390,12 +378,12 @@ def _article(data: dict[str, Any], at: Field, reading: Reading) -> Settings:
             fix = "write ipam.mode, tunnel.mode (vxlan, geneve or disabled) or devices, or use a ConfigMap"
             reading.problem((*at, str(key)), "this has no meaning in any Cilium", fix)
             continue
-        words = " and ".join(f"{flag}={text}" for flag, text in flags.items())
+        words = " and ".join(f"{flag}={text}" for flag, text in meant.items())
         reading.warn(f"spec.{where} is {'' if key == 'tunnel' else 'the flag '}{words}; {meaning}")
-        values |= flags
+        values |= meant
     for flag, text in values.items():
-        if complaint := wrong(flag, text):
-            reading.problem((*at, flag), *complaint)
+        if wrong := flags.wrong(flag, text):
+            reading.problem((*at, flag), *wrong)
     return Settings(Values({} if reading.problems else values))
 
 
@@ -407,7 +395,7 @@ def _values(pairs: dict[Any, Any], at: Field, reading: Reading) -> dict[str, str
             reading.problem(field, "text is wanted", "write lists with commas, nested text with |-")
         elif key == "tunnel" and (text := scalar(value)) in TUNNELS:
             values |= TUNNELS[text]  # the agent of 1.14 and before had one key for both
-        elif words := wrong(key, text := scalar(value)):
+        elif words := flags.wrong(key, text := scalar(value)):
             reading.problem(field, *words)
         else:
             values[key] = text

@@ -9,26 +9,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from niclab.errors import InputError, Problem, closest
-from niclab.settings import Settings, ipmasq
-from niclab.settings.flags import (
-    MINORS,
-    HelmValue,
-    Values,
-    agent_keys,
-    branches,
-    chart_values,
-    chart_words,
-    command_line,
-    complaint,
-    helm_value_of,
-    helm_values,
-    minor_of,
-    old_values,
-    parse_bool,
-    spelled,
-    unknown,
-    versions,
-)
+from niclab.settings import Settings, flags, ipmasq
+from niclab.settings.flags import MINORS, HelmValue, Values
 from niclab.topology.yamlfile import Field, Reading, dotted, scalar
 
 if TYPE_CHECKING:
@@ -81,7 +63,7 @@ class _Chart:
 
     @property
     def minor(self) -> int:
-        return minor_of(self.version) if self.version else MINORS[-1]
+        return flags.minor_of(self.version) if self.version else MINORS[-1]
 
     @property
     def others(self) -> str:
@@ -95,7 +77,7 @@ class _Chart:
         self.reading.warn(f"{why}{fix and f'; {fix}'}", (*self.under, *path))
 
     def put(self, path: Field, key: str, value: str) -> None:
-        if words := complaint(key, value):
+        if words := flags.complaint(key, value):
             self.problem(path, *words)
         self.values[key] = value
 
@@ -111,7 +93,7 @@ def parse_helm(
     chart = _Chart(reading, under, version, strict)
     before = len(reading.warnings)
     words = {str(key).split(".")[0] for key in values}
-    known = chart_words("") | {path.split(".")[0] for path in old_values()} | {"global"}
+    known = flags.chart_words("") | {path.split(".")[0] for path in flags.old_values()} | {"global"}
     if words and not words & known and not strict:
         chart.problem((), "nothing in it is a Helm value or a flag", "give Helm values, a ConfigMap or KEY=VALUE lines")
         reading.problems.finish()
@@ -132,7 +114,7 @@ def to_helm_values(values: Values) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     extra: dict[str, str] = {}
     rest = dict(values)
-    if parse_bool(rest.get("kube-proxy-replacement", "")) is not None:
+    if flags.parse_bool(rest.get("kube-proxy-replacement", "")) is not None:
         tree["kubeProxyReplacement"] = rest.pop("kube-proxy-replacement")
     chosen = [kind for kind in _ENCRYPTIONS if rest.get(f"enable-{kind}") == "true"]
     if len(chosen) == 1:
@@ -142,7 +124,7 @@ def to_helm_values(values: Values) -> dict[str, Any]:
         del rest["ip-masq-agent-config-path"]
         tree["ipMasqAgent"] = {"config": config}
     for key, text in rest.items():
-        row = helm_value_of().get(key)
+        row = flags.helm_value_of().get(key)
         value = _written(row, text) if row else None
         if row is None or _read(row, value) != text:
             extra[key] = text
@@ -169,7 +151,7 @@ def _leaves(data: dict[Any, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple
     """Every value that is no mapping, or that the table takes as a whole."""
     for key, value in data.items():
         here = (*path, str(key))
-        if isinstance(value, dict) and value and ".".join(here) not in helm_values() and here not in _WHOLE:
+        if isinstance(value, dict) and value and ".".join(here) not in flags.helm_values() and here not in _WHOLE:
             yield from _leaves(value, here)
         else:
             yield here, value
@@ -179,7 +161,7 @@ def _read_leaf(chart: _Chart, path: tuple[str, ...], value: Any) -> None:
     if not _has(chart, path):
         return
     name = ".".join(path)
-    if row := helm_values(chart.minor).get(name):
+    if row := flags.helm_values(chart.minor).get(name):
         try:
             text = _read(row, value)
         except TypeError as error:
@@ -190,7 +172,7 @@ def _read_leaf(chart: _Chart, path: tuple[str, ...], value: Any) -> None:
         return
     if name in _COMPUTED or path in _WHOLE or path in _ARGUMENTS or value in (None, "", {}, []):
         return
-    mixed = path[0] in branches()
+    mixed = path[0] in flags.branches()
     if mixed and len(path) == 1:
         chart.problem(path, "a mapping is wanted", f"write the values below {name}:")
     else:
@@ -199,9 +181,9 @@ def _read_leaf(chart: _Chart, path: tuple[str, ...], value: Any) -> None:
 
 def _has(chart: _Chart, path: tuple[str, ...]) -> bool:
     """Does the chart have this value? What it has not, it ignores: that is said, with where it stands."""
-    values = chart_values()
-    if past := next((end for end in range(1, len(path) + 1) if ".".join(path[:end]) in old_values()), 0):
-        old = old_values()[".".join(path[:past])]
+    values = flags.chart_values()
+    if past := next((end for end in range(1, len(path) + 1) if ".".join(path[:end]) in flags.old_values()), 0):
+        old = flags.old_values()[".".join(path[:past])]
         now = f"write {old.now}" if old.now else "leave it out"
         chart.ignored(path[:past], f"charts {old.charts} had this value, {chart.others} it", now)
         return False
@@ -216,7 +198,7 @@ def _has(chart: _Chart, path: tuple[str, ...]) -> bool:
             _unknown(chart, path, depth)
             return False
         if chart.minor not in minors:
-            chart.ignored(path[:depth], f"charts {versions(minors)} have this value, {chart.others} it", "")
+            chart.ignored(path[:depth], f"charts {flags.versions(minors)} have this value, {chart.others} it", "")
             return not chart.version
         if name in values:
             return True
@@ -240,11 +222,11 @@ def _unknown(chart: _Chart, path: tuple[str, ...], depth: int) -> None:
 def _meant(where: tuple[str, ...]) -> str:
     """What may be meant by a path whose last word no chart has."""
     *above, word = where
-    if "." in word and word in helm_values():
+    if "." in word and word in flags.helm_values():
         return "write it as nested mappings"
-    words = chart_words(".".join(above))
-    if not above and word in agent_keys() and word not in words:
-        row = helm_value_of().get(word)
+    words = flags.chart_words(".".join(above))
+    if not above and word in flags.agent_keys() and word not in words:
+        row = flags.helm_value_of().get(word)
         return f"write {'.'.join(row.path)}" if row else "put it under extraConfig"
     folded = {sibling.lower(): sibling for sibling in words}
     near = folded.get(word.lower()) or closest(word, words, cutoff=0.75)
@@ -253,7 +235,7 @@ def _meant(where: tuple[str, ...]) -> str:
 
 def _computed(chart: _Chart, values: dict[str, Any]) -> None:
     """What the chart decides from several values (the head of cilium-configmap.yaml and its cloud branches)."""
-    flags, warn = chart.values, chart.reading.warn
+    made, warn = chart.values, chart.reading.warn
 
     def get(*path: str) -> Any:
         here: Any = values
@@ -262,7 +244,7 @@ def _computed(chart: _Chart, values: dict[str, Any]) -> None:
         return here
 
     def on(*path: str) -> bool:
-        return parse_bool(scalar(get(*path))) is True
+        return flags.parse_bool(scalar(get(*path))) is True
 
     if (replacement := scalar(get("kubeProxyReplacement"))) not in ("", "probe"):
         chart.put(("kubeProxyReplacement",), "kube-proxy-replacement", replacement)
@@ -270,35 +252,35 @@ def _computed(chart: _Chart, values: dict[str, Any]) -> None:
             warn(f'kubeProxyReplacement: "{replacement}" is of chart 1.14 and before; later ones want {now}')
     cloud = next((kind for kind in _CLOUDS if on(kind, "enabled")), None)
     if cloud:
-        flags["enable-endpoint-routes"] = "true"
-        flags.setdefault("auto-create-cilium-node-resource", "true")
+        made["enable-endpoint-routes"] = "true"
+        made.setdefault("auto-create-cilium-node-resource", "true")
     if cloud in ("eni", "gke"):
-        flags.setdefault("routing-mode", "native")
+        made.setdefault("routing-mode", "native")
     if cloud == "eni":
-        flags["ipam"] = "eni"
+        made["ipam"] = "eni"
         # Up to 1.17, and where the chart is to be as such a one, it is true as elsewhere.
-        if chart.minor >= 18 and minor_of(scalar(get("upgradeCompatibility")) or "newest") >= 18:
-            flags.setdefault("enable-ipv4-masquerade", "false")
-    if (tunnel := scalar(get("tunnel"))) and "routing-mode" not in flags:
+        if chart.minor >= 18 and flags.minor_of(scalar(get("upgradeCompatibility")) or "newest") >= 18:
+            made.setdefault("enable-ipv4-masquerade", "false")
+    if (tunnel := scalar(get("tunnel"))) and "routing-mode" not in made:
         if tunnel not in TUNNELS:
             why = f"{tunnel!r} is none of {', '.join(TUNNELS)}"
             chart.problem(("tunnel",), why, "write routingMode and tunnelProtocol")
         else:
             for key, value in TUNNELS[tunnel].items():
-                flags.setdefault(key, value)
+                made.setdefault(key, value)
             now = "routingMode: native" if tunnel == "disabled" else f"routingMode: tunnel and tunnelProtocol: {tunnel}"
             warn(f"tunnel is a value of chart 1.14 and before; write {now}")
     if on("encryption", "enabled"):
         kind = scalar(get("encryption", "type")) or "ipsec"
         if kind in _ENCRYPTIONS:
-            flags[f"enable-{kind}"] = "true"
+            made[f"enable-{kind}"] = "true"
         else:
             chart.problem(("encryption", "type"), f"{kind!r} is no encryption", "write ipsec or wireguard")
     _ip_masq_agent(chart, get(*_MASQUERADED), enabled=on("ipMasqAgent", "enabled"))
-    if (chaining := flags.get("cni-chaining-mode", "none")) != "none":
-        flags.setdefault("enable-host-legacy-routing", "true")
+    if (chaining := made.get("cni-chaining-mode", "none")) != "none":
+        made.setdefault("enable-host-legacy-routing", "true")
         if chaining != "portmap":
-            flags.setdefault("enable-local-node-route", "false")
+            made.setdefault("enable-local-node-route", "false")
 
 
 def _ip_masq_agent(chart: _Chart, config: Any, *, enabled: bool) -> None:
@@ -328,7 +310,7 @@ def _extra_config(chart: _Chart, extra: Any) -> None:
         return
     for key, value in extra.items():
         where = ("extraConfig", str(key))
-        words = unknown(str(key))
+        words = flags.unknown(str(key))
         if isinstance(value, (dict, list)):
             chart.problem(where, "a plain value is wanted", "write it as the ConfigMap has it")
         elif words is None:
@@ -345,8 +327,8 @@ def _arguments(chart: _Chart, environment: Any, words: Any) -> None:
     for index, variable in enumerate(environment if isinstance(environment, list) else []):
         name = scalar(variable.get("name")) if isinstance(variable, dict) else ""
         if name.startswith("CILIUM_") and "value" in variable:
-            key, where = spelled(name), ("extraEnv", index)
-            if unknown(key) is None:
+            key, where = flags.spelled(name), ("extraEnv", index)
+            if flags.unknown(key) is None:
                 chart.put(where, key, scalar(variable["value"]))
     if words in (None, []):
         return
@@ -354,13 +336,15 @@ def _arguments(chart: _Chart, environment: Any, words: Any) -> None:
         chart.problem(("extraArgs",), "a list of words is wanted", "write extraArgs: [--devices=eth1]")
         return
     try:
-        flags = list(command_line([scalar(word) for word in words], chart.reading.name, 0))
+        written = list(flags.command_line([scalar(word) for word in words], chart.reading.name, 0))
     except InputError as error:
         chart.problem(("extraArgs",), error.problems[0].why, error.problems[0].fix)
         return
-    for given in flags:
-        at = next(index for index, word in enumerate(words) if spelled(scalar(word).partition("=")[0]) == given.key)
-        if reason := unknown(given.key):
+    for given in written:
+        at = next(
+            index for index, word in enumerate(words) if flags.spelled(scalar(word).partition("=")[0]) == given.key
+        )
+        if reason := flags.unknown(given.key):
             chart.problem(("extraArgs", at), *reason)
         else:
             chart.put(("extraArgs", at), given.key, given.value)
