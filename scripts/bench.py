@@ -34,7 +34,7 @@ from niclab.lab import Lab
 from niclab.net.operation import AddCable, AddNamespace, Operation, SetSysctl
 from niclab.net.operation import lines as lines_of
 from niclab.settings import LAB_BASELINE, Settings
-from niclab.topology import Topology
+from niclab.topology.model import Topology
 
 CLEANUP_DEADLINE = 60.0
 OF_IP_BATCH = 0.6

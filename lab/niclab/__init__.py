@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from niclab.lab import Lab
     from niclab.plugin.mutations import fails_without
     from niclab.settings import CILIUM_DEFAULTS, LAB_BASELINE, NodeSettings, Settings
-    from niclab.topology import Flow, Topology
+    from niclab.topology.model import Flow, Topology
 else:
     # pytest imports this package in every repository of a machine that has the plugin: only what is used is loaded.
     _HOMES = {
@@ -30,7 +30,7 @@ else:
         "lab": ("Lab",),
         "plugin.mutations": ("fails_without",),
         "settings": ("CILIUM_DEFAULTS", "LAB_BASELINE", "NodeSettings", "Settings"),
-        "topology": ("Flow", "Topology"),
+        "topology.model": ("Flow", "Topology"),
     }
 
     def __getattr__(name: str) -> object:

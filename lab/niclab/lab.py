@@ -31,8 +31,7 @@ from niclab.kernel.plan import Plan
 from niclab.net.route import Address
 from niclab.request import DatapathName, Request, resolve
 from niclab.settings import Settings
-from niclab.topology import Flow, Topology
-from niclab.topology.model import asked
+from niclab.topology.model import Flow, Topology, asked
 from niclab.topology.stacking import vlans
 from niclab.wire.decode import Decoder
 from niclab.wire.measure import Measurer, Observed

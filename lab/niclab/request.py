@@ -20,7 +20,7 @@ from niclab.cilium.version import DEFAULT_VERSION, VERSIONS, Version, modelled_v
 from niclab.errors import InputError, LabError, Problem, Problems, nearest
 from niclab.host import userns
 from niclab.settings import LAB_BASELINE, NodeView, Settings, check_keys, fit, formats, unmodelled
-from niclab.topology import Topology
+from niclab.topology.model import Topology
 from niclab.topology.stacking import stands_in
 
 if TYPE_CHECKING:

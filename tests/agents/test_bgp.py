@@ -20,7 +20,7 @@ from niclab.errors import NoAnswer
 from niclab.flow.trace import transmitted
 from niclab.host import ledgers
 from niclab.net.route import Family, ip_address, ip_network
-from niclab.topology import Topology
+from niclab.topology.model import Topology
 
 from tests.support import arena
 from tests.support.processes import runs

@@ -15,7 +15,7 @@ from niclab.agents import controlplane, kube
 from niclab.agents.controlplane.programs import needs_operator
 from niclab.agents.kube import Deployed
 from niclab.errors import LabError
-from niclab.topology import Service
+from niclab.topology.model import Service
 
 from tests.support import processes
 from tests.support.controlplanes import NODES, WEB, Site, doomed, real_etcd

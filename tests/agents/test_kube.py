@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from niclab.agents import kube
 from niclab.agents.kube import Deployed
 from niclab.check import loads
-from niclab.topology import Service
+from niclab.topology.model import Service
 
 V4, V6 = IPv4Address("10.0.0.1"), IPv6Address("fd00::1")
 

@@ -24,7 +24,7 @@ from niclab.cilium.version import Version
 from niclab.host.waiting import wait_until
 from niclab.lab import Lab
 from niclab.net.route import SCOPES, Family, NextHop, Route
-from niclab.topology import Node, Topology
+from niclab.topology.model import Node, Topology
 
 from tests.support import bundles
 from tests.support.busy import PATIENCE

@@ -16,8 +16,7 @@ from niclab.check import check_flow, load, loads
 from niclab.flow.ordering import Ordering
 from niclab.flow.verdict import FlowResult, Served
 from niclab.net.route import Address, Family, ip_address
-from niclab.topology import Flow, Service, Topology
-from niclab.topology.model import as_sent, service_of
+from niclab.topology.model import Flow, Service, Topology, as_sent, service_of
 from niclab.wire.measure import Answer, Order
 from niclab.wire.sighting import Sighting, without_resets
 

@@ -8,7 +8,7 @@ from niclab.cilium.selection.links import links_of
 from niclab.errors import InputError
 from niclab.kernel.plan import Plan
 from niclab.net.operation import script
-from niclab.topology import Topology
+from niclab.topology.model import Topology
 from niclab.topology.stacking import Segment, carriers, is_up, mtu_of, segment, sends_by_all, stands_in
 
 TEXT = """\

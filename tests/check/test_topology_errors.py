@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from niclab.check import loads
 from niclab.errors import InputError, LabError
-from niclab.topology import find
+from niclab.topology.file import find
 
 from tests.support.golden_files import DIRECTORY, assert_golden
 from tests.support.topologies import BASE, CLOUD, GATED, POOLED, SERVED, SPEAKING

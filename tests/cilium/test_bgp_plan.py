@@ -14,7 +14,7 @@ from niclab.check import loads
 from niclab.cilium.bgp import SWITCH, advertised, learned_routes, ribs, sessions, speakers
 from niclab.cilium.decisions import Decisions
 from niclab.settings import NodeSettings
-from niclab.topology import find
+from niclab.topology.file import find
 
 from tests.support.golden_files import assert_golden
 

@@ -13,7 +13,7 @@ from niclab.cilium.egress import WayOut
 from niclab.net.operation import AddRoute, AddRule
 from niclab.net.packetrules import Drop, Snat
 from niclab.net.route import ip_address
-from niclab.topology import Flow, Topology
+from niclab.topology.model import Flow, Topology
 from scenarios.common import NATIVE, VXLAN
 
 from tests.support.agreement import disagreements

@@ -13,7 +13,7 @@ from niclab.cilium.decisions import Decisions
 from niclab.kernel.plan import Plan
 from niclab.net.operation import AddNeighbour, AddRoute, AddRule
 from niclab.settings import fit
-from niclab.topology import Flow, Topology
+from niclab.topology.model import Flow, Topology
 from scenarios.common import NATIVE_OF_POOLS, VXLAN
 
 from tests.support.agreement import disagreements

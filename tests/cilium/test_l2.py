@@ -10,7 +10,7 @@ from niclab.cilium import l2
 from niclab.cilium.decisions import Decisions
 from niclab.cilium.l2 import Candidate
 from niclab.net.route import ip_address
-from niclab.topology import Flow, Topology
+from niclab.topology.model import Flow, Topology
 
 from tests.support.agreement import disagreements
 from tests.support.kernel import privileged

@@ -15,7 +15,7 @@ from niclab.cilium.version import VERSIONS, Version
 from niclab.net.route import Address, Family, Scope, parse_route
 from niclab.settings import Friendly, NodeView
 from niclab.settings.flags import Values
-from niclab.topology import Nic, Node
+from niclab.topology.model import Nic, Node
 
 from tests.support.selecting import (
     FROM_1_19,

@@ -13,8 +13,7 @@ from niclab.cilium.decisions import Decisions
 from niclab.cilium.version import VERSIONS, Version
 from niclab.net.packetrules import Dnat, Drop, Reject
 from niclab.net.route import ip_address, parse_route
-from niclab.topology import Flow, Topology
-from niclab.topology.model import LocalRedirectPolicy
+from niclab.topology.model import Flow, LocalRedirectPolicy, Topology
 from scenarios.common import NATIVE, VXLAN
 
 AGENTS = Path(__file__).parents[1] / "data" / "agent"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from niclab import LAB_BASELINE, Lab, Settings, Version, World, load
 from niclab.cilium.decisions import Decisions
-from niclab.topology import Flow
+from niclab.topology.model import Flow
 
 from tests.support.agreement import disagreements
 from tests.support.kernel import privileged

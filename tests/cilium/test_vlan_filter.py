@@ -10,7 +10,7 @@ from niclab.cilium.decisions import Decisions
 from niclab.cilium.vlanfilter import Dropped
 from niclab.net.operation import SetPacketRules
 from niclab.net.packetrules import CLEAR, CLEAR_FRAMES, FrameFilter
-from niclab.topology import Flow
+from niclab.topology.model import Flow
 
 TEXT = """
 name: trunk

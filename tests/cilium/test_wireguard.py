@@ -6,7 +6,7 @@ import pytest
 from niclab import LAB_BASELINE, Settings, Version, World
 from niclab.check import loads
 from niclab.cilium.decisions import Decisions
-from niclab.topology import Flow
+from niclab.topology.model import Flow
 from scenarios.common import NATIVE
 
 TEXT = """

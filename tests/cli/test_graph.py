@@ -10,7 +10,8 @@ import subprocess
 import pytest
 from niclab.check import load, loads
 from niclab.cli import graph
-from niclab.topology import Topology, names
+from niclab.topology.file import names
+from niclab.topology.model import Topology
 
 from tests.support.busy import PATIENCE
 from tests.support.golden_files import assert_golden

@@ -6,7 +6,7 @@ import pytest
 from niclab import LAB_BASELINE, Lab, Settings, Version, World
 from niclab.check import loads
 from niclab.cilium.decisions import Decisions
-from niclab.topology import Flow, Topology
+from niclab.topology.model import Flow, Topology
 
 from tests.support.agreement import disagreements
 from tests.support.kernel import privileged

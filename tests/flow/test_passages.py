@@ -23,7 +23,7 @@ from niclab.flow.trace import Trace, nic_of, observed
 from niclab.report import predicted
 from niclab.report.matrix import seen
 from niclab.settings import fit
-from niclab.topology import names
+from niclab.topology.file import names
 
 from tests.support.command import here
 from tests.support.flows import CONTEXT, result, tunnelled

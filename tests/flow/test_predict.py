@@ -20,7 +20,7 @@ from niclab.cli import COULD_NOT_RUN, PASS
 from niclab.flow.predict import interchangeable
 from niclab.net.route import parse_route, parse_rule
 from niclab.report import predicted
-from niclab.topology import Topology
+from niclab.topology.model import Topology
 
 from tests.support.command import here
 from tests.support.golden_files import assert_golden

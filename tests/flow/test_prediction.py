@@ -9,7 +9,7 @@ import pytest
 from niclab import LAB_BASELINE, Lab, Settings, World
 from niclab.check import load
 from niclab.flow.verdict import compare
-from niclab.topology import names
+from niclab.topology.file import names
 from niclab.topology.stacking import needs
 from scenarios.common import DEVICES, NATIVE, VXLAN
 

@@ -16,7 +16,7 @@ from niclab.cilium.node import ROUTER_DEVICE
 from niclab.cilium.version import Version
 from niclab.flow.trace import Trace, transmitted
 from niclab.net.route import parse_route, parse_rule
-from niclab.topology import Flow, Topology
+from niclab.topology.model import Flow, Topology
 from scenarios.common import NATIVE, VXLAN
 
 from tests.support.agreement import disagreements

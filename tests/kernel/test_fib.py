@@ -10,7 +10,7 @@ import pytest
 from niclab.kernel.fib import Fib
 from niclab.kernel.routing import check_route, check_rule
 from niclab.net.route import Address, Family, numbered, parse_route, parse_rule
-from niclab.topology import External, Host
+from niclab.topology.model import External, Host
 
 from tests.support.kernel import Answer, RealHost, privileged, substrate
 

@@ -15,7 +15,7 @@ from niclab.kernel.difference import difference
 from niclab.kernel.fib import Fib
 from niclab.kernel.plan import Plan
 from niclab.net.route import TABLES, Route
-from niclab.topology import Topology
+from niclab.topology.model import Topology
 
 from tests.support.kernel import privileged
 

@@ -11,7 +11,7 @@ from niclab.kernel import edit
 from niclab.kernel.difference import difference
 from niclab.kernel.plan import Plan
 from niclab.net.operation import Operation, lines
-from niclab.topology import Topology
+from niclab.topology.model import Topology
 
 BRIDGED = """\
 name: bridged

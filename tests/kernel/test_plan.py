@@ -18,7 +18,8 @@ from niclab.net.operation import (
     SetLink,
     script,
 )
-from niclab.topology import Topology, names
+from niclab.topology.file import names
+from niclab.topology.model import Topology
 
 from tests.support.arena import able, in_arena
 from tests.support.golden_files import assert_golden

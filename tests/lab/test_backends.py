@@ -6,7 +6,7 @@ import pytest
 from niclab import Lab
 from niclab.check import loads
 from niclab.settings import LAB_BASELINE, Settings
-from niclab.topology import find
+from niclab.topology.file import find
 
 from tests.support.agreement import disagreements
 from tests.support.kernel import privileged

@@ -6,8 +6,8 @@ import pytest
 from niclab.check import load, loads
 from niclab.lab import Lab
 from niclab.settings import LAB_BASELINE, Settings
-from niclab.topology import Topology, names
-from niclab.topology.model import service_of
+from niclab.topology.file import names
+from niclab.topology.model import Topology, service_of
 
 from tests.support.kernel import privileged
 

@@ -10,7 +10,8 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 from niclab.check import loads
-from niclab.topology import find, names, schema
+from niclab.topology.file import find, names
+from niclab.topology.schema import schema
 
 from tests.support.golden_files import DIRECTORY
 from tests.support.topologies import BASE

@@ -23,7 +23,7 @@ from niclab.host.ledgers import Ledger
 from niclab.host.netns import NetnsSubstrate
 from niclab.host.process import environment
 from niclab.net.operation import AddNamespace
-from niclab.topology import Service
+from niclab.topology.model import Service
 
 from tests.support import processes
 from tests.support.busy import PATIENCE

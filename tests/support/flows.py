@@ -8,7 +8,7 @@ from typing import Literal
 
 from niclab.flow.trace import Context
 from niclab.flow.verdict import FlowResult
-from niclab.topology import Flow
+from niclab.topology.model import Flow
 from niclab.wire.sighting import Measurement, Sighting
 
 CONTEXT = Context(

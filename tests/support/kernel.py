@@ -15,7 +15,7 @@ from niclab.host.ledgers import Ledger
 from niclab.host.netns import NetnsSubstrate
 from niclab.net.operation import AddAddress, AddCable, AddNamespace, AddRoute, AddRule, SetLink
 from niclab.net.route import Address, Route, Rule
-from niclab.topology import Host
+from niclab.topology.model import Host
 
 privileged = pytest.mark.skipif(os.geteuid() != 0, reason="needs root: network namespaces of a real kernel")
 

@@ -16,7 +16,7 @@ from niclab.kernel.routing import check_route, check_rule
 from niclab.net.route import parse_route, parse_rule
 from niclab.settings import LAB_BASELINE, NodeSettings, Settings
 from niclab.settings.flags import Values
-from niclab.topology import Flow, Host, Topology
+from niclab.topology.model import Flow, Host, Topology
 
 ANYCAST = "10.9.9.9"
 """What several nodes may have on lo."""

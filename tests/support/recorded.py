@@ -17,7 +17,7 @@ from niclab.cli import arguments
 from niclab.cli.request import requested
 from niclab.flow.predict import World
 from niclab.flow.trace import Trace, transmitted
-from niclab.topology import Flow
+from niclab.topology.model import Flow
 
 DATA = Path(__file__).parents[1] / "data"
 COMMON = [

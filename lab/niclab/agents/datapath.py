@@ -34,7 +34,7 @@ from niclab.kernel.plan import BASE_SYSCTLS
 from niclab.net.operation import AddNamespace
 from niclab.net.route import Address, Family, ip_address
 from niclab.settings import ipmasq
-from niclab.topology import Topology
+from niclab.topology.model import Topology
 
 _STEPS = logging.getLogger("niclab.steps")
 """What takes how long, for `scripts/bench` and `--log-level=DEBUG`."""

@@ -18,8 +18,7 @@ from niclab.cilium.bgp import End, sessions
 from niclab.cilium.decisions import Decisions
 from niclab.kernel.plan import Cable, cables
 from niclab.net.route import FAMILIES, Address, Family, Network, family_of, ip_address
-from niclab.topology import Service, Topology
-from niclab.topology.model import DEFAULT_POOL, Advertised, pod_hosts
+from niclab.topology.model import DEFAULT_POOL, Advertised, Service, Topology, pod_hosts
 
 Object = dict[str, Any]
 

@@ -16,7 +16,7 @@ from niclab.cilium.node import NodeDecision
 from niclab.cilium.tables import reason
 from niclab.net.route import FAMILIES, PROTOCOLS, Address, Family, Network, NextHop, Route, family_of, network_of
 from niclab.settings.flags import parse_bool
-from niclab.topology import Topology
+from niclab.topology.model import Topology
 
 _Place = tuple[str, Address]
 """A NIC's name, and an address it has."""

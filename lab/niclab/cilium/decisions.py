@@ -27,7 +27,7 @@ from niclab.kernel.difference import Flushed
 from niclab.kernel.fib import Fib
 from niclab.net.route import FAMILIES, PROTOCOLS, TABLES, Address, Encap, Family, Network, NextHop, Route, family_of
 from niclab.settings import Settings
-from niclab.topology import Node, Topology
+from niclab.topology.model import Node, Topology
 from niclab.topology.stacking import is_up
 
 

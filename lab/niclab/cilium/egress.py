@@ -28,8 +28,7 @@ from niclab.kernel.plan import TUNNEL, mac
 from niclab.net.operation import AddLink, AddNeighbour, AddRoute, AddRule, Operation
 from niclab.net.packetrules import Devices, Drop, Match, PacketRule, SetMark, Snat
 from niclab.net.route import FAMILIES, Address, Encap, Family, Network, NextHop, Route, Rule, family_of, network_of
-from niclab.topology import Node
-from niclab.topology.model import EgressPolicy
+from niclab.topology.model import EgressPolicy, Node
 from niclab.topology.stacking import is_up
 
 

@@ -19,7 +19,7 @@ from niclab.net.operation import AddRoute, AddRule, Operation, Remove
 from niclab.net.packetrules import Devices, Match, PacketRule, SetMark
 from niclab.net.route import EVERYTHING, PROTOCOLS, Address, Network, NextHop, Route, Rule, collapsed, network_of
 from niclab.settings import ipmasq
-from niclab.topology import Node
+from niclab.topology.model import Node
 
 _KERNEL = PROTOCOLS["kernel"]
 

@@ -14,7 +14,7 @@ from typing import Literal
 from niclab.cilium.node import NodeDecision
 from niclab.net.packetrules import Backend
 from niclab.net.route import Address, Family, family_of, ip_address
-from niclab.topology import Service, Topology
+from niclab.topology.model import Service, Topology
 
 Kind = Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalIPs"]
 

@@ -15,8 +15,7 @@ from niclab.cilium.decisions import Decisions
 from niclab.kernel.plan import Plan
 from niclab.net.operation import AddNeighbour
 from niclab.net.route import Address
-from niclab.topology import Node, Service
-from niclab.topology.model import L2AnnouncementPolicy
+from niclab.topology.model import L2AnnouncementPolicy, Node, Service
 from niclab.topology.stacking import listening
 
 

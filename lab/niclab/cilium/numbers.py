@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from niclab.errors import LabError
 from niclab.net.route import TABLES
-from niclab.topology import Host
+from niclab.topology.model import Host
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from niclab.cilium.tables import reason
 from niclab.net import packetrules
 from niclab.net.packetrules import Devices, Hook, Mark, Match, PacketRule, Rewrite, SetConnectionMark, SetMark
 from niclab.net.route import TABLES, Address, Family, Rule, Why, network_of, numbered
-from niclab.topology import Host, Node
+from niclab.topology.model import Host, Node
 
 _KIND = numbers.SERVED | numbers.DIRECT_RETURN | numbers.RETURNED
 _WHICH = _KIND | numbers.FRONTEND.mask

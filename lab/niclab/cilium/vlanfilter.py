@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from niclab.cilium.node import NodeDecision
 from niclab.cilium.selection.direct_routing import requires_devices
 from niclab.net.packetrules import FrameFilter
-from niclab.topology import Node
-from niclab.topology.model import Host
+from niclab.topology.model import Host, Node
 
 _LARGEST = 5
 """How many tags a node's program may list."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from niclab.check import load
 from niclab.cli import PASS
 from niclab.net.route import FAMILIES
-from niclab.topology import Host, Nic, Node, Topology
+from niclab.topology.model import Host, Nic, Node, Topology
 
 Lines = Iterator[str]
 

@@ -24,7 +24,7 @@ from niclab.report import diff
 from niclab.report.record import Record
 from niclab.request import Request, decide, default_versions, resolve
 from niclab.settings import LAB_BASELINE, Settings
-from niclab.topology import Flow, Topology
+from niclab.topology.model import Flow, Topology
 
 _BATCH, _PROBES = 40, 3
 _DEVICES = {"unset": "", "eth0": "eth0", "eth1": "eth1", "both": "eth0,eth1", "wildcard": "eth+", "absent": "eth9"}

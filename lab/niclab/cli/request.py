@@ -16,8 +16,7 @@ from niclab.errors import InputError, Problem, Problems, nearest
 from niclab.flow.passage import DIRECTIONS, Direction, Expectation
 from niclab.request import Request, resolve
 from niclab.settings import formats
-from niclab.topology import Flow, Topology
-from niclab.topology.model import NicKind
+from niclab.topology.model import Flow, NicKind, Topology
 from niclab.topology.stacking import below, segment
 
 

@@ -8,7 +8,7 @@ import importlib
 import sys
 from pathlib import Path
 
-from niclab import check, settings, topology
+from niclab import check, settings
 from niclab.check.topology import same_node_ips
 from niclab.cilium.decisions import Decisions
 from niclab.cli import COULD_NOT_RUN, PASS
@@ -17,6 +17,7 @@ from niclab.errors import LabError
 from niclab.report.contract import Document
 from niclab.request import resolve
 from niclab.settings import formats
+from niclab.topology import file, schema
 
 
 def run(options: argparse.Namespace) -> int:
@@ -27,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     if options.format:
         return _rewrite(options.file, options.format)
     status = PASS
-    for name in options.file or topology.names():
+    for name in options.file or file.names():
         try:
             print(f"{name}: {_describe(name)}")
         except LabError as error:
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _schema(name: str) -> str:
     if name == "topology":
-        return topology.schema()
+        return schema.schema()
     module, document = {
         "trace": ("record", "Record"),
         "explain": ("predicted", "Explanation"),
@@ -52,7 +53,7 @@ def _rewrite(names: list[str], wanted: str) -> int:
     """Settings that are said one on top of the other, as one text. Raises LabError."""
     if not names:
         raise LabError("there are no settings to write", fix=f"niclab validate values.yaml --as {wanted}")
-    if topologies := [name for name in names if Path(name).is_file() and topology.is_topology(Path(name))]:
+    if topologies := [name for name in names if Path(name).is_file() and file.is_topology(Path(name))]:
         raise LabError(f"{topologies[0]} is a topology", why="settings are written as others", fix="name settings only")
     parts = [formats.load(name) for name in names]
     chosen = functools.reduce(settings.Settings.merged, parts)
@@ -64,8 +65,8 @@ def _rewrite(names: list[str], wanted: str) -> int:
 
 
 def _describe(name: str) -> str:
-    path = Path(name) if Path(name).is_file() else topology.find(name)
-    if topology.is_topology(path):
+    path = Path(name) if Path(name).is_file() else file.find(name)
+    if file.is_topology(path):
         named = check.load(path)
         nics = sum(len(node.nics) for node in named.nodes.values())
         noted = "".join(f"\n  warning: {line}" for line in same_node_ips(named))

@@ -9,8 +9,7 @@ from pathlib import Path
 from niclab.flow.predict.world import between
 from niclab.flow.verdict import Served
 from niclab.net.route import Address
-from niclab.topology import Flow, Topology
-from niclab.topology.model import answering, as_sent, service_at, service_of
+from niclab.topology.model import Flow, Topology, answering, as_sent, service_at, service_of
 from niclab.wire.measure import Answer, Order
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from niclab.flow.trace import NO_PATH, Context, Entered, Left, Trace, host_of, nic_of
-from niclab.topology import Flow
+from niclab.topology.model import Flow
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from niclab.flow.trace import (
     nic_of,
     transmitted,
 )
-from niclab.topology import Flow
+from niclab.topology.model import Flow
 
 INDENT = "  "
 WIDTH = 100

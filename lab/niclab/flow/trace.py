@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from niclab.net.route import Why
-from niclab.topology import Flow
+from niclab.topology.model import Flow
 
 if TYPE_CHECKING:  # predictions do without the decoder
     from niclab.wire.sighting import Sighting

@@ -20,7 +20,7 @@ from niclab.flow.passage import ways
 from niclab.flow.picture import INDENT, names
 from niclab.flow.shares import Shares
 from niclab.flow.trace import NO_PATH, Context, Kind, Trace, Transmitted, host_of, nic_of, observed, transmitted
-from niclab.topology import Flow
+from niclab.topology.model import Flow
 from niclab.wire.sighting import Measurement, Sighting
 
 __tracebackhide__ = True

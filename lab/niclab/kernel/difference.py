@@ -15,7 +15,7 @@ from niclab.kernel.plan import Cable, bridges
 from niclab.kernel.routing import kept
 from niclab.net import operation as op
 from niclab.net.operation import AddAddress, AddRoute, AddRule, Operation, Remove, SetPacketRules
-from niclab.topology import Host, Nic, Topology
+from niclab.topology.model import Host, Nic, Topology
 from niclab.topology.stacking import is_up
 
 Flushed = frozenset[tuple[str, str]]

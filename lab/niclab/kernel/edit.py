@@ -13,8 +13,8 @@ from niclab.errors import InputError, Problem, nearest
 from niclab.kernel import sysctl
 from niclab.kernel.routing import check_route, check_rule, kept
 from niclab.net.route import FAMILIES, Route, Rule, numbered, parse_route, parse_rule
-from niclab.topology import Host, Interface, Link, Nic, Node, Topology
-from niclab.topology.fields import parse_interface
+from niclab.topology.fields import Interface, parse_interface
+from niclab.topology.model import Host, Link, Nic, Node, Topology
 from niclab.topology.stacking import is_up
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from functools import cached_property
 
 from niclab.kernel.routing import address_on, addresses_elsewhere, alive, connected, kept
 from niclab.net.route import EVERYTHING, TABLES, Address, Family, NextHop, Route, Rule, family_of, numbered
-from niclab.topology import Host
+from niclab.topology.model import Host
 
 _LAST = 32767
 

@@ -12,7 +12,7 @@ from niclab.errors import LabError
 from niclab.net import operation as op
 from niclab.net.operation import AddCable, AddLink, AddNeighbour, Operation
 from niclab.net.route import numbered
-from niclab.topology import Host, Nic, Node, Topology
+from niclab.topology.model import Host, Nic, Node, Topology
 from niclab.topology.stacking import master_of, mtu_of
 
 FABRIC = "fabric"

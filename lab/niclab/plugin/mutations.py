@@ -102,7 +102,7 @@ class Mutation:
         edits: Mapping[str, str] = self.instead.get("topology", {})
         if not edits:
             return topology
-        from niclab.topology import find
+        from niclab.topology.file import find
 
         path = find(topology)
         text = path.read_text()

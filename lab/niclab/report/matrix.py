@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from niclab.flow.passage import counted, ways
 from niclab.flow.trace import Context, Trace, host_of
-from niclab.topology import Flow
+from niclab.topology.model import Flow
 
 if TYPE_CHECKING:  # predictions do without measurements
     from niclab.flow.verdict import FlowResult

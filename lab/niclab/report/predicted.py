@@ -20,8 +20,7 @@ from niclab.flow.trace import Context, Decided, Entered, Left, Path, Trace, host
 from niclab.report.contract import Document, Model
 from niclab.report.matrix import Cell, Row, not_sent, seen
 from niclab.settings import Settings, unmodelled
-from niclab.topology import Flow
-from niclab.topology.model import as_sent
+from niclab.topology.model import Flow, as_sent
 
 
 class Step(Model):

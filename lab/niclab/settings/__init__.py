@@ -14,7 +14,7 @@ from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args
 from niclab.errors import InputError, Problem
 from niclab.settings import flags
 from niclab.settings.flags import Values
-from niclab.topology import Topology
+from niclab.topology.model import Topology
 from niclab.topology.yamlfile import scalar
 
 HOSTNAME_LABEL = "kubernetes.io/hostname"

@@ -13,7 +13,7 @@ from typing import Literal
 from niclab.host.substrate import Substrate
 from niclab.kernel.plan import FABRIC, POD, mac
 from niclab.net.route import Address
-from niclab.topology import Flow
+from niclab.topology.model import Flow
 from niclab.wire import identity as ids
 from niclab.wire.decode import Decoder
 from niclab.wire.probe import Probe, build, canary

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from niclab.net.route import SCOPES, TABLES, Address, Network, Route, Scope, network_of
-from niclab.topology import Interface, Node
+from niclab.topology.fields import Interface
+from niclab.topology.model import Node
 from niclab.topology.stacking import carriers, is_up, master_of, mtu_of
 
 IFF_UP, IFF_BROADCAST, IFF_LOOPBACK, IFF_RUNNING = 0x1, 0x2, 0x8, 0x40

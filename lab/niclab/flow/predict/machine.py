@@ -16,7 +16,7 @@ from niclab.kernel.reversepath import ALL, OFF, believed, configured
 from niclab.kernel.routing import address_on, addresses_elsewhere
 from niclab.net import packetrules as nf
 from niclab.net.route import FAMILIES, Address, Family, family_of
-from niclab.topology import Host
+from niclab.topology.model import Host
 
 _FILTERED: frozenset[nf.Hook] = frozenset({"forward", "leaving"})
 _DESTINATION: frozenset[nf.Hook] = frozenset({"prerouting", "output"})

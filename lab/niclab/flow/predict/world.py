@@ -20,8 +20,7 @@ from niclab.kernel.reversepath import ALL, configured, filters
 from niclab.net import operation as op
 from niclab.net.packetrules import Packet, PacketRule
 from niclab.net.route import FAMILIES, TABLES, Address, NextHop, Route, Rule, network_of
-from niclab.topology import Flow, Topology
-from niclab.topology.model import answering, as_sent, service_at, service_of, targets
+from niclab.topology.model import Flow, Topology, answering, as_sent, service_at, service_of, targets
 from niclab.topology.stacking import vlans
 
 _SOURCE_PORT = 40000
