@@ -66,7 +66,7 @@ def _in_arena(work: Callable[[], T]) -> T:
     syscalls.own_mounts()
     # Copies of mounts of others would keep their namespaces alive, and go when those others end.
     for mount in reversed(syscalls.mounts()):
-        if mount.point.startswith(("/run/netns/", "/tmp/")):
+        if mount.point.startswith(("/run/netns", "/tmp/")):
             with contextlib.suppress(OSError):
                 syscalls.unmount(mount.point)
     syscalls.mount("tmpfs", "/run", "tmpfs")
