@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class Ordering:
         (source, *_), destinations = ends
         served = self.served(flow)
         ending = () if served else self._ending(flow)
-        if served and (why := self._unseen(flow, served)):
+        if why := self._unseen(flow, served) if served else self._inside(flow, ending):
             return why
         return Order(
             flow=as_sent(self.topology, flow),
@@ -82,6 +82,17 @@ class Ordering:
             if self.topology.pods[pod][0] == host:
                 return f"{pod} is a backend of {served.service} on {host} itself: its answers to {host} pass no tap"
         return None
+
+    def _inside(self, flow: Flow, ending: Collection[str]) -> str | None:
+        """Why a flow is answered where no tap is: its ends are two addresses of one host.
+
+        An address in a VRF is not local outside of it: such a packet may leave the host.
+        """
+        host = flow.source.partition(".")[0]
+        links = self.topology.hosts[host].links if host in self.topology.hosts else {}
+        if host not in ending or any(link.vrf for link in links.values()):
+            return None
+        return f"what {host} sends to itself passes no tap"
 
     def _answers(self, served: Served) -> tuple[Answer, ...]:
         """Only the backends: a server on a node would answer on NICs where no agent serves the node port."""
