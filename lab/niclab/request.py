@@ -17,7 +17,7 @@ from niclab.check.sections import egress_notes
 from niclab.check.topology import same_node_ips
 from niclab.cilium.selection.devices import unmatched
 from niclab.cilium.version import DEFAULT_VERSION, VERSIONS, Version, modelled_version
-from niclab.errors import InputError, LabError, Problem, Problems, nearest
+from niclab.errors import LabError, Problem, Problems, nearest
 from niclab.host import userns
 from niclab.settings import LAB_BASELINE, NodeView, Settings, check_keys, fit, formats, unmodelled
 from niclab.topology.model import Topology
@@ -163,19 +163,17 @@ def resolve(
     _check_nodes(given, whole)
     decided = decide(datapath, cilium_version)
     choice = choose(decided, cilium_version, control_plane)
-    keys = check_keys(given, version=str(choice.version))
-    if keys.errors:
-        raise InputError(list(keys.errors))
+    of_versions = check_keys(given, version=str(choice.version))
     _check_chaining(given)
     chosen = fit(given, whole)
     added = [f"{key}={value}" for key, value in chosen.values.items() if given.values.get(key) != value]
-    views = {name: (given.for_node(name, node.labels), [*node.interfaces]) for name, node in whole.nodes.items()}
+    views = _views(whole, given)
     warnings = [
         *given.warnings,
-        *keys.warnings,
-        *unmatched(views, choice.version),
+        *of_versions,
+        *unmatched({name: (view, [*whole.nodes[name].interfaces]) for name, view in views.items()}, choice.version),
         *_without_xdp(whole, views.values(), choice),
-        *_without_effect(given, whole),
+        *_without_effect(whole, views),
         *egress_notes(whole),
         *stands_in(whole),
         *same_node_ips(whole),
@@ -274,9 +272,10 @@ def only_in_kubernetes(topology: Topology, settings: Settings) -> str:
         return "BGP"
     if topology.ipam in ALLOCATED:
         return f"addresses (ipam={topology.ipam})"
-    if topology.l2_announcement_policies and _announcers(topology, settings):
+    views = _views(topology, settings).values()
+    if topology.l2_announcement_policies and any(view.l2_announcements for view in views):
         return "L2 announcement policies"
-    return "egress policies" if topology.egress_policies and _egress_gateways(topology, settings) else ""
+    return "egress policies" if topology.egress_policies and any(view.egress_gateway for view in views) else ""
 
 
 def _check_nodes(settings: Settings, topology: Topology) -> None:
@@ -288,9 +287,9 @@ def _check_nodes(settings: Settings, topology: Topology) -> None:
     problems.finish()
 
 
-def _without_xdp(topology: Topology, views: Iterable[tuple[NodeView, object]], choice: Choice) -> Iterator[str]:
+def _without_xdp(topology: Topology, views: Iterable[NodeView], choice: Choice) -> Iterator[str]:
     """Where the lab's NICs are not what the asker's are: a macvlan stands in for a physical NIC."""
-    native = any(view.get("bpf-lb-acceleration") == "native" for view, _ in views)
+    native = any(view.get("bpf-lb-acceleration") == "native" for view in views)
     if choice.bundle is not None and native and "physical" in topology.nic_kinds:
         yield "the lab's physical NICs take no XDP program, a real one does: these agents never get ready; --nics veth"
 
@@ -306,31 +305,25 @@ def _check_chaining(settings: Settings) -> None:
     problems.finish()
 
 
-def _without_effect(settings: Settings, topology: Topology) -> Iterator[str]:
+def _without_effect(topology: Topology, views: Mapping[str, NodeView]) -> Iterator[str]:
     """What the topology has and the settings turn off."""
-    views = [settings.for_node(name, node.labels) for name, node in topology.nodes.items()]
-    if topology.local_redirect_policies and not any(view.local_redirect_policy for view in views):
-        policies = ", ".join(topology.local_redirect_policies)
-        yield f"local redirect policies ({policies}) are of no effect: enable-local-redirect-policy is off"
-    on = _egress_gateways(topology, settings)
-    off = [name for name in topology.nodes if name not in on]
+
+    def idle(kind: str, policies: Iterable[str], flag: str, where: str = "") -> str:
+        return f"{kind} policies ({', '.join(policies)}) are of no effect{where}: {flag} is off"
+
+    if topology.local_redirect_policies and not any(view.local_redirect_policy for view in views.values()):
+        yield idle("local redirect", topology.local_redirect_policies, "enable-local-redirect-policy")
+    off = [name for name, view in views.items() if not view.egress_gateway]
     if topology.egress_policies and off:
-        policies = ", ".join(topology.egress_policies)
-        where = f" on {', '.join(off)}" if on else ""
-        yield f"egress policies ({policies}) are of no effect{where}: enable-egress-gateway is off"
-    announcers = _announcers(topology, settings)
-    if announcers and topology.services and not topology.l2_announcement_policies:
+        where = f" on {', '.join(off)}" if len(off) < len(views) else ""
+        yield idle("egress", topology.egress_policies, "enable-egress-gateway", where)
+    announced = any(view.l2_announcements for view in views.values())
+    if announced and topology.services and not topology.l2_announcement_policies:
         yield "enable-l2-announcements announces nothing without l2_announcement_policies in the topology"
-    elif topology.l2_announcement_policies and not announcers:
-        policies = ", ".join(topology.l2_announcement_policies)
-        yield f"L2 announcement policies ({policies}) are of no effect: enable-l2-announcements is off"
+    elif topology.l2_announcement_policies and not announced:
+        yield idle("L2 announcement", topology.l2_announcement_policies, "enable-l2-announcements")
 
 
-def _announcers(topology: Topology, settings: Settings) -> list[str]:
-    """The nodes whose agents answer for services' addresses."""
-    return [name for name, node in topology.nodes.items() if settings.for_node(name, node.labels).l2_announcements]
-
-
-def _egress_gateways(topology: Topology, settings: Settings) -> list[str]:
-    """The nodes whose agents apply egress policies."""
-    return [name for name, node in topology.nodes.items() if settings.for_node(name, node.labels).egress_gateway]
+def _views(topology: Topology, settings: Settings) -> Mapping[str, NodeView]:
+    """Node → what its agent is given."""
+    return {name: settings.for_node(name, node.labels) for name, node in topology.nodes.items()}

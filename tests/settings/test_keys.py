@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from niclab.errors import InputError
 from niclab.settings import CILIUM_DEFAULTS, LAB_BASELINE, NodeSettings, NodeView, Settings, check_keys, unmodelled
 from niclab.settings.flags import (
     MINORS,
@@ -81,14 +82,15 @@ def test_releases_compare() -> None:
 
 @pytest.mark.parametrize("version", ["1.18", "1.20"])
 def test_the_baseline_has_no_unknown_key(version: str) -> None:
-    assert check_keys(LAB_BASELINE, version=version) == ((), ())
-    assert check_keys(CILIUM_DEFAULTS, version=version) == ((), ())
+    assert check_keys(LAB_BASELINE, version=version) == ()
+    assert check_keys(CILIUM_DEFAULTS, version=version) == ()
 
 
 def test_a_key_no_agent_has_is_an_error() -> None:
     node = NodeSettings.of("node1", {"direct-routing-devise": "eth0"})
-    report = check_keys(Settings(Values({"divices": "eth0"}), (node,)), version="1.18")
-    assert [(problem.file, problem.field, problem.fix) for problem in report.errors] == [
+    with pytest.raises(InputError) as caught:
+        check_keys(Settings(Values({"divices": "eth0"}), (node,)), version="1.18")
+    assert [(problem.file, problem.field, problem.fix) for problem in caught.value.problems] == [
         ("settings", "divices", "did you mean devices?"),
         ("settings of node1", "direct-routing-devise", "did you mean direct-routing-device?"),
     ]
@@ -106,9 +108,8 @@ def test_a_key_no_agent_has_is_an_error() -> None:
     ],
 )
 def test_a_key_of_another_version_is_a_warning(key: str, version: str, words: str) -> None:
-    report = check_keys(Settings(Values({key: "true"})), version=version)
-    assert report.errors == ()
-    assert words in report.warnings[0]
+    (warning,) = check_keys(Settings(Values({key: "true"})), version=version)
+    assert words in warning
 
 
 @pytest.mark.parametrize(
@@ -123,7 +124,7 @@ def test_a_key_of_another_version_is_a_warning(key: str, version: str, words: st
     ],
 )
 def test_a_key_that_may_well_be_read_is_no_warning(key: str, version: str) -> None:
-    assert check_keys(Settings(Values({key: "true"})), version=version) == ((), ())
+    assert check_keys(Settings(Values({key: "true"})), version=version) == ()
 
 
 def test_the_baseline_and_the_defaults_are_modelled() -> None:

@@ -10,7 +10,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from niclab.cilium.reported import NodeReport
 from niclab.cli import COULD_NOT_RUN, PASS
@@ -92,7 +93,7 @@ def inspect(options: argparse.Namespace) -> int:
     about = lab.about
     if not about:
         raise LabError(f"lab {lab.id} was never finished", fix=f"niclab down {lab.id}")
-    reported = {node: _report(stored_report) for node, stored_report in about["nodes"].items()}
+    reported = TypeAdapter(dict[str, NodeReport]).validate_python(about["nodes"])
     print(f"{lab.id}: {about['topology']['name']} · {about['description']}")
     if options.host is None:
         print(
@@ -129,12 +130,6 @@ def _view(lab: Owned, host: str) -> list[str]:
     """What to put before a command that is to see a node as its real agent does; empty for anything else."""
     holder = lab.processes().get(f"{daemons.SANDBOX}{host}")
     return daemons.entrance(holder.pid) if holder is not None else []
-
-
-def _report(stored_report: dict[str, Any]) -> NodeReport:
-    """What a node's agent reported, back from lab.json, where tuples are lists."""
-    lists = {key: tuple(value) for key, value in stored_report.items() if isinstance(value, list)}
-    return NodeReport(**{**stored_report, **lists})
 
 
 def execute(options: argparse.Namespace) -> int:

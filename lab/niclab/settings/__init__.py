@@ -298,24 +298,13 @@ def _canonical(per_node: Sequence[NodeSettings]) -> tuple[NodeSettings, ...]:
     return (*(objects[name] for name in sorted(objects)), *(overrides[name] for name in sorted(overrides)))
 
 
-class KeyReport(NamedTuple):
-    """Errors must be fixed, warnings are worth reading."""
-
-    errors: tuple[Problem, ...]
-    warnings: tuple[str, ...]
-
-
-def check_keys(settings: Settings, *, version: str) -> KeyReport:
-    """Keys no agent has are errors; keys that agents of this version do not have, but others do, are warnings."""
-    errors: list[Problem] = []
-    warnings: list[str] = []
-    for owner, values in settings.by_owner():
-        for key in values:
-            if wrong := flags.unknown(key):
-                errors.append(Problem(owner, 0, key, *wrong))
-            elif words := flags.another_version(key, version):
-                warnings.append(words)
-    return KeyReport(tuple(errors), tuple(dict.fromkeys(warnings)))
+def check_keys(settings: Settings, *, version: str) -> tuple[str, ...]:
+    """Warnings of keys that agents of this version do not have, but others do. Raises InputError: no agent has it."""
+    keys = [(owner, key) for owner, values in settings.by_owner() for key in values]
+    if errors := [Problem(owner, 0, key, *wrong) for owner, key in keys if (wrong := flags.unknown(key))]:
+        raise InputError(errors)
+    warnings = dict.fromkeys(flags.another_version(key, version) for _, key in keys)
+    return tuple(words for words in warnings if words)
 
 
 def unmodelled(settings: Settings) -> tuple[str, ...]:
