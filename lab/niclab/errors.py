@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 _MANY = 12
 
@@ -41,8 +40,7 @@ def lab_error(what: str, *, fix: str = "") -> Iterator[None]:
         raise LabError(what, why=error.strerror or str(error), fix=fix) from None
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing wrong with an input file. `field` is a dotted path; `line` counts from 1, 0 when unknown."""
 
     file: str
@@ -57,8 +55,7 @@ class Problem:
         return f"{where}: {field}{self.why}" + (f"\n  fix: {self.fix}" if self.fix else "")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing wrong with a topology, before it is known where in a file it stands.
 
     `path` leads to the field in the topology, with every range written out.
@@ -86,7 +83,7 @@ class Problems(list[Problem]):
         super().append(problem)
         if len(self) == self._MOST:
             why = f"{self._MOST} things are wrong with it; what follows was not looked at"
-            super().append(replace(problem, line=0, field="", why=why, fix="fix these first"))
+            super().append(problem._replace(line=0, field="", why=why, fix="fix these first"))
             self.finish()
 
     def extend(self, problems: Iterable[Problem]) -> None:
@@ -101,6 +98,8 @@ class Problems(list[Problem]):
 
 def closest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
     """The known word that looks most like this one."""
+    import difflib  # imported here and not above, as `dataclasses` is not: `--help` has no time for them
+
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)), None)
 
 

@@ -23,7 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that has no arrows gets a question mark
             stream.reconfigure(errors="replace")
-    parser = arguments.parser()
+    argv = sys.argv[1:] if argv is None else argv
+    parser = arguments.parser(argv)
     options, left = parser.parse_known_args(argv)
     if left:
         hint = "; a shell expands braces: quote --set 'devices={eth0,eth1}'" if "=" in left[0].lstrip("-") else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ _OWN_KEYS = ("name", "many", "type")
 """Keys of an argument that are not argparse's, or not as argparse has them."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(argv: Collection[str] | None = None) -> argparse.ArgumentParser:
+    """With the arguments of those verbs that are among `argv`; None: of all. `--help` has no time for the others'."""
     words = _words()
     top = argparse.ArgumentParser(prog="niclab", description=_DESCRIPTION)
     top.add_argument("--version", action=_Version, nargs=0, default=argparse.SUPPRESS, help=_VERSION_HELP)
@@ -27,6 +28,8 @@ def parser() -> argparse.ArgumentParser:
     for name, verb in words["verbs"].items():
         command = commands.add_parser(name, help=verb["help"], description=verb["help"])
         command.set_defaults(verb=name, userns=verb.get("userns"))
+        if argv is not None and name not in argv:
+            continue
         if "bundles" not in verb:
             command.set_defaults(run=verb.get("run", f"{name}.run"))
             _add_arguments(command, words, verb["takes"])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Network, IPv6Network
 from types import MappingProxyType
-from typing import ClassVar, Generic, Literal, NamedTuple, TypeVar, get_args
+from typing import ClassVar, Generic, Literal, TypeVar, get_args
 
 from niclab.errors import InputError, Problem
 from niclab.settings import flags
