@@ -32,7 +32,6 @@ from niclab.net.route import Address
 from niclab.request import DatapathName, Request, resolve
 from niclab.settings import Settings
 from niclab.topology.model import Flow, Topology, asked
-from niclab.topology.stacking import vlans
 from niclab.wire.decode import Decoder
 from niclab.wire.measure import Measurer, Observed
 from niclab.wire.sighting import without_resets
@@ -286,11 +285,9 @@ class Lab:
     @property
     def addresses(self) -> Mapping[str, tuple[Address, ...]]:
         """Pod, external or node name → its addresses; a pod of a node whose agent exited has none."""
-        addresses: dict[str, tuple[Address, ...]] = dict.fromkeys(self.topology.pods, ())
-        addresses.update(self._datapath.addresses)
-        for name, host in self.topology.hosts.items():
-            addresses[name] = tuple(own.ip for interface in host.interfaces.values() for own in interface.addresses)
-        return addresses
+        unplugged: dict[str, tuple[Address, ...]] = dict.fromkeys(self.topology.pods, ())
+        hosts = {name: host.addresses for name, host in self.topology.hosts.items()}
+        return {**unplugged, **self._datapath.addresses, **hosts}
 
     def address(self, name: str) -> str:
         """The first address of a pod, external or node; KeyError for another name, IndexError when it has none."""
@@ -465,14 +462,10 @@ class Lab:
 
     @property
     def context(self) -> Context:
-        return Context(
-            topology=self.topology.name,
-            nics={cable.tap: cable.nic.fabric for cable in self._plan.cables},
-            nodes=tuple(self.topology.nodes),
-            pod_node={pod: node for pod, (node, _) in self.topology.pods.items()},
+        """As the model has it, but for what is observed."""
+        return replace(
+            self._world.context,
             addresses={name: tuple(map(str, addresses)) for name, addresses in self.addresses.items()},
             reported={name: str(reported) for name, reported in self.reported.items()},
-            unmasqueraded=self.decisions.native_node_ends,
             exited=frozenset(name for name, reported in self.reported.items() if reported.agent_exits is not None),
-            vlans=vlans(self.topology),
         )

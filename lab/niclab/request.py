@@ -18,7 +18,6 @@ from niclab.check.topology import same_node_ips
 from niclab.cilium.selection.devices import unmatched
 from niclab.cilium.version import DEFAULT_VERSION, VERSIONS, Version, modelled_version
 from niclab.errors import LabError, Problem, Problems, nearest
-from niclab.host import userns
 from niclab.settings import LAB_BASELINE, NodeView, Settings, check_keys, fit, formats, unmodelled
 from niclab.topology.model import Topology
 from niclab.topology.stacking import stands_in
@@ -245,6 +244,8 @@ def choose(decided: Decided, cilium_version: str | None = None, control_plane: K
 
 def why_no_agents() -> str:
     """Why real agents cannot run in this process; empty when they can."""
+    from niclab.host import userns  # predictions start no processes
+
     if userns.is_inside() or not userns.is_able():
         return "agents load eBPF programs, and the kernel lets only the machine's root do that"
     return ""

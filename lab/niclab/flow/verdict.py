@@ -242,6 +242,10 @@ class FlowResult:
         """Tap → what that node's NIC sent; only NICs of nodes that sent something."""
         return transmitted(self.traces, self.context.node_taps)
 
+    @cached_property
+    def comparison(self) -> Comparison:
+        return compare(self)
+
     @property
     def errors(self) -> list[str]:
         """Errors (ICMP, RST) that came back, each once."""

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from niclab.cilium.node import ROUTER_DEVICE
 from niclab.flow.picture import protocol_of
-from niclab.flow.verdict import FlowResult, compare
+from niclab.flow.verdict import FlowResult
 from niclab.lab import Lab
 from niclab.report.contract import Document, Model
 from niclab.request import Nics
@@ -74,7 +74,6 @@ class TracedFlow(Model):
         flow, served = result.flow, result.served
         sent = flow.model_copy(update={"protocol": served.protocol, "port": served.port}) if served else flow
         ends = served.pods if served else tuple(externals.intersection(result.context.ends_of(flow)))
-        comparison = compare(result)
         return cls.like(
             result,
             source=flow.source,
@@ -84,9 +83,9 @@ class TracedFlow(Model):
             server_saw_source={end: tuple(sorted(sources)) for end in ends if (sources := result.sources_at(end))},
             refusal=result.refusal or None,
             expected=tuple(map(str, result.expected)),
-            compared=comparison.state,
-            unpredicted=comparison.unpredicted or None,
-            not_compared=comparison.why if comparison.state == "not compared" else None,
+            compared=result.comparison.state,
+            unpredicted=result.comparison.unpredicted or None,
+            not_compared=result.comparison.why if result.comparison.state == "not compared" else None,
         )
 
 

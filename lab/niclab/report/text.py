@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from niclab.cilium.reported import NodeReport
 from niclab.flow.picture import ASIDE, INDENT, WIDTH, counters
-from niclab.flow.verdict import FlowResult, compare
 from niclab.report.matrix import cell
 from niclab.report.predicted import ExplainedFlow, ExplainedNode, Explanation, Packet, Step
+
+if TYPE_CHECKING:  # predictions do without measurements
+    from niclab.flow.verdict import FlowResult
 
 _WIDE = 118
 
@@ -75,11 +78,10 @@ def _flow(result: FlowResult) -> Iterator[str]:
     lines += [f"refused: {result.refusal}"] if result.refusal else []
     lines += [f"noticed: {note}" for note in result.errors]
     ways = " or ".join(map(str, result.expected)) or "nothing is sent"
-    comparison = compare(result)
-    if comparison.state == "differs":
+    if result.comparison.state == "differs":
         ways += " — and it was not so"
-    elif comparison.state == "not compared" and result.verdict != "unmeasured":
-        ways += f" — {comparison}"
+    elif result.comparison.state == "not compared" and result.verdict != "unmeasured":
+        ways += f" — {result.comparison}"
     lines.append(f"expected: {ways}")
     for line in lines:
         yield from _indented(line, INDENT)

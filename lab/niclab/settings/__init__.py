@@ -62,7 +62,7 @@ _T = TypeVar("_T")
 
 
 class _Flag(Generic[_T]):
-    """A flag's value, read from its text; the key is the attribute's name, with dashes, unless it is given."""
+    """A flag's value, read once from its text; the key is the attribute's name, with dashes, unless it is given."""
 
     def __init__(self, read: Callable[[str], _T], key: str = "") -> None:
         self._read = read
@@ -70,9 +70,11 @@ class _Flag(Generic[_T]):
 
     def __set_name__(self, owner: type[object], name: str) -> None:
         self._key = self._key or name.replace("_", "-")
+        self._name = name
 
     def __get__(self, view: NodeView, owner: type[object]) -> _T:
-        return self._read(view.get(self._key))
+        vars(view)[self._name] = value = self._read(view.get(self._key))
+        return value
 
 
 def _on(text: str) -> bool:

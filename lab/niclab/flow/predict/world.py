@@ -219,7 +219,7 @@ class World:
     def _addresses(self, end: str) -> tuple[Address, ...]:
         """The addresses of a host, or those of a pod that are plugged."""
         if end not in self.home:
-            return tuple(i.ip for link in self.topology.hosts[end].interfaces.values() for i in link.addresses)
+            return self.topology.hosts[end].addresses
         planned = self._plans[self.home[end]].get(end, _Planned())
         plugged = {address for addresses in planned.addresses.values() for address in addresses}
         return tuple(address for address in self.decisions.pod_addresses[end] if address in plugged)
