@@ -6,12 +6,13 @@ A draft belongs to whoever holds its lock; the lock dies with its process, and t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from niclab.host.waiting import lock, locked
 
 PREFIX = ".new-"
 
@@ -21,33 +22,19 @@ def draft(parent: Path) -> Iterator[Path]:
     """A directory in `parent`, gone after the block unless it was renamed. Raises OSError."""
     parent.mkdir(parents=True, exist_ok=True)
     for path in parent.glob(f"{PREFIX}*"):
-        if (handle := locked(path)) is not None:
+        with contextlib.suppress(BlockingIOError, FileNotFoundError), locked(path, 0):
             erase(path)
-            os.close(handle)
     while True:
         made = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         # Otherwise another process took it for abandoned before it was locked.
-        if (lock := locked(made)) is not None:
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
+            handle = lock(made)
             break
     try:
         yield made
     finally:
         erase(made)
-        os.close(lock)
-
-
-def locked(path: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int | None:
-    """A handle that holds a file's or directory's lock; None when another process has it, or has removed the file."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    with contextlib.suppress(BlockingIOError, FileNotFoundError):
-        fcntl.flock(handle, how)
-        if path.stat().st_ino == os.fstat(handle).st_ino:
-            return handle
-    os.close(handle)
-    return None
+        os.close(handle)
 
 
 def erase(path: Path) -> None:

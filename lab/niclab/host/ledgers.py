@@ -12,8 +12,6 @@ a sweep sees either nothing of a starting lab or that it lives.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import json
 import os
 import re
@@ -28,7 +26,7 @@ from typing import Any
 from niclab.errors import LabError, lab_error
 from niclab.host import namespace, process
 from niclab.host.process import Adopted
-from niclab.host.waiting import locked, try_until
+from niclab.host.waiting import lock, locked, try_until
 
 STATE = Path("/run/niclab")
 PATIENCE = 30.0
@@ -66,10 +64,10 @@ class Owned:
 class Ledger:
     """The open ledger of a living lab."""
 
-    def __init__(self, lab_id: str, path: Path, lock: int, log: int) -> None:
+    def __init__(self, lab_id: str, path: Path, held: int, log: int) -> None:
         self.id = lab_id
         self.path = path
-        self._lock = lock
+        self._lock = held
         self._log = log
         self._released = False
         self._prepared = False
@@ -104,16 +102,15 @@ class Ledger:
     @classmethod
     def _open(cls, lab_id: str, path: Path) -> Ledger:
         with contextlib.ExitStack() as undo, lab_error(f"cannot open the ledger of lab {lab_id!r}"):
-            handles = []
-            for name in ("lock", "ledger"):
-                handles.append(os.open(path / name, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600))
-                undo.callback(os.close, handles[-1])
+            (path / "lock").touch(0o600)
             try:
-                fcntl.flock(handles[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = lock(path / "lock")
             except BlockingIOError:
                 raise LabError(f"lab {lab_id!r} is in use by another process") from None
+            undo.callback(os.close, held)
+            log = os.open(path / "ledger", os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
             undo.pop_all()
-        return cls(lab_id, path, *handles)
+        return cls(lab_id, path, held, log)
 
     def write(self, act: str, **details: Any) -> None:
         """Append one act. A line reaches the kernel before the call returns, so it survives the process.
@@ -213,16 +210,8 @@ def _state() -> Iterator[Path]:
 def _lock_state() -> int:
     with contextlib.suppress(FileExistsError):  # mkdir's exist_ok fails when it is gone again a moment later
         STATE.mkdir(mode=0o755)
-    directory = os.open(STATE, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The last lab to leave may have removed the directory between our open and our lock.
-        if os.fstat(directory).st_ino != STATE.stat().st_ino:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(STATE))
-    except BaseException:
-        os.close(directory)
-        raise
-    return directory
+    # The last lab to leave may have removed the directory between our open and our lock.
+    return lock(STATE)
 
 
 def _leave(state: Path) -> None:
@@ -331,9 +320,9 @@ def _labs(state: Path) -> list[Owned]:
     ]
 
 
-def _is_locked(lock: Path) -> bool:
+def _is_locked(file: Path) -> bool:
     try:
-        with locked(lock, 0):
+        with locked(file, 0):
             return False
     except FileNotFoundError:
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -48,15 +49,31 @@ def try_until(
     return wait_until(act, deadline, done=lambda _: True, every=every, retry=retry)
 
 
-@contextlib.contextmanager
-def locked(path: Path, patience: float | None = None) -> Iterator[None]:
-    """Hold the exclusive flock(2) of a file or directory. Raises BlockingIOError after `patience` seconds, if given."""
+def lock(path: Path, how: int = fcntl.LOCK_EX | fcntl.LOCK_NB) -> int:
+    """A descriptor that holds the flock(2) of a file or directory until it is closed, or its process has ended.
+
+    Raises BlockingIOError while another process has it, FileNotFoundError when it has been removed, also just now.
+    """
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        if patience is None:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        else:
-            try_until(lambda: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB), patience, retry=BlockingIOError)
+        fcntl.flock(handle, how)
+        if os.fstat(handle).st_ino != path.stat().st_ino:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    except BaseException:
+        os.close(handle)
+        raise
+    return handle
+
+
+@contextlib.contextmanager
+def locked(path: Path, patience: float | None = None) -> Iterator[None]:
+    """Hold a lock during the block. Raises BlockingIOError after `patience` seconds, if given, and as `lock` does."""
+    handle = (
+        lock(path, fcntl.LOCK_EX)
+        if patience is None
+        else try_until(lambda: lock(path), patience, retry=BlockingIOError)
+    )
+    try:
         yield
     finally:
         os.close(handle)

@@ -19,11 +19,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from niclab.agents.bundle.model import Bundle, Kind, Product
-from niclab.agents.drafts import draft, locked
+from niclab.agents.drafts import draft
 from niclab.cilium.version import Age, age
 from niclab.errors import LabError, lab_error
 from niclab.host import userns
-from niclab.host.waiting import wait_until
+from niclab.host.waiting import lock, locked
 
 PATIENCE = 30.0
 """Seconds to wait for another niclab that is just renaming something in the store."""
@@ -185,11 +185,11 @@ def remove(product: Product, name: str) -> Bundle:
             fix=f"niclab {product.name} ls",
         )
     with work(product) as directory, _renaming(product) as store:
-        handle = locked(store / name)
-        if handle is None:
-            raise LabError(f"the {product.title} bundle {name!r} is in use by a lab", fix="niclab ls")
-        os.close(handle)
-        (store / name).rename(directory / "removed")
+        try:
+            with locked(store / name, 0):
+                (store / name).rename(directory / "removed")
+        except BlockingIOError:
+            raise LabError(f"the {product.title} bundle {name!r} is in use by a lab", fix="niclab ls") from None
     return found
 
 
@@ -202,9 +202,10 @@ def held(bundle: Bundle) -> Iterator[tuple[int, ...]]:
     if bundle.root is None:
         yield ()
         return
-    handle = locked(bundle.path, fcntl.LOCK_SH)
-    if handle is None:
-        raise LabError(f"cannot use the bundle {bundle.name}", why=f"{bundle.path} is gone")
+    try:
+        handle = lock(bundle.path, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        raise LabError(f"cannot use the bundle {bundle.name}", why=f"{bundle.path} is gone") from None
     try:
         yield (handle,)
     finally:
@@ -214,15 +215,15 @@ def held(bundle: Bundle) -> Iterator[tuple[int, ...]]:
 @contextlib.contextmanager
 def _renaming(product: Product) -> Iterator[Path]:
     """The product's part of the store, for this process alone. Raises OSError, and LabError when others keep it."""
-    lock = place(product) / ".lock"
-    lock.touch(0o600)
-    handle = wait_until(lambda: locked(lock), PATIENCE, done=lambda handle: handle is not None, every=0.02)
-    if handle is None:
-        raise LabError(f"{place(product)} has been locked for {PATIENCE:g} s", why="another niclab uses it")
-    try:
+    file = place(product) / ".lock"
+    file.touch(0o600)
+    with contextlib.ExitStack() as holding:
+        try:
+            holding.enter_context(locked(file, PATIENCE))
+        except BlockingIOError:
+            why = "another niclab uses it"
+            raise LabError(f"{place(product)} has been locked for {PATIENCE:g} s", why=why) from None
         yield place(product)
-    finally:
-        os.close(handle)
 
 
 def environment(product: Product) -> list[Bundle]:
