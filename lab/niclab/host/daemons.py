@@ -60,10 +60,13 @@ class Daemon:
         """End it: asked first, then killed after GRACE seconds."""
         if self.process.poll() is None:
             self.process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
+        self.kill()
+
+    def kill(self) -> None:
+        """End it at once: it has nothing to save."""
+        self.process.kill()
         self.process.wait()
 
 

@@ -141,6 +141,12 @@ def is_alive(pid: int, started: int | None) -> bool:
     return fields is not None and started == int(fields[19]) and fields[0] not in ("Z", "X")
 
 
+def adopted(pid: int) -> Adopted | None:
+    """The process that has this pid now; None when there is none, or only a zombie."""
+    started = start_time(pid)
+    return Adopted(pid, started) if started is not None and is_alive(pid, started) else None
+
+
 def end(gently: Iterable[Adopted], outright: Iterable[Adopted] = ()) -> list[Adopted]:
     """End processes: those to be ended `gently` first, for they may need the others. Returns what still runs."""
     running = list(gently)

@@ -15,7 +15,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -49,19 +49,6 @@ _RECORD = "holder.json"
 _PATIENCE = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """The pid alone may be anybody's by now: start time and boot say whether it is still the same process."""
-
-    pid: int
-    started: int
-    boot: str
-
-    @property
-    def mark(self) -> str:
-        return f"{self.pid}:{self.started}"
-
-
 # Is one needed, and is this process in one?
 
 
@@ -92,7 +79,7 @@ def enter(argv: Sequence[str] | None = None, *, persistent: bool = False) -> Non
         return
     if persistent and not is_inside():
         held = holder()
-        _execute(enter_command(held, _own_command(argv)), mark=held.mark)
+        _execute(enter_command(held, _own_command(argv)), mark=f"{held.pid}:{held.started}")
     check()
     _execute(unshare_command(_own_command(argv)), mark="transient")
 
@@ -115,7 +102,7 @@ def unshare_command(command: Sequence[str], *, own_user: bool = True) -> list[st
     return ["unshare", *user, "--net", "--mount", "--", "sh", "-c", _SET_UP, "niclab-userns", *command]
 
 
-def enter_command(held: Holder, command: Sequence[str]) -> list[str]:
+def enter_command(held: Adopted, command: Sequence[str]) -> list[str]:
     """`command` in the holder's namespaces, as a line that can be pasted. Entering a mount namespace changes to its
     root: env goes back to where we are."""
     where = ["--preserve-credentials", "--user", "--mount", "--net", "--target", str(held.pid)]
@@ -126,7 +113,7 @@ def entrance() -> list[str]:
     """What stands before a command that is pasted outside the user namespace this process is in; [] when in none."""
     if not is_inside():
         return []
-    held = find_holder() or _identify(os.getpid())
+    held = find_holder() or process.adopted(os.getpid())
     return enter_command(held, []) if held else []
 
 
@@ -221,12 +208,12 @@ def refusing_sysctl(sysctls: Path = PROC_SYS) -> tuple[str, str, str] | None:
 # The holder
 
 
-def find_holder() -> Holder | None:
+def find_holder() -> Adopted | None:
     """This user's living holder: from outside by its record, from inside by the mark."""
     return _marked() if is_inside() else _read(_directory() / _RECORD)
 
 
-def holder() -> Holder:
+def holder() -> Adopted:
     """This user's holder, started when there is none."""
     directory = _directory()
     with locked(directory):
@@ -247,8 +234,7 @@ def end_holder() -> bool:
         return False
     inside = _user_namespace(held.pid)
     members = {held.pid, *_members(inside)} - set(_ancestry())
-    identified = [member for pid in members if (member := _identify(pid)) and _user_namespace(pid) == inside]
-    process.end([Adopted(member.pid, member.started) for member in identified])
+    process.end([member for pid in members if (member := process.adopted(pid)) and _user_namespace(pid) == inside])
     if not is_inside():
         (_directory() / _RECORD).unlink(missing_ok=True)
     return True
@@ -260,7 +246,7 @@ def end_if_unused(labs: Callable[[], Collection[object]]) -> None:
         end_holder()
 
 
-def _start() -> Holder:
+def _start() -> Adopted:
     # setsid --fork hands the holder to init, so that it neither dies with our terminal nor stays our zombie.
     # It prints its pid as soon as its namespaces are set up, and closes the pipe.
     announce = ["sh", "-c", 'echo $$; exec "$@" >/dev/null 2>&1', "niclab-userns", "sleep", "infinity"]
@@ -278,38 +264,36 @@ def _start() -> Holder:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise LabError("cannot start a process that holds a user namespace open", why=str(error)) from error
     pid = started.stdout.strip()
-    held = _identify(int(pid)) if pid.isdigit() else None
+    held = process.adopted(int(pid)) if pid.isdigit() else None
     if held is None:
         raise explain_refusal(started.stderr.strip())
     return held
 
 
-def _identify(pid: int) -> Holder | None:
-    """What tells the process from a later one with its pid; None when it is dead or a zombie."""
-    started = process.start_time(pid)
-    if started is None or not process.is_alive(pid, started):
-        return None
-    return Holder(pid, started, Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-
-
-def _marked() -> Holder | None:
+def _marked() -> Adopted | None:
     pid, _, started = os.environ[MARK].partition(":")
-    held = _identify(int(pid)) if pid.isdigit() else None
+    held = process.adopted(int(pid)) if pid.isdigit() else None
     return held if held and str(held.started) == started else None
 
 
-def _read(record: Path) -> Holder | None:
+def _read(record: Path) -> Adopted | None:
+    """A start time counts from the boot, so that is recorded, too."""
     try:
-        recorded = Holder(**json.loads(record.read_text()))
-    except (FileNotFoundError, ValueError, TypeError):
+        recorded = json.loads(record.read_text())
+        held = process.adopted(recorded["pid"])
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
-    return recorded if _identify(recorded.pid) == recorded else None
+    return held if held and {**asdict(held), "boot": _boot()} == recorded else None
 
 
-def _write(record: Path, held: Holder) -> None:
+def _write(record: Path, held: Adopted) -> None:
     fresh = record.with_suffix(".new")
-    fresh.write_text(json.dumps(asdict(held)))
+    fresh.write_text(json.dumps({**asdict(held), "boot": _boot()}))
     fresh.replace(record)
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def _directory() -> Path:

@@ -87,7 +87,7 @@ class Programs:
             extra_environment=extra_environment,
         )
         self.running[name] = daemon
-        self.undo.callback(end, daemon)
+        self.undo.callback(daemon.kill)
         return daemon
 
     def relay(self, nodes: Sequence[str], port: int) -> None:
@@ -178,7 +178,7 @@ class Programs:
         """Let the operator make its definitions, at about one a second, and end it."""
         daemon = self.operator(program, features, settings, defines=True)
         self.until_ready(daemon, lambda: lacking_definitions(api))
-        end(self.running.pop("cilium-operator"))
+        self.running.pop("cilium-operator").kill()
         # Else the next one would wait until the lease has run out.
         api.delete("coordination.k8s.io/v1", "Lease", "cilium-operator-resource-lock", namespace=_SYSTEM)
 
@@ -209,12 +209,6 @@ def directory_of(ledger: Ledger) -> Path:
 def kubeconfig_of(directory: Path) -> Path:
     """In a directory of what agents and the operator see of the control plane's files."""
     return directory / "shared" / "kubeconfig"
-
-
-def end(daemon: Daemon) -> None:
-    """End a program that has nothing to save, at once."""
-    daemon.process.kill()
-    daemon.process.wait()
 
 
 def last_words(daemon: Daemon) -> str:

@@ -118,9 +118,7 @@ class Speaker:
     @contextmanager
     def stopped(self) -> Iterator[None]:
         """Run the block while a router's bgpd is ended, then start it again; all is learned as before afterwards."""
-        daemon = self._own()
-        daemon.process.kill()
-        daemon.process.wait()
+        self._own().kill()
         self.away = self._ended = True
         # zebra takes its routes back a moment later.
         _until_empty(lambda: list(map(str, programs.installed(self._zebra))), STARTING)
@@ -277,12 +275,12 @@ class Speakers:
             speaker.wait_for("bgpd", "bgpd.vty")
 
     def close(self) -> None:
-        """End every daemon at once: they have nothing to save."""
+        """End every daemon at once."""
         running = [daemon for speaker in self._speakers.values() for daemon in speaker.daemons.values()]
         for daemon in running:
             daemon.process.kill()
         for daemon in running:
-            daemon.process.wait()
+            daemon.kill()
 
     def wait(self, nodes: Collection[str], *, patience: float = SESSIONS) -> None:
         """Return when the routers have a session with each other and with these nodes, and learn what is expected.
