@@ -21,10 +21,10 @@ from niclab.flow.ordering import Ordering
 from niclab.flow.predict import World
 from niclab.flow.trace import Context
 from niclab.flow.verdict import FlowResult
-from niclab.host import ledgers, netns, readiness, userns
+from niclab.host import ledgers, netns, process, readiness, userns
 from niclab.host.datapath import Datapath
 from niclab.host.ledgers import Ledger
-from niclab.host.substrate import Command, Substrate, run_command
+from niclab.host.substrate import Command, Substrate
 from niclab.kernel import edit
 from niclab.kernel.difference import difference
 from niclab.kernel.plan import Plan
@@ -277,10 +277,13 @@ class Lab:
         """
         if host not in self.namespaces:
             raise LabError(f"there is no host {host!r} in this lab", fix=f"there are {', '.join(self.namespaces)}")
-        inside = self._datapath.command(host, arguments)
-        ran = run_command(self._substrate, host, arguments, inside=inside)
-        self.commands.append(ran)
-        return ran.output
+        if inside := self._datapath.command(host, arguments):
+            output = process.run(inside)
+        else:
+            with self._substrate[host].entered():
+                output = process.run(arguments, namespace=self.namespaces[host])
+        self.commands.append(Command(host, shlex.join(arguments), output))
+        return output
 
     @property
     def addresses(self) -> Mapping[str, tuple[Address, ...]]:

@@ -11,7 +11,7 @@ import socket
 import struct
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -243,16 +243,20 @@ def _cable(end: _End, peer: _End, mtu: int, master: int | None, peer_fd: int) ->
     ends = _End(0x7A7A7A01, names[0], "7a:7a:7a:7a:7a:02"), _End(0x7A7A7A03, names[1], "7a:7a:7a:7a:7a:04", peer.bare)
     numbers = {0x7A7A7A05: peer_fd} | ({0x7A7A7A06: master} if master is not None else {})
     message = _encoded_cable(*ends, mtu, 0x7A7A7A06 if master is not None else None, 0x7A7A7A05)
-    places = [place for stand_in in ends for place in stand_in.encoded()]
-    values = [value for real in (end, peer) for value in real.encoded()]
-    places += [struct.pack("=i", number) for number in numbers]
-    values += [struct.pack("=i", number) for number in numbers.values()]
-    if any(message.count(place) != 1 for place in places):  # a name so short that it might be anything
-        return _encoded_cable(end, peer, mtu, master, peer_fd)
+    values = [*zip(ends[0].encoded() + ends[1].encoded(), end.encoded() + peer.encoded(), strict=True)]
+    values += [(struct.pack("=i", stand_in), struct.pack("=i", number)) for stand_in, number in numbers.items()]
+    return _filled(message, values) or _encoded_cable(end, peer, mtu, master, peer_fd)
+
+
+def _filled(message: bytes, values: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+    """A message with values in the place of stand-ins of the same length; None where one of those is not there once:
+    a name may be so short that it might be anything."""
     filled = bytearray(message)
-    for place, value in zip(places, values, strict=True):
-        at = message.index(place)
-        filled[at : at + len(place)] = value
+    for stand_in, value in values:
+        if message.count(stand_in) != 1:
+            return None
+        at = message.index(stand_in)
+        filled[at : at + len(value)] = value
     return bytes(filled)
 
 
@@ -273,10 +277,8 @@ def _macvlan(index: int, name: str, mac: str | None, parent: int, mode: str) -> 
     if mac is None:
         return _encoded_macvlan(index, name, None, parent, mode)
     message = _encoded_macvlan(index, name, _STAND_IN, parent, mode)
-    place = bytes.fromhex(_STAND_IN.replace(":", ""))
-    if message.count(place) != 1:
-        return _encoded_macvlan(index, name, mac, parent, mode)
-    return message.replace(place, bytes.fromhex(mac.replace(":", "")))
+    stand_in, own = (bytes.fromhex(one.replace(":", "")) for one in (_STAND_IN, mac))
+    return _filled(message, [(stand_in, own)]) or _encoded_macvlan(index, name, mac, parent, mode)
 
 
 _STAND_IN = "7a:7a:7a:7a:7a:07"

@@ -74,18 +74,15 @@ def makes(kind: str) -> bool:
     """Does this kernel have links of a kind? Asked by a message that is refused in any case. Raises OSError."""
     from niclab.host.messages import incomplete_link
 
-    with syscalls.home_restored(), contextlib.closing(_own_channel()) as channel:
-        try:
-            channel.send([incomplete_link(kind)])
-        except netlink.Refusal as refusal:
-            return refusal.errno != errno.EOPNOTSUPP
-        return True
-
-
-def _own_channel() -> netlink.Channel:
-    """Leaves the calling thread in a namespace without a name, which is gone when both have left it."""
-    syscalls.unshare_network()
-    return netlink.Channel()
+    with syscalls.home_restored():
+        # A namespace without a name, which is gone when the thread and the channel have left it.
+        syscalls.unshare_network()
+        with contextlib.closing(netlink.Channel()) as channel:
+            try:
+                channel.send([incomplete_link(kind)])
+            except netlink.Refusal as refusal:
+                return refusal.errno != errno.EOPNOTSUPP
+            return True
 
 
 class NetnsSubstrate:

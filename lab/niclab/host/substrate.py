@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from niclab.host import process
 from niclab.host.netns import Namespace
 from niclab.net.operation import Operation
 
@@ -24,11 +22,9 @@ class Substrate(Protocol):
 
     def apply(self, operations: Iterable[Operation]) -> None:
         """Carry out the operations in order. Raises LabError."""
-        ...
 
     def close(self) -> None:
         """Let go of every handle. The namespaces stay until the ledger is released."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +37,3 @@ class Command:
 
     def folded(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def run_command(
-    substrate: Substrate, host: str, arguments: Sequence[str], *, inside: Sequence[str] | None = None
-) -> Command:
-    """Run a command in a host's network namespace. Raises LabError, KeyError.
-
-    `inside` is another command line for the same, e.g. one that also enters the mounts of the node's agent.
-    """
-    if inside is not None:
-        output = process.run(inside)
-    else:
-        namespace = substrate[host]
-        with namespace.entered():
-            output = process.run(arguments, namespace=namespace.name)
-    return Command(host, shlex.join(arguments), output)
