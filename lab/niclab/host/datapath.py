@@ -44,71 +44,54 @@ class Datapath(Protocol):
 
         The decisions that come back have the addresses that pods really got.
         """
-        ...
 
     def attach(self, decisions: Decisions, kept: Mapping[str, Any]) -> Decisions:
         """Take over what runs in a kept lab. Raises LabError when it no longer runs."""
-        ...
 
     def kept(self) -> Mapping[str, Any]:
         """What `attach` must know, as JSON."""
-        ...
 
     @property
     def running(self) -> Sequence[str]:
         """The nodes whose agents run."""
-        ...
 
     @property
     def addresses(self) -> Mapping[str, tuple[Address, ...]]:
         """Pod → its addresses; none for a pod of a node whose agent exited."""
-        ...
 
     def reported(self) -> Mapping[str, NodeReport]:
         """Node → what its agent says now."""
-        ...
 
     def deaths(self) -> Mapping[str, NodeReport]:
         """The same for agents that died since they were ready, each once."""
-        ...
 
     def change(self, decisions: Decisions) -> Decisions:
         """Restart the agents with the settings of these decisions; pods stay. Raises LabError."""
-        ...
 
     def follow(self, before: Decisions, after: Decisions, change: Callable[[], None]) -> None:
         """Make a change to the nodes, and return when the agents have dealt with it or a deadline has passed."""
-        ...
 
     def validate(self, before: Decisions, after: Decisions) -> None:
         """Return when every agent has validated its nodes once more, so that missing direct routes are back."""
-        ...
 
     def without_bgp(self, decisions: Decisions) -> Sequence[str]:
         """The nodes for which the lab must speak BGP, because their agents do not."""
-        ...
 
     @property
     def bgp(self) -> Mapping[str, AgentBgp]:
         """Node → the BGP of its agent, where agents speak it."""
-        ...
 
     def cgroup(self, node: str) -> Path | None:
         """The cgroup whose sockets a node's agent sees, its own programs' and its pods'; None for no agent."""
-        ...
 
     def command(self, host: str, arguments: Sequence[str]) -> Sequence[str] | None:
         """The command line that runs a program on a node as its agent sees the node; None where namespaces will do."""
-        ...
 
     def kinds(self) -> frozenset[str]:
         """Every kind of object in Cilium's API group that the lab's API server serves. Raises LabError."""
-        ...
 
     def collect(self, directory: Path) -> None:
         """Keep what agents logged and reported."""
-        ...
 
     def close(self) -> None:
         """End the agents."""
-        ...

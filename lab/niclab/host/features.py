@@ -22,23 +22,17 @@ from niclab.errors import LabError
 from niclab.host import syscalls, userns
 from niclab.host.process import search_path
 
-BUILTIN = "the built-in datapath"
-ROOTLESS = "running without root"
-OPTIONAL_TOPOLOGY = "topologies and settings that use it"
-CILIUM = "the cilium datapath"
-BUNDLES = "fetching cilium bundles"
-KIND = "the kind substrate"
-BY_HAND = "looking around by hand"
 _PURPOSES = {
-    "builtin": BUILTIN,
-    "rootless": ROOTLESS,
-    "topologies": OPTIONAL_TOPOLOGY,
-    "cilium": CILIUM,
-    "bundles": BUNDLES,
-    "kind": KIND,
-    "by-hand": BY_HAND,
+    "builtin": "the built-in datapath",
+    "rootless": "running without root",
+    "topologies": "topologies and settings that use it",
+    "cilium": "the cilium datapath",
+    "bundles": "fetching cilium bundles",
+    "kind": "the kind substrate",
+    "by-hand": "looking around by hand",
 }
 PURPOSES = tuple(_PURPOSES.values())
+BUILTIN, ROOTLESS, KIND = (_PURPOSES[name] for name in ("builtin", "rootless", "kind"))
 _APT = "apt-get install "
 
 
