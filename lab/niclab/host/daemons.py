@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from niclab.errors import lab_error
-from niclab.host import syscalls
+from niclab.host import ledgers, syscalls
 from niclab.host.ledgers import Ledger
 from niclab.host.process import GRACE, Adopted, environment, start_time
 
@@ -112,7 +112,7 @@ def start(
 
 def adopt(ledger: Ledger, name: str, *, log: Path) -> Daemon | None:
     """The program that a kept lab's ledger has by this name; None when it has ended, or was never started."""
-    process = ledger.processes().get(name)
+    process = ledgers.processes(ledger.path).get(name)
     return Daemon(name, process, log, ()) if process is not None else None
 
 

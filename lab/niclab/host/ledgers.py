@@ -17,7 +17,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +53,7 @@ class Owned:
         return about if isinstance(about, dict) else {}
 
     def processes(self) -> dict[str, Adopted]:
-        """Name → process, of those it started that still run."""
-        return _processes(_entries(self.path))
+        return processes(self.path)
 
     def namespaces(self) -> dict[str, str]:
         """Role → name of the namespaces it made."""
@@ -122,14 +121,6 @@ class Ledger:
         with lab_error(f"cannot write the ledger {self.path / 'ledger'}"):
             if os.write(self._log, line) != len(line):
                 raise OSError("it was cut short: no space left")
-
-    def processes(self) -> dict[str, Adopted]:
-        """Name → process, of those it started that still run."""
-        return _processes(_entries(self.path))
-
-    def inodes(self) -> dict[str, int]:
-        """Name → inode of the namespaces it made."""
-        return _inodes(_entries(self.path))
 
     def named_directory(self) -> Path:
         """The directory of named namespaces, made for names when this machine has not had any yet. Raises LabError."""
@@ -246,12 +237,14 @@ def _entries(path: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def _inodes(entries: Iterable[dict[str, Any]]) -> dict[str, int]:
-    return {entry["name"]: entry["inode"] for entry in entries if entry["act"] == "made namespace"}
+def inodes(path: Path) -> dict[str, int]:
+    """Name → inode of the namespaces that a lab made, by its directory."""
+    return {entry["name"]: entry["inode"] for entry in _entries(path) if entry["act"] == "made namespace"}
 
 
-def _processes(entries: Iterable[dict[str, Any]]) -> dict[str, Adopted]:
-    started = {entry["name"]: _process(entry) for entry in entries if entry["act"] == "started process"}
+def processes(path: Path) -> dict[str, Adopted]:
+    """Name → process, of those that a lab started and that still run."""
+    started = {entry["name"]: _process(entry) for entry in _entries(path) if entry["act"] == "started process"}
     return {name: running for name, running in started.items() if running.poll() is None}
 
 
@@ -276,7 +269,7 @@ def _clean(path: Path) -> tuple[list[str], list[str]]:
     for entry in entries:
         if entry["act"] == "making cgroup" and not _remove_cgroup(Path(entry["path"])):
             stuck.append(f"cgroup {entry['path']}")
-    made = _inodes(entries)
+    made = inodes(path)
     never = {entry["name"] for entry in entries if entry["act"] == "not making namespace"}
     foreign: list[str] = []
     for name in [entry["name"] for entry in entries if entry["act"] == "making namespace"]:

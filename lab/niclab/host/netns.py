@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from niclab.errors import LabError, lab_error
-from niclab.host import namespace, netlink, syscalls
+from niclab.host import ledgers, namespace, netlink, syscalls
 from niclab.host.ledgers import Ledger
 from niclab.host.process import run
 from niclab.kernel.plan import END
@@ -95,7 +95,7 @@ class NetnsSubstrate:
     @classmethod
     def attached(cls, ledger: Ledger, names: dict[str, str]) -> NetnsSubstrate:
         """The substrate of a kept lab, opened again."""
-        made = ledger.inodes()
+        made = ledgers.inodes(ledger.path)
         with contextlib.ExitStack() as undo:
             substrate = cls(ledger)
             undo.callback(substrate.close)
