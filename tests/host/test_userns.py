@@ -6,6 +6,7 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,7 +133,8 @@ def test_it(request):
 
 def test_root_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(userns, "is_able", lambda: True)
-    userns.enter(["python", "-c", "never run"])
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-c", "never run"])
+    userns.enter()
 
 
 def test_a_kernel_that_forbids_it_is_named_in_one_line(user: User) -> None:
@@ -231,4 +233,4 @@ def test_a_mark_of_no_user_namespace_is_an_error(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv(userns.MARK, "transient")
     monkeypatch.setattr(userns, "is_able", lambda: False)
     with pytest.raises(LabError, match="in a user namespace"):
-        userns.enter(["python"], persistent=True)
+        userns.enter(persistent=True)

@@ -68,20 +68,21 @@ def is_inside() -> bool:
 # Going in
 
 
-def enter(argv: Sequence[str] | None = None, *, persistent: bool = False) -> None:
+def enter(*, persistent: bool = False) -> None:
     """Replace this process by the same command line in a user namespace; return when it is in one or needs none.
 
-    `argv` is the whole command line, interpreter first (default: `sys.orig_argv`, which is right for
-    `python -m pytest …` and for console scripts alike). The exit status, signals and pid stay those of this process.
-    `persistent`: in the one of this user's holder, which is started when there is none.
+    The exit status, signals and pid stay those of this process. `persistent`: in the one of this user's
+    holder, which is started when there is none.
     """
     if is_able():
         return
+    # By the very same interpreter; right for `python -m pytest …` and for console scripts alike.
+    command = [sys.executable, *sys.orig_argv[1:]]
     if persistent and not is_inside():
         held = holder()
-        _execute(enter_command(held, _own_command(argv)), mark=f"{held.pid}:{held.started}")
+        _execute(enter_command(held, command), mark=f"{held.pid}:{held.started}")
     check()
-    _execute(unshare_command(_own_command(argv)), mark="transient")
+    _execute(unshare_command(command), mark="transient")
 
 
 def enter_pytest(config: pytest.Config, *, persistent: bool = False) -> None:
@@ -123,11 +124,6 @@ def environment(mark: str) -> dict[str, str]:
     named = any(os.environ.get(name) for name in ("LOGNAME", "USER"))
     name = {} if named or os.geteuid() == 0 else {"LOGNAME": f"uid{os.geteuid()}"}
     return {MARK: mark, "PATH": search_path(), **name}
-
-
-def _own_command(argv: Sequence[str] | None) -> list[str]:
-    """The command line that runs this program once more, by the very same interpreter."""
-    return [sys.executable, *(sys.orig_argv if argv is None else argv)[1:]]
 
 
 def _execute(command: Sequence[str], *, mark: str) -> NoReturn:
