@@ -41,9 +41,8 @@ def announced(decisions: Decisions) -> Announced:
 
 
 def _candidates(decisions: Decisions, name: str, service: Service, address: Address) -> Iterator[Candidate]:
-    policies = [
-        policy for policy in decisions.topology.l2_announcement_policies.values() if _wants(policy, name, service)
-    ]
+    every = decisions.topology.l2_announcement_policies.values()
+    policies = [each for each in every if _addresses(each, service) and (not each.services or name in each.services)]
     for node in decisions.running:
         decision = decisions.nodes[node]
         mine = [policy for policy in policies if _is_on(policy, node, decisions.topology.nodes[node])]
@@ -53,10 +52,6 @@ def _candidates(decisions: Decisions, name: str, service: Service, address: Addr
         patterns = [policy.interfaces for policy in mine if answers and address in _addresses(policy, service)]
         nics = [nic for nic in decision.selected if any(_matches(each, nic) for each in patterns)]
         yield Candidate(node, tuple(nics))
-
-
-def _wants(policy: L2AnnouncementPolicy, name: str, service: Service) -> bool:
-    return (not policy.services or name in policy.services) and bool(_addresses(policy, service))
 
 
 def _addresses(policy: L2AnnouncementPolicy, service: Service) -> tuple[Address, ...]:

@@ -140,16 +140,12 @@ class NodeServices:
         return Match(iif=iif, destinations=alone, protocol=frontend.protocol, port=frontend.port)
 
 
-def _ends(backends: Iterable[packetrules.Backend]) -> str:
-    """The backends in words."""
-    return " or ".join(f"{backend.address}:{backend.port}" for backend in backends)
-
-
 def _chosen(frontend: Frontend, backends: tuple[packetrules.Backend, ...]) -> str:
     """The backends in words, and what chooses among several."""
     alone = ", one for each client" if frontend.sticks and len(backends) > 1 else ""
     redirect = f", by local redirect policy {frontend.redirect}" if frontend.redirect else ""
-    return f"{_ends(backends)}{alone}{redirect}"
+    ends = " or ".join(f"{backend.address}:{backend.port}" for backend in backends)
+    return f"{ends}{alone}{redirect}"
 
 
 def packet_rules(decisions: Decisions, node: NodeDecision) -> Iterator[PacketRule]:

@@ -8,7 +8,6 @@ from niclab.flow.trace import (
     NO_PATH,
     Context,
     Entered,
-    Header,
     Kind,
     Left,
     Path,
@@ -60,7 +59,8 @@ def _picture(path: Path, start: str, end: str, context: Context) -> str:
                 words += ["═", f"{nic} ─ {hop.host}"] if is_node else ["─", hop.host]
             else:
                 words += [] if hop.host == here else ["…", hop.host]
-                words += ["═", nic + _tunnel(step.header), "═", context.nics[step.tap]]
+                tunnels = "/".join(step.header.encapsulation)
+                words += ["═", f"{nic}[{tunnels}]" if tunnels else nic, "═", context.nics[step.tap]]
             here = hop.host
     target = host_of(end)
     if target in context.pod_node and _arrived(path, target):
@@ -86,10 +86,6 @@ def _lost(trace: Trace, kind: Kind, end: str, expected: Sequence[Trace]) -> str:
         return f" ✗ (not seen at {end}{'; ' if why else ''}{why})"
     went_on = kind == "request" and trace.reply is not None and bool(trace.reply.hops)
     return f" ✗ ({why})" if why and not went_on else ""
-
-
-def _tunnel(header: Header) -> str:
-    return f"[{'/'.join(header.encapsulation)}]" if header.encapsulation else ""
 
 
 def _source(path: Path, start: str, context: Context) -> str:

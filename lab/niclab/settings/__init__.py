@@ -85,10 +85,6 @@ def _tags(text: str) -> frozenset[int]:
     return frozenset(int(tag) for tag in flags.split_list(text) if tag.isascii() and tag.isdigit())
 
 
-def _enforced(text: str) -> bool:
-    return text == "strict" or _on(text)
-
-
 def _choice(default: _T, *others: _T) -> Callable[[str], _T]:
     return lambda text: next((other for other in others if other == text), default)
 
@@ -125,7 +121,7 @@ class NodeView:
     ipv4_masquerade = _Flag(_on, "enable-ipv4-masquerade")
     ipv6_masquerade = _Flag(_on, "enable-ipv6-masquerade")
     bpf_masquerade = _Flag(_on, "enable-bpf-masquerade")
-    kube_proxy_replacement = _Flag(_enforced)
+    kube_proxy_replacement = _Flag(lambda text: text == "strict" or _on(text))
     host_legacy_routing = _Flag(_on, "enable-host-legacy-routing")
     """As set; an agent may fall back to legacy routing by itself (kube_proxy_replacement.go:289-305)."""
     endpoint_routes = _Flag(_on, "enable-endpoint-routes")

@@ -253,14 +253,11 @@ def _chosen(objects: list[_Item], reading: Reading) -> list[_Item]:
         near = closest(kind, KINDS) if len(objects) == 1 else None
         fix = f"did you mean kind {near}?" if near else f"give a file with the ConfigMap {CONFIG_MAP} or Helm values"
         reading.problem((*at, "kind"), f"a {kind} holds no settings of Cilium", fix)
-    names = [(data["kind"], _name(data)) for data, *_ in chosen if _named(data)]
+    named = (data for data, *_ in chosen if isinstance(data, dict) and "kind" in data)
+    names = [(data["kind"], _name(data)) for data in named if isinstance(data.get("metadata"), dict)]
     for kind, object_name in sorted({pair for pair in names if names.count(pair) > 1}):
         reading.problem((0, "metadata", "name"), f"{kind} {object_name} is there twice", "keep one of them", line=0)
     return chosen
-
-
-def _named(data: Any) -> bool:
-    return isinstance(data, dict) and "kind" in data and isinstance(data.get("metadata"), dict)
 
 
 def _object(data: Any, at: Field, reading: Reading, version: str, *, beside: bool) -> Settings:

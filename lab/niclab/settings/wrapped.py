@@ -34,7 +34,7 @@ def is_wrapper(data: Mapping[str, Any]) -> bool:
         return False
     if data["kind"] == "Kustomization":
         return any(_kustomized(data, ()))
-    sources = [_get(source, part) for source in _sources(data) for part in ("chart", "path", "repoURL")]
+    sources = [_get(source, part) for _, source in _placed_sources(data, ()) for part in ("chart", "path", "repoURL")]
     names = [
         *(_get(data, "spec", "chart"), _get(data, "spec", "chart", "spec", "chart"), _get(data, "metadata", "name")),
         *(_get(data, "spec", "chartRef", "name"), *sources),
@@ -166,10 +166,6 @@ def _kustomized(data: Mapping[str, Any], at: Field) -> Iterator[tuple[Field, Any
     for index, chart in enumerate(charts if isinstance(charts, list) else []):
         if "cilium" in scalar(_get(chart, "name")) and _get(chart, "valuesInline") is not None:
             yield (*at, "helmCharts", index, "valuesInline"), chart["valuesInline"]
-
-
-def _sources(data: Mapping[str, Any]) -> list[Any]:
-    return [source for _, source in _placed_sources(data, ())]
 
 
 def _text(text: Any, at: Field, reading: Reading, *, mappings: bool = True) -> Iterator[Layer]:

@@ -29,12 +29,8 @@ def one_or_many(value: Any) -> Any:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _or_empty(value: Any) -> Any:
-    return {} if value is None else value
-
-
 Many = Annotated[tuple[_T, ...], BeforeValidator(one_or_many)]
-OrEmpty = Annotated[_T, BeforeValidator(_or_empty)]
+OrEmpty = Annotated[_T, BeforeValidator(lambda value: {} if value is None else value)]
 """A mapping that may be left empty."""
 
 

@@ -124,8 +124,8 @@ class _Facts:
         return entries
 
     @cached_property
-    def _networks(self) -> tuple[Network, ...]:
-        """Every network that is named anywhere, pod CIDRs too, but for single addresses."""
+    def _spans(self) -> list[tuple[Network, tuple[int, int, int]]]:
+        """Every network that is named anywhere, pod CIDRs too, but for single addresses; and what it spans."""
         words = set(self._entries)
         for host in self.decisions.topology.hosts.values():
             words.update(str(interface) for nic in host.nics.values() for interface in nic.addresses)
@@ -139,11 +139,7 @@ class _Facts:
                 networks.add(ip_interface(word).network)
             except ValueError:
                 continue
-        return tuple(network for network in networks if network.num_addresses > 1)
-
-    @cached_property
-    def _spans(self) -> list[tuple[Network, tuple[int, int, int]]]:
-        return [(network, _span(network)) for network in self._networks]
+        return [(network, _span(network)) for network in networks if network.num_addresses > 1]
 
     def _inside(self, own: _Own) -> Iterator[tuple[str, str]]:
         """Which networks of others hold which of the node's own addresses."""

@@ -272,7 +272,8 @@ class Walker:
         if pod is not None:
             yield self._seen(pod, trip.plugged_into(pod)).ended(pod)
             return
-        peer = self._keys.peer(host, trip.packet, tunnelled=trip.inner is not None) if self._encrypts(trip) else None
+        encrypts = self.encrypts and trip.sealed is None and bool(self._keys.nodes)
+        peer = self._keys.peer(host, trip.packet, tunnelled=trip.inner is not None) if encrypts else None
         if peer is not None and device in self.decisions.nodes[host].selected:
             yield from self._sealed(machine, peer, trip)
             return
@@ -299,9 +300,6 @@ class Walker:
     @cached_property
     def _keys(self) -> Keys:
         return Keys(self.decisions)
-
-    def _encrypts(self, trip: Trip) -> bool:
-        return self.encrypts and trip.sealed is None and bool(self._keys.nodes)
 
     def _sealed(self, machine: Machine, peer: str, trip: Trip) -> Iterator[Ended]:
         """Encrypted for a peer: a packet of the kernel's own, by its route to the peer's node IP."""
@@ -383,7 +381,8 @@ class Walker:
                 noted = noted.noting(peer, "mtu.received", size=trip.size, mtu=limit, device=interface)
                 yield noted.ended(None, f"{trip.size} bytes are too long for {peer}'s {interface} ({limit})")
                 continue
-            sent = noted.crossing((f"{host}.{nic}" for nic in sending), self._tap_of(peer, interface), peer, tagged)
+            into = f"{peer}.{self._first_nic(peer, interface)}"
+            sent = noted.crossing((f"{host}.{nic}" for nic in sending), into, peer, tagged)
             yield from self._arrives(peer, interface, sent.on(replace(trip.packet, mark=0), trip.inner))
 
     def _refused(self, trip: Trip, device: str, host: str, peer: str, interface: str) -> int:
@@ -459,11 +458,8 @@ class Walker:
         """[kernel] arp_process asks the reverse path filter of who asks, too."""
         return asker is None or self.machines[host].believes(Packet(asker, address), interface, None)
 
-    def _tap_of(self, host: str, interface: str) -> str:
-        """Where frames for an interface are seen."""
-        return f"{host}.{self._first_nic(host, interface)}"
-
     def _first_nic(self, host: str, interface: str) -> str:
+        """Where frames for an interface are seen."""
         return next(iter(carriers(self.machines[host].host, interface)), interface)
 
     def _filtered(self, host: str, interface: str, nic: str) -> Dropped | None:
