@@ -61,6 +61,8 @@ _RTNH_F_ONLINK, _FIB_RULE_INVERT = 4, 2
 _IFLA_LINKINFO, _IFLA_INFO_KIND, _IFLA_INFO_DATA = 18, 1, 2
 _IFLA_MACVLAN_MODE, _IFLA_MACVLAN_BC_CUTOFF = 1, 9
 _MACVLAN_MODES = {"private": 1, "passthru": 8}
+_BC_CUTOFF = -1
+"""No multicast goes through the work queue. With 0 all does, as on every kernel before 6.4: for tests of those."""
 _IFF_NOARP, _ADDR_GEN_MODE_NONE = 0x80, 1
 _LWTUNNEL_IP, _LWTUNNEL_IP6 = 2, 4
 _TUNNEL_NOCACHE = 0x2000
@@ -291,7 +293,8 @@ def _encoded_macvlan(index: int, name: str, mac: str | None, parent: int, mode: 
     message = bytearray(_encoded(ifinfmsg, rtnl.RTM_NEWLINK, _MAKE, link))
     # By hand, for pyroute2 does not know IFLA_MACVLAN_BC_CUTOFF. [kernel] Without it what is broadcast is received
     # later, and by another CPU, than what follows it, which no NIC does; before Linux 6.4 that is always so.
-    options = struct.pack("=HHIHHi", 8, _IFLA_MACVLAN_MODE, _MACVLAN_MODES[mode], 8, _IFLA_MACVLAN_BC_CUTOFF, -1)
+    cutoff = (8, _IFLA_MACVLAN_BC_CUTOFF, _BC_CUTOFF)
+    options = struct.pack("=HHIHHi", 8, _IFLA_MACVLAN_MODE, _MACVLAN_MODES[mode], *cutoff)
     info = struct.pack("=HH8sHH", 12, _IFLA_INFO_KIND, b"macvlan", 4 + len(options), _IFLA_INFO_DATA) + options
     message += struct.pack("=HH", 4 + len(info), _IFLA_LINKINFO) + info
     struct.pack_into("=I", message, 0, len(message))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 import select
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from niclab.host.netns import Namespace
 from niclab.host.substrate import Substrate
 from niclab.kernel.plan import FABRIC, POD, mac
 from niclab.net.route import Address
 from niclab.topology.model import Flow
 from niclab.wire import identity as ids
 from niclab.wire.decode import Decoder
+from niclab.wire.identity import Identity
 from niclab.wire.probe import Probe, build, canary
 from niclab.wire.sender import Responder, Sender, Service
 from niclab.wire.sighting import Measurement, Sighting, sort
@@ -125,15 +127,24 @@ class Measurer:
         drops = self._taps.drops
         with contextlib.ExitStack() as undo:
             carriers = self._carriers()
-            overflows = neighbour_overflows()
+            overflows, clashes = neighbour_overflows(), self._clashes()
             responders = [undo.enter_context(contextlib.closing(responder)) for responder in self._responders(orders)]
             missing = self._canaries("before", decoder)
             senders = [self._sender(sending, undo) for sending in sendings]
-            captures, unanswered = self._exchange(sendings, senders, responders, decoder)
+            captures: list[Capture] = []
+            unanswered: set[Identity] = set()
+            for turn in _turns(sendings):
+                captures += self._exchange(turn, senders, responders, decoder, unanswered)
             # Who is blind already need not be asked twice.
             missing += [] if missing else self._canaries("after", decoder)
         if unanswered and overflows != neighbour_overflows():
             missing.append("neighbours (this machine's table was full: see net.ipv4.neigh.default.gc_thresh3)")
+        if unanswered:
+            missing += [
+                f"connections of {host} (its kernel dropped a packet that it tracked on two CPUs at once: ask again)"
+                for host, number in self._clashes().items()
+                if number != clashes.get(host, number)
+            ]
         changed = carriers ^ self._carriers()
         missing += [f"{cable.tap} (its carrier changed)" for cable in self._taps.cables if cable.tap in changed]
         by_flow = sort(captures, decoder, self._taps.macs, self._names).flows
@@ -151,6 +162,13 @@ class Measurer:
 
     def _carriers(self) -> set[str]:
         return {cable.tap for cable in self._taps.cables if self._taps.has_carrier(cable)}
+
+    def _clashes(self) -> Mapping[str, int]:
+        """Host → how many packets its kernel has dropped because another CPU had just entered their connection."""
+        return {
+            host: connection_clashes(self._substrate[host])
+            for host in dict.fromkeys(cable.host for cable in self._taps.cables)
+        }
 
     def _sending(self, order: Order) -> _Sending:
         flow = self._next_flow
@@ -189,9 +207,10 @@ class Measurer:
         senders: Sequence[Sender | SocketSender],
         responders: Sequence[Responder],
         decoder: Decoder,
-    ) -> tuple[list[Capture], int]:
-        """Send in turns small enough for the taps' buffers, draining after each, until all is answered or quiet; the
-        frames, and how many probes were not answered."""
+        waiting: set[Identity],
+    ) -> list[Capture]:
+        """Send in parts small enough for the taps' buffers, draining after each, until all is answered or quiet; the
+        frames. `waiting`: the probes that are not answered; those sent here come in, those answered go out."""
         captures: list[Capture] = []
         room = self._taps.capacity // 2
         spent = 0
@@ -209,7 +228,7 @@ class Measurer:
                     captures += self._taps.drain()
                     spent = 0
         # The answers to TCP and UDP are seen at the sender's own tap or NIC: nothing is asked of its kernel.
-        waiting = {probe.identity for sending in sendings for probe in sending.probes}
+        waiting |= {probe.identity for sending in sendings for probe in sending.probes}
         sources = {sending.observed.number: sending.order.source_host for sending in sendings}
         seen = 0
         quiet_until = time.monotonic() + QUIET
@@ -228,7 +247,7 @@ class Measurer:
             seen = len(captures)
             now = time.monotonic()
             if not waiting or now >= quiet_until or now >= deadline:
-                return captures, len(waiting)
+                return captures
             self._wait(responders, min(quiet_until, deadline) - now)
 
     def _wait(self, responders: Sequence[Responder], seconds: float) -> None:
@@ -300,6 +319,35 @@ def neighbour_overflows(statistics: Path = Path("/proc/net/stat")) -> int | None
     except OSError:  # it is there in the machine's first network namespace only
         return None
     return sum(int(row[-1], 16) for row in rows)
+
+
+def connection_clashes(namespace: Namespace) -> int:
+    """How often __nf_conntrack_confirm dropped a packet of a new connection; 0 where nothing is tracked or said."""
+    with namespace.entered():
+        try:
+            heading, *rows = Path("/proc/thread-self/net/stat/nf_conntrack").read_text().splitlines()
+        except OSError:
+            return 0
+    column = heading.split().index("insert_failed")
+    return sum(int(row.split()[column], 16) for row in rows)
+
+
+def _turns(sendings: Sequence[_Sending]) -> list[list[_Sending]]:
+    """The first probe of every conversation, and when those have arrived, the others.
+
+    [kernel] __nf_conntrack_confirm drops a packet whose connection another CPU has entered meanwhile (insert_failed).
+    Where an ARP request is received from a work queue, its answer makes another CPU send what waited for it, while the
+    sender sends the rest: at the next host that tracks connections both are new, and one is lost that nothing else
+    loses. Before Linux 6.4 macvlans receive so, and a busy machine moves the sender to another CPU.
+    """
+    turns: list[list[_Sending]] = [[], []]
+    for sending in sendings:
+        firsts = {probe.conversation: probe for probe in reversed(sending.probes)}
+        leading = {probe.identity for probe in firsts.values()}
+        for turn, leads in zip(turns, (True, False), strict=True):
+            probes = tuple(probe for probe in sending.probes if (probe.identity in leading) == leads)
+            turn.append(replace(sending, probes=probes))
+    return [turn for turn in turns if any(sending.probes for sending in turn)]
 
 
 def _serve(responders: Sequence[Responder]) -> None:

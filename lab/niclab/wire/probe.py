@@ -45,6 +45,13 @@ class Probe:
     destination: Address
     packet: bytes
 
+    @property
+    def conversation(self) -> tuple[Address, bytes]:
+        """What probes of one flow share that are one connection to whoever tracks them: the destination, and the
+        source's port. ICMP has the flow's own id."""
+        at = _IPV4_HEADER if self.source.version == 4 else _IPV6_HEADER
+        return self.destination, b"" if self.protocol == "icmp" else self.packet[at : at + 2]
+
 
 def checksum(data: bytes | bytearray, pseudo: int = 0) -> int:
     """The Internet checksum (RFC 1071) of `data` plus a pseudo-header's sum; the checksum field itself must be 0.
