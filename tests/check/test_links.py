@@ -147,6 +147,7 @@ def test_frames_for_a_link_are_for_its_host(topology: Topology) -> None:
         ("x: {bond: eth0, bridge: eth1}", "it is bond and bridge at once"),
         ("x: {bond: []}", "a bond without a NIC"),
         ("x: {bond: eth9}", "there is no NIC 'eth9' here"),
+        ("{x: {vlan: 5, parent: y}, y: {bond: eth9}}", "there is no NIC 'eth9' here"),
         ("x: {bond: [eth0, eth2]}", "its NICs are on different fabrics: f0, f1"),
         ("x: {bond: eth3}", "eth3 has addresses, which are dead there"),
         ("x: {bridge: [eth0, eth1]}", "it would join its ports' fabrics, or make a loop in one"),

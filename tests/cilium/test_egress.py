@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_interface
 
 import pytest
 from niclab import LAB_BASELINE, Lab, Settings, Version, World, load
@@ -194,6 +195,24 @@ def test_native_routing_tunnels_answers_too() -> None:
         for nic in ("eth0", "eth1")
     ]
     assert found.nodes["node1"].route_mtu == 1450
+
+
+def test_answers_are_not_tunnelled_to_a_node_without_an_ipv4_node_ip() -> None:
+    """bpf/lib/egress_gateway.h egress_gw_reply_needs_redirect: its pods have no tunnel endpoint."""
+    topology = load("egress-gateway")
+    host = topology.nodes["node1"]
+    address = ip_interface("fd00::1/64")
+    nics = {
+        name: nic.model_copy(update={"addresses": (address,) if name == "eth0" else ()})
+        for name, nic in host.nics.items()
+    }
+    update = {"nics": nics, "node_ip": (address.ip,), "routes": ()}
+    without = topology.with_hosts({"node1": host.model_copy(update=update)})
+    settings = Settings.of(enable_egress_gateway=True, devices="eth0,eth1", enable_ipv6=True)
+    found = Decisions(without, LAB_BASELINE.merged(NATIVE).merged(settings), Version(1, 20))
+    assert [*found.nodes["node1"].node_ips] == [6]
+    made = egress.operations(found, found.nodes["node2"])
+    assert not [one for one in made if isinstance(one, AddRule) and one.rule.table == 2500]
 
 
 def test_snat_is_on_selected_nics_and_knows_what_stays() -> None:

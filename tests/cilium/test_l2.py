@@ -60,6 +60,8 @@ def both(*nics: str) -> tuple[Candidate, ...]:
     [
         ("load_balancer_ips: true", {}, both("eth0", "eth1")),
         ("load_balancer_ips: true, interfaces: '^eth1$'", {}, both("eth1")),
+        ("load_balancer_ips: true, interfaces: ['^eth[1-9]$', 'ens[3-9]f[0-1]']", {}, both("eth1")),
+        ("load_balancer_ips: true, interfaces: '^eth[[:digit:]]\\z'", {}, both("eth0", "eth1")),
         ("load_balancer_ips: true, interfaces: th", {"devices": "eth0"}, both("eth0")),
         ("load_balancer_ips: true, interfaces: eth1", {"devices": "eth0"}, both()),
         ("load_balancer_ips: true, nodes: node2", {}, (Candidate("node2", ("eth0", "eth1")),)),

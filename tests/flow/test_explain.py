@@ -68,6 +68,7 @@ def test_the_chain_of_a_leak() -> None:
 
 def test_the_single_device_of_1_18() -> None:
     (flow,) = explained("two-nic", *told("devices=eth0"), "--cilium-version", "1.18", "--flow", "pod1 -> ext1")["flows"]
+    assert "eth0 is the only selected device" in str(flow)
     assert rules(flow)[:3] == [("node1", "fib.skipped"), ("node1", "device.selected"), ("node1", "masquerade.bpf")]
     assert "ext1 has no route to 10.0.0.1" in flow["ways"][0]["reply"]["lost"]
     assert flow["ways"][0]["verdict"] == "lost"

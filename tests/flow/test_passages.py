@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
@@ -17,14 +16,14 @@ from niclab.cilium.decisions import Decisions
 from niclab.cilium.version import Version
 from niclab.cli.request import asked_flows
 from niclab.errors import InputError
-from niclab.flow import picture
-from niclab.flow.passage import Expectation, Leg, passage, ways
-from niclab.flow.trace import Trace, nic_of, observed
+from niclab.flow.passage import ways
+from niclab.flow.trace import observed
 from niclab.report import predicted
 from niclab.report.matrix import seen
 from niclab.settings import fit
 from niclab.topology.file import names
 
+from tests.support.agreeing import check_flow, expectations
 from tests.support.command import here
 from tests.support.flows import CONTEXT, result, tunnelled
 from tests.support.flows import seen as sighted
@@ -32,59 +31,6 @@ from tests.support.randomlab import random_lab
 
 EXAMPLES = int(os.environ.get("NICLAB_TEST_EXAMPLES", "300"))
 SERVICES = ("pod1 -> web", "ext0 -> node1.eth0:tcp:30080", "ext1 -> node1.eth1:tcp:30080", "node1.eth0 -> pod2")
-
-
-def expectations(world: World, flow: Flow, *words: str) -> list[Expectation]:
-    options = argparse.Namespace(flow=[], expect=[f"{flow}={word}" for word in words])
-    return asked_flows(options, world.topology)[1]
-
-
-def check(world: World, flow: Flow) -> None:
-    """Everything that is said of a flow agrees with its path."""
-    context, traces = world.context, world.predict(flow)
-    row = predicted.row(world, {flow: 1}).flows[0]
-    assert [way.carried for way in row.ways] == [trace.carried for trace in traces]
-    if not traces:
-        return
-    cells = [seen(flow, [trace], context).text for trace in traces]
-    assert row.text == " or ".join(dict.fromkeys(cells))
-    for trace, way, cell in zip(traces, row.ways, cells, strict=True):
-        taken = passage(trace, flow, context)
-        steps = {step.tap for _, path in trace.paths for step in path.left}
-        steps |= {step.tap for _, path in trace.paths for step in path.entered}
-        named = [leg for legs in (taken.entered, taken.left, taken.returned) for leg in legs]
-        assert {leg.tap for leg in named} <= steps
-        assert all(leg.tap.partition(".")[0] in context.nodes for leg in named)
-        assert cell.startswith(taken.words)
-        assert all(nic_of(leg.tap) in cell for leg in (*taken.entered, *taken.left))
-        assert set(way.taken_in) == {leg.tap for leg in taken.entered}
-        assert set(way.taken_in) <= set(way.entered) and set(way.forwarded) <= set(way.requests_by)
-        assert set(way.reply) <= set(way.replies_by)
-        if taken.begins and taken.left:
-            assert {tap for tap in way.requests_by if tap.startswith(f"{taken.node}.")} == {x.tap for x in taken.left}
-        drawn = " ".join(picture.pictures(trace, flow.source, trace.request.arrived or flow.destination, context))
-        assert all(nic_of(leg.tap) in drawn for leg in named)
-    explained = predicted.ExplainedFlow.of(world, flow, None).ways
-    for each, way in zip(explained, row.ways, strict=True):
-        on_nodes = [step.nic for step in each.request.left_by if step.nic.partition(".")[0] in context.nodes]
-        assert (each.verdict == "carried", tuple(on_nodes)) == (way.carried, way.requests_by)
-    check_expectations(world, flow, traces)
-
-
-def check_expectations(world: World, flow: Flow, traces: Sequence[Trace]) -> None:
-    """What is expected as it is predicted holds; with any other NIC it does not."""
-    nics = {nic for node in world.topology.nodes.values() for nic in node.nics}
-    for trace in traces:
-        taken = passage(trace, flow, world.context)
-        sides: list[tuple[str, tuple[Leg, ...]]] = [("in:", taken.entered), ("out:", taken.left)]
-        sides += [("", taken.left)] if taken.begins else [("", taken.entered), ("reply:", taken.returned)]
-        for side, legs in sides:
-            if len({leg.tap for leg in legs}) != 1:
-                continue
-            node, _, nic = legs[0].tap.partition(".")
-            for wanted in nics & set(world.topology.nodes[node].nics):
-                for must in expectations(world, flow, f"{side}{wanted}", f"{side}{node}.{wanted}"):
-                    assert must.meets(must.legs(trace, world.context)) == (wanted == nic)
 
 
 @pytest.mark.timeout(600)
@@ -98,7 +44,7 @@ def test_path_cell_way_and_expectation_never_contradict_each_other(rng: Random) 
     world = World(Decisions(made.topology, made.settings, made.version))
     for flow in made.flows:
         hypothesis.note(str(flow))
-        check(world, flow)
+        check_flow(world, flow)
 
 
 @pytest.mark.parametrize("name", names())
@@ -109,7 +55,7 @@ def test_nor_do_they_on_any_topology_that_is_shipped(name: str) -> None:
     for settings in ({}, {"devices": every}):
         world = World(Decisions(topology, fit(LAB_BASELINE.merged(Settings.of(**settings)), topology), Version(1, 20)))
         for flow in topology.flows:
-            check(world, flow)
+            check_flow(world, flow)
 
 
 @pytest.mark.parametrize("mode", ["snat", "dsr"])
@@ -118,7 +64,7 @@ def test_nor_do_they_where_flows_go_to_services(devices: str, mode: str) -> None
     settings = LAB_BASELINE.merged(Settings.of(devices=devices, routing="native", bpf_lb_mode=mode))
     world = World(Decisions(load("services"), settings, Version(1, 20)))
     for flow in SERVICES:
-        check(world, Flow.parse(flow))
+        check_flow(world, Flow.parse(flow))
 
 
 def test_a_request_from_outside_is_seen_from_the_node_that_takes_it_in() -> None:
@@ -137,6 +83,21 @@ def test_a_request_from_outside_is_seen_from_the_node_that_takes_it_in() -> None
     )
     cell = seen(flow.flow, flow.traces, CONTEXT)
     assert (cell.text, cell.loud) == ("eth1 → eth0 vxlan reply node2.eth1", False)
+
+
+def test_an_answer_that_a_bond_sends_by_all_its_nics_is_on_all_of_them() -> None:
+    two = "nics: {eth0: {fabric: f0}, eth2: {fabric: f0}, "
+    text = BEHIND.replace('nics: {eth0: {fabric: f0, addresses: "10.0.0.{n}/24"}, ', two)
+    bond = 'links: {bond0: {bond: [eth0, eth2], mode: broadcast, addresses: "10.0.0.{n}/24"}}'
+    text = text.replace(
+        "routes: default via 10.0.0.254 dev eth0", f"{bond}\n    routes: default via 10.0.0.254 dev bond0"
+    )
+    world = World(
+        Decisions(loads(text, "behind.yaml"), LAB_BASELINE.merged(Settings.of(devices="bond0,eth1")), Version(1, 20))
+    )
+    flow = Flow.parse("client -> node1.eth1")
+    check_flow(world, flow)
+    assert predicted.cell(world, flow, world.predict(flow)).text == "eth1 reply eth0+eth2"
 
 
 def test_a_vlan_is_named_with_the_nic_below_it() -> None:
@@ -201,7 +162,7 @@ services:
 def test_a_client_may_be_behind_another_fabric(flow: str, text: str) -> None:
     settings = LAB_BASELINE.merged(Settings.of(devices="eth0,eth1"))
     world = World(Decisions(loads(BEHIND, "behind.yaml"), settings, Version(1, 20)))
-    check(world, Flow.parse(flow))
+    check_flow(world, Flow.parse(flow))
     assert predicted.cell(world, Flow.parse(flow), world.predict(Flow.parse(flow))).text == text
 
 

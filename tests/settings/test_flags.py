@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from niclab.errors import InputError
-from niclab.settings import Settings
+from niclab.settings import Settings, flags
 from niclab.settings.formats import loads, parse_assignments, parse_node_assignments
 
 
@@ -65,6 +65,14 @@ def test_every_bad_assignment_is_told() -> None:
         parse_assignments(["divices=eth0", "enable-ipv6=maybe", "mtu=9000"], file="--set")
     assert [problem.field for problem in caught.value.problems] == ["divices", "enable-ipv6"]
     assert str(caught.value).startswith("--set: divices: no Cilium agent has this key")
+
+
+@pytest.mark.parametrize(
+    ("value", "fine"), [("link", True), ("253", True), ("snat", False), ("256", False), ("", False)]
+)
+def test_a_scope_is_a_word_or_a_number(value: str, fine: bool) -> None:
+    """pkg/ip/ip_scope_linux.go ParseScope"""
+    assert (flags.wrong("local-max-addr-scope", value) is None) == fine
 
 
 def test_node_assignments() -> None:

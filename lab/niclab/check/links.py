@@ -25,7 +25,7 @@ def check(section: str, name: str, host: Host) -> Iterator[Finding]:
         yield from _name(host, link_name, link, path)
         problems = list(_below(host, link_name, link, path, owners))
         yield from problems
-        if problems:
+        if problems or not all(lower in host.interfaces for lower in _everything_below(host, link_name)):
             continue
         if _circle(host, link_name):
             yield Finding(path, f"{link_name} stands on itself", "a link stands on NICs, or on links that do")
@@ -66,6 +66,18 @@ def _below(host: Host, name: str, link: Link, path: Field, owners: dict[str, str
     same = next((other for other in earlier if (host.links[other].vlan, host.links[other].parent) == tag), None)
     if same is not None and link.vlan is not None:
         yield Finding((*path, "vlan"), f"{same} is VLAN {link.vlan} of {link.parent} already", "use another tag")
+
+
+def _everything_below(host: Host, name: str) -> set[str]:
+    """All that a link stands on, by whatever is between, be it there or not."""
+    under: set[str] = set()
+    above = [name]
+    while above:
+        link = host.links.get(above.pop())
+        fresh = {*(link.below if link is not None else ())} - under
+        under |= fresh
+        above += fresh
+    return under
 
 
 def _circle(host: Host, name: str, seen: tuple[str, ...] = ()) -> bool:

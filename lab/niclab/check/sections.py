@@ -5,12 +5,12 @@ Kubernetes would refuse much of it; agents accept it, and do nothing.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 
 from niclab.check.ipam import addresses, pod_networks
 from niclab.errors import Finding, nearest
 from niclab.net.route import Address, family_of
+from niclab.topology.fields import go_expression
 from niclab.topology.model import NODE_PORTS, SERVICE_CIDRS, EgressPolicy, Topology
 from niclab.topology.yamlfile import Field
 
@@ -219,11 +219,9 @@ def announcements(topology: Topology) -> Iterator[Finding]:
                     yield Finding((*path, field, index), f"there is no {kind} {given!r}", nearest(given, known))
         for index, pattern in enumerate(policy.interfaces):
             try:
-                re.compile(pattern)
-            except re.error as error:
-                yield Finding(
-                    (*path, "interfaces", index), f"{pattern!r} is no regular expression: {error}", "^eth[0-9]"
-                )
+                go_expression(pattern)
+            except ValueError as error:
+                yield Finding((*path, "interfaces", index), str(error), "^eth[0-9]")
         if not (policy.load_balancer_ips or policy.external_ips):
             why = "the policy announces no address"
             yield Finding(path, why, "add load_balancer_ips: true, or external_ips: true")

@@ -253,7 +253,11 @@ class _Tables:
                 yield from self._answers(pod, numbers.EGRESS_ANSWERS.table(pod.number))
 
     def _answers(self, pod: _Policed, table: int) -> Iterator[Operation]:
-        """What comes back from a policy's network goes into the tunnel, even in native routing (nodeport.h)."""
+        """What comes back from a policy's network goes into the tunnel, even in native routing (nodeport.h). To a node
+        without an IPv4 node IP there is none (egress_gw_reply_needs_redirect): the FIB decides.
+        """
+        if 4 not in self.decisions.nodes[pod.node].node_ips:
+            return
         home = replace(self._tunnel(pod.alone, pod.node, "egress.answer-tunnel"), table=table)
         yield AddRoute(self.node.node, home, replace=True)
         for entry in pod.entries:

@@ -7,7 +7,6 @@ the program of that NIC answers for the address, whether the NIC has any address
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -15,6 +14,7 @@ from niclab.cilium.decisions import Decisions
 from niclab.kernel.plan import Plan
 from niclab.net.operation import AddNeighbour
 from niclab.net.route import Address
+from niclab.topology.fields import go_expression
 from niclab.topology.model import L2AnnouncementPolicy, Node, Service
 from niclab.topology.stacking import listening
 
@@ -66,7 +66,7 @@ def _is_on(policy: L2AnnouncementPolicy, name: str, node: Node) -> bool:
 
 def _matches(patterns: tuple[str, ...], nic: str) -> bool:
     """Go's expressions are not anchored; without any, every selected device is meant."""
-    return not patterns or any(re.search(pattern, nic) for pattern in patterns)
+    return not patterns or any(go_expression(pattern).search(nic) for pattern in patterns)
 
 
 def neighbours(decisions: Decisions) -> Iterator[AddNeighbour]:

@@ -116,7 +116,7 @@ def single_device_routes(decisions: Decisions, node: NodeDecision, device: str) 
     IPv6 takes the best route by whichever device, and asks the given device's neighbours for that route's gateway, or
     for the destination that is on-link elsewhere: nobody answers, and the packet never leaves [measured on 1.18.10].
     """
-    own = Route(EVERYTHING[4], (NextHop(dev=device),), table=SINGLE_DEVICE, why=reason("fib.skipped"))
+    own = Route(EVERYTHING[4], (NextHop(dev=device),), table=SINGLE_DEVICE, why=reason("fib.skipped", only=device))
     routes: dict[tuple[object, int], Route] = {}
     for route in decisions.fib(node.node).routes:
         hops = tuple(hop for hop in route.nexthops if hop.dev == device)

@@ -117,15 +117,21 @@ def _at(node: str, steps: Iterable[Entered | Left]) -> tuple[Leg, ...]:
 
 
 def _to_who_asked(trace: Trace, context: Context) -> Iterator[Leg]:
-    """The leg by which the last node sends the answer; none while it goes to another node, or to nobody."""
-    last = None
+    """The legs by which the last node sends the answer, several of a bond that sends by all; none while it goes to
+    another node, or to nobody."""
+    last: list[Left] = []
     for hop in (trace.reply or NO_PATH).hops:
         for step in hop.steps:
             if not isinstance(step, Entered | Left) or host_of(step.tap) not in context.nodes:
                 continue
-            last = step if isinstance(step, Left) else None
-    if last is not None:
-        yield Leg.of(last)
+            if (
+                isinstance(step, Entered)
+                or host_of(step.tap) != hop.host
+                or (last and host_of(last[0].tap) != hop.host)
+            ):
+                last = []
+            last += [step] if isinstance(step, Left) else []
+    yield from dict.fromkeys(map(Leg.of, last))
 
 
 def _source(trace: Trace, flow: Flow, context: Context, node: str) -> str:

@@ -250,12 +250,18 @@ def complaint(key: str, value: str) -> Wrong | None:
     if "|" in kind:
         return _not_a_choice(value, tuple(kind.split("|")))
     if ".." in kind:
-        low, high = map(int, kind.split(".."))
-        if re.fullmatch(r"[0-9]{1,10}", value) and low <= int(value) <= high:
+        if _is_between(value, kind):
             return None
+        low, high = kind.split("..")
         zero = {"mtu": "auto-detection", "tunnel-port": "the protocol's own port"}.get(key, "the default")
         return f"{value!r} is no number from {low} to {high}", f"write a number, 0 for {zero}"
     return None
+
+
+def _is_between(value: str, kind: str) -> bool:
+    """Is it a number of the range that a kind is? LOWEST..HIGHEST"""
+    low, dots, high = kind.partition("..")
+    return bool(dots and re.fullmatch(r"[0-9]{1,10}", value)) and int(low) <= int(value) <= int(high)
 
 
 def _not_a_boolean(value: str) -> Wrong | None:
@@ -269,6 +275,8 @@ def _not_a_boolean(value: str) -> Wrong | None:
 
 def _not_a_choice(value: str, choices: tuple[str, ...]) -> Wrong | None:
     if value in choices or (choices[:2] == ("true", "false") and parse_bool(value) is not None):
+        return None
+    if any(_is_between(value, choice) for choice in choices):
         return None
     near = closest(value.strip().lower(), choices)
     return f"{value!r} is none of {', '.join(choices)}", f"write {near or choices[0]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
@@ -38,6 +39,34 @@ def shown(value: Any) -> str:
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
     return str(value)
+
+
+_CLASSES = {
+    "alnum": "0-9A-Za-z",
+    "alpha": "A-Za-z",
+    "digit": "0-9",
+    "lower": "a-z",
+    "punct": r"!-/:-@\[-`{-~",
+    "space": r"\t\n\v\f\r ",
+    "upper": "A-Z",
+    "word": "0-9A-Za-z_",
+    "xdigit": "0-9A-Fa-f",
+}
+
+
+def go_expression(text: str) -> re.Pattern[str]:
+    """A regular expression as Go writes it (RE2), as far as names of NICs need it. Raises ValueError."""
+    words = re.sub(r"\[:(\^?)([a-z]+):\]", _posix_class, text)
+    try:
+        return re.compile(words.replace(r"\z", r"\Z"))
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from None
+
+
+def _posix_class(match: re.Match[str]) -> str:
+    if match[1] or match[2] not in _CLASSES:
+        raise ValueError(f"niclab does not know the class {match[0]} of regular expressions")
+    return _CLASSES[match[2]]
 
 
 def _ip(word: str) -> Address:

@@ -97,6 +97,8 @@ def _only_document(text: str, name: str) -> tuple[dict[Any, Any], LineOf]:
 
 _RANGE = re.compile(r"\[([0-9]{1,9})-([0-9]{1,9})\]")
 _NUMBER = "{n}"
+_EXPRESSIONS = frozenset({"interfaces"})
+"""Fields of regular expressions, which have brackets of their own."""
 _LIMIT = 4096
 _TOTAL_LIMIT = 100_000
 
@@ -127,7 +129,8 @@ class _Expansion:
         if isinstance(value, dict):
             return self._mapping(value, here, there, number)
         if isinstance(value, list):
-            return self._list(value, here, there, number)
+            plain = here[-1:] and here[-1] in _EXPRESSIONS
+            return self._list(value, here, there, number, plain=bool(plain))
         return _substituted(value, there, number)
 
     def _mapping(self, value: dict[Any, Any], here: Field, there: Field, number: str | None) -> dict[Any, Any]:
@@ -148,11 +151,12 @@ class _Expansion:
             return [self.walk(entry, (*here, n), (*there, 0), number) for n, entry in enumerate(entries)]
         return self.walk(item, here, there, number)
 
-    def _list(self, value: list[Any], here: Field, there: Field, number: str | None) -> list[Any]:
+    def _list(self, value: list[Any], here: Field, there: Field, number: str | None, *, plain: bool) -> list[Any]:
+        """`plain`: its entries' brackets are their own."""
         items: list[Any] = []
         for index, item in enumerate(value):
             source = (*there, index)
-            many = isinstance(item, str) and _RANGE.search(item)
+            many = not plain and isinstance(item, str) and _RANGE.search(item)
             for entry in _steps(_substituted(item, source, number), source) if many else [item]:
                 items.append(self.walk(entry, (*here, len(items)), source, number))
         return items
@@ -160,7 +164,7 @@ class _Expansion:
 
 @functools.cache
 def _lists() -> frozenset[str]:
-    """The fields whose value is a list, or one entry without one; regular expressions have brackets of their own."""
+    """The fields whose value is a list of texts with ranges, or one entry without one."""
     names = {"pods"}
     models: list[type[BaseModel]] = [Topology]
     while models:
@@ -169,7 +173,7 @@ def _lists() -> frozenset[str]:
                 names.add(name)
             if (below := _model_in(field.annotation)) is not None:
                 models.append(below)
-    return frozenset(names - {"interfaces"})
+    return frozenset(names - _EXPRESSIONS)
 
 
 def _names(key: Any, path: Field) -> Iterator[tuple[Any, str | None]]:
