@@ -83,6 +83,8 @@ REMOTE_PODS = 2011
 """Pods of other nodes, encapsulated (tunnel mode)."""
 SINGLE_DEVICE = 2012
 """With one selected device (up to 1.18): everything to that device."""
+SOCKETS = 2013
+"""Services that the node's own programs ask for, and that the node has no route to."""
 WAY_BACK_OF_PODS, WAY_BACK_OF_BACKENDS = 2020, 2021
 """Where reverse path filters find the way back of what a NIC's program takes: to pods, from backends."""
 EGRESS_FROM_PODS = Block("pods of egress policies", 2100, more=1_000_000)
@@ -94,7 +96,7 @@ ENI_ANSWERS = Block("pods with a NIC of their own", 2700, more=4_000_000)
 ENI_NICS = Block("NICs of a node with ipam=eni", 10, short=243)
 """Cilium's own: a table for each NIC, by its number on the instance (linux_defaults.go RouteTableInterfacesOffset)."""
 
-OWN_TABLES = (LOCAL_PODS, REMOTE_PODS, SINGLE_DEVICE, WAY_BACK_OF_PODS, WAY_BACK_OF_BACKENDS)
+OWN_TABLES = (LOCAL_PODS, REMOTE_PODS, SINGLE_DEVICE, SOCKETS, WAY_BACK_OF_PODS, WAY_BACK_OF_BACKENDS)
 OWN_BLOCKS = (EGRESS_FROM_PODS, EGRESS_FROM_TUNNEL, EGRESS_ANSWERS, ENI_ANSWERS)
 
 # Priorities of rules, in the order in which they are asked.
@@ -108,6 +110,8 @@ PRIORITY = {LOCAL_PODS: 10, REMOTE_PODS: 11, SINGLE_DEVICE: 12}
 """Table → priority: of what comes in, and of what comes from pods (iif) or is forwarded for services (by mark)."""
 SOURCE_PRIORITY = 13
 """The node's own rules once more, for what is routed as from a service's address."""
+SOCKETS_PRIORITY = 14
+"""What is translated before any route is asked for."""
 MAIN_PRIORITY = 32766
 """[kernel] Table main's."""
 ENI_TO_POD, ENI_NODE_PORT, ENI_FROM_POD_COMPATIBLE, ENI_FROM_POD = 20, 109, 110, 111

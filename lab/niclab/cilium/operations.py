@@ -70,6 +70,7 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
         yield from _own_address_operations(decisions, node)
     for rule in services.routing_rules(decisions, node):
         yield AddRule(name, rule)
+    yield from _at_sockets(decisions, node)
     for pod_number, pod in enumerate(host.pods):
         yield from _pod(decisions, node, pod, number, pod_number)
     for more in (egress.operations, eni.operations, reverse_path.operations):
@@ -78,6 +79,18 @@ def node_operations(decisions: Decisions, name: str) -> Iterator[Operation]:
     rules, frames = packet_rules(decisions, node), vlanfilter.filters(node, host) if tagged else None
     if rules or frames:
         yield operation.SetPacketRules(name, rules, frames=frames)
+
+
+def _at_sockets(decisions: Decisions, node: NodeDecision) -> Iterator[Operation]:
+    addresses, why = services.at_sockets(decisions, node), reason("service.at-connect")
+    for family in dict.fromkeys(map(family_of, addresses)):
+        yield AddRule(
+            node.node,
+            Rule(table=numbers.SOCKETS, priority=numbers.SOCKETS_PRIORITY, iif="lo", explicit_family=family),
+        )
+    for address in addresses:
+        alone = Route(network_of(address), (NextHop(dev=ROUTER_DEVICE),), table=numbers.SOCKETS, why=why)
+        yield AddRoute(node.node, alone, replace=True)
 
 
 def _rule(table: int, family: Family, iif: str | None = None) -> Rule:

@@ -315,6 +315,21 @@ _SOCKET = "bpf/bpf_sock.c __sock4_xlate_fwd"
 _PACKET = "bpf/bpf_lxc.c __per_packet_lb_svc_xlate_4"
 
 
+def at_sockets(decisions: Decisions, node: NodeDecision) -> tuple[Address, ...]:
+    """What programs of the node reach without a route: at the socket it is a backend's address before any is asked
+    (cil_sock4_connect is a hook of connect and sendmsg); netfilter's output hook comes after the first lookup.
+    """
+    services = NodeServices(decisions, node)
+    addresses: dict[Address, None] = {}
+    for frontend in decisions.frontends[node.node] if node.settings.socket_load_balancing else ():
+        if frontend.kind == "NodePort":
+            addresses |= dict.fromkeys(nodes_addresses(services, frontend.family))
+        elif frontend.kind != "ExternalIPs":
+            addresses[frontend.address] = None
+    ways = {address: node.kernel_fib.lookup(address) for address in addresses}
+    return tuple(address for address, way in ways.items() if way is None or not way.hops)
+
+
 def _inside(services: NodeServices) -> Iterator[PacketRule]:
     """A socket looks for node ports at every node's address; it leaves external IPs alone, which anybody could claim
     (sock4_skip_xlate, CVE-2020-8554). A pod's program knows this node's own frontends, each at its own address.
