@@ -58,7 +58,7 @@ def test_no_two_marks_overlap(bits: tuple[int, ...]) -> None:
 PRIORITIES = (
     *(numbers.BEFORE_LOCAL, numbers.MOVED_LOCAL, numbers.WAY_BACK_PRIORITY, numbers.POLICY_PRIORITY),
     *(numbers.PRIORITY[table] for table in (numbers.LOCAL_PODS, numbers.REMOTE_PODS, numbers.SINGLE_DEVICE)),
-    *(numbers.SOURCE_PRIORITY, numbers.ENI_TO_POD, numbers.ENI_NODE_PORT),
+    *(numbers.SOURCE_PRIORITY, numbers.SOCKETS_PRIORITY, numbers.ENI_TO_POD, numbers.ENI_NODE_PORT),
     *(numbers.ENI_FROM_POD_COMPATIBLE, numbers.ENI_FROM_POD),
 )
 
@@ -181,9 +181,9 @@ def test_as_many_frontends_as_a_note_has_room_for(monkeypatch: pytest.MonkeyPatc
     node = decisions.nodes["node1"]
     notes = [one.action.note for one in services.packet_rules(decisions, node) if isinstance(one.action, Rewrite)]
     largest = max(note or 0 for note in notes)
-    monkeypatch.setattr(services, "NOTE", Field(largest.bit_length() and (1 << largest.bit_length()) - 1, "frontends"))
+    monkeypatch.setattr(numbers, "NOTE", Field(largest.bit_length() and (1 << largest.bit_length()) - 1, "frontends"))
     list(services.packet_rules(decisions, node))
-    monkeypatch.setattr(services, "NOTE", Field((1 << (largest.bit_length() - 1)) - 1, "frontends"))
+    monkeypatch.setattr(numbers, "NOTE", Field((1 << (largest.bit_length() - 1)) - 1, "frontends"))
     with pytest.raises(LabError, match="frontends apart"):
         list(services.packet_rules(decisions, node))
 
