@@ -241,7 +241,13 @@ def bgp(topology: Topology) -> Iterator[Finding]:
             why = f"{name!r} is no router of this topology"
             yield Finding(("bgp", "routers", name), why, nearest(name, topology.routers))
     networks = {
-        name: {(nic.fabric, own.network) for nic in host.nics.values() if nic.up for own in nic.addresses}
+        name: {
+            (nic.fabric, own.network)
+            for nic in host.nics.values()
+            if nic.up
+            for own in nic.addresses
+            if not own.ip.is_link_local
+        }
         for name, host in topology.hosts.items()
     }
     known = [name for name in bgp.routers if name in topology.routers]
@@ -250,7 +256,13 @@ def bgp(topology: Topology) -> Iterator[Finding]:
         peers = [(other, asn) for other, asn in speakers.items() if other != name and networks[name] & networks[other]]
         if not peers:
             why = f"{name} shares no network with a node or another router that speaks BGP"
-            yield Finding(("bgp", "routers", name), why, "give it a NIC on a fabric of theirs, or leave it out")
+            nics = topology.routers[name].nics.values()
+            unnumbered = any(own.ip.is_link_local for nic in nics for own in nic.addresses)
+            fix = "give it a NIC on a fabric of theirs, or leave it out"
+            if unnumbered:
+                why += ", and sessions over link-local addresses (unnumbered) are not run"
+                fix = "write the routes that they would give: 10.9.0.0/16 via inet6 fe80::1 dev eth0"
+            yield Finding(("bgp", "routers", name), why, fix)
         asn = bgp.routers[name].asn
         same = next((peer for peer, theirs in peers if theirs == asn), None)
         if same is not None:

@@ -78,7 +78,9 @@ def sessions(topology: Topology) -> tuple[Session, ...]:
 
 
 def _ends(topology: Topology, host: str, other: str) -> Iterator[tuple[_Place, _Place]]:
-    """Where two speakers meet: on each fabric they share, once for each family in which they have a common network."""
+    """Where two speakers meet: on each fabric they share, once for each family in which they have a common network.
+    Sessions over link-local addresses (unnumbered) are not run.
+    """
     for fabric, family in product(topology.fabrics, FAMILIES):
         near, far = (
             [
@@ -86,6 +88,7 @@ def _ends(topology: Topology, host: str, other: str) -> Iterator[tuple[_Place, _
                 for name, nic in topology.hosts[end].nics.items()
                 if nic.fabric == fabric and nic.up
                 for interface in nic.addresses_of(family)
+                if not interface.ip.is_link_local
             ]
             for end in (host, other)
         )
