@@ -14,7 +14,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from niclab import World
+from niclab import Lab, World
 from niclab.check import check_flow as complaint
 from niclab.check import loads
 from niclab.check.amend import with_kind
@@ -32,8 +32,11 @@ from niclab.topology.model import Topology, asked
 from tests.support.agreeing import check_flow
 from tests.support.anylab import Question, question
 from tests.support.command import here
+from tests.support.kernel import privileged
 
 QUESTIONS, SEED = int(os.environ.get("NICLAB_TEST_QUESTIONS", "120")), int(os.environ.get("NICLAB_TEST_SEED", "0"))
+SENT = int(os.environ.get("NICLAB_TEST_SENT", "8"))
+"""Questions whose packets are sent."""
 
 
 def topology_of(asked_for: Question) -> Topology:
@@ -118,3 +121,24 @@ def test_the_command_line_says_so(tmp_path: Path) -> None:
         assert done.status != 2 or done.err
         ended[done.status] += 1
     assert ended[0] > ended[2] > 0
+
+
+@privileged
+@pytest.mark.timeout(3600)
+def test_every_question_is_sent_or_refused_in_words() -> None:
+    """On the kernel, with the links that every kernel has: whatever stops a lab is a LabError."""
+    sent: Counter[str] = Counter()
+    for seed in range(SEED, SEED + SENT):
+        asked_for = question(Random(seed), kinds=("bridge", "loopback"))
+        try:
+            request = request_of(asked_for)
+            with Lab.of(request) as lab:
+                flows = [asked(flow) for flow in asked_for.flows if _is_asked(request.topology, flow)]
+                sent.update(result.verdict for result in lab.send_all(flows, count=2, size=asked_for.size))
+        except LabError as error:
+            sent["refused"] += bool(str(error).strip())
+        except Exception as error:
+            error.add_note(f"seed {seed}: {asked_for}")
+            raise
+    print(dict(sent))
+    assert sent["carried"] and sent["lost"]
