@@ -451,6 +451,9 @@ class Lab:
         note = f" ({decoded.note})" if decoded.note else ""
         return f"probe {decoded.identity.number} of {name}, {decoded.kind}{note}"
 
+    def _own(self, name: str, plugged: tuple[Address, ...]) -> tuple[Address, ...]:
+        return self.topology.own_addresses(name) if name in self.topology.hosts else plugged
+
     @property
     def _ordering(self) -> Ordering:
         exits = {name: node.agent_exits for name, node in self.reported.items() if node.agent_exits is not None}
@@ -468,7 +471,7 @@ class Lab:
         """As the model has it, but for what is observed."""
         return replace(
             self._world.context,
-            addresses={name: tuple(map(str, addresses)) for name, addresses in self.addresses.items()},
+            addresses={name: tuple(map(str, self._own(name, plugged))) for name, plugged in self.addresses.items()},
             reported={name: str(reported) for name, reported in self.reported.items()},
             exited=frozenset(name for name, reported in self.reported.items() if reported.agent_exits is not None),
         )

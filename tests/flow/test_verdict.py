@@ -69,6 +69,15 @@ def test_lost_without_any_sighting() -> None:
     assert "pod1 ─ lxc ─ node1 ✗ (not seen at ext1)      no request was seen on any cable" in flow.explanation
 
 
+def test_what_a_pod_sends_to_its_own_node_arrived_if_it_is_answered() -> None:
+    """No tap sees the request: only what is not answered is not seen either."""
+    answered = [seen("pod1", "in", "10.0.0.1", "reply")]
+    flow = result("pod1 -> node1.eth0", answered)
+    assert flow.verdict == "carried"
+    assert flow.pictures == ["pod1 ─ lxc ─ node1      no tap inside the node", "node1 ─ lxc ─ pod1"]
+    assert "✗ (not seen at node1.eth0)" in result("pod1 -> node1.eth0", sent=1).pictures[0]
+
+
 def test_leaked_even_when_all_is_answered() -> None:
     flow = result("pod1 -> ext1", to_ext1(), leaks=("node1.eth1",))
     assert (flow.verdict, flow.outcome) == ("leaked", "leaked by node1.eth1, 1 of 1 answered")

@@ -97,7 +97,17 @@ def test_what_nobody_has_is_sent_and_lost_and_nobody_answers() -> None:
     assert not isinstance(order, str) and [answer.host for answer in order.answering] == ["pod1"]
 
 
-@pytest.mark.parametrize("end", ["node1.eth1", "10.0.0.1", "10.0.1.1"])
+def test_a_nodes_router_ip_is_the_nodes() -> None:
+    """It is on `cilium_host`, on no NIC; the node answers there as on its NICs."""
+    topology = load("two-nic")
+    decisions = Decisions(topology, LAB_BASELINE, Version(1, 20))
+    (trace,) = World(decisions).predict(Flow.parse("pod1 -> 10.244.2.1:udp:53"))
+    assert trace.carried and trace.request.arrived == "node2"
+    order = Ordering(topology, decisions.pod_addresses).order(Flow.parse("pod1 -> 10.244.2.1:udp:53"))
+    assert isinstance(order, Order) and [answer.host for answer in order.answering] == ["node2"]
+
+
+@pytest.mark.parametrize("end", ["node1.eth1", "10.0.0.1", "10.0.1.1", "10.244.1.1"])
 def test_what_a_host_sends_to_itself_passes_no_tap(end: str) -> None:
     """It would be called lost. Where a host has a VRF it may leave the host, and taps tell."""
     flow = Flow.parse(f"node1.eth0 -> {end}")

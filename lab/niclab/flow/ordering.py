@@ -71,7 +71,9 @@ class Ordering:
             return ()
         if flow.address is None:
             return (flow.destination.partition(".")[0],)
-        return tuple(name for name, own in self.addresses.items() if flow.address in own)
+        pods = (name for name in self.topology.pods if flow.address in self.addresses.get(name, ()))
+        hosts = (name for name in self.topology.hosts if flow.address in self.topology.own_addresses(name))
+        return *pods, *hosts
 
     def _unseen(self, flow: Flow, served: Served) -> str | None:
         """Why a flow may be answered where no tap is: Cilium may choose a backend beside the sender."""

@@ -29,10 +29,13 @@ ASIDE = frozenset({"route.local", "nat.none"})
 def pictures(trace: Trace, source: str, end: str, context: Context, expected: Sequence[Trace] = ()) -> Iterator[str]:
     """The request's path with the source that was seen, and the reply's path.
 
-    A path that ends early has a `✗`, with the reason if every `expected` trace ends there too.
+    A path that ends early has a `✗`, with the reason if every `expected` trace ends there too. Of what a pod sends to
+    its own node no tap sees the request: that it is answered says that it arrived.
     """
-    picture = _picture(trace.request, source, end, context) + _lost(trace, "request", end, expected)
-    seen = _source(trace.request, source, context)
+    within = trace.carried and context.node_of(source) == context.node_of(end)
+    picture = _picture(trace.request, source, end, context)
+    picture += "" if within else _lost(trace, "request", end, expected)
+    seen = "no tap inside the node" if within and not trace.request.hops else _source(trace.request, source, context)
     gap = max(min(WIDTH - len(INDENT) - len(picture) - len(seen), len(_GAP)), 0)
     if gap >= _LEAST_GAP:
         yield f"{picture}{' ' * gap}{seen}"

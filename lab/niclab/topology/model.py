@@ -616,6 +616,11 @@ class Topology(Model):
         cidr = self.nodes[node].pod_cidr_of(family)
         return cidr.network_address + 1 if cidr is not None else None
 
+    def own_addresses(self, host: str) -> tuple[Address, ...]:
+        """A host's addresses, those on its NICs first; of a node also the router IPs, which are on none."""
+        routers = [self.router_address(host, family) for family in FAMILIES] if host in self.nodes else []
+        return *self.hosts[host].addresses, *(router for router in routers if router is not None)
+
 
 DEFAULT_POOL = "default"
 """The pool of pods that ask for none (`ipam-default-ip-pool`)."""

@@ -163,7 +163,7 @@ class World:
             pod_node=self.home,
             addresses={
                 **{pod: tuple(map(str, addresses)) for pod, addresses in self.decisions.pod_addresses.items()},
-                **{name: tuple(map(str, host.addresses)) for name, host in topology.hosts.items()},
+                **{name: tuple(map(str, topology.own_addresses(name))) for name in topology.hosts},
             },
             reported={},
             unmasqueraded=self.decisions.native_node_ends,
