@@ -41,7 +41,7 @@ fabrics: {f0: {subnets: 10.0.0.0/24}, f1: {subnets: 10.0.1.0/24}}
 nodes:
   node1:
     nics:
-      eth0: {fabric: f0, addresses: [10.0.0.1/24]}
+      eth0: {fabric: f0, kind: veth, addresses: [10.0.0.1/24]}
       eth1: {fabric: f1, addresses: [10.0.1.1/24]}
       eth2: {fabric: f1, up: false, addresses: [10.0.1.2/24]}
     routes: [default via 10.0.0.254 dev eth0]
@@ -155,6 +155,12 @@ def expected(links: Sequence[Link], routes: Sequence[Mapping[str, Any]], choice:
     return {link.index: decide(link, rows, known, choice) for link in links}
 
 
+def looked_at_before_its_parent(row: Mapping[str, Any]) -> bool:
+    """An agent that starts looks at links in the order of a Go map, which is by chance (devices_controller.go)."""
+    unknown = f"device has parent but parent device could not be found: {row['MasterIndex']}"
+    return not row["Selected"] and row["NotSelectedReason"] == unknown
+
+
 def local_routes(routes: Sequence[Mapping[str, Any]], links: Sequence[Link]) -> list[Route]:
     names = {link.index: link.name for link in links}
     return [
@@ -180,6 +186,7 @@ def test_the_agents_tables_are_ours(lab: Lab, case: str) -> None:
         for row in rows
         if (row["Selected"], row["NotSelectedReason"])
         != (ours[row["Index"]].selected, ours[row["Index"]].not_selected_reason)
+        and not looked_at_before_its_parent(row)
     ]
     assert wrong == []
     node_ips: dict[Family, Any] = {4: ip_address("10.0.0.1")}
@@ -192,19 +199,23 @@ def test_the_agents_tables_are_ours(lab: Lab, case: str) -> None:
 
 
 def test_a_lab_nodes_links_are_what_the_agent_sees(lab: Lab) -> None:
-    """Flags, kinds and the order of addresses, as `links_of` foretells them."""
+    """Flags, kinds and the order of addresses, as `links_of` foretells them; a physical NIC is a macvlan here."""
     agent = restart(lab, told("", False))
     node: Node = lab.topology.nodes["node1"]
     seen = {row["Name"]: link_of(row) for row in json_rows(agent.table("devices"))}
     for link in links_of(node):
         there = seen[link.name]
-        assert (link.kind, link.up, link.raw_flags, link.mtu) == (there.kind, there.up, there.raw_flags, there.mtu)
+        kind = "macvlan" if link.kind == "device" and link.name != "lo" else link.kind
+        assert (kind, link.up, link.raw_flags, link.mtu) == (there.kind, there.up, there.raw_flags, there.mtu)
         foretold = [str(one.ip) for one in link.addresses if not (one.version == 6 and one.ip.is_link_local)]
         assert [str(one.ip) for one in there.addresses if str(one.ip) in foretold] == foretold
 
 
 def test_selection_is_sticky_and_routes_are_stale(lab: Lab) -> None:
-    """x4 and x9 of the reference, on the agent that runs: the lost route, the next address, the link down and up."""
+    """x4 and x9 of the reference, on the agent that runs: the lost route, the next address, the link down and up.
+
+    eth0 is a veth: its default route is what it is selected for.
+    """
     agent = restart(lab, told("", False))
 
     def chosen() -> bool:

@@ -33,7 +33,7 @@ except OSError as error:
     sys.exit(error.strerror)
 """
 """Not `unshare --root`: what the kernel cannot execute that hands to a shell, as if a foreign binary were a script."""
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 """Seconds for `--version`: a binary of 130 MB may have to come from a slow disk first."""
 
 
