@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import operator
+import time
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import pytest
-from niclab.host.waiting import try_until, wait_until
+from niclab.errors import LabError
+from niclab.host import process
+from niclab.host.waiting import patient, try_until, wait_until
 
 T = TypeVar("T")
 
@@ -77,3 +80,24 @@ def test_any_other_exception_is_raised_at_once() -> None:
     with pytest.raises(StopIteration):
         wait_until(check, 5, every=0.001, retry=OSError)
     assert answered == [0]
+
+
+def test_on_an_emulated_machine_every_deadline_is_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert patient(3) == 3
+    with pytest.raises(LabError, match=r"took over 0\.05 s"):
+        process.run(["sleep", "0.2"], timeout=0.05)
+    monkeypatch.setenv("NICLAB_PATIENCE", "200")
+    assert patient(0.05) == 10
+    process.run(["sleep", "0.2"], timeout=0.05)
+    check, answered = answers([0] * 30 + [5])
+    began = time.monotonic()
+    assert wait_until(check, 0.05, every=0.0001) == 5
+    assert len(answered) == 31
+    assert time.monotonic() - began > 30 * 0.02
+
+
+@pytest.mark.parametrize("factor", ["long", "0.5", "-3", "nan", "inf"])
+def test_a_patience_that_is_no_factor_is_an_error(monkeypatch: pytest.MonkeyPatch, factor: str) -> None:
+    monkeypatch.setenv("NICLAB_PATIENCE", factor)
+    with pytest.raises(LabError, match=f"NICLAB_PATIENCE is '{factor}'"):
+        patient(1)

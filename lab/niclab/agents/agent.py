@@ -27,7 +27,7 @@ from niclab.host import daemons, syscalls
 from niclab.host.daemons import Daemon
 from niclab.host.ledgers import Ledger
 from niclab.host.process import UNKNOWN, environment, run
-from niclab.host.waiting import try_until, wait_until
+from niclab.host.waiting import patient, try_until, wait_until
 from niclab.net.route import Address, Network, ip_address
 
 _SANDBOX_LOG = "sandbox.log"
@@ -240,7 +240,7 @@ class Agent:
 
         if not wait_until(settled, deadline, every=0.05):
             raise LabError(
-                f"the agent on {self.node} is not ready after {deadline:g} s",
+                f"the agent on {self.node} is not ready after {patient(deadline):g} s",
                 why=daemon.tail(3) or "it said nothing",
                 fix=f"its log: {self.log}",
             )
@@ -286,7 +286,7 @@ class Agent:
 
     def _connected(self, name: str) -> socket.socket:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        connection.settimeout(API_TIMEOUT)
+        connection.settimeout(patient(API_TIMEOUT))
         connection.connect(str(self.rundir / name))
         return connection
 
@@ -438,7 +438,7 @@ class Agent:
                 capture_output=True,
                 text=True,
                 errors="replace",
-                timeout=CNI_TIMEOUT,
+                timeout=patient(CNI_TIMEOUT),
                 env=environment(
                     {**self.extra_environment, **cni_environment, "CILIUM_SOCK": str(self.rundir / "cilium.sock")}
                 ),
@@ -446,7 +446,7 @@ class Agent:
             )
         except subprocess.TimeoutExpired:
             raise LabError(
-                f"cilium-cni on {self.node} has not plugged a pod after {CNI_TIMEOUT:g} s",
+                f"cilium-cni on {self.node} has not plugged a pod after {patient(CNI_TIMEOUT):g} s",
                 why=self.daemon.tail(3) if self.daemon else "its agent does not run",
                 fix=f"is the machine overloaded? the agent's log: {self.log}",
             ) from None

@@ -10,6 +10,8 @@ import urllib3
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError
 
+from niclab.host.waiting import patient
+
 Dial = Callable[[], socket.socket]
 
 
@@ -30,7 +32,7 @@ class Client:
     """One server, and one connection to it that is kept; a second thread waits for its turn."""
 
     def __init__(self, dial: Dial, *, timeout: float, headers: Mapping[str, str] | None = None) -> None:
-        self._pool = _Pool("localhost", timeout=timeout, headers=headers, maxsize=1, block=True, dial=dial)
+        self._pool = _Pool("localhost", timeout=patient(timeout), headers=headers, maxsize=1, block=True, dial=dial)
         self._used = False
         self.close = self._pool.close
 

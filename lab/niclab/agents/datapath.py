@@ -29,7 +29,7 @@ from niclab.host import readiness
 from niclab.host.datapath import AgentBgp
 from niclab.host.ledgers import Ledger
 from niclab.host.substrate import Substrate
-from niclab.host.waiting import wait_until
+from niclab.host.waiting import patient, wait_until
 from niclab.kernel.plan import BASE_SYSCTLS
 from niclab.net.operation import AddNamespace
 from niclab.net.route import Address, Family, ip_address
@@ -269,7 +269,8 @@ class Cilium:
 
         missing = wait_until(late, TRAFFIC_DEADLINE, done=operator.not_, every=0.05)
         if missing:
-            raise LabError(f"the agents are not ready for traffic after {TRAFFIC_DEADLINE:g} s", why="; ".join(missing))
+            late_by = patient(TRAFFIC_DEADLINE)
+            raise LabError(f"the agents are not ready for traffic after {late_by:g} s", why="; ".join(missing))
 
     @property
     def bgp(self) -> Mapping[str, AgentBgp]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from niclab.errors import LabError
+from niclab.host.waiting import patient
 
 _SYSTEM_PATH = ("/usr/local/sbin", "/usr/sbin", "/sbin")
 UNKNOWN = 1000
@@ -45,12 +46,14 @@ def run(
     namespace: str | None = None,
     extra_environment: Mapping[str, str] | None = None,
 ) -> str:
-    """The program's standard output. Raises LabError when it is missing, fails or takes over `timeout` seconds.
+    """The program's standard output. Raises LabError when it is missing, fails or takes over `timeout` seconds (see
+    `patient`).
 
     `namespace`: the named network namespace the calling thread is in, for the line that is shown.
     """
     entering = ["ip", "netns", "exec", namespace] if namespace else []
     line = shlex.join([*entering, *arguments])
+    timeout = patient(timeout)
     try:
         done = subprocess.run(
             list(arguments),

@@ -5,12 +5,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from niclab.errors import LabError
+
 T = TypeVar("T")
+VARIABLE = "NICLAB_PATIENCE"
+"""How many times longer than elsewhere is waited on this machine: emulated ones need 5 to 10."""
+
+
+def patient(deadline: float) -> float:
+    """A deadline on this machine: what is right where processors are real, times `NICLAB_PATIENCE`. Raises LabError."""
+    chosen = os.environ.get(VARIABLE) or "1"
+    with contextlib.suppress(ValueError):
+        if math.isfinite(factor := float(chosen)) and factor >= 1:
+            return deadline * factor
+    raise LabError(f"{VARIABLE} is {chosen!r}", why="it is a factor for every deadline", fix=f"{VARIABLE}=5, or unset")
 
 
 def wait_until(
@@ -23,17 +37,18 @@ def wait_until(
 ) -> T:
     """Call `check` now and then every `every` seconds; return its answer when that is `done`.
 
-    After `deadline` seconds the last answer is returned as it is: the caller decides what that means. For a `check`
-    that lists what is missing, `done` is `operator.not_`. An exception of a type in `retry` counts as "not yet", and
-    is raised after the deadline; any other is raised at once.
+    Both are longer on a slow machine (`patient`): there asking takes time from what is waited for.
+    After `deadline` seconds the last answer is returned as it is: the caller decides what that means.
+    For a `check` that lists what is missing, `done` is `operator.not_`. An exception of a type in `retry` counts as
+    "not yet", and is raised after the deadline; any other is raised at once.
     """
     import tenacity  # not needed where nobody waits: user namespaces are entered without it
 
     # Made for each call: a decorated function's statistics are shared, and threads clear them under each other.
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(retry) | tenacity.retry_if_result(lambda answer: not done(answer)),
-        wait=tenacity.wait_fixed(every),
-        stop=tenacity.stop_after_delay(deadline),
+        wait=tenacity.wait_fixed(patient(every)),
+        stop=tenacity.stop_after_delay(patient(deadline)),
         retry_error_callback=lambda state: state.outcome.result() if state.outcome else check(),
     )
     return retrying(check)
