@@ -16,6 +16,7 @@ UNHEARD_OF = (
     '"unable to determine IPAM pool for owner "default/pod1": resource Pod "default/pod1" not found"'
 )
 EXHAUSTED = 'unable to allocate IP via local cilium agent: [POST /ipam][502] postIpamFailure "range is full"'
+LATE = "unable to create endpoint: Cilium API client timeout exceeded"
 RESULT = '{"cniVersion": "0.3.1", "ips": [{"version": "4", "address": "10.244.1.10/32"}]}'
 
 
@@ -53,3 +54,12 @@ def test_an_agent_that_never_hears_of_it_is_given_up(monkeypatch: pytest.MonkeyP
     with pytest.raises(LabError) as caught:
         plug(Plugin(*[UNHEARD_OF] * 99))
     assert "default/pod1" in caught.value.why
+
+
+def test_a_plugin_that_gave_up_while_programs_were_compiled_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = plug(Plugin(LATE, UNHEARD_OF, LATE))
+    assert [str(one) for one in found] == ["10.244.1.10"]
+    monkeypatch.setattr(agent, "CNI_TIMEOUT", 0.2)
+    with pytest.raises(LabError, match="cilium-cni failed") as caught:
+        plug(Plugin(*[LATE] * 99))
+    assert "client timeout exceeded" in caught.value.why

@@ -59,6 +59,10 @@ class _UnheardOf(LabError):
     """The agent has not heard of the pod yet."""
 
 
+class _Late(LabError):
+    """The plugin has given up: the pod's program is not compiled and loaded yet."""
+
+
 @dataclass
 class Agent:
     """A node's agent. `control_plane`: the environment variables that its control plane asks for."""
@@ -414,9 +418,14 @@ class Agent:
             except LabError as error:
                 # Of pools agents look the pod up first (pkg/ipam/metadata): `resource Pod "default/pod1" not found`.
                 unheard_of = re.search(r'resource Pod "[^"]+" not found', error.why)
+                if "client timeout exceeded" in error.why:
+                    raise _Late(error.what, why=error.why) from None
                 raise _UnheardOf(error.what, why=error.why) if unheard_of else error from None
 
-        text = try_until(ask, POD_PATIENCE, retry=_UnheardOf, every=0.1)
+        def ask_what_may_be_unheard_of() -> str:
+            return try_until(ask, POD_PATIENCE, retry=_UnheardOf, every=0.1)
+
+        text = try_until(ask_what_may_be_unheard_of, CNI_TIMEOUT, retry=_Late, every=0.1)
         try:
             found = [ip_interface(entry["address"]).ip for entry in json.loads(text)["ips"]]
         except (ValueError, KeyError, TypeError):
