@@ -136,21 +136,19 @@ def test_what_is_asked_of_the_compiler_inside_is_compiled_outside(
         f"ls >&2\nfind {tmp_path}/place -type f | wc -l\nexit 3\n"
     )
     compiler.chmod(0o755)
-    import vm_compiler
-
     monkeypatch.chdir(inside)
     ours, theirs = socket.socketpair()
     ours.settimeout(10)
-    served = threading.Thread(target=vm_compiler.serve, args=(theirs, tmp_path / "place", compiler))
+    served = threading.Thread(target=vm.vm_compiler.serve, args=(theirs, tmp_path / "place", compiler))
     served.start()
     stream = ours.makefile("rb")
     # The answer to a compiler that was killed before it came.
-    ours.sendall(vm_compiler._REQUEST.pack(b"another1", 15, 0) + b'["/gone",[],[]]')
+    ours.sendall(vm.vm_compiler._REQUEST.pack(b"another1", 15, 0) + b'["/gone",[],[]]')
     arguments = [f"-I{tmp_path}/run/include", "-c", f"{tmp_path}/run/program.c"]
     sent = tmp_path / "sent"
     for text in ("header", "changed"):
         (tmp_path / "run" / "include" / "config.h").write_text(f"{text} ")
-        assert vm_compiler.ask(arguments, sent, ours.sendall, stream.read) == 3
+        assert vm.vm_compiler.ask(arguments, sent, ours.sendall, stream.read) == 3
         printed = capfdbinary.readouterr()
         assert printed.out.decode() == f"program {text} {tmp_path}/place{inside}\n2\n"
         assert printed.err == b""
