@@ -56,6 +56,7 @@ LEFT_OUT = re.compile(
 )
 DEFAULT = [
     "lab/scenarios/test_bond_and_vlan.py",
+    "lab/scenarios/test_egress_on_vlan.py",
     "tests/mutations",
     "-k",
     "bond or vlan or vrf or stacked",

@@ -110,6 +110,24 @@ def test_a_vlan_goes_down_and_comes_back_with_its_parent(lab: Lab) -> None:
     assert flow.source_seen_by("storage") == "10.0.1.1"
 
 
+@pytest.mark.needs("bond", "vlan", "dummy")
+@pytest.mark.topology("egress-vlan")
+@pytest.mark.settings(routing="tunnel", devices="eth0,bond0,bond0.17")
+@fails_without(devices="eth0,bond0,bond0.17", instead="bond0,bond0.17", version="1.20")
+def test_a_bonds_nic_that_is_listed_filters_the_bonds_vlans(lab: Lab) -> None:
+    """Up to 1.18 a NIC without an address is not selected. From 1.19 on it is when listed: its own program sees the tag
+    first, and the VLAN stands on the bond, not on it."""
+    untagged, tagged = lab.send_all(["node1.bond0 -> node2.bond0", "node1.bond0.17 -> tagged"])
+    assert untagged.verdict == "carried"
+    if lab.version.has("list-before-state"):
+        assert selected(lab) == {"eth0", "bond0", "bond0.17"}
+        assert tagged.left("node1") == set()
+        assert tagged.verdict == "lost"
+    else:
+        assert selected(lab) == {"bond0", "bond0.17"}
+        assert tagged.verdict == "carried"
+
+
 @pytest.mark.needs("vrf")
 @pytest.mark.topology("vrf")
 @pytest.mark.settings(routing="tunnel", devices="eth0,eth1")
