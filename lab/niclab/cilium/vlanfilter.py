@@ -3,7 +3,8 @@
 bpf/bpf_host.c cil_from_netdev, cil_to_netdev (allow_vlan): a tagged frame at a selected device goes on to the kernel
 untouched if its tag is allowed there, and is dropped if not, before anybody looks at what it carries: ARP and ND too.
 pkg/datapath/linux/config/config.go vlanFilterMacros: allowed is the tag of a VLAN that stands on the device itself and
-is selected, or is in `vlan-bpf-bypass`; with a 0 in there every tag is.
+is selected, or is in `vlan-bpf-bypass`; with a 0 in there every tag is. Measured on 1.21.0-dev: with eth0 selected and
+eth0.100 not, neither pods nor the node reach the VLAN; with both, both do.
 """
 
 from __future__ import annotations
