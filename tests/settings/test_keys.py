@@ -33,7 +33,7 @@ def test_the_table_is_there() -> None:
 
 
 def test_every_row_of_the_table_makes_sense() -> None:
-    kinds = r"bool|text|cidr[46s]|address[46]|\d+\.\.\d+|[\w-]+(\|[\w-]+)+"
+    kinds = r"bool|text|cidr[46s]|address[46]|\d+\.\.\d+|[\w-]+(\|[\w-]+)+(\|\d+\.\.\d+)?"
     for flag in table().values():
         assert flag.bearing.partition(":")[0] in ("modelled", "irrelevant", "unmodelled"), flag
         assert re.fullmatch(kinds, flag.type) or not flag.of_agents, flag
