@@ -269,8 +269,8 @@ class Cilium:
 
         missing = wait_until(late, TRAFFIC_DEADLINE, done=operator.not_, every=0.05)
         if missing:
-            late_by = patient(TRAFFIC_DEADLINE)
-            raise LabError(f"the agents are not ready for traffic after {late_by:g} s", why="; ".join(missing))
+            waited = patient(TRAFFIC_DEADLINE)
+            raise LabError(f"the agents are not ready for traffic after {waited:g} s", why="; ".join(missing))
 
     @property
     def bgp(self) -> Mapping[str, AgentBgp]:
